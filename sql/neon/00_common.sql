@@ -1,0 +1,50 @@
+-- Neon: what every entity shares. Safe to run again; never drops, retypes or rewrites anything.
+CREATE SCHEMA IF NOT EXISTS marketing;
+
+-- One row for each batch the worker handled, a pull's too.
+CREATE TABLE IF NOT EXISTS public.shq_validation_log (
+  validation_run_id TEXT PRIMARY KEY,
+  source_table      TEXT NOT NULL,
+  target_table      TEXT NOT NULL,
+  total_records     INTEGER,
+  passed_records    INTEGER,
+  failed_records    INTEGER,
+  executed_by       TEXT,
+  executed_at       TIMESTAMPTZ DEFAULT now(),
+  notes             TEXT
+);
+
+-- The history of every record, the backup that undo works from, and the proof that makes a repeated
+-- delivery harmless: a row commits in the same transaction as the outcome it describes.
+CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
+  id              BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id          TEXT NOT NULL,
+  entity          TEXT NOT NULL,
+  key             TEXT NOT NULL,
+  outcome         TEXT NOT NULL,
+  -- promoted, flagged, waiting, withdrawn; merged: a pull settled a conflict
+  delivery_hash   TEXT,           -- MD5 of the key, the workspace row's updated_at and its data
+  invalid_before  JSONB,          -- the invalid row as it was
+  master_before   JSONB,          -- the master row as it was, NULL where there was none
+  master_after    JSONB,          -- the master row as it became
+  record          JSONB,          -- the data columns as they became
+  errors          JSONB NOT NULL DEFAULT '{}',
+  warnings        JSONB NOT NULL DEFAULT '{}',
+  enriched_fields JSONB NOT NULL DEFAULT '[]',  -- names of the fields that came from the enricher
+  conflicts       JSONB NOT NULL DEFAULT '[]',  -- [{field, enricher, neon, winner}]
+  note            TEXT,
+  enriched_by     TEXT,
+  enriched_at     TIMESTAMP,
+  rules_version   TEXT,
+  recorded_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
+  CONSTRAINT enrichment_ledger_outcome_check
+    CHECK (outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'merged', 'undone'))
+);
+CREATE INDEX IF NOT EXISTS enrichment_ledger_key_idx ON marketing.enrichment_ledger (entity, key, id);
+CREATE INDEX IF NOT EXISTS enrichment_ledger_run_idx ON marketing.enrichment_ledger (run_id);
+-- A delivery has one final outcome, whoever repeats it.
+CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_delivery_idx
+  ON marketing.enrichment_ledger (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged');
+CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
+  ON marketing.enrichment_ledger (entity, key, delivery_hash, outcome)
+  WHERE outcome IN ('waiting', 'withdrawn');

@@ -1,0 +1,31 @@
+-- Supabase: what every entity shares. Safe to run again; never drops, retypes or rewrites anything.
+
+-- Takes from Supabase's API roles what its default privileges gave them. Used by the files beside it.
+CREATE OR REPLACE FUNCTION public.enrichment_close_to_strangers(relation regclass) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE stranger text;
+BEGIN
+  FOR stranger IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+    -- A policy is the owner's decision to let a role in: its grants stay.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = relation) THEN
+      EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %I', relation, stranger);
+    END IF;
+  END LOOP;
+END $$;
+REVOKE ALL ON FUNCTION public.enrichment_close_to_strangers(regclass) FROM PUBLIC;
+
+-- The pull's position for each entity; its row lock is what lets one of several workers pull.
+CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
+  entity       TEXT PRIMARY KEY,
+  position     TIMESTAMP,    -- changes in Neon before this moment are in the workspace
+  last_id      BIGINT,       -- highest id of the invalid table that was pulled
+  last_pull_at TIMESTAMP,
+  last_full_at TIMESTAMP,
+  last_run_id  TEXT
+);
+DO $$ BEGIN
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
+    ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;
+  END IF;
+END $$;
+SELECT public.enrichment_close_to_strangers('public.enrichment_pull_position');
