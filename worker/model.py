@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from secrets import token_hex
 from typing import Any
 
 Data = dict[str, Any]
@@ -25,12 +26,37 @@ class Status(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a record."""
+    """What became of a record, as the ledger has it."""
 
     PROMOTED = "promoted"
     FLAGGED = "flagged"
     WAITING = "waiting"
     WITHDRAWN = "withdrawn"
+    MERGED = "merged"
+    """A pull settled a conflict; the record itself went nowhere."""
+    UNDONE = "undone"
+
+
+class Action(StrEnum):
+    """What a settlement is asked to do with a record."""
+
+    PROMOTE = "promote"
+    FLAG = "flag"
+    PUSH = "push"
+
+
+class State(StrEnum):
+    """What a settlement found."""
+
+    APPLIED = "applied"
+    REPEAT = "repeat"
+    """This very delivery took effect before: its answer is on record."""
+    CHANGED = "changed"
+    """Neon's row moved on since the snapshot: merge and ask again."""
+    BUSY = "busy"
+    """Somebody else holds the row's lock: later."""
+    GONE = "gone"
+    """No such record in the invalid table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +82,88 @@ class Conflict:
     neon: Any
     winner: str
     """``enricher`` or ``neon``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """A record merged by field."""
+
+    data: Data
+    enriched_fields: tuple[str, ...] = ()
+    """Fields whose value came from the enricher."""
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What Neon said of one delivery."""
+
+    key: str
+    state: State
+    outcome: Outcome | None
+    """The outcome; for ``GONE`` the last one the ledger knows."""
+    record: Data | None
+    """The data columns as Neon has them now, or had them last."""
+    errors: Mapping[str, str]
+    warnings: Mapping[str, str]
+    reason_code: str | None
+    enriched_fields: tuple[str, ...]
+    conflicts: tuple[Conflict, ...]
+    waits_for: str | None
+    note: str | None
+    at: datetime | None
+    """UTC, without zone: when Neon's row was last updated, or the ledger's outcome recorded."""
+    hash: str | None = None
+    """MD5 of the data columns that Neon has now; None where it has none."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One record on its way from the workspace to Neon and back; each step fills in its part."""
+
+    # claim
+    key: str
+    version: datetime | None
+    """The workspace row's ``updated_at``; None where there is no row to answer to."""
+    data: Data
+    """The data columns as the enricher left them."""
+    snapshot: Data
+    """The data columns as Neon and the workspace last agreed on them."""
+    snapshot_hash: str | None
+    delivery_hash: str
+    enriched_by: str | None
+    enriched_at: datetime | None
+    status: str = Status.COMPLETE
+    """The workspace row's status when it was claimed."""
+    # merge, normalise, judge
+    merged: Merged | None = None
+    expected_hash: str | None = None
+    """MD5 of Neon's data columns that the merge took as Neon's side."""
+    verdict: Verdict | None = None
+    action: Action = Action.PROMOTE
+    note: str | None = None
+    """For the ledger."""
+    # settle
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """What must be in Neon before a record can be promoted; until then the record waits."""
+
+    waits_for: str
+    """SQL over ``r``, the record: text that names what it waits for."""
+    unmet: str
+    """SQL over ``r``: true while it must wait."""
+    note: str
+    """One sentence to the enricher; ``{key}`` stands for what it waits for."""
+
+
+def utc_now() -> datetime:
+    """The present moment in UTC without zone, as the tables store it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def new_run_id(stage: str) -> str:
+    """A run id: ``PULL-20251107-163209-b26be042``: stage, UTC time, eight random hex digits."""
+    return f"{stage.upper()}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{token_hex(4)}"

@@ -38,7 +38,9 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
   rules_version   TEXT,
   recorded_at     TIMESTAMPTZ NOT NULL DEFAULT now(),
   CONSTRAINT enrichment_ledger_outcome_check
-    CHECK (outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'merged', 'undone'))
+    CHECK (outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'merged', 'undone')),
+  -- A master trigger that swallows the row must not take the record with it.
+  CONSTRAINT enrichment_ledger_promoted_check CHECK (outcome <> 'promoted' OR master_after IS NOT NULL)
 );
 CREATE INDEX IF NOT EXISTS enrichment_ledger_key_idx ON marketing.enrichment_ledger (entity, key, id);
 CREATE INDEX IF NOT EXISTS enrichment_ledger_run_idx ON marketing.enrichment_ledger (run_id);
@@ -47,4 +49,4 @@ CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_delivery_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged');
 CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash, outcome)
-  WHERE outcome IN ('waiting', 'withdrawn');
+  WHERE outcome IN ('waiting', 'withdrawn', 'merged');

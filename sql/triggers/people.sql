@@ -1,4 +1,4 @@
--- Supabase: the triggers of people. The functions are in functions.sql.
+-- Supabase: the triggers of people. The functions are in 00_functions.sql.
 -- The worker marks its own transactions with enrichment_worker.writer = on; all others are enrichers.
 CREATE OR REPLACE TRIGGER enrichment_a_key
   BEFORE UPDATE ON public.people_needs_enrichment FOR EACH ROW

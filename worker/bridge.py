@@ -1,0 +1,117 @@
+"""The two databases side by side, opened and checked: what every command that moves records stands on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import psycopg
+from anyio import Event
+
+from worker import catalogue
+from worker.database import Database
+from worker.entities import ENTITIES, Entity, Table
+from worker.faults import Kind, in_one_line, kind_of
+from worker.settings import Settings, safe_address
+from worker.settlement import Settlement, settlement
+
+
+class Unreachable(Exception):
+    """A database cannot be reached. The text is one line with the mend."""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Both databases, and how each entity settles in this Neon."""
+
+    neon: Database
+    supabase: Database
+    settlements: Mapping[str, Settlement]
+    batch_size: int
+    stop: Event
+    """Set when no new batch is to be begun."""
+
+
+WORKER_COLUMNS = (
+    "enrichment_status", "enriched_by", "enriched_at", "pushed_to_neon_at", "last_sync_hash", "updated_at",
+    "neon_snapshot", "validation_errors", "validation_warnings", "sync_note", "promoted_at", "waiting_for",
+)  # fmt: skip
+INVALID_COLUMNS = (
+    "id", "updated_at", "reason_code", "validation_errors", "validation_warnings", "enrichment_status",
+    "enriched_at", "enriched_by", "still_invalid",
+)  # fmt: skip
+PULL_POSITION = Table("public", "enrichment_pull_position")
+
+
+async def probe(database: Database, setting: str) -> None:
+    """Connect once.
+
+    Raises:
+        Unreachable: it could not be done.
+    """
+    try:
+        await database.probe()
+    except (psycopg.Error, OSError) as error:
+        raise Unreachable(
+            f"{database.name} cannot be reached at {safe_address(database.conninfo)}: "
+            f"{in_one_line(error)}; check {setting}"
+        ) from None
+
+
+async def check(bridge_neon: Database, bridge_supabase: Database) -> dict[str, Settlement]:
+    """Check both schemas and compose the settlements.
+
+    Raises:
+        SetupMissing: a table or column is not there, or a master column cannot be filled.
+    """
+    settlements: dict[str, Settlement] = {}
+    async with bridge_neon.connection() as neon, bridge_supabase.connection() as supabase:
+        for entity in ENTITIES.values():
+            await catalogue.require(
+                neon, "Neon", entity.invalid_table, (entity.key, *entity.columns, *INVALID_COLUMNS)
+            )
+            await catalogue.require(
+                supabase, "Supabase", entity.workspace_table, (entity.key, *entity.columns, *WORKER_COLUMNS)
+            )
+            columns = await catalogue.master_columns(neon, entity)
+            settlements[entity.name] = settlement(entity, columns)
+        await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash",))
+        await catalogue.require(neon, "Neon", Table("public", "shq_validation_log"), ("validation_run_id",))
+        await catalogue.require(supabase, "Supabase", PULL_POSITION, ("position", "last_id"))
+    return settlements
+
+
+@asynccontextmanager
+async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> AsyncIterator[Bridge]:
+    """Reach both databases and check them, before any record is touched.
+
+    Raises:
+        Unreachable: a database did not answer.
+        SetupMissing: a database is not as the worker needs it.
+    """
+    size = len(ENTITIES) + 1
+    # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
+    neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
+    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + 2, max_idle=300.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_probe_both, neon, supabase)
+    async with neon, supabase:
+        try:
+            settlements = await check(neon, supabase)
+        except psycopg.Error as error:
+            if kind_of(error) is Kind.TRANSIENT:
+                raise Unreachable(f"a database went away while it was checked: {in_one_line(error)}") from None
+            raise
+        yield Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event())
+
+
+async def _probe_both(neon: Database, supabase: Database) -> None:
+    await probe(neon, "NEON_DATABASE_URL")
+    await probe(supabase, "SUPABASE_DATABASE_URL")
+
+
+def entities_named(name: str | None) -> list[Entity]:
+    """The entities a command works on: the one named, or all."""
+    return [ENTITIES[name]] if name else list(ENTITIES.values())

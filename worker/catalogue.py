@@ -1,0 +1,131 @@
+"""What the production tables are really like, read from the system catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from worker.database import COMMIT, Connection, begin, send
+from worker.entities import Entity, Table
+from worker.faults import SetupMissing, in_one_line
+
+SETUP_MEND = "run `enrichment-worker setup`"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the catalogue has it."""
+
+    name: str
+    needed: bool
+    """NOT NULL, without default, not generated: an INSERT must bring it."""
+    writable: bool
+    """Neither generated nor an identity column that refuses values."""
+
+
+_COLUMNS = sql.SQL("""
+SELECT a.attname AS name,
+  a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL AS needed,
+  a.attgenerated = '' AND a.attidentity <> 'a' AS writable
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+""")
+
+
+async def columns(connection: Connection, table: Table) -> list[Column]:
+    """The columns of a table, none where it does not exist."""
+    step = (_COLUMNS, {"table": table.sql.as_string(connection)})
+    cursors = await send(connection, *begin(read_only=True), step, COMMIT)
+    return [Column(**row) for row in await cursors[2].fetchall()]
+
+
+async def master_columns(connection: Connection, entity: Entity) -> list[str]:
+    """The writable columns of the master table.
+
+    Raises:
+        SetupMissing: there is no such table, or it has columns that must be filled and cannot be.
+    """
+    found = await columns(connection, entity.master_table)
+    if not found:
+        raise SetupMissing(f"Neon has no table {entity.master_table}: {SETUP_MEND}")
+    filled = {entity.key, *entity.mapping, *entity.computed}
+    blank = [column.name for column in found if column.needed and column.name not in filled]
+    if blank:
+        raise SetupMissing(
+            f"{entity.master_table} has NOT NULL columns without default that the worker cannot fill: "
+            f"{', '.join(blank)}; give them a default"
+        )
+    return [column.name for column in found if column.writable]
+
+
+async def require(connection: Connection, where: str, table: Table, names: Iterable[str]) -> None:
+    """Check that a table has these columns.
+
+    Raises:
+        SetupMissing: it has not, or there is no such table.
+    """
+    found = {column.name for column in await columns(connection, table)}
+    lacking = [name for name in names if name not in found]
+    if not found:
+        raise SetupMissing(f"{where} has no table {table}: {SETUP_MEND}")
+    if lacking:
+        raise SetupMissing(f"{where}'s {table} lacks {', '.join(lacking)}: {SETUP_MEND}")
+
+
+_CONSTRAINT = sql.SQL("""
+SELECT pg_get_constraintdef(c.oid) AS definition, c.confrelid::regclass::text AS other,
+  ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.conrelid AND attnum = ANY(c.conkey)) AS columns
+FROM pg_constraint c WHERE c.conrelid = to_regclass(%(table)s) AND c.conname = %(name)s
+UNION ALL
+SELECT pg_get_indexdef(i.indexrelid), NULL,
+  ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = i.indrelid AND attnum = ANY(i.indkey::int2[]))
+FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
+WHERE i.indrelid = to_regclass(%(table)s) AND n.relname = %(name)s
+LIMIT 1
+""")
+
+
+async def explain_refusal(connection: Connection, entity: Entity, error: psycopg.Error) -> tuple[str, str]:
+    """Say in words why the database refused a record.
+
+    Returns:
+        The data field it is about (``record`` where that is not known), and the message.
+    """
+    diag, state = error.diag, error.sqlstate or ""
+    definition, other, involved = "", "", [diag.column_name] if diag.column_name else []
+    if diag.constraint_name and diag.table_name:
+        table = sql.Identifier(diag.schema_name or "public", diag.table_name).as_string(connection)
+        step = (_CONSTRAINT, {"table": table, "name": diag.constraint_name})
+        cursors = await send(connection, *begin(read_only=True), step, COMMIT)
+        if row := await cursors[2].fetchone():
+            definition, other, involved = row["definition"], row["other"] or "", row["columns"]
+    sources = {**entity.mapping, **{master: _field_in(sql_) for master, sql_ in entity.computed.items()}}
+    fields = [sources.get(column) or column for column in involved]
+    field = next((name for name in fields if name in entity.columns), "record")
+    where = ", ".join(fields) or "the record"
+    said = in_one_line(error)
+    match state:
+        case "23502":
+            message = f"the master table needs a value for {where}"
+        case "23514" if definition:
+            rule = re.sub(r"^CHECK \(+(.*?)\)+$", r"\1", definition)
+            message = f"the master table refuses this value: its rule is {rule} ({diag.constraint_name})"
+        case "23505":
+            message = f"another record in the master table already has this {where}"
+        case "23503":
+            message = f"{where} refers to a row that is not in {other or 'the other table'}"
+        case "22001":
+            message = f"a value is too long for the master table: {said}"
+        case _:
+            message = f"the master table refuses this record: {said}"
+    return field, message
+
+
+def _field_in(expression: str) -> str | None:
+    """The data field that a computed column is made of, where it is made of one."""
+    names = set(re.findall(r"\br\.(\w+)", expression))
+    return names.pop() if len(names) == 1 else None

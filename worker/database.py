@@ -1,0 +1,199 @@
+"""Connections and transactions, the same for both databases. Knows no tables and no rules.
+
+A transaction is a list of statements sent in one pipeline, so that it costs one network round trip.
+Every transaction states its own settings (``set_config(…, is_local)``): behind a pooler in transaction
+mode there is no session to keep them, and start-up ``options`` are rejected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+import anyio
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+Connection = psycopg.AsyncConnection[DictRow]
+Cursor = psycopg.AsyncCursor[DictRow]
+Statement = sql.Composed | sql.SQL
+Params = Mapping[str, Any] | None
+Step = tuple[Statement, Params]
+
+STATEMENT_SECONDS = 30.0
+LOCK_SECONDS = 10.0
+IDLE_SECONDS = 15.0
+"""How long a transaction of a dead host may keep its row locks."""
+CLIENT_SECONDS = 45.0
+"""After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
+
+# Dead peers are found by the kernel, not by waiting; psycopg's pool needs no session state.
+CONNECT: Mapping[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 20,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "application_name": "enrichment-worker",
+    "autocommit": True,
+    "prepare_threshold": None,
+}
+
+_SETTINGS = sql.SQL(
+    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true),"
+    " set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true),"
+    " set_config('idle_in_transaction_session_timeout', %(idle)s, true),"
+    " set_config('enrichment_worker.writer', 'on', true)"
+)
+COMMIT: Step = (sql.SQL("COMMIT"), None)
+
+
+class Database:
+    """One of the two databases: a pool that opens connections when needed and closes them when idle."""
+
+    def __init__(self, name: str, conninfo: str, *, max_size: int = 4, max_idle: float = 15.0) -> None:
+        """Describe the pool; nothing connects before :meth:`open`.
+
+        Args:
+            name: as messages name it: ``Neon`` or ``Supabase``.
+            conninfo: a libpq connection string.
+            max_size: connections at most.
+            max_idle: seconds after which an unused connection is closed.
+        """
+        self.name = name
+        self.conninfo = conninfo
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            conninfo,
+            kwargs={**CONNECT, "row_factory": dict_row},
+            min_size=0,
+            max_size=max_size,
+            max_idle=max_idle,
+            max_lifetime=30 * 60.0,
+            timeout=15.0,
+            reconnect_timeout=10.0,
+            num_workers=2,
+            open=False,
+            name=name,
+        )
+
+    async def __aenter__(self) -> Database:
+        await self._pool.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._pool.close(timeout=5.0)
+
+    @property
+    def warm(self) -> bool:
+        """Whether a connection is open and free, so that taking it wakes nobody."""
+        return self._pool.get_stats().get("pool_available", 0) > 0
+
+    async def renew(self) -> None:
+        """Replace the pooled connections that a fault left dead."""
+        await self._pool.check()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit, rolled back and given back at the end.
+
+        Cancellation does not reach inside: psycopg would leave the statement running on the server.
+        Timeouts on both ends bound it instead.
+
+        Raises:
+            psycopg.OperationalError: no connection within the pool's timeout.
+        """
+        with anyio.CancelScope(shield=True):
+            async with self._pool.connection() as connection:
+                try:
+                    yield connection
+                finally:
+                    # A transaction left open here was left by a fault: give its locks back at once.
+                    if connection.info.transaction_status not in _SETTLED:
+                        with suppress(psycopg.Error):
+                            async with within(connection, 5.0):
+                                await connection.rollback()
+
+    async def probe(self) -> None:
+        """Connect once, to say in one line that a database cannot be reached.
+
+        Raises:
+            psycopg.OperationalError: it cannot.
+        """
+        options = {**CONNECT, "connect_timeout": 10}
+        connection = await psycopg.AsyncConnection.connect(self.conninfo, **options)
+        await connection.close()
+
+
+_SETTLED = (psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.UNKNOWN)
+
+
+def begin(
+    *,
+    read_only: bool = False,
+    repeatable: bool = False,
+    statement: float = STATEMENT_SECONDS,
+    idle: float = IDLE_SECONDS,
+) -> list[Step]:
+    """The steps that open a transaction with the worker's settings.
+
+    Args:
+        read_only: the server refuses any write.
+        repeatable: every statement sees the same snapshot.
+        statement: seconds a statement may run; 0 is without limit.
+        idle: seconds the transaction may lie idle before the server ends it and its locks.
+    """
+    level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
+    mode = "READ ONLY" if read_only else "READ WRITE"
+    return [
+        (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),  # type: ignore[arg-type]
+        (
+            _SETTINGS,
+            {
+                "statement": f"{int(statement * 1000)}",
+                "lock": f"{int(LOCK_SECONDS * 1000)}",
+                "idle": f"{int(idle * 1000)}",
+            },
+        ),
+    ]
+
+
+async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Cursor]:
+    """Send the steps in one pipeline: one round trip. Their results are ready in the cursors.
+
+    Raises:
+        psycopg.Error: the first step that failed; the steps after it did not run.
+    """
+    async with within(connection, seconds), connection.pipeline():
+        return [await connection.execute(statement, params) for statement, params in steps]
+
+
+@asynccontextmanager
+async def within(connection: Connection, seconds: float) -> AsyncIterator[None]:
+    """Cut the connection's socket after ``seconds``, so that whoever waits on it gets an error.
+
+    Raises:
+        psycopg.OperationalError: from the statement that was waiting.
+    """
+    with _alarm(connection, seconds):
+        yield
+
+
+@contextmanager
+def _alarm(connection: Connection, seconds: float) -> Iterator[None]:
+    def cut() -> None:
+        with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as link:
+            link.shutdown(socket.SHUT_RDWR)
+
+    timer = asyncio.get_running_loop().call_later(seconds, cut)
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,273 @@
+"""The way of a record: claim → merge → normalise → judge → settle → acknowledge. The only place that
+knows the order. A batch is a list of records, and one is a batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from worker import neon, workspace
+from worker.bridge import Bridge
+from worker.catalogue import explain_refusal
+from worker.database import COMMIT, Connection, begin, send
+from worker.entities import Entity
+from worker.faults import Kind, kind_of
+from worker.merge import merge
+from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Verdict, new_run_id
+from worker.neon import Run
+from worker.settlement import settle
+from worker.workspace import Reply
+
+log = structlog.get_logger("worker.delivery")
+
+ROUNDS = 5
+"""How often a batch follows a Neon row that keeps moving under it, before it leaves it for the next."""
+REFUSED = "REFUSED_BY_MASTER"
+KEPT = "the enricher's values are kept in the workspace only"
+
+
+@dataclass
+class Tally:
+    """What became of a batch."""
+
+    run_id: str
+    claimed: int = 0
+    answered: int = 0
+    """Those that left the queue."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Count another batch in."""
+        self.claimed += other.claimed
+        self.answered += other.answered
+        self.outcomes += other.outcomes
+
+
+async def deliver(
+    bridge: Bridge, entity: Entity, *, limit: int | None = None, action: Action = Action.PROMOTE
+) -> Tally:
+    """Carry one batch of an entity's work to Neon and its outcome back.
+
+    Args:
+        bridge: both databases.
+        entity: whose work.
+        limit: rows at most; by default a whole batch.
+        action: ``PROMOTE`` judges and promotes or flags; ``PUSH`` only carries.
+
+    Raises:
+        psycopg.Error: the batch is back in the queue; what took effect in Neon is recognised there.
+    """
+    tally = Tally(new_run_id("push" if action is Action.PUSH else "deliver"))
+    target = entity.invalid_table if action is Action.PUSH else entity.master_table
+    run = Run(tally.run_id, str(entity.workspace_table), str(target))
+    # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        batch = await workspace.claim(here, entity, limit or bridge.batch_size)
+        tally.claimed = len(batch)
+        if not batch:
+            return tally
+        for delivery in batch:
+            judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
+        await settle_batch(bridge, there, entity, batch, run)
+        replies = [reply for delivery in batch if (reply := answer(entity, delivery))]
+        tally.answered = len(replies)
+        promoted = keys_with(batch, Outcome.PROMOTED)
+        await send(
+            here, workspace.acknowledge(entity, replies), *workspace.releases(entity, promoted), COMMIT
+        )
+        # What it waits for may have come between the settlement and the acknowledgement.
+        if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
+            await release_ready(there, here, entity, waits)
+    tally.outcomes.update(
+        str(d.answer.outcome) if d.answer.outcome and d.answer.state is not State.GONE else str(d.answer.state)
+        for d in batch
+        if d.answer
+    )
+    log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **tally.outcomes)
+    return tally
+
+
+def judge(
+    entity: Entity,
+    delivery: Delivery,
+    theirs: Data,
+    theirs_hash: str | None,
+    theirs_at: datetime | None = None,
+    action: Action = Action.PROMOTE,
+) -> None:
+    """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
+
+    Rules that crash on a record flag that record, and no other.
+    """
+    rules = entity.rules
+    delivery.expected_hash = theirs_hash
+    try:
+        merged = merge(
+            delivery.snapshot, delivery.data, theirs, delivery.version, theirs_at, rules.normalise
+        )
+        delivery.merged = replace(merged, data=rules.normalise(merged.data))
+        delivery.verdict = rules.judge(delivery.merged.data)
+    except Exception as error:  # noqa: BLE001 - a rule may raise anything, and the others must go on
+        log.exception("rules.crashed", entity=entity.name, key=delivery.key, error=type(error).__name__)
+        delivery.merged, delivery.note = Merged(theirs), KEPT
+        delivery.verdict = Verdict(
+            {"record": "the rules could not judge this record; tell the operator"}, {}, "RULES_CRASHED"
+        )
+    delivery.action = action if delivery.verdict.passed or action is Action.PUSH else Action.FLAG
+
+
+async def settle_batch(
+    bridge: Bridge,
+    there: Connection,
+    entity: Entity,
+    batch: Sequence[Delivery],
+    run: Run,
+    apply: Collection[Action] = frozenset(Action),
+) -> None:
+    """Settle a batch in Neon; a record whose row moved on meanwhile is merged and judged again.
+
+    Where the second judgement asks for an action that is not in ``apply``, its answer stays ``CHANGED``.
+    """
+    asked = {delivery.key: delivery.action for delivery in batch}
+    todo = list(batch)
+    for _ in range(ROUNDS):
+        if not todo:
+            return
+        await _settle_or_split(bridge, there, entity, todo, run)
+        todo = [d for d in todo if d.answer is not None and d.answer.state is State.CHANGED]
+        for delivery in todo:
+            current = delivery.answer
+            assert current is not None
+            assert current.record is not None
+            action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
+            judge(entity, delivery, current.record, current.hash, current.at, action)
+        todo = [delivery for delivery in todo if delivery.action in apply]
+
+
+async def _settle_or_split(
+    bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
+) -> None:
+    """Settle, and where the database refuses the batch, find whose record it is and flag that one."""
+    try:
+        answers = await settle(there, bridge.settlements[entity.name], batch, run)
+    except psycopg.Error as error:
+        if kind_of(error) is not Kind.REFUSED:
+            raise
+        await send(there, (sql.SQL("ROLLBACK"), None))
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            await _settle_or_split(bridge, there, entity, batch[:middle], run)
+            await _settle_or_split(bridge, there, entity, batch[middle:], run)
+            return
+        await _flag_refused(bridge, there, entity, batch[0], run, error)
+        return
+    for delivery in batch:
+        delivery.answer = answers[delivery.key]
+
+
+async def _flag_refused(
+    bridge: Bridge, there: Connection, entity: Entity, delivery: Delivery, run: Run, error: psycopg.Error
+) -> None:
+    """Flag a record the database refused. Where its values do not even fit the invalid table, they stay
+    in the workspace only, where the enricher sees them.
+    """
+    field_, message = await explain_refusal(there, entity, error)
+    warnings = delivery.verdict.warnings if delivery.verdict else {}
+    was = delivery.action
+    delivery.verdict = Verdict({field_: message}, warnings, REFUSED)
+    delivery.action = Action.FLAG
+    log.warning("delivery.refused", entity=entity.name, key=delivery.key, sqlstate=error.sqlstate, field=field_)
+    if was is not Action.PROMOTE:
+        rows = await neon.read(there, entity, [delivery.key])
+        if delivery.key not in rows or delivery.merged == Merged(rows[delivery.key].data):
+            raise error
+        delivery.merged, delivery.note = Merged(rows[delivery.key].data), KEPT
+        delivery.expected_hash = rows[delivery.key].hash
+    await _settle_or_split(bridge, there, entity, [delivery], run)
+
+
+def answer(entity: Entity, delivery: Delivery) -> Reply | None:
+    """What the workspace row is told; None where it stays in the queue for the next batch."""
+    said = delivery.answer
+    assert said is not None
+    key, version = delivery.key, delivery.version
+    if said.state in (State.CHANGED, State.BUSY):
+        return None
+    if said.state is State.GONE:
+        return _gone(delivery)
+    lost = "".join(
+        f" Your change to {c.field} was not kept: Neon has a newer value." for c in said.conflicts if c.winner == "neon"
+    )
+    match said.outcome:
+        case Outcome.PROMOTED:
+            return Reply(
+                key, version, Status.COMPLETE, "Promoted to the master table." + lost, said.record,
+                said.record, {}, said.warnings, pushed=True, promoted_at=said.at and said.at.isoformat(),
+            )  # fmt: skip
+        case Outcome.FLAGGED:
+            return Reply(
+                key, version, Status.FAILED,
+                f"Not promoted: {_fields(said.errors)}. See validation_errors, repair it, and set complete again."
+                + lost,
+                None if said.note == KEPT else said.record, said.record, said.errors, said.warnings,
+                said.reason_code, pushed=True,
+            )  # fmt: skip
+        case Outcome.WAITING if said.waits_for is not None:
+            return Reply(
+                key, version, Status.COMPLETE, said.note, errors={}, warnings=said.warnings,
+                waiting_for=said.waits_for,
+            )  # fmt: skip
+        case _:
+            return Reply(
+                key, version, Status.COMPLETE, "Carried to Neon, where it waits for re-validation." + lost,
+                said.record, said.record, pushed=True,
+            )  # fmt: skip
+
+
+def _fields(errors: object) -> str:
+    return ", ".join(errors) if isinstance(errors, dict) and errors else "the record"
+
+
+def _gone(delivery: Delivery) -> Reply:
+    said = delivery.answer
+    assert said is not None
+    day = f"{said.at:%Y-%m-%d %H:%M} UTC" if said.at else "an earlier day"
+    if said.outcome is Outcome.PROMOTED:
+        return Reply(
+            delivery.key, delivery.version, Status.COMPLETE,
+            f"This record was promoted on {day}. Edits after promotion are not carried to the master table;"
+            " `enrichment-worker undo` brings the record back.",
+            errors={}, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
+        )  # fmt: skip
+    why = (
+        f"it was withdrawn on {day} ({said.note or 'it left the invalid table by another way'})"
+        if said.outcome is Outcome.WITHDRAWN
+        else "it left by another way than this worker, which does not know why"
+    )
+    return Reply(
+        delivery.key, delivery.version, Status.FAILED,
+        f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here.",
+    )  # fmt: skip
+
+
+def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:
+    """The keys of a settled batch that had this outcome."""
+    return [
+        d.key for d in batch if d.answer and d.answer.outcome is outcome and d.answer.state is not State.GONE
+    ]
+
+
+async def release_ready(
+    there: Connection, here: Connection, entity: Entity, waits: dict[str, Data]
+) -> list[str]:
+    """Put those waiting rows back in the queue whose requirements are met by now."""
+    if keys := await neon.ready(there, entity, waits):
+        await send(here, *begin(), workspace.release(entity, keys, by=entity.key), COMMIT)
+    return keys

@@ -1,0 +1,74 @@
+"""Which error is what kind, and how long to pause before the next try. The only place that decides it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from enum import Enum
+
+import psycopg
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 30.0
+
+
+class Kind(Enum):
+    """What to do about an error."""
+
+    TRANSIENT = "transient"
+    """Will pass by itself: connection, deadlock, serialization, a waking compute, a failover. Try again."""
+    REFUSED = "refused"
+    """The database refuses these values: the record is flagged."""
+    BROKEN = "broken"
+    """Needs an operator: a missing table or privilege. No record is to blame, none is touched."""
+
+
+class SetupMissing(Exception):
+    """A database is not as the worker needs it. The text is one line with the mend."""
+
+
+# SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSED_CLASSES = frozenset({"22", "23", "44", "54", "P0"})
+_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
+_TRANSIENT_CODES = frozenset({"25006", "25P03", "55P03", "55006"})
+_BROKEN_CLASSES = frozenset(
+    {"0A", "0L", "0P", "21", "24", "25", "26", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "42", "55", "F0", "HV"}
+)
+
+
+def kind_of(error: BaseException) -> Kind:
+    """Classify an error by SQLSTATE, never by its text."""
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, psycopg.Error) and state:
+        if state in _TRANSIENT_CODES or state[:2] in _TRANSIENT_CLASSES:
+            return Kind.TRANSIENT
+        if state[:2] in _BROKEN_CLASSES:
+            return Kind.BROKEN
+        # What remains: bad values, and whatever code a trigger of the master table raises by itself.
+        return Kind.REFUSED
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError | TimeoutError):
+        return Kind.TRANSIENT
+    return Kind.BROKEN
+
+
+def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
+    """Pauses in seconds without end: the first at once, then growing, jittered so that workers part."""
+    yield 0.0
+    pause = first
+    while True:
+        yield random.uniform(pause / 2, pause)  # noqa: S311 - spreads load, keeps no secret
+        pause = min(pause * 2, longest)
+
+
+def in_one_line(error: BaseException) -> str:
+    """The error in one line, without a password and without the SQL around it."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    text = " ".join((primary or str(error) or type(error).__name__).split())
+    return without_password(text)[:500]
+
+
+def without_password(text: str) -> str:
+    """The text with every password of a connection string masked."""
+    text = re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", text)
+    return re.sub(r"(?i)(password\s*=\s*)('[^']*'|\S+)", r"\1***", text)

@@ -1,0 +1,93 @@
+"""The LISTEN connection: connect, listen, prove it alive, replace it. Rings a bell and knows nothing else.
+
+A notification is a latency hint, never a guarantee: what is lost here, the sweep finds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import anyio
+import psycopg
+import structlog
+from psycopg import sql
+
+from worker.database import CONNECT, within
+from worker.faults import in_one_line, pauses
+
+log = structlog.get_logger("worker.listener")
+
+PROBE_EVERY = 15.0
+PROBE_SECONDS = 5.0
+
+
+class Bell:
+    """Rung any number of times, heard once."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        """Wake whoever waits, or the next who will."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait until it is rung, and silence it."""
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+async def listen(
+    conninfo: str,
+    channel: str,
+    ring: Callable[[str | None], None],
+    report: Callable[[str | None], None],
+) -> None:
+    """Listen for ever.
+
+    Args:
+        conninfo: a direct or session-mode address; a pooler in transaction mode cannot LISTEN.
+        channel: what to listen to.
+        ring: called with the entity that a notification names; with None after every new LISTEN, and
+            where the payload names none, as anything may have been missed.
+        report: called with None when it listens, and with the reason when it does not.
+    """
+    waits = pauses()
+    while True:
+        try:
+            connection = await psycopg.AsyncConnection.connect(conninfo, **CONNECT)
+            async with connection:
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                log.info("listener.listening", channel=channel)
+                report(None)
+                ring(None)
+                waits = pauses()
+                while True:
+                    async for notice in connection.notifies(timeout=PROBE_EVERY):
+                        ring(_entity_in(notice.payload))
+                    await _prove(connection, channel)
+        except (psycopg.Error, OSError) as error:
+            reason = in_one_line(error)
+            report(reason)
+            pause = next(waits)
+            log.warning("listener.lost", error=reason, pause=round(pause, 2))
+            await anyio.sleep(pause)
+
+
+async def _prove(connection: psycopg.AsyncConnection, channel: str) -> None:
+    async with within(connection, PROBE_SECONDS):
+        cursor = await connection.execute("SELECT pg_listening_channels()")
+        channels = [row[0] for row in await cursor.fetchall()]
+    if channel not in channels:
+        raise psycopg.OperationalError(
+            f"the session does not listen to {channel} any more; is SUPABASE_LISTEN_URL a transaction pooler?"
+        )
+
+
+def _entity_in(payload: str) -> str | None:
+    try:
+        entity = json.loads(payload)["entity"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return entity if isinstance(entity, str) else None

@@ -1,0 +1,229 @@
+"""Neon: reads of the invalid table, and what is written beside a settlement. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.database import COMMIT, Connection, Step, begin, send, within
+from worker.entities import Entity, data_of
+from worker.model import Conflict, Data, Outcome
+
+LEDGER = sql.Identifier("marketing", "enrichment_ledger")
+EXECUTED_BY = "enrichment-worker"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a batch is booked under."""
+
+    run_id: str
+    source: str
+    target: str
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A row of the invalid table; timestamps are UTC without zone."""
+
+    key: str
+    id: int
+    data: Data
+    hash: str
+    updated_at: datetime | None
+    reason_code: str | None
+    errors: Any
+    warnings: Any
+    enriched_by: str | None
+    enriched_at: datetime | None
+
+
+_READ = sql.SQL("""
+SELECT i.{key} AS key, i.id, {data} AS data, md5({data}::text) AS hash, i.updated_at, i.reason_code,
+  i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at
+FROM {invalid} i
+""")
+
+
+def _read(entity: Entity, where: sql.SQL) -> sql.Composed:
+    return _READ.format(
+        key=sql.Identifier(entity.key), data=data_of(entity, "i"), invalid=entity.invalid_table.sql
+    ) + where.format(key=sql.Identifier("i", entity.key))
+
+
+async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> dict[str, InvalidRow]:
+    """The invalid rows with these keys, as they are now, by key."""
+    statement = _read(entity, sql.SQL("WHERE {key} = ANY(%(keys)s)"))
+    cursors = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    return {row["key"]: InvalidRow(**row) for row in await cursors[2].fetchall()}
+
+
+async def read_pushed(
+    connection: Connection, entity: Entity, after: str, limit: int, *, unjudged: bool
+) -> list[InvalidRow]:
+    """Invalid rows marked ``complete``, in the order of their keys.
+
+    Args:
+        connection: to Neon.
+        entity: which.
+        after: only keys greater than this one; empty for the first batch.
+        limit: rows at most.
+        unjudged: leave out those already found still invalid.
+    """
+    where = "WHERE {key} > %(after)s AND i.enrichment_status = 'complete'"
+    if unjudged:
+        where += " AND i.still_invalid IS NOT TRUE"
+    statement = _read(entity, sql.SQL(where + " ORDER BY {key} LIMIT %(limit)s"))  # type: ignore[arg-type]
+    params = {"after": after, "limit": limit}
+    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [InvalidRow(**row) for row in await cursors[2].fetchall()]
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """What the next incremental pull may start from."""
+
+    position: datetime
+    """Every change that commits from now on is dated after this moment, or has a higher id. UTC."""
+    last_id: int
+
+
+# A transaction stamps its rows with the moment it began and shows them when it commits, so the position
+# stays behind the oldest one still open. Where other sessions are hidden from this role, so is their
+# age: a quarter of an hour covers what an intake normally takes, the full comparison covers the rest.
+_HORIZON = sql.SQL("""
+SELECT least(clock_timestamp(), open.since, prepared.since) AT TIME ZONE 'UTC'
+    - CASE WHEN open.hidden THEN interval '15 minutes' ELSE interval '2 seconds' END AS position,
+  (SELECT coalesce(max(id), 0) FROM {invalid}) AS last_id
+FROM (SELECT min(xact_start) AS since,
+        bool_or(xact_start IS NULL AND state IS NULL AND backend_type = 'client backend') AS hidden
+      FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()) open,
+     (SELECT min(prepared) AS since FROM pg_prepared_xacts WHERE database = current_database()) prepared
+""")
+
+
+async def horizon(connection: Connection, entity: Entity) -> Horizon:
+    """Where the next incremental pull may start, read before this one reads a row."""
+    statement = _HORIZON.format(invalid=entity.invalid_table.sql)
+    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = await cursors[2].fetchone()
+    assert row is not None
+    return Horizon(row["position"], row["last_id"])
+
+
+PULLED = ("id", "reason_code", "validation_errors", "validation_warnings", "batch_id", "created_at", "updated_at")
+"""What a pull carries beside the key and the data columns."""
+
+
+async def stream(
+    connection: Connection, entity: Entity, since: Horizon | None, *, patience: float
+) -> AsyncIterator[bytes]:
+    """The invalid rows in COPY's text format, block by block, as the server sends them.
+
+    Args:
+        connection: to Neon, in a transaction that the caller opened.
+        entity: which.
+        since: only what changed since; None for all rows.
+        patience: seconds to wait for the next block.
+
+    Raises:
+        psycopg.OperationalError: the next block did not come.
+    """
+    columns = sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
+    where: sql.Composable = sql.SQL("")
+    if since is not None:
+        where = sql.SQL(" WHERE updated_at >= {} OR id > {}").format(
+            sql.Literal(since.position), sql.Literal(since.last_id)
+        )
+    statement = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(
+        columns, entity.invalid_table.sql, where
+    )
+    async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        while True:
+            async with within(connection, patience):
+                block = await copy.read()
+            if not block:
+                return
+            yield bytes(block)
+
+
+async def missing(connection: Connection, entity: Entity, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that are not in the invalid table."""
+    statement = sql.SQL(
+        "SELECT k AS key FROM unnest(%(keys)s::text[]) k"
+        " WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
+    ).format(entity.invalid_table.sql, sql.Identifier(entity.key))
+    cursors = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    return [row["key"] for row in await cursors[2].fetchall()]
+
+
+async def ready(connection: Connection, entity: Entity, records: Mapping[str, Data]) -> list[str]:
+    """Those of the waiting records whose requirements are met by now, or that are there no more."""
+    if not records or not entity.requirements:
+        return []
+    unmet = sql.SQL(" OR ").join(
+        sql.SQL("({})").format(sql.SQL(r.unmet)) for r in entity.requirements  # type: ignore[arg-type]
+    )
+    statement = sql.SQL(
+        "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
+        " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"
+        " WHERE i.{key} = d.key AND ({unmet}))"
+    ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), unmet=unmet)
+    params = {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}
+    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in await cursors[2].fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A ledger row that no settlement writes."""
+
+    key: str
+    outcome: Outcome
+    hash: str
+    record: Data | None
+    conflicts: tuple[Conflict, ...] = ()
+    note: str | None = None
+
+
+_BOOK = sql.SQL("""
+INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note)
+SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note
+FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
+  note text)
+ON CONFLICT DO NOTHING
+""")
+
+
+async def book(connection: Connection, entity: Entity, run_id: str, entries: Iterable[Entry]) -> None:
+    """Write ledger rows; those that are there already stay as they are."""
+    rows = [asdict(entry) for entry in entries]
+    if rows:
+        params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
+        await send(connection, *begin(), (_BOOK.format(ledger=LEDGER), params), COMMIT)
+
+
+def log_run(run: Run, total: int, passed: int, failed: int) -> Step:
+    """The step that leaves a run's row in ``public.shq_validation_log``, or makes it say the whole."""
+    return (
+        sql.SQL(
+            "INSERT INTO public.shq_validation_log (validation_run_id, source_table, target_table,"
+            " total_records, passed_records, failed_records, executed_by, executed_at, notes)"
+            " VALUES (%(run_id)s, %(source)s, %(target)s, %(total)s, %(passed)s, %(failed)s, %(by)s, now(),"
+            " %(notes)s) ON CONFLICT (validation_run_id) DO UPDATE SET total_records = EXCLUDED.total_records,"
+            " passed_records = EXCLUDED.passed_records, failed_records = EXCLUDED.failed_records"
+        ),
+        {
+            **asdict(run),
+            "total": total,
+            "passed": passed,
+            "failed": failed,
+            "by": EXECUTED_BY,
+        },
+    )

@@ -1,0 +1,294 @@
+"""Neon → workspace: new and changed invalid records, by position or in full comparison."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import structlog
+from psycopg import sql
+
+from worker import neon, staging, workspace
+from worker.bridge import Bridge
+from worker.database import COMMIT, Connection, begin, send
+from worker.delivery import release_ready
+from worker.entities import Entity
+from worker.merge import merge
+from worker.model import Action, Outcome, Status, new_run_id, utc_now
+from worker.neon import Entry, Horizon, InvalidRow, Run
+from worker.revalidation import chunks, judge_pushed
+from worker.staging import Position, Refresh
+
+log = structlog.get_logger("worker.pull")
+
+FULL_EVERY = timedelta(days=1)
+STAGE_ROWS = 10_000
+PATIENCE = 60.0
+KEEP_ALIVE = sql.SQL("SELECT 1")
+LEFT_NOTE = (
+    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to"
+    " carry it to."
+)
+
+
+@dataclass
+class Pulled:
+    """What a pull did."""
+
+    run_id: str
+    entity: str
+    full: bool
+    seen: int = 0
+    new: int = 0
+    changed: int = 0
+    withdrawn: int = 0
+    orphaned: int = 0
+    released: int = 0
+    judged: int = 0
+    keys: dict[str, str] = field(default_factory=dict)
+    """Key → what would happen to it; only of a dry run."""
+
+
+class _Stopped(Exception):
+    """The worker stops; the position stays where it was."""
+
+
+async def pull(
+    bridge: Bridge,
+    entity: Entity,
+    *,
+    full: bool = False,
+    dry_run: bool = False,
+    batch_size: int = STAGE_ROWS,
+    progress: Callable[[int], None] = lambda _rows: None,
+) -> Pulled | None:
+    """Pull one entity. Of several workers one pulls; the others return at once.
+
+    Args:
+        bridge: both databases.
+        entity: which.
+        full: compare every row; happens by itself the first time and once a day.
+        dry_run: write nothing and say what would happen.
+        batch_size: rows of a batch.
+        progress: called with the number of rows of each batch.
+
+    Returns:
+        What was done; None where another worker is pulling, or this one stops.
+
+    Raises:
+        psycopg.Error: the next pull starts again from the old position; what arrived stays.
+    """
+    async with bridge.supabase.connection() as guard:
+        position = await staging.take_position(guard, entity) if not dry_run else _FROM_THE_START
+        if position is None:
+            return None
+        full = full or _full_is_due(position)
+        pulled = Pulled(new_run_id("pull"), entity.name, full)
+        run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
+        async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run)
+            reached = await neon.horizon(there, entity)
+            try:
+                await task.bring(None if full else position.horizon, batch_size, progress)
+                if full:
+                    await task.withdraw()
+                if dry_run:
+                    return pulled
+                await task.wake_waiting()
+            except _Stopped:
+                return None
+            changed = pulled.new + pulled.changed + pulled.withdrawn
+            await send(there, *begin(), neon.log_run(run, changed, changed, 0), COMMIT)
+        await send(guard, staging.save_position(entity, reached, pulled.run_id, full=full), COMMIT)
+    judged = await judge_pushed(
+        bridge, entity,
+        Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table)),
+        apply=(Action.FLAG, Action.PROMOTE), unjudged=True,
+    )  # fmt: skip
+    pulled.judged = len(judged.promoted) + len(judged.failed)
+    log.info(
+        "pull.done", entity=entity.name, run_id=pulled.run_id, full=full, seen=pulled.seen, new=pulled.new,
+        changed=pulled.changed, withdrawn=pulled.withdrawn, judged=pulled.judged,
+    )  # fmt: skip
+    return pulled
+
+
+_FROM_THE_START = Position(None, None, None)
+
+
+def _full_is_due(position: Position) -> bool:
+    return (
+        position.horizon is None
+        or position.last_full_at is None
+        or utc_now() - position.last_full_at >= FULL_EVERY
+    )
+
+
+@dataclass
+class _Pull:
+    """One pull under way, with its connections."""
+
+    bridge: Bridge
+    entity: Entity
+    pulled: Pulled
+    run: Run
+    there: Connection
+    here: Connection
+    guard: Connection
+    dry_run: bool
+
+    async def _go_on(self) -> None:
+        """Between batches: stop if asked to, and prove that this is still the only puller."""
+        if self.bridge.stop.is_set():
+            raise _Stopped
+        if not self.dry_run:
+            await send(self.guard, (KEEP_ALIVE, None))
+
+    async def bring(
+        self, since: Horizon | None, batch_size: int, progress: Callable[[int], None]
+    ) -> None:
+        """Stream what changed since, batch by batch."""
+        async with self.bridge.neon.connection() as source:
+            await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0))
+            rows = neon.stream(source, self.entity, since, patience=PATIENCE)
+            batches = _Batches(rows, batch_size)
+            while await batches.more():
+                staged = await staging.stage(self.here, self.entity, batches.batch(), dry_run=self.dry_run)
+                self.pulled.seen += batches.rows
+                self.pulled.new += staged.new
+                self.pulled.keys |= dict.fromkeys(staged.new_keys, "new: would be pulled")
+                for keys in chunks(staged.changed, self.bridge.batch_size):
+                    await self._refresh(list(keys))
+                    await self._go_on()
+                progress(batches.rows)
+                await self._go_on()
+            await send(source, COMMIT)
+
+    async def _refresh(self, keys: list[str]) -> None:
+        """Bring changed records to their rows, from a fresh read under the rows' locks."""
+        rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run)
+        fresh = await neon.read(self.there, self.entity, keys)
+        refreshed: list[Refresh] = []
+        entries: list[Entry] = []
+        for key, row in rows.items():
+            # Left to the delivery: what is on its way, and what is no longer there.
+            if row.queued or key not in fresh:
+                continue
+            refresh, entry = _bring_up_to_date(self.entity, row, fresh[key])
+            refreshed.append(refresh)
+            entries += entry
+        self.pulled.changed += len(refreshed)
+        if self.dry_run:
+            self.pulled.keys |= dict.fromkeys((r.key for r in refreshed), "changed: would be merged")
+            await send(self.here, COMMIT)
+            return
+        await neon.book(self.there, self.entity, self.run.run_id, entries)
+        await send(self.here, staging.refresh(self.entity, refreshed), COMMIT)
+
+    async def withdraw(self) -> None:
+        """Remove untouched rows whose record left the invalid table; tell the others."""
+        after = ""
+        while keys := await staging.pulled_keys(self.here, self.entity, after, STAGE_ROWS):
+            after = keys[-1]
+            gone = await neon.missing(self.there, self.entity, keys)
+            for some in chunks(gone, self.bridge.batch_size):
+                await self._withdraw(list(some))
+            await self._go_on()
+
+    async def _withdraw(self, keys: list[str]) -> None:
+        rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run)
+        still = await neon.missing(self.there, self.entity, keys)
+        rows = {key: rows[key] for key in still if key in rows and not rows[key].queued}
+        gone = [key for key, row in rows.items() if row.untouched]
+        orphans = [key for key, row in rows.items() if not row.untouched and row.note != LEFT_NOTE and not row.promoted]
+        self.pulled.withdrawn += len(gone)
+        self.pulled.orphaned += len(orphans)
+        if self.dry_run:
+            self.pulled.keys |= dict.fromkeys(gone, "left Neon: would be withdrawn")
+            self.pulled.keys |= dict.fromkeys(orphans, "left Neon, but edited here: would be kept with a note")
+            await send(self.here, COMMIT)
+            return
+        await neon.book(
+            self.there, self.entity, self.run.run_id,
+            [
+                Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].delivery.version}", rows[key].delivery.data,
+                      note="left the invalid table by another way")
+                for key in gone
+            ],
+        )  # fmt: skip
+        await send(
+            self.here,
+            staging.remove(self.entity, gone),
+            staging.note(self.entity, orphans, LEFT_NOTE),
+            COMMIT,
+        )
+
+    async def wake_waiting(self) -> None:
+        """Put waiting rows back in the queue whose company came by another way."""
+        if self.entity.requirements and (waits := await workspace.waiting(self.here, self.entity)):
+            self.pulled.released = len(await release_ready(self.there, self.here, self.entity, waits))
+
+
+def _bring_up_to_date(
+    entity: Entity, row: workspace.Row, fresh: InvalidRow
+) -> tuple[Refresh, list[Entry]]:
+    """Merge Neon's record into a workspace row. Pure."""
+    mine = row.delivery
+    merged = merge(
+        mine.snapshot, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise
+    )
+    reopened = row.promoted
+    first_seen = reopened or mine.status == Status.PENDING
+    lost = [c.field for c in merged.conflicts if c.winner == "neon"]
+    note = None
+    if reopened:
+        note = "This record turned invalid again after it was promoted: see original_validation_errors."
+    elif lost:
+        note = f"Your change to {', '.join(lost)} was not kept: Neon has a newer value."
+    refresh = Refresh(
+        key=mine.key,
+        neon_id=fresh.id,
+        data=merged.data,
+        snapshot=fresh.data,
+        # A status that somebody wrote before the CHECK was there starts over.
+        status=Status.PENDING if reopened or mine.status not in set(Status) else mine.status,
+        original_errors=fresh.errors if first_seen else None,
+        original_warnings=fresh.warnings if first_seen else None,
+        reason_code=fresh.reason_code if first_seen else None,
+        reopened=reopened,
+        note=note,
+    )
+    if not merged.conflicts:
+        return refresh, []
+    seal = f"{mine.key}|{mine.delivery_hash}|{fresh.hash}"
+    return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]
+
+
+class _Batches:
+    """Cuts a stream of rows into batches without holding more than one block of them."""
+
+    def __init__(self, rows: AsyncIterator[bytes], size: int) -> None:
+        self._source, self._size = rows, size
+        self._next: bytes | None = None
+        self.rows = 0
+
+    async def more(self) -> bool:
+        """Whether there is another row."""
+        if self._next is None:
+            self._next = await anext(self._source, None)
+        return self._next is not None
+
+    async def batch(self) -> AsyncIterator[bytes]:
+        """The next batch, in blocks of some ten thousand bytes."""
+        self.rows, buffer = 0, bytearray()
+        while self.rows < self._size and await self.more():
+            assert self._next is not None
+            buffer += self._next
+            self._next = None
+            self.rows += 1
+            if len(buffer) > 65536:
+                yield bytes(buffer)
+                buffer.clear()
+        if buffer:
+            yield bytes(buffer)

@@ -1,0 +1,161 @@
+"""Judging records where they lie in Neon: what ``revalidate`` and ``promote`` do, and a pull for what
+somebody pushed by hand. The record's way is the delivery's, only that it starts in Neon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from worker import neon, workspace
+from worker.bridge import Bridge
+from worker.database import COMMIT, Connection, send
+from worker.delivery import answer, judge, keys_with, release_ready, settle_batch
+from worker.entities import Entity
+from worker.model import Action, Delivery, Outcome, State, Status
+from worker.neon import InvalidRow, Run
+
+
+@dataclass
+class Judged:
+    """What a judging found, by key."""
+
+    passed: list[str] = field(default_factory=list)
+    promoted: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Key → what is wrong, in one line."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Key → why it was not touched."""
+
+    def add(self, other: Judged) -> None:
+        """Count another batch in."""
+        self.passed += other.passed
+        self.promoted += other.promoted
+        self.failed |= other.failed
+        self.left |= other.left
+
+
+def begin_in_neon(entity: Entity, row: InvalidRow, at: workspace.Row | None) -> Delivery:
+    """The delivery of a record as it lies in Neon, judged."""
+    seal = json.dumps([row.key, str(row.updated_at), row.hash])
+    delivery = Delivery(
+        key=row.key,
+        version=at.delivery.version if at else None,
+        data=row.data,
+        snapshot=row.data,
+        snapshot_hash=row.hash,
+        delivery_hash=hashlib.md5(seal.encode(), usedforsecurity=False).hexdigest(),
+        enriched_by=row.enriched_by,
+        enriched_at=row.enriched_at,
+        status=at.delivery.status if at else Status.COMPLETE,
+    )
+    judge(entity, delivery, row.data, row.hash)
+    return delivery
+
+
+async def judge_rows(
+    bridge: Bridge,
+    there: Connection,
+    here: Connection,
+    entity: Entity,
+    rows: Mapping[str, InvalidRow],
+    run: Run,
+    *,
+    apply: Collection[Action],
+    dry_run: bool = False,
+) -> Judged:
+    """Judge a batch of invalid rows, settle those whose action is in ``apply``, tell their workspace rows.
+
+    Raises:
+        psycopg.Error: nothing is lost; judge again.
+    """
+    found = Judged()
+    at = await workspace.lock(here, entity, list(rows), look=dry_run)
+    batch: list[Delivery] = []
+    for key, row in rows.items():
+        if key in at and at[key].queued:
+            found.left[key] = "the workspace has a newer edit on its way: push that first"
+            continue
+        delivery = begin_in_neon(entity, row, at.get(key))
+        assert delivery.verdict is not None
+        if delivery.verdict.passed:
+            found.passed.append(key)
+        else:
+            found.failed[key] = _in_words(delivery.verdict.errors)
+        if delivery.action in apply:
+            batch.append(delivery)
+    if dry_run or not batch:
+        await send(here, COMMIT)
+        return found
+    await settle_batch(bridge, there, entity, batch, run, apply)
+    for delivery in batch:
+        _sort(found, delivery)
+    # A row that an enricher is working on keeps what he has typed; the next pull merges it.
+    told = [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
+    replies = [reply for delivery in told if (reply := answer(entity, delivery))]
+    promoted = keys_with(batch, Outcome.PROMOTED)
+    await send(here, workspace.acknowledge(entity, replies), *workspace.releases(entity, promoted), COMMIT)
+    if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
+        await release_ready(there, here, entity, waits)
+    return found
+
+
+def _sort(found: Judged, delivery: Delivery) -> None:
+    said, key = delivery.answer, delivery.key
+    assert said is not None
+    if said.state in (State.CHANGED, State.BUSY):
+        found.left[key] = "somebody else is changing it: try again"
+    elif said.state is State.GONE:
+        found.left[key] = "it is not in the invalid table any more"
+    elif said.outcome is Outcome.PROMOTED:
+        found.promoted.append(key)
+    elif said.outcome is Outcome.WAITING:
+        found.left[key] = said.note or "it waits"
+    elif said.outcome is Outcome.FLAGGED:
+        found.failed[key] = _in_words(said.errors)
+        if key in found.passed:
+            found.passed.remove(key)
+
+
+def _in_words(errors: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {message}" for name, message in errors.items())
+
+
+async def judge_pushed(
+    bridge: Bridge,
+    entity: Entity,
+    run: Run,
+    *,
+    apply: Collection[Action],
+    unjudged: bool = False,
+    dry_run: bool = False,
+) -> Judged:
+    """Judge every record in Neon that is marked ``complete``, batch by batch.
+
+    Args:
+        bridge: both databases.
+        entity: which.
+        run: what the ledger and the log book it under.
+        apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
+        unjudged: leave out records that were found still invalid before.
+        dry_run: write nothing.
+    """
+    total, after = Judged(), ""
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        while not bridge.stop.is_set():
+            rows = await neon.read_pushed(there, entity, after, bridge.batch_size, unjudged=unjudged)
+            if not rows:
+                break
+            after = rows[-1].key
+            batch = {row.key: row for row in rows}
+            total.add(
+                await judge_rows(bridge, there, here, entity, batch, run, apply=apply, dry_run=dry_run)
+            )
+    return total
+
+
+def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:
+    """The keys in batches."""
+    return [keys[start : start + size] for start in range(0, len(keys), size)]

@@ -1,0 +1,100 @@
+"""``setup``: bring both databases to what the SQL files say, and tell what that changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import sql
+
+from worker.database import Database, begin, send, within
+
+# In a wheel the SQL lies in the package, in a checkout beside it.
+_HERE = Path(__file__).parent
+SQL_FOLDER = next((folder for folder in (_HERE / "sql", _HERE.parent / "sql") if folder.is_dir()), _HERE / "sql")
+
+FOLDERS = {"Neon": ("neon",), "Supabase": ("supabase", "triggers")}
+SECONDS = 600.0
+
+
+def files(database: str) -> list[Path]:
+    """The SQL files of ``Neon`` or ``Supabase``, in the order they run in."""
+    return [path for folder in FOLDERS[database] for path in sorted((SQL_FOLDER / folder).glob("*.sql"))]
+
+
+def script(database: str) -> str:
+    """What setup runs in a database, as one transaction that psql can run too."""
+    parts = [f"-- {path.relative_to(SQL_FOLDER)}\n{path.read_text()}" for path in files(database)]
+    return "\n".join([f"-- {database}", "BEGIN;", *parts, "COMMIT;", ""])
+
+
+_INVENTORY = sql.SQL("""
+SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname IN ('marketing', 'public')
+UNION ALL
+SELECT CASE relkind WHEN 'i' THEN 'index ' WHEN 'S' THEN 'sequence ' WHEN 'v' THEN 'view ' ELSE 'table ' END
+  || c.oid::regclass, concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
+    CASE WHEN relacl::text ~ '(anon|authenticated)=' THEN 'open to strangers' END)
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p', 'i', 'v')
+UNION ALL
+SELECT 'column ' || attrelid::regclass || '.' || attname, format_type(atttypid, atttypmod)
+FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
+UNION ALL
+SELECT 'constraint ' || conname || ' on ' || conrelid::regclass, pg_get_constraintdef(k.oid)
+FROM pg_constraint k JOIN pg_namespace n ON n.oid = connamespace
+WHERE nspname IN ('marketing', 'public') AND conrelid <> 0 AND contype = 'c'
+UNION ALL
+SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass, pg_get_triggerdef(t.oid)
+FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname IN ('marketing', 'public') AND NOT tgisinternal
+UNION ALL
+SELECT 'function ' || p.oid::regprocedure, md5(pg_get_functiondef(p.oid))
+FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+WHERE nspname IN ('marketing', 'public') AND prokind = 'f' AND proname LIKE 'enrichment%'
+""")
+
+
+@dataclass(frozen=True)
+class Change:
+    """What setup did to one thing."""
+
+    what: str
+    """``created``, ``added`` or ``replaced``."""
+    thing: str
+
+
+async def setup(database: Database) -> list[Change]:
+    """Run the SQL files in one transaction: all of it is there afterwards, or none.
+
+    Returns:
+        What was not there before, or was different; nothing where all was in place.
+
+    Raises:
+        psycopg.Error: nothing was changed.
+    """
+    async with database.connection() as connection:
+        before_cursor = (await send(connection, *begin(statement=SECONDS, idle=60.0), (_INVENTORY, None)))[-1]
+        before = {row["thing"]: row["shape"] for row in await before_cursor.fetchall()}
+        async with within(connection, SECONDS):
+            for path in files(database.name):
+                await connection.execute(path.read_text().encode())
+        cursors = await send(connection, (_INVENTORY, None), (sql.SQL("COMMIT"), None))
+        after = {row["thing"]: row["shape"] for row in await cursors[0].fetchall()}
+    return _changes(before, after)
+
+
+def _changes(before: dict[str, str], after: dict[str, str]) -> list[Change]:
+    new_tables = [thing.removeprefix("table ") for thing in after if thing.startswith("table ") and thing not in before]
+    changes = []
+    for thing, shape in after.items():
+        if before.get(thing) == shape:
+            continue
+        # A new table's columns go without saying.
+        if thing.startswith("column ") and thing.removeprefix("column ").rsplit(".", 1)[0] in new_tables:
+            continue
+        if thing in before:
+            changes.append(Change("changed", f"{thing}: {shape or 'closed to strangers'}" if thing.startswith("table ") else thing))
+        else:
+            changes.append(Change("added" if thing.startswith("column ") else "created", thing))
+    return changes

@@ -1,0 +1,265 @@
+"""Neon: promote, flag or push a batch, with its ledger and its log, in one transaction. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.database import COMMIT, Connection, begin, send
+from worker.entities import Entity, data_of
+from worker.model import Action, Answer, Conflict, Delivery, Outcome, State
+from worker.neon import EXECUTED_BY, LEDGER, Run
+
+
+_SETTLE = sql.SQL("""
+WITH d AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
+    data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
+    enriched_fields jsonb, conflicts jsonb, note text)
+), past AS MATERIALIZED (
+  SELECT l.* FROM d JOIN {ledger} l ON l.entity = %(entity)s AND l.key = d.key AND l.delivery_hash = d.hash
+    AND l.outcome IN ('promoted', 'flagged')
+), here AS MATERIALIZED (
+  SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
+  FROM {invalid} i WHERE i.{key} IN (SELECT key FROM d) FOR UPDATE OF i SKIP LOCKED
+), prior AS MATERIALIZED (
+  SELECT m.{key} AS key, to_jsonb(m) AS row FROM {master} m
+  WHERE m.{key} IN (SELECT key FROM d WHERE action = 'promote') FOR UPDATE OF m SKIP LOCKED
+), todo AS MATERIALIZED (
+  SELECT d.*, h.row AS before, jsonb_populate_record(h.row, d.data) AS r
+  FROM d JOIN here h USING (key)
+  WHERE h.hash = d.expected AND NOT EXISTS (SELECT FROM past p WHERE p.key = d.key)
+    AND (d.action <> 'promote' OR EXISTS (SELECT FROM prior p WHERE p.key = d.key)
+      OR NOT EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key))
+), waits AS MATERIALIZED (
+  SELECT * FROM (
+    SELECT d.key, {waits_for} AS waits_for, {requirement} AS requirement
+    FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote') w
+  WHERE w.waits_for IS NOT NULL
+), going AS (
+  DELETE FROM {invalid} i USING todo t
+  WHERE i.{key} = t.key AND t.action = 'promote' AND NOT EXISTS (SELECT FROM waits w WHERE w.key = t.key)
+  RETURNING i.{key} AS key
+), placed AS (
+  INSERT INTO {master} AS m ({key}, {master_columns})
+  SELECT d.key, {master_values}
+  FROM todo d JOIN going USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
+  ON CONFLICT ({key}) DO UPDATE SET {master_updates}
+  RETURNING m.{key} AS key, to_jsonb(m) AS row
+), kept AS (
+  UPDATE {invalid} i SET {invalid_updates},
+    validation_errors = CASE t.action WHEN 'flag' THEN t.errors ELSE i.validation_errors END,
+    validation_warnings = CASE t.action WHEN 'flag' THEN t.warnings ELSE i.validation_warnings END,
+    reason_code = coalesce(t.reason_code, i.reason_code),
+    still_invalid = (t.action = 'flag'), enrichment_status = 'complete',
+    enriched_at = coalesce(t.enriched_at, i.enriched_at, now() AT TIME ZONE 'UTC'),
+    enriched_by = coalesce(t.enriched_by, i.enriched_by), updated_at = now() AT TIME ZONE 'UTC'
+  FROM todo t WHERE i.{key} = t.key AND t.action IN ('flag', 'push')
+  RETURNING i.{key} AS key, {data_i} AS data
+), became AS MATERIALIZED (
+  SELECT t.*, w.waits_for, w.requirement, p.row AS master_before, m.row AS master_after,
+    coalesce(k.data, (SELECT {data_r} FROM (SELECT (t.r).*) r)) AS record,
+    CASE WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
+         WHEN t.action = 'promote' THEN 'promoted' ELSE 'flagged' END AS outcome
+  FROM todo t LEFT JOIN waits w USING (key) LEFT JOIN prior p USING (key) LEFT JOIN placed m USING (key)
+    LEFT JOIN kept k USING (key)
+), booked AS (
+  INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
+    master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
+    rules_version)
+  SELECT %(run_id)s, %(entity)s, b.key, b.outcome, b.hash, to_jsonb(b.before), b.master_before,
+    b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
+    CASE WHEN b.action = 'push' THEN 'waits for re-validation'
+         WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
+    b.enriched_by, b.enriched_at, %(rules_version)s
+  FROM became b ON CONFLICT DO NOTHING
+), logged AS (
+  INSERT INTO public.shq_validation_log AS g (validation_run_id, source_table, target_table, total_records,
+    passed_records, failed_records, executed_by, executed_at, notes)
+  SELECT %(run_id)s, %(source)s, %(target)s, count(*), count(*) FILTER (WHERE b.outcome <> 'flagged'),
+    count(*) FILTER (WHERE b.outcome = 'flagged'), %(executed_by)s, now(), %(notes)s
+  FROM became b HAVING count(*) > 0
+  ON CONFLICT (validation_run_id) DO UPDATE SET total_records = g.total_records + EXCLUDED.total_records,
+    passed_records = g.passed_records + EXCLUDED.passed_records,
+    failed_records = g.failed_records + EXCLUDED.failed_records
+)
+SELECT d.key,
+  CASE WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
+       WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
+       WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
+  coalesce(p.outcome, b.outcome, l.outcome) AS outcome,
+  coalesce(p.record, b.record, h.data, l.record) AS record,
+  coalesce(p.errors, b.errors, l.errors, '{{}}') AS errors,
+  coalesce(p.warnings, b.warnings, l.warnings, '{{}}') AS warnings,
+  b.reason_code,
+  coalesce(p.enriched_fields, b.enriched_fields, '[]') AS enriched_fields,
+  coalesce(p.conflicts, b.conflicts, '[]') AS conflicts,
+  b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
+  CASE WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
+       ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
+  h.hash
+FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
+LEFT JOIN LATERAL (
+  SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND h.key IS NULL
+    AND l.outcome IN ('promoted', 'withdrawn') ORDER BY l.id DESC LIMIT 1) l ON true
+""")
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """The composed statements that settle a batch of one entity, as its master table allows."""
+
+    entity: Entity
+    lock_invalid: sql.Composed
+    lock_master: sql.Composed
+    settle: sql.Composed
+
+
+def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
+    """Compose the settlement of an entity.
+
+    Args:
+        entity: the declaration.
+        master_columns: the master's columns that exist and can be written; others are not filled.
+    """
+    there = set(master_columns)
+    values: dict[str, sql.Composable] = {
+        column: sql.Identifier("r", source) for column, source in entity.mapping.items() if column in there
+    }
+    values |= {
+        column: sql.SQL(expression)  # type: ignore[arg-type]  # the declaration's own SQL
+        for column, expression in entity.computed.items()
+        if column in there
+    }
+    updates = [
+        sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})").format(sql.Identifier(column)) for column in values
+    ]
+    if "updated_at" in there:
+        updates.append(sql.SQL("updated_at = now()"))
+    unmet = [
+        (sql.SQL(r.unmet), sql.SQL(r.waits_for))  # type: ignore[arg-type]
+        for r in entity.requirements
+    ]
+    key = sql.Identifier(entity.key)
+    lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
+    return Settlement(
+        entity,
+        lock.format(entity.invalid_table.sql, key=key),
+        lock.format(entity.master_table.sql, key=key),
+        _SETTLE.format(
+            ledger=LEDGER,
+            key=key,
+            invalid=entity.invalid_table.sql,
+            master=entity.master_table.sql,
+            data_i=data_of(entity, "i"),
+            data_r=data_of(entity, "r"),
+            waits_for=_case(unmet, [what for _, what in unmet], "text"),
+            requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
+            master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+            master_values=sql.SQL(", ").join(values.values()),
+            master_updates=sql.SQL(", ").join(updates),
+            invalid_updates=sql.SQL(", ").join(
+                sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
+            ),
+        ),
+    )
+
+
+def _case(
+    unmet: Sequence[tuple[sql.Composable, sql.Composable]], then: Sequence[sql.Composable], kind: str
+) -> sql.Composable:
+    whens = [
+        sql.SQL("WHEN {} THEN {}").format(condition, value)
+        for (condition, _), value in zip(unmet, then, strict=True)
+    ]
+    if not whens:
+        return sql.SQL(f"NULL::{kind}")  # type: ignore[arg-type]
+    return sql.SQL("CASE {} END").format(sql.SQL(" ").join(whens))
+
+
+async def settle(
+    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run
+) -> dict[str, Answer]:
+    """Promote, flag or push the deliveries in one transaction and one round trip.
+
+    A delivery takes effect only where Neon's row is the one it was merged with, and only once.
+
+    Returns:
+        The answer to each delivery, by key.
+
+    Raises:
+        psycopg.Error: nothing took effect, or, where the connection broke, nobody knows: settle again,
+            what did take effect answers as a repeat.
+    """
+    if not deliveries:
+        return {}
+    keys = sorted(delivery.key for delivery in deliveries)
+    params = {
+        "records": Jsonb([_as_record(delivery) for delivery in deliveries]),
+        "entity": how.entity.name,
+        "run_id": run.run_id,
+        "source": run.source,
+        "target": run.target,
+        "executed_by": EXECUTED_BY,
+        "notes": run.notes,
+        "rules_version": how.entity.rules.version,
+    }
+    cursors = await send(
+        connection,
+        *begin(),
+        # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
+        (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
+        # Locks come in statements of their own, so that the settlement's snapshot is younger than they
+        # are; what somebody else holds is left to him, and holds up nobody here.
+        (how.lock_invalid, {"keys": keys}),
+        (how.lock_master, {"keys": keys}),
+        (how.settle, params),
+        COMMIT,
+    )
+    return {row["key"]: _answer(how.entity, row) for row in await cursors[-2].fetchall()}
+
+
+def _as_record(delivery: Delivery) -> dict[str, Any]:
+    merged, verdict = delivery.merged, delivery.verdict
+    assert merged is not None
+    assert verdict is not None
+    return {
+        "key": delivery.key,
+        "hash": delivery.delivery_hash,
+        "expected": delivery.expected_hash,
+        "action": delivery.action,
+        "data": merged.data,
+        "errors": dict(verdict.errors) if delivery.action is Action.FLAG else {},
+        "warnings": dict(verdict.warnings),
+        "reason_code": verdict.reason_code if delivery.action is Action.FLAG else None,
+        "enriched_by": delivery.enriched_by,
+        "enriched_at": delivery.enriched_at.isoformat() if delivery.enriched_at else None,
+        "enriched_fields": list(merged.enriched_fields),
+        "conflicts": [asdict(conflict) for conflict in merged.conflicts],
+        "note": delivery.note,
+    }
+
+
+def _answer(entity: Entity, row: Mapping[str, Any]) -> Answer:
+    note = row["note"]
+    if row["requirement"] is not None:
+        note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"])
+    return Answer(
+        key=row["key"],
+        state=State(row["state"]),
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        record=row["record"],
+        errors=row["errors"],
+        warnings=row["warnings"],
+        reason_code=row["reason_code"],
+        enriched_fields=tuple(row["enriched_fields"]),
+        conflicts=tuple(Conflict(**conflict) for conflict in row["conflicts"]),
+        waits_for=row["waits_for"],
+        note=note,
+        at=row["at"],
+        hash=row["hash"],
+    )

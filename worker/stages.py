@@ -1,0 +1,140 @@
+"""The guide's scripts, one function a stage: push, revalidate, promote. ``pull`` has its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from worker import neon, workspace
+from worker.bridge import Bridge
+from worker.database import COMMIT, begin, send
+from worker.delivery import Tally, deliver, judge
+from worker.entities import Entity
+from worker.model import Action, Outcome, new_run_id
+from worker.neon import Run
+from worker.revalidation import Judged, chunks, judge_pushed, judge_rows
+
+
+@dataclass
+class Pushed:
+    """What ``push`` did, or would do."""
+
+    run_ids: list[str] = field(default_factory=list)
+    pushed: int = 0
+    settled: int = 0
+    """Found to have been promoted or flagged by a worker that died before it could say so."""
+    gone: int = 0
+    flagged: int = 0
+    left: int = 0
+    keys: dict[str, str] = field(default_factory=dict)
+    """Key → what would happen; only of a dry run."""
+
+
+async def push(
+    bridge: Bridge, entity: Entity, *, dry_run: bool = False, progress: Callable[[int], None] = lambda _n: None
+) -> Pushed:
+    """Carry every repaired record to the invalid table, without judging it.
+
+    Raises:
+        psycopg.Error: the batch is still in the queue.
+    """
+    done = Pushed()
+    if dry_run:
+        await _look(bridge, entity, done)
+        return done
+    while not bridge.stop.is_set():
+        tally = await deliver(bridge, entity, action=Action.PUSH)
+        if tally.claimed:
+            done.run_ids.append(tally.run_id)
+        _count(done, tally)
+        progress(tally.claimed)
+        if tally.claimed < bridge.batch_size or not tally.answered:
+            break
+    if not done.run_ids:
+        run = Run(new_run_id("push"), str(entity.workspace_table), str(entity.invalid_table))
+        done.run_ids.append(run.run_id)
+        await _log(bridge, run, 0, 0, 0)
+    return done
+
+
+def _count(done: Pushed, tally: Tally) -> None:
+    done.pushed += tally.outcomes[Outcome.WAITING]
+    done.settled += tally.outcomes[Outcome.PROMOTED]
+    done.flagged += tally.outcomes[Outcome.FLAGGED]
+    done.gone += tally.outcomes["gone"]
+    done.left += tally.outcomes["changed"] + tally.outcomes["busy"]
+
+
+async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        skip = 0
+        while batch := await workspace.claim(here, entity, bridge.batch_size, look=True, skip=skip):
+            await send(here, COMMIT)
+            skip += len(batch)
+            rows = await neon.read(there, entity, [delivery.key for delivery in batch])
+            for delivery in batch:
+                if row := rows.get(delivery.key):
+                    judge(entity, delivery, row.data, row.hash, row.updated_at, Action.PUSH)
+                    assert delivery.merged is not None
+                    fields = ", ".join(delivery.merged.enriched_fields) or "nothing changed"
+                    done.keys[delivery.key] = f"would be pushed ({fields})"
+                    done.pushed += 1
+                else:
+                    done.keys[delivery.key] = "is not in the invalid table any more"
+                    done.gone += 1
+
+
+async def revalidate(bridge: Bridge, entity: Entity, *, dry_run: bool = False) -> Judged:
+    """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
+
+    Raises:
+        psycopg.Error: judge again.
+    """
+    run = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.invalid_table))
+    found = await judge_pushed(bridge, entity, run, apply=(Action.FLAG,), dry_run=dry_run)
+    if not dry_run:
+        # What failed was logged with its settlement; the row counts all that was judged.
+        await _log(bridge, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
+    return found
+
+
+async def _log(bridge: Bridge, run: Run, total: int, passed: int, failed: int) -> None:
+    async with bridge.neon.connection() as there:
+        await send(there, *begin(), neon.log_run(run, total, passed, failed), COMMIT)
+
+
+async def promote(
+    bridge: Bridge, entities: Iterable[Entity], keys: Sequence[str], *, dry_run: bool = False
+) -> Judged:
+    """Judge these records again and promote those that pass.
+
+    Returns:
+        ``promoted`` (``passed`` in a dry run), and in ``failed`` and ``left`` every key that was refused
+        and why. A record that no longer passes is refused and left as it is.
+
+    Raises:
+        psycopg.Error: promote again; what is promoted already is refused as gone.
+    """
+    total = Judged()
+    unknown = dict.fromkeys(keys)
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        for entity in entities:
+            run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
+            mine = Judged()
+            for some in chunks(list(unknown), bridge.batch_size):
+                rows = await neon.read(there, entity, some)
+                for key in rows:
+                    del unknown[key]
+                if rows:
+                    judged = await judge_rows(
+                        bridge, there, here, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
+                    )
+                    mine.add(judged)
+            if not dry_run:
+                refused = len(mine.failed) + len(mine.left)
+                everything = len(mine.promoted) + refused
+                step = neon.log_run(run, everything, len(mine.promoted), refused)
+                await send(there, *begin(), step, COMMIT)
+            total.add(mine)
+    total.left |= dict.fromkeys(unknown, "it is not in the invalid table")
+    return total

@@ -1,0 +1,231 @@
+"""Supabase: what a pull does there: its position, the stage its rows pass through, and their upkeep."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.database import COMMIT, Connection, Step, begin, send, within
+from worker.entities import Entity, data_of
+from worker.model import Data
+from worker.neon import Horizon
+
+POSITION = sql.Identifier("public", "enrichment_pull_position")
+STAGE = sql.Identifier("enrichment_stage")
+GUARD_SECONDS = 120.0
+"""How long a puller may be silent before another may take over."""
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the pull of an entity has come; times are UTC without zone."""
+
+    horizon: Horizon | None
+    last_pull_at: datetime | None
+    last_full_at: datetime | None
+
+
+async def take_position(connection: Connection, entity: Entity) -> Position | None:
+    """Become the only puller of an entity for as long as this transaction lives; None where another is."""
+    add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION)
+    await send(connection, *begin(), (add, {"entity": entity.name}), COMMIT)
+    take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION)
+    cursors = await send(connection, *begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
+    row = await cursors[-1].fetchone()
+    if row is None:
+        return None
+    since = Horizon(row["position"], row["last_id"] or 0) if row["position"] else None
+    return Position(since, row["last_pull_at"], row["last_full_at"])
+
+
+def save_position(entity: Entity, reached: Horizon, run_id: str, *, full: bool) -> Step:
+    """The step that moves the position; commits with the transaction that holds it."""
+    statement = sql.SQL(
+        "UPDATE {} SET position = %(position)s, last_id = %(last_id)s, last_run_id = %(run_id)s,"
+        " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
+        " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
+        " WHERE entity = %(entity)s"
+    ).format(POSITION)
+    return statement, {**asdict(reached), "run_id": run_id, "full": full, "entity": entity.name}
+
+
+async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:
+    """The entities whose last pull, by any worker, is longer ago than ``interval`` seconds."""
+    statement = sql.SQL(
+        "SELECT e AS entity FROM unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
+        " WHERE p.last_pull_at IS NULL"
+        " OR p.last_pull_at <= clock_timestamp() AT TIME ZONE 'UTC' - make_interval(secs => %(interval)s)"
+    ).format(POSITION)
+    params = {"entities": [entity.name for entity in entities], "interval": interval}
+    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    names = {row["entity"] for row in await cursors[2].fetchall()}
+    return [entity.name for entity in entities if entity.name in names]
+
+
+# The stage is small and the workspace may be huge: every stage row is looked up by the unique index.
+_BY_INDEX = sql.SQL(
+    "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
+    " set_config('enable_seqscan', 'off', true)"
+)
+_CREATE = sql.SQL("""
+CREATE TEMP TABLE {stage} ON COMMIT DROP AS
+SELECT {key}, {columns}, neon_id, reason_code, original_validation_errors, original_validation_warnings,
+  source_batch_id, created_at, updated_at
+FROM {workspace} WITH NO DATA
+""")
+_INSERT = sql.SQL("""
+INSERT INTO {workspace} ({key}, {columns}, neon_id, reason_code, original_validation_errors,
+  original_validation_warnings, source_batch_id, created_at, updated_at, enrichment_status,
+  pulled_from_neon_at, neon_snapshot, last_sync_hash)
+SELECT s.{key}, {columns_s}, s.neon_id, s.reason_code, s.original_validation_errors,
+  s.original_validation_warnings, s.source_batch_id, coalesce(s.created_at, now() AT TIME ZONE 'UTC'),
+  coalesce(s.updated_at, now() AT TIME ZONE 'UTC'), 'pending', now() AT TIME ZONE 'UTC', d.data,
+  md5(d.data::text)
+FROM {stage} s CROSS JOIN LATERAL (SELECT {data} AS data) d
+WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key})
+ON CONFLICT ({key}) DO NOTHING
+""")
+_CHANGED = sql.SQL("""
+SELECT s.{key} AS key FROM {stage} s JOIN {workspace} w ON w.{key} = s.{key}
+WHERE w.last_sync_hash IS DISTINCT FROM md5({data}::text) OR w.neon_id IS DISTINCT FROM s.neon_id
+  OR w.promoted_at IS NOT NULL
+  OR (w.enrichment_status = 'pending' AND
+      (w.original_validation_errors, w.original_validation_warnings, w.reason_code)
+      IS DISTINCT FROM (s.original_validation_errors, s.original_validation_warnings, s.reason_code))
+ORDER BY s.{key}
+""")
+_NEW = sql.SQL("""
+SELECT s.{key} AS key FROM {stage} s
+WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key}) ORDER BY s.{key}
+""")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a batch of Neon's rows turned out to be."""
+
+    new: int
+    new_keys: list[str]
+    """Only where nothing was written."""
+    changed: list[str]
+
+
+async def stage(
+    connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool
+) -> Staged:
+    """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ.
+
+    Args:
+        connection: to Supabase.
+        entity: which.
+        blocks: rows in COPY's text format, as :func:`worker.neon.stream` yields them.
+        dry_run: write nothing.
+    """
+    names = {
+        "stage": STAGE,
+        "key": sql.Identifier(entity.key),
+        "workspace": entity.workspace_table.sql,
+        "columns": sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
+        "columns_s": sql.SQL(", ").join(sql.Identifier("s", column) for column in entity.columns),
+        "data": data_of(entity, "s"),
+    }
+    await send(connection, *begin(statement=300.0), (_CREATE.format(**names), None))
+    async with connection.cursor() as cursor, cursor.copy(
+        sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN")
+    ) as copy:
+        async for block in blocks:
+            async with within(connection, PATIENCE):
+                await copy.write(block)
+    new_step = (_NEW if dry_run else _INSERT).format(**names)
+    cursors = await send(
+        connection,
+        (_BY_INDEX, None),
+        (new_step, None),
+        (_CHANGED.format(**names), None),
+        (sql.SQL("ROLLBACK") if dry_run else COMMIT[0], None),
+        seconds=600.0,
+    )
+    new = cursors[1].rowcount
+    new_keys = [row["key"] for row in await cursors[1].fetchall()] if dry_run else []
+    return Staged(new, new_keys, [row["key"] for row in await cursors[2].fetchall()])
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What a pull changes in a workspace row. None leaves a cell as it is."""
+
+    key: str
+    neon_id: int
+    data: Data
+    snapshot: Data
+    status: str
+    original_errors: Any
+    original_warnings: Any
+    reason_code: str | None
+    reopened: bool
+    note: str | None
+
+
+_REFRESH = sql.SQL("""
+UPDATE {workspace} w SET
+  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
+  neon_id = a.neon_id, neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
+  enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
+  original_validation_errors = coalesce(a.original_errors, w.original_validation_errors),
+  original_validation_warnings = CASE WHEN a.original_errors IS NULL THEN w.original_validation_warnings
+    ELSE a.original_warnings END,
+  validation_errors = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_errors END,
+  validation_warnings = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_warnings END,
+  pushed_to_neon_at = CASE WHEN a.reopened THEN NULL ELSE w.pushed_to_neon_at END,
+  promoted_at = CASE WHEN a.reopened THEN NULL ELSE w.promoted_at END,
+  sync_note = coalesce(a.note, w.sync_note), pulled_from_neon_at = now() AT TIME ZONE 'UTC'
+FROM jsonb_to_recordset(%(rows)s) AS a (key text, neon_id bigint, data jsonb, snapshot jsonb, status text,
+  original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text)
+WHERE w.{key} = a.key
+""")
+
+
+def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
+    """The step that brings changed records to their workspace rows, which the caller has locked."""
+    return (
+        _REFRESH.format(
+            workspace=entity.workspace_table.sql,
+            key=sql.Identifier(entity.key),
+            columns=sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
+            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
+        ),
+        {"rows": Jsonb([asdict(row) for row in rows])},
+    )
+
+
+async def pulled_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
+    """Keys of rows that should have their record in the invalid table, in order, after ``after``."""
+    statement = sql.SQL(
+        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
+        " AND NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL)"
+        " ORDER BY {key} LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit}
+    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in await cursors[2].fetchall()]
+
+
+def remove(entity: Entity, keys: Sequence[str]) -> Step:
+    """The step that removes withdrawn rows, which the caller has locked."""
+    statement = sql.SQL("DELETE FROM {} WHERE {} = ANY(%(keys)s)")
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {"keys": list(keys)}
+
+
+def note(entity: Entity, keys: Sequence[str], text: str) -> Step:
+    """The step that leaves a note on rows, which the caller has locked."""
+    statement = sql.SQL("UPDATE {} SET sync_note = %(text)s WHERE {} = ANY(%(keys)s)")
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {
+        "keys": list(keys),
+        "text": text,
+    }

@@ -1,0 +1,231 @@
+"""Supabase: the queue, and what the enricher's row is told. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.database import COMMIT, Connection, Step, begin, send
+from worker.entities import ENTITIES, Entity, data_of
+from worker.model import Data, Delivery, Status
+
+CHANNEL = "enrichment_complete"
+IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
+
+_CLAIM = sql.SQL("""
+SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
+  w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
+  w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted,
+  coalesce(w.enrichment_notes, '') <> '' AS noted, w.sync_note AS note,
+  md5(concat_ws('|', w.{key}, w.updated_at::text, {data}::text)) AS delivery_hash
+FROM {workspace} w
+""")
+
+
+def _claim(entity: Entity, where: sql.Composable) -> sql.Composed:
+    return (
+        _CLAIM.format(
+            key=sql.Identifier(entity.key), data=data_of(entity, "w"), workspace=entity.workspace_table.sql
+        )
+        + where
+    )
+
+
+_DELIVERY_FIELDS = (
+    "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
+)  # fmt: skip
+
+
+def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
+    row = {name: row[name] for name in _DELIVERY_FIELDS}
+    # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
+    row["snapshot"] = row["snapshot"] or dict.fromkeys(entity.columns)
+    return Delivery(**row)
+
+
+async def claim(
+    connection: Connection, entity: Entity, limit: int, *, look: bool = False, skip: int = 0
+) -> list[Delivery]:
+    """The oldest work of an entity, in a transaction that keeps it from all other workers.
+
+    The claim is the row locks themselves: it ends with the transaction, however that ends.
+
+    Args:
+        connection: to Supabase; its transaction stays open.
+        entity: which.
+        limit: rows at most.
+        look: read only and lock nothing.
+        skip: rows to pass over first, where one only looks.
+    """
+    lock = sql.SQL(" OFFSET %(skip)s") if look else sql.SQL(" FOR UPDATE OF w SKIP LOCKED")
+    where = sql.SQL("WHERE {} ORDER BY w.updated_at, w.id LIMIT %(limit)s").format(IS_WORK) + lock
+    params = {"limit": limit, "skip": skip} if look else {"limit": limit}
+    cursors = await send(connection, *begin(read_only=look), (_claim(entity, where), params))
+    return [_delivery(entity, row) for row in await cursors[-1].fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A workspace row, and how far it has come."""
+
+    delivery: Delivery
+    pushed: bool
+    promoted: bool
+    noted: bool
+    """Whether an enricher left notes on it."""
+    note: str | None
+
+    @property
+    def queued(self) -> bool:
+        """Whether it is work, or waits: the push settles it."""
+        return self.delivery.status == Status.COMPLETE and not self.pushed
+
+    @property
+    def edited(self) -> bool:
+        """Whether an enricher changed data since the snapshot."""
+        return self.delivery.data != self.delivery.snapshot
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has worked on it since it was pulled."""
+        return self.delivery.status == Status.PENDING and not self.edited and not self.noted
+
+
+async def lock(
+    connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False
+) -> dict[str, Row]:
+    """The workspace rows with these keys, locked in a transaction that stays open; waits for locks."""
+    where = sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}").format(key=sql.Identifier(entity.key))
+    if not look:
+        where += sql.SQL(" FOR UPDATE OF w")
+    cursors = await send(
+        connection, *begin(read_only=look), (_claim(entity, where), {"keys": list(keys)})
+    )
+    rows = await cursors[-1].fetchall()
+    return {
+        row["key"]: Row(
+            _delivery(entity, row), row["pushed"], row["promoted"], noted=row["noted"], note=row["note"]
+        )
+        for row in rows
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a workspace row is to say from now on. None leaves a cell as it is."""
+
+    key: str
+    version: datetime | None
+    """Only the row that still has this ``updated_at`` is answered: a newer edit is not overwritten."""
+    status: str
+    note: str | None
+    data: Data | None = None
+    snapshot: Data | None = None
+    errors: Mapping[str, str] | None = None
+    warnings: Mapping[str, str] | None = None
+    reason_code: str | None = None
+    pushed: bool = False
+    promoted_at: str | None = None
+    waiting_for: str | None = None
+
+
+_ACKNOWLEDGE = sql.SQL("""
+UPDATE {workspace} w SET
+  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
+  neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
+  last_sync_hash = coalesce(md5(a.snapshot::text), w.last_sync_hash),
+  enrichment_status = a.status,
+  validation_errors = coalesce(a.errors, w.validation_errors),
+  validation_warnings = coalesce(a.warnings, w.validation_warnings),
+  reason_code = coalesce(a.reason_code, w.reason_code),
+  pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE w.pushed_to_neon_at END,
+  promoted_at = coalesce(a.promoted_at, w.promoted_at),
+  waiting_for = a.waiting_for,
+  sync_note = a.note
+FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text, data jsonb,
+  snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean, promoted_at timestamp,
+  waiting_for text)
+WHERE w.{key} = a.key AND w.updated_at IS NOT DISTINCT FROM a.version
+""")
+
+_RELEASE = sql.SQL("""
+UPDATE {workspace} w SET waiting_for = NULL, sync_note = 'Queued: what the record waited for is there.'
+WHERE w.id IN (SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
+  FOR UPDATE SKIP LOCKED)
+""")
+
+
+def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
+    """The step that tells the enrichers."""
+    columns = [sql.Identifier(column) for column in entity.columns]
+    return (
+        _ACKNOWLEDGE.format(
+            workspace=entity.workspace_table.sql,
+            key=sql.Identifier(entity.key),
+            columns=sql.SQL(", ").join(columns),
+            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
+        ),
+        {"replies": Jsonb([_as_json(reply) for reply in replies])},
+    )
+
+
+def _as_json(reply: Reply) -> dict[str, Any]:
+    return {
+        "key": reply.key,
+        "version": reply.version.isoformat() if reply.version else None,
+        "status": reply.status,
+        "note": reply.note,
+        "data": reply.data,
+        "snapshot": reply.snapshot,
+        "errors": None if reply.errors is None else dict(reply.errors),
+        "warnings": None if reply.warnings is None else dict(reply.warnings),
+        "reason_code": reply.reason_code,
+        "pushed": reply.pushed,
+        "promoted_at": reply.promoted_at,
+        "waiting_for": reply.waiting_for,
+    }
+
+
+def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> Step:
+    """The step that puts waiting rows back in the queue; an edited row goes back by itself.
+
+    Args:
+        entity: whose rows wait.
+        keys: what they wait for, or their own keys.
+        by: the column that ``keys`` are of.
+    """
+    return (
+        _RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)),
+        {"keys": list(keys)},
+    )
+
+
+def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
+    """The steps that wake whoever waits for these records of ``entity``."""
+    if not promoted:
+        return []
+    return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]
+
+
+async def has_work(connection: Connection, entities: Iterable[Entity]) -> set[str]:
+    """The names of the entities that have work."""
+    one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {})")
+    statement = sql.SQL(" UNION ALL ").join(
+        one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK) for entity in entities
+    )
+    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    return {row["entity"] for row in await cursors[2].fetchall()}
+
+
+async def waiting(connection: Connection, entity: Entity) -> dict[str, Data]:
+    """The data of the rows that wait, by key."""
+    statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.waiting_for IS NOT NULL").format(
+        sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
+    )
+    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    return {row["key"]: row["data"] for row in await cursors[2].fetchall()}
