@@ -112,8 +112,8 @@ async def explain_refusal(connection: Connection, entity: Entity, error: psycopg
         case "23502":
             message = f"the master table needs a value for {where}"
         case "23514" if definition:
-            rule = re.sub(r"^CHECK \(+(.*?)\)+$", r"\1", definition)
-            message = f"the master table refuses this value: its rule is {rule} ({diag.constraint_name})"
+            rule = re.sub(r"^CHECK \((.*)\)( NOT VALID)?$", r"\1", definition, flags=re.DOTALL)
+            message = f"the master table refuses this value: its rule is {rule}"
         case "23505":
             message = f"another record in the master table already has this {where}"
         case "23503":

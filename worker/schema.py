@@ -31,11 +31,14 @@ def script(database: str) -> str:
 _INVENTORY = sql.SQL("""
 SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname IN ('marketing', 'public')
 UNION ALL
-SELECT CASE relkind WHEN 'i' THEN 'index ' WHEN 'S' THEN 'sequence ' WHEN 'v' THEN 'view ' ELSE 'table ' END
-  || c.oid::regclass, concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
+SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass, concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
     CASE WHEN relacl::text ~ '(anon|authenticated)=' THEN 'open to strangers' END)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p', 'i', 'v')
+WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p', 'v')
+UNION ALL
+SELECT 'index ' || c.relname || ' on ' || i.indrelid::regclass, ''
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = relnamespace
+WHERE nspname IN ('marketing', 'public')
 UNION ALL
 SELECT 'column ' || attrelid::regclass || '.' || attname, format_type(atttypid, atttypmod)
 FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
@@ -60,7 +63,7 @@ class Change:
     """What setup did to one thing."""
 
     what: str
-    """``created``, ``added`` or ``replaced``."""
+    """``created``, ``added`` or ``changed``."""
     thing: str
 
 
@@ -85,16 +88,21 @@ async def setup(database: Database) -> list[Change]:
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> list[Change]:
-    new_tables = [thing.removeprefix("table ") for thing in after if thing.startswith("table ") and thing not in before]
+    new_tables = {
+        thing.removeprefix("table ") for thing in after if thing.startswith("table ") and thing not in before
+    }
     changes = []
     for thing, shape in after.items():
         if before.get(thing) == shape:
             continue
-        # A new table's columns go without saying.
-        if thing.startswith("column ") and thing.removeprefix("column ").rsplit(".", 1)[0] in new_tables:
+        # What belongs to a new table goes without saying.
+        kind, _, name = thing.partition(" ")
+        table = name.rsplit(".", 1)[0] if kind == "column" else name.rpartition(" on ")[2]
+        if kind in ("column", "index", "constraint") and table in new_tables:
             continue
         if thing in before:
-            changes.append(Change("changed", f"{thing}: {shape or 'closed to strangers'}" if thing.startswith("table ") else thing))
+            now = f": {shape or 'closed to strangers'}" if kind == "table" else ""
+            changes.append(Change("changed", thing + now))
         else:
-            changes.append(Change("added" if thing.startswith("column ") else "created", thing))
+            changes.append(Change("added" if kind == "column" else "created", thing))
     return changes
