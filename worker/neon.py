@@ -42,11 +42,13 @@ class InvalidRow:
     warnings: Any
     enriched_by: str | None
     enriched_at: datetime | None
+    still_invalid: bool
 
 
 _READ = sql.SQL("""
 SELECT i.{key} AS key, i.id, {data} AS data, md5({data}::text) AS hash, i.updated_at, i.reason_code,
-  i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at
+  i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at,
+  i.still_invalid IS TRUE AS still_invalid
 FROM {invalid} i
 """)
 

@@ -14,7 +14,7 @@ from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
 from worker.delivery import answer, judge, keys_with, release_ready, settle_batch
 from worker.entities import Entity
-from worker.model import Action, Delivery, Outcome, State, Status
+from worker.model import Action, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run
 
 
@@ -84,7 +84,7 @@ async def judge_rows(
             found.passed.append(key)
         else:
             found.failed[key] = _in_words(delivery.verdict.errors)
-        if delivery.action in apply:
+        if delivery.action in apply and not _says_so_already(row, at.get(key), delivery.verdict):
             batch.append(delivery)
     if dry_run or not batch:
         await send(here, COMMIT)
@@ -100,6 +100,16 @@ async def judge_rows(
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
         await release_ready(there, here, entity, waits)
     return found
+
+
+def _says_so_already(row: InvalidRow, at: workspace.Row | None, verdict: Verdict) -> bool:
+    """Whether both sides already tell this failure, so that judging again changes nothing."""
+    return (
+        not verdict.passed
+        and row.still_invalid
+        and (row.errors, row.warnings, row.reason_code) == (verdict.errors, verdict.warnings, verdict.reason_code)
+        and (at is None or at.delivery.status == Status.FAILED)
+    )
 
 
 def _sort(found: Judged, delivery: Delivery) -> None:

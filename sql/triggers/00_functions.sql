@@ -51,9 +51,9 @@ BEGIN
   END IF;
 
   IF NEW.enrichment_status = 'complete' THEN
+    NEW.pushed_to_neon_at := NULL;  -- the worker's to say: it is what takes a row out of the queue
     IF TG_OP = 'INSERT' OR OLD.enrichment_status IS DISTINCT FROM 'complete'
-       OR OLD.pushed_to_neon_at IS NOT NULL THEN
-      NEW.pushed_to_neon_at := NULL;
+       OR OLD.pushed_to_neon_at IS NOT NULL OR OLD.waiting_for IS NOT NULL THEN
       NEW.sync_note := 'Queued: the record is on its way to be checked.';
     END IF;
     NEW.waiting_for := NULL;
@@ -64,6 +64,9 @@ BEGIN
       session_user::text);
   ELSE
     NEW.waiting_for := NULL;
+    IF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete' AND OLD.pushed_to_neon_at IS NULL THEN
+      NEW.sync_note := NULL;  -- taken back before it went
+    END IF;
   END IF;
   RETURN NEW;
 END $$;

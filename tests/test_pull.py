@@ -1,0 +1,252 @@
+"""``pull``: SPEC 5."""
+
+import json
+from datetime import datetime, timedelta
+
+import psycopg
+import pytest
+
+from records import (
+    Connection,
+    add_companies,
+    add_people,
+    company,
+    complete,
+    edit,
+    everything,
+    invalid,
+    ledger,
+    master,
+    person,
+    work,
+)
+from worker.entities import ENTITIES
+
+
+def pull(cli, *options: str) -> dict[str, dict]:
+    done = cli("pull", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return {result["entity"]: result for result in json.loads(done.stdout)}
+
+
+@pytest.fixture
+def pulled(cli, prepared, neon):
+    add_companies(neon, 1, 2, 3)
+    pull(cli)
+
+
+def test_all_records_arrive_pending_with_every_column(cli, prepared, neon: Connection, supabase) -> None:
+    neon.execute(
+        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, domain, industry,"
+        " employee_count, phone, address, city, state, zip, reason_code, validation_errors,"
+        " validation_warnings, batch_id, created_at) SELECT format('04.04.01.01.%s.001', lpad(i::text, 5, '0')),"
+        " 'Alder ' || i, 'alder.example', 'Wood', i, '304', E'1 Main\\tSt\\\\', 'Ünterstadt', 'WV', '26501',"
+        " 'EMPTY_WEBSITE', '{\"website\": \"empty or blank\"}', '{\"phone\": \"missing\"}', 'B-1',"
+        " '2025-11-07 16:32:09' FROM generate_series(1, 119) i"
+    )
+    add_people(neon, 1, 2, 3, 4, 5)
+    assert {name: result["new"] for name, result in pull(cli).items()} == {"company": 119, "people": 5}
+    row, source = work(supabase, company(7)), invalid(neon, company(7))
+    assert row["enrichment_status"] == "pending"
+    assert {c: row[c] for c in ENTITIES["company"].columns} == {c: source[c] for c in ENTITIES["company"].columns}
+    assert row["neon_id"] == source["id"]
+    assert row["original_validation_errors"] == {"website": "empty or blank"}
+    assert row["original_validation_warnings"] == {"phone": "missing"}
+    assert (row["reason_code"], row["source_batch_id"]) == ("EMPTY_WEBSITE", "B-1")
+    assert row["created_at"] == datetime(2025, 11, 7, 16, 32, 9)
+    assert row["neon_snapshot"] == {c: source[c] for c in ENTITIES["company"].columns}
+    digest = supabase.execute("SELECT md5(%s::jsonb::text) AS h", [json.dumps(row["neon_snapshot"])]).fetchone()
+    assert row["last_sync_hash"] == digest["h"]
+    # A list of sentences is kept as it is.
+    assert work(supabase, person(5))["original_validation_errors"] == ["Email is missing"]
+
+
+def test_a_second_pull_changes_nothing(cli, pulled, supabase) -> None:
+    before = everything(supabase)
+    again = pull(cli)
+    full = pull(cli, "--full")
+    for result in (*again.values(), *full.values()):
+        assert (result["new"], result["changed"], result["withdrawn"]) == (0, 0, 0)
+    after = everything(supabase)
+    for table in ("public.company_needs_enrichment", "public.company_needs_enrichment_id_seq"):
+        assert after[table] == before[table]
+
+
+def test_new_and_changed_records_arrive(cli, pulled, neon, supabase) -> None:
+    add_companies(neon, 4)
+    neon.execute(
+        "UPDATE marketing.company_invalid SET city = 'Elkins', updated_at = now() AT TIME ZONE 'UTC'"
+        " WHERE company_unique_id = %s", [company(1)]
+    )  # fmt: skip
+    result = pull(cli)["company"]
+    assert (result["new"], result["changed"], result["full"]) == (1, 1, False)
+    assert work(supabase, company(1))["city"] == "Elkins"
+    assert work(supabase, company(4))["enrichment_status"] == "pending"
+
+
+def test_a_pull_costs_what_changed_not_what_is_there(cli, prepared, neon: Connection) -> None:
+    add_companies(neon, *range(1, 50), updated_at=datetime(2025, 1, 1))
+    pull(cli)
+    add_companies(neon, 100)
+    assert pull(cli)["company"]["seen"] == 1
+
+
+def test_a_commit_behind_the_position_is_not_lost(cli, pulled, databases, neon) -> None:
+    with psycopg.connect(databases.neon_url) as late:
+        late.execute("SET TimeZone = 'UTC'")
+        late.execute("UPDATE marketing.company_invalid SET city = 'Late', updated_at = now()"
+                     " WHERE company_unique_id = %s", [company(2)])  # fmt: skip
+        pull(cli)
+        pull(cli)
+        late.commit()
+    assert pull(cli)["company"]["changed"] == 1
+
+
+def test_full_finds_an_edit_that_did_not_touch_updated_at(cli, pulled, neon, supabase) -> None:
+    neon.execute("UPDATE marketing.company_invalid SET updated_at = '2025-01-01'")
+    pull(cli, "--full")
+    neon.execute("UPDATE marketing.company_invalid SET city = 'Quiet' WHERE company_unique_id = %s", [company(2)])
+    assert pull(cli)["company"]["changed"] == 0
+    assert pull(cli, "--full")["company"]["changed"] == 1
+    assert work(supabase, company(2))["city"] == "Quiet"
+
+
+def test_an_untouched_row_whose_record_left_is_withdrawn_with_a_ledger_row(cli, pulled, neon, supabase) -> None:
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(2)])
+    assert pull(cli, "--full")["company"]["withdrawn"] == 1
+    assert [row["company_unique_id"] for row in supabase.execute(
+        "SELECT company_unique_id FROM company_needs_enrichment ORDER BY 1").fetchall()
+    ] == [company(1), company(3)]  # fmt: skip
+    assert [entry["outcome"] for entry in ledger(neon, company(2))] == ["withdrawn"]
+
+
+def test_an_edited_row_whose_record_left_stays_with_a_note(cli, pulled, neon, supabase) -> None:
+    edit(supabase, company(2), website="https://mine.example")
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(2)])
+    assert pull(cli, "--full")["company"]["withdrawn"] == 0
+    row = work(supabase, company(2))
+    assert row["website"] == "https://mine.example"
+    assert "left" in row["sync_note"]
+
+
+def test_a_pull_merges_by_field_and_never_over_an_enrichers_work(cli, pulled, neon, supabase) -> None:
+    edit(supabase, company(1), website="https://mine.example", enrichment_status="in_progress")
+    neon.execute("UPDATE marketing.company_invalid SET city = 'Elkins', updated_at = now() AT TIME ZONE 'UTC'"
+                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    pull(cli)
+    row = work(supabase, company(1))
+    assert (row["website"], row["city"], row["enrichment_status"]) == (
+        "https://mine.example", "Elkins", "in_progress",
+    )  # fmt: skip
+    assert row["neon_snapshot"]["website"] is None
+    assert row["neon_snapshot"]["city"] == "Elkins"
+
+
+@pytest.mark.parametrize(("minutes", "kept"), [(5, "theirs"), (-5, "mine")])
+def test_the_same_field_changed_on_both_sides_goes_to_the_newer(
+    cli, pulled, neon, supabase, minutes: int, kept: str
+) -> None:
+    edit(supabase, company(1), city="mine")
+    at = work(supabase, company(1))["updated_at"] + timedelta(minutes=minutes)
+    neon.execute("UPDATE marketing.company_invalid SET city = 'theirs', updated_at = %s"
+                 " WHERE company_unique_id = %s", [at, company(1)])  # fmt: skip
+    pull(cli, "--full")
+    row = work(supabase, company(1))
+    assert row["city"] == kept
+    (entry,) = ledger(neon, company(1))
+    assert entry["conflicts"] == [
+        {"field": "city", "enricher": "mine", "neon": "theirs", "winner": "neon" if minutes > 0 else "enricher"}
+    ]
+    if minutes > 0:
+        assert "city" in row["sync_note"]
+
+
+def test_a_queued_row_is_left_alone(cli, pulled, neon, supabase) -> None:
+    complete(supabase, company(1), website="https://mine.example")
+    before = work(supabase, company(1))
+    neon.execute("UPDATE marketing.company_invalid SET website = 'https://other.example', updated_at = now()"
+                 " AT TIME ZONE 'UTC' WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    pull(cli, "--full")
+    assert work(supabase, company(1)) == before
+
+
+def test_a_promoted_record_that_turned_invalid_again_is_pending_with_the_new_errors(
+    cli, pulled, neon: Connection, supabase
+) -> None:
+    complete(supabase, company(1), website="https://mine.example")
+    assert cli("pipeline", "--yes").returncode == 0
+    assert work(supabase, company(1))["promoted_at"] is not None
+    add_companies(neon, 1, website="https://mine.example", validation_errors='{"company_name": "looks odd"}',
+                  reason_code="ODD")  # fmt: skip
+    pull(cli)
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["promoted_at"], row["pushed_to_neon_at"]) == ("pending", None, None)
+    assert row["original_validation_errors"] == {"company_name": "looks odd"}
+    assert row["reason_code"] == "ODD"
+
+
+def test_new_reasons_reach_a_row_nobody_has_touched(cli, pulled, neon, supabase) -> None:
+    neon.execute("UPDATE marketing.company_invalid SET validation_errors = '{\"phone\": \"odd\"}',"
+                 " updated_at = now() AT TIME ZONE 'UTC' WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    pull(cli)
+    assert work(supabase, company(1))["original_validation_errors"] == {"phone": "odd"}
+
+
+def test_what_somebody_pushed_by_hand_is_judged_with_the_next_pull(cli, pulled, neon, supabase) -> None:
+    neon.execute("UPDATE marketing.company_invalid SET enrichment_status = 'complete',"
+                 " website = CASE company_unique_id WHEN %s THEN 'https://hand.example' END"
+                 " WHERE company_unique_id = ANY(%s)", [company(1), [company(1), company(2)]])  # fmt: skip
+    assert pull(cli)["company"]["judged"] == 2
+    assert master(neon, company(1))["website_url"] == "https://hand.example"
+    assert work(supabase, company(1))["promoted_at"] is not None
+    assert invalid(neon, company(2))["still_invalid"] is True
+    assert work(supabase, company(2))["enrichment_status"] == "failed"
+    assert pull(cli)["company"]["judged"] == 0
+
+
+def test_dry_run_names_each_record_and_writes_nothing(cli, pulled, neon, supabase) -> None:
+    add_companies(neon, 4)
+    before = everything(neon), everything(supabase)
+    done = cli("pull", "--dry-run")
+    assert f"{company(4)} new" in done.stdout
+    assert (everything(neon), everything(supabase)) == before
+
+
+def test_every_pull_leaves_its_row_in_the_log(cli, pulled, neon) -> None:
+    rows = neon.execute("SELECT * FROM public.shq_validation_log WHERE source_table = 'marketing.company_invalid'")
+    (row,) = rows.fetchall()
+    assert row["validation_run_id"].startswith("PULL-")
+    assert (row["total_records"], row["target_table"]) == (3, "public.company_needs_enrichment")
+
+
+def test_of_two_pulls_at_once_one_pulls(cli, pulled, databases) -> None:
+    with psycopg.connect(databases.supabase_url) as other:
+        other.execute("SELECT FROM enrichment_pull_position WHERE entity = 'company' FOR UPDATE")
+        done = cli("pull", "--entity", "company")
+    assert done.returncode == 0
+    assert "another worker is pulling" in done.stdout
+
+
+def test_batches_of_one_bring_the_same(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1, 2, 3)
+    assert pull(cli, "--batch-size", "1")["company"]["new"] == 3
+    assert work(supabase, company(3))["neon_snapshot"]["company_name"] == "Alder Works 3"
+
+
+def test_position_survives_a_session_in_another_time_zone(cli, prepared, neon: Connection, supabase) -> None:
+    # Neon's default for every new session; the tables' timestamps are UTC all the same.
+    name = neon.execute("SELECT quote_ident(current_database()) AS n").fetchone()["n"]
+    neon.execute(f"ALTER DATABASE {name} SET TimeZone = 'Pacific/Auckland'")
+    add_companies(neon, 1)
+    pull(cli)
+    add_companies(neon, 2)
+    assert pull(cli)["company"]["new"] == 1
+    assert work(supabase, company(1))["neon_snapshot"]["company_name"] == "Alder Works 1"
+
+
+def test_updated_at_is_the_enrichers_and_the_pull_keeps_it(cli, pulled, neon, supabase) -> None:
+    edit(supabase, company(1), website="https://mine.example")
+    at = work(supabase, company(1))["updated_at"]
+    neon.execute("UPDATE marketing.company_invalid SET city = 'Elkins' WHERE company_unique_id = %s", [company(1)])
+    pull(cli, "--full")
+    assert work(supabase, company(1))["updated_at"] == at

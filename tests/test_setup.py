@@ -1,0 +1,123 @@
+"""``setup``: SPEC 2."""
+
+import psycopg
+import pytest
+
+from records import Connection, everything
+from worker import schema
+
+GUIDE_WORKSPACE = """
+CREATE TABLE company_needs_enrichment (
+  id BIGSERIAL PRIMARY KEY, neon_id BIGINT, company_unique_id TEXT UNIQUE NOT NULL, source_batch_id TEXT,
+  company_name TEXT, domain TEXT, industry TEXT, employee_count INTEGER, website TEXT, phone TEXT,
+  address TEXT, city TEXT, state TEXT, zip TEXT, original_validation_errors JSONB,
+  original_validation_warnings JSONB, reason_code TEXT, enrichment_status TEXT DEFAULT 'pending',
+  enrichment_notes TEXT, enriched_by TEXT, enriched_at TIMESTAMP,
+  pulled_from_neon_at TIMESTAMP DEFAULT now(), pushed_to_neon_at TIMESTAMP, last_sync_hash TEXT,
+  created_at TIMESTAMP DEFAULT now(), updated_at TIMESTAMP DEFAULT now(), our_own_column TEXT);
+INSERT INTO company_needs_enrichment (company_unique_id, company_name, enrichment_status, our_own_column)
+VALUES ('04.04.01.01.00001.001', 'Alder', 'someday', 'kept')
+"""
+
+
+def test_empty_databases_get_everything(cli, databases, neon, supabase) -> None:
+    done = cli("setup")
+    assert done.returncode == 0, done.stderr
+    assert "Neon: created table marketing.enrichment_ledger" in done.stdout
+    assert "Supabase: created table company_needs_enrichment" in done.stdout
+    found = neon.execute("SELECT to_regclass('marketing.people_master') AS t").fetchone()
+    assert found["t"] is not None
+
+
+def test_a_second_setup_changes_nothing_and_says_so(cli, prepared, neon, supabase) -> None:
+    before = everything(neon), everything(supabase)
+    done = cli("setup")
+    assert done.stdout == "Neon: everything is in place\nSupabase: everything is in place\n"
+    assert (everything(neon), everything(supabase)) == before
+
+
+def test_dry_run_prints_sql_that_psql_runs_and_writes_nothing(cli, databases, neon, supabase) -> None:
+    done = cli("setup", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert everything(neon)["columns"] == []
+    assert everything(supabase)["columns"] == []
+    neon_sql, supabase_sql = done.stdout.split("-- Supabase\nBEGIN;")
+    neon.execute(neon_sql)
+    supabase.execute("BEGIN;" + supabase_sql)
+    again = cli("setup")
+    assert again.stdout == "Neon: everything is in place\nSupabase: everything is in place\n"
+
+
+def test_tables_made_by_hand_from_the_guide_are_adopted(cli, databases, neon, supabase) -> None:
+    supabase.execute(GUIDE_WORKSPACE)
+    done = cli("setup")
+    assert done.returncode == 0, done.stderr
+    assert "Supabase: added column company_needs_enrichment.neon_snapshot" in done.stdout
+    found = supabase.execute("SELECT * FROM company_needs_enrichment").fetchone()
+    assert found["our_own_column"] == "kept"
+    assert found["enrichment_status"] == "someday"
+
+
+def test_a_production_master_with_more_columns_is_kept_as_it_is(cli, databases, neon, supabase) -> None:
+    neon.execute(
+        "CREATE SCHEMA marketing; CREATE TABLE marketing.company_master (company_unique_id VARCHAR(40) PRIMARY"
+        " KEY, company_name TEXT NOT NULL, website_url TEXT NOT NULL, source_system TEXT NOT NULL,"
+        " source_record_id TEXT NOT NULL, tier TEXT NOT NULL DEFAULT 'C')"
+    )
+    before = neon.execute("SELECT pg_get_ddl FROM (SELECT string_agg(attname || format_type(atttypid, atttypmod)"
+        " || attnotnull, ',' ORDER BY attnum) AS pg_get_ddl FROM pg_attribute"
+        " WHERE attrelid = 'marketing.company_master'::regclass AND attnum > 0) d").fetchone()  # fmt: skip
+    assert cli("setup").returncode == 0
+    after = neon.execute("SELECT pg_get_ddl FROM (SELECT string_agg(attname || format_type(atttypid, atttypmod)"
+        " || attnotnull, ',' ORDER BY attnum) AS pg_get_ddl FROM pg_attribute"
+        " WHERE attrelid = 'marketing.company_master'::regclass AND attnum > 0) d").fetchone()  # fmt: skip
+    assert after == before
+
+
+def test_a_master_column_nobody_can_fill_is_named_before_a_record_is_touched(
+    cli, prepared, neon: Connection, supabase
+) -> None:
+    neon.execute("ALTER TABLE marketing.company_master ADD COLUMN region TEXT NOT NULL")
+    done = cli("push")
+    assert done.returncode == 1
+    assert "region" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_schema_is_one_line_with_the_mend(cli, databases) -> None:
+    done = cli("pull")
+    assert done.returncode == 1
+    assert "enrichment-worker setup" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_half_a_setup_leaves_nothing_behind(cli, databases, neon, supabase) -> None:
+    # The name is taken by something that is no table: the last file of Neon's SQL fails.
+    neon.execute("CREATE SCHEMA marketing; CREATE VIEW marketing.people_invalid AS SELECT 1 AS id")
+    before = everything(neon)
+    done = cli("setup")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert everything(neon) == before
+
+
+def test_strangers_get_nothing_from_the_workspace(cli, databases, neon, supabase: Connection) -> None:
+    for role in ("anon", "authenticated"):
+        supabase.execute(
+            f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+        )
+    supabase.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO anon, authenticated")
+    assert cli("setup").returncode == 0
+    for role in ("anon", "authenticated"):
+        for table in ("company_needs_enrichment", "people_needs_enrichment", "enrichment_pull_position"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), supabase.transaction():
+                supabase.execute(f"SET LOCAL ROLE {role}")
+                supabase.execute(f"SELECT * FROM {table}")
+
+
+def test_the_files_run_in_an_order_that_works() -> None:
+    names = [path.name for path in schema.files("Supabase")]
+    assert names.index("00_functions.sql") > names.index("people.sql")
+    assert names == [
+        "00_common.sql", "company.sql", "people.sql", "00_functions.sql", "company.sql", "people.sql",
+    ]  # fmt: skip

@@ -1,0 +1,112 @@
+"""A third entity is one declaration and its SQL: it goes round the loop with no change elsewhere."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from pydantic import field_validator
+from pydantic_core import PydanticCustomError
+
+from worker import bridge as bridges
+from worker.delivery import deliver
+from worker.entities import ENTITIES, Entity, Table
+from worker.pull import pull
+from worker.rules import RecordRules
+from worker.settings import load_settings
+from worker.stages import revalidate
+
+SHOP = "04.04.09.01.00001.001"
+SQL = """
+CREATE SCHEMA IF NOT EXISTS retail;
+CREATE TABLE retail.shop_invalid (id BIGSERIAL PRIMARY KEY, shop_id TEXT UNIQUE NOT NULL, label TEXT,
+  opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, reason_code TEXT NOT NULL,
+  validation_errors JSONB NOT NULL, validation_warnings JSONB, batch_id TEXT,
+  created_at TIMESTAMP DEFAULT now(), updated_at TIMESTAMP DEFAULT now(), enrichment_status TEXT,
+  enriched_at TIMESTAMP, enriched_by TEXT, still_invalid BOOLEAN DEFAULT FALSE);
+CREATE TABLE retail.shop_master (shop_id TEXT PRIMARY KEY, display_name TEXT NOT NULL, opened DATE,
+  floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, origin TEXT NOT NULL);
+"""
+WORKSPACE_SQL = """
+CREATE TABLE shop_needs_enrichment (id BIGSERIAL PRIMARY KEY, neon_id BIGINT, shop_id TEXT UNIQUE NOT NULL,
+  source_batch_id TEXT, label TEXT, opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN,
+  original_validation_errors JSONB, original_validation_warnings JSONB, reason_code TEXT,
+  enrichment_status TEXT DEFAULT 'pending', enrichment_notes TEXT, enriched_by TEXT, enriched_at TIMESTAMP,
+  pulled_from_neon_at TIMESTAMP, pushed_to_neon_at TIMESTAMP, last_sync_hash TEXT, created_at TIMESTAMP,
+  updated_at TIMESTAMP, neon_snapshot JSONB, validation_errors JSONB, validation_warnings JSONB,
+  sync_note TEXT, promoted_at TIMESTAMP, waiting_for TEXT);
+CREATE TRIGGER enrichment_b_row BEFORE INSERT OR UPDATE ON shop_needs_enrichment FOR EACH ROW
+  WHEN (current_setting('enrichment_worker.writer', true) IS DISTINCT FROM 'on')
+  EXECUTE FUNCTION enrichment_row();
+CREATE TRIGGER enrichment_notify_update AFTER UPDATE ON shop_needs_enrichment FOR EACH ROW
+  WHEN (NEW.enrichment_status = 'complete' AND NEW.pushed_to_neon_at IS NULL)
+  EXECUTE FUNCTION enrichment_notify('shop');
+"""
+
+
+class ShopRules(RecordRules):
+    label: str | None = None
+
+    @field_validator("label")
+    @classmethod
+    def _label_is_there(cls, value: str | None) -> str | None:
+        if not value:
+            raise PydanticCustomError("EMPTY_LABEL", "is empty: enter the name over the door")
+        return value
+
+
+SHOPS = Entity(
+    name="shop",
+    plural="shops",
+    key="shop_id",
+    invalid_table=Table("retail", "shop_invalid"),
+    master_table=Table("retail", "shop_master"),
+    workspace_table=Table("public", "shop_needs_enrichment"),
+    columns=("label", "opened", "floor_area", "tags", "open_sunday"),
+    mapping={
+        "display_name": "label", "opened": "opened", "floor_area": "floor_area", "tags": "tags",
+        "open_sunday": "open_sunday",
+    },
+    computed={"origin": "'enrichment'"},
+    rules=ShopRules,
+)  # fmt: skip
+
+
+@pytest.fixture
+def shops(cli, prepared, neon, supabase, env, monkeypatch):
+    neon.execute(SQL)
+    supabase.execute(WORKSPACE_SQL)
+    monkeypatch.setitem(ENTITIES, "shop", SHOPS)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    neon.execute(
+        "INSERT INTO retail.shop_invalid (shop_id, opened, floor_area, tags, open_sunday, reason_code,"
+        " validation_errors) VALUES (%s, '2020-02-29', 120.50, '{corner,\"two words\"}', true, 'EMPTY_LABEL', '{}')",
+        [SHOP],
+    )
+
+
+async def _loop() -> list[dict[str, int]]:
+    outcomes = []
+    async with bridges.open_bridge(load_settings()) as bridge:
+        assert (await pull(bridge, SHOPS)).new == 1
+        assert (await pull(bridge, SHOPS)).new == 0
+        for label in (" ", "The Corner Shop"):
+            async with bridge.supabase.connection() as here:
+                await here.execute(
+                    "UPDATE shop_needs_enrichment SET label = %s, enrichment_status = 'complete'", [label]
+                )
+            outcomes.append(dict((await deliver(bridge, SHOPS)).outcomes))
+        assert (await revalidate(bridge, SHOPS)).passed == []
+    return outcomes
+
+
+def test_a_third_entity_goes_round_the_loop(shops, neon, supabase) -> None:
+    assert anyio.run(_loop) == [{"flagged": 1}, {"promoted": 1}]
+    there = neon.execute("SELECT * FROM retail.shop_master").fetchone()
+    assert (there["display_name"], there["origin"]) == ("The Corner Shop", "enrichment")
+    assert there["tags"] == ["corner", "two words"]
+    assert str(there["floor_area"]) == "120.50"
+    assert there["open_sunday"] is True
+    row = supabase.execute("SELECT * FROM shop_needs_enrichment").fetchone()
+    assert row["promoted_at"] is not None
+    assert neon.execute("SELECT count(*) AS n FROM retail.shop_invalid").fetchone()["n"] == 0

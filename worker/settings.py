@@ -1,0 +1,265 @@
+"""Settings: from the environment, from files it names, from systemd credentials, or from ``.env``.
+
+Read once, at the start of a command; every fault is told, not only the first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import psycopg
+from dotenv import dotenv_values
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+SECRETS = (
+    "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
+)  # fmt: skip
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class SettingsError(Exception):
+    """Settings that are missing or wrong; one line for each, by name, with the mend, without secrets."""
+
+    def __init__(self, faults: list[str]) -> None:
+        """Keep the faults."""
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _fault(message: str) -> PydanticCustomError:
+    return PydanticCustomError("setting", "{message}", {"message": message})
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)\s*", value.lower())
+        if not match:
+            raise _fault(f"{value[:40]!r} is no time; write 90, 90s, 15m, 1h or 1d")
+        return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+def _postgres_url(value: str) -> str:
+    if match := re.search(r"\[[A-Z_-]+\]", value):
+        raise _fault(f"still holds the placeholder {match[0]}; put the real value there")
+    scheme = value.partition("://")[0]
+    if scheme not in ("postgres", "postgresql"):
+        raise _fault("is no Postgres address; copy the one that begins with postgresql:// from the Connect page")
+    try:
+        conninfo_to_dict(value)
+    except psycopg.Error:
+        raise _fault(
+            "cannot be read as a Postgres address; write special characters of the password percent-encoded"
+        ) from None
+    return value
+
+
+def _health_address(value: str) -> str:
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", value)
+    if not match or int(match[2]) > 65535:
+        raise _fault(f"{value[:60]!r} is no address; write HOST:PORT, such as 127.0.0.1:8080")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=31 * 86400)]
+PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
+
+
+class Settings(BaseSettings):
+    """All settings of SPEC 8. Frozen; its ``repr`` shows no secret. Times are in seconds."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    allow_insecure: bool = Field(False, validation_alias="WORKER_ALLOW_INSECURE")
+    neon_database_url: PostgresUrl = Field(validation_alias="NEON_DATABASE_URL", repr=False)
+    supabase_database_url: PostgresUrl = Field(validation_alias="SUPABASE_DATABASE_URL", repr=False)
+    supabase_listen_url: PostgresUrl | None = Field(None, validation_alias="SUPABASE_LISTEN_URL", repr=False)
+    supabase_url: str | None = Field(None, validation_alias="SUPABASE_URL")
+    supabase_api_key: str | None = Field(None, validation_alias="SUPABASE_API_KEY", repr=False)
+    n8n_webhook_url: str | None = Field(None, validation_alias="N8N_WEBHOOK_URL", repr=False)
+    pull_interval: Seconds = Field(3600.0, validation_alias="WORKER_PULL_INTERVAL")
+    sweep_interval: Seconds = Field(5.0, validation_alias="WORKER_SWEEP_INTERVAL")
+    batch_size: int = Field(500, ge=1, le=10_000, validation_alias="WORKER_BATCH_SIZE")
+    health_address: Annotated[str, AfterValidator(_health_address)] = Field(
+        "127.0.0.1:8080", validation_alias="WORKER_HEALTH_ADDRESS"
+    )
+    log_format: Literal["json", "console"] = Field(
+        default_factory=lambda: "console" if sys.stderr.isatty() else "json", validation_alias="WORKER_LOG_FORMAT"
+    )
+
+    @field_validator("neon_database_url", "supabase_database_url", "supabase_listen_url")
+    @classmethod
+    def _closed(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A connection to another machine has TLS, unless the operator says otherwise."""
+        if value is None or info.data.get("allow_insecure"):
+            return value
+        mode = conninfo_to_dict(value).get("sslmode")
+        if _remote(value) and mode in ("disable", "allow", "prefer"):
+            raise _fault(
+                f"goes to another machine with sslmode={mode}, which does not enforce TLS; "
+                "use sslmode=require, or set WORKER_ALLOW_INSECURE=1"
+            )
+        return value
+
+    @field_validator("supabase_url", "n8n_webhook_url")
+    @classmethod
+    def _web(cls, value: str | None) -> str | None:
+        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise _fault("is no web address; it begins with https://")
+        return value
+
+    @property
+    def neon_conninfo(self) -> str:
+        """The connection string of Neon, with TLS required where it leaves this machine."""
+        return self._conninfo(self.neon_database_url)
+
+    @property
+    def supabase_conninfo(self) -> str:
+        """The connection string of Supabase, likewise."""
+        return self._conninfo(self.supabase_database_url)
+
+    @property
+    def listen_conninfo(self) -> str:
+        """The connection string for LISTEN, likewise."""
+        return self._conninfo(self.supabase_listen_url or self.supabase_database_url)
+
+    @property
+    def health_host(self) -> str:
+        """The host part of the health address, without brackets."""
+        return self.health_address.rpartition(":")[0].strip("[]")
+
+    @property
+    def health_port(self) -> int:
+        """Its port; 0 takes a free one."""
+        return int(self.health_address.rpartition(":")[2])
+
+    def _conninfo(self, url: str) -> str:
+        if self.allow_insecure or not _remote(url) or "sslmode" in conninfo_to_dict(url):
+            return url
+        return make_conninfo(url, sslmode="require")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what :func:`load_settings` gathered."""
+        return (init_settings,)
+
+
+def load_settings(env_file: Path = Path(".env")) -> Settings:
+    """Gather the settings: environment, then ``NAME_FILE``, then systemd credentials, then ``.env``.
+
+    Raises:
+        SettingsError: some are missing or wrong.
+    """
+    faults: list[str] = []
+    values = _gather(env_file, faults)
+    known = [str(field.validation_alias) for field in Settings.model_fields.values()]
+    for name in values:
+        if name.startswith("WORKER_") and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            faults.append(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    settings = None
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        faults += [_in_words(one) for one in error.errors(include_url=False, include_input=False)]
+    if settings:
+        faults += _listen_fault(settings)
+    if faults:
+        raise SettingsError(faults)
+    assert settings is not None
+    return settings
+
+
+def _listen_fault(settings: Settings) -> list[str]:
+    """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work and hear nothing."""
+    where = conninfo_to_dict(settings.listen_conninfo)
+    if str(where.get("port")) != "6543":
+        return []
+    return [
+        "SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; "
+        "give the session pooler's or the direct address, port 5432"
+    ]
+
+
+def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:
+    from_file: Mapping[str, str | None] = {}
+    try:
+        if env_file.is_file():
+            from_file = dotenv_values(env_file, interpolate=False)
+    except (OSError, UnicodeDecodeError):
+        faults.append(f"{env_file}: cannot be read; is it text, and yours to read?")
+    values = {name: value for name, value in from_file.items() if value}
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    environment = {name: value for name, value in os.environ.items() if value}
+    for source in (values, environment):
+        for name in SECRETS:
+            paths = [Path(source[f"{name}_FILE"])] if source.get(f"{name}_FILE") else []
+            if source is environment and folder and not paths and (Path(folder) / name).is_file():
+                paths = [Path(folder) / name]
+            for path in paths:
+                try:
+                    content = path.read_text(encoding="utf-8").strip()
+                except (OSError, UnicodeDecodeError):
+                    faults.append(f"{name}_FILE: {path} cannot be read; check the path and its permissions")
+                    content = ""
+                # In one source, the value itself comes before the file that holds it.
+                values[name] = source.get(name) or content
+    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
+    values |= {name: value for name, value in environment.items() if name in known or name.startswith("WORKER_")}
+    return {name: value for name, value in values.items() if name in known or name.startswith("WORKER_")}
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    match error["type"]:
+        case "missing":
+            return f"{name}: is required; set it in the environment or in .env"
+        case "bool_parsing":
+            return f"{name}: is neither 1 nor 0"
+        case "literal_error":
+            return f"{name}: is none of {error['ctx']['expected']}"
+        case "setting":
+            return f"{name}: {error['msg']}"
+        case _:
+            return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _remote(url: str) -> bool:
+    """Whether any host of the connection string is another machine."""
+    parts = conninfo_to_dict(url)
+    hosts = f"{parts.get('hostaddr') or parts.get('host') or ''}".split(",")
+    return any(not _is_here(host.strip()) for host in hosts)
+
+
+def _is_here(host: str) -> bool:
+    if host in ("", "localhost") or host.startswith(("/", "@")):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def safe_address(conninfo: str) -> str:
+    """``host:port/database`` of a connection string, fit for a log: no user, no password."""
+    parts = conninfo_to_dict(conninfo)
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
