@@ -1,0 +1,324 @@
+"""The rules, one table of cases each: SPEC 4."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.entities import COMPANY, PEOPLE
+from worker.model import Data, Verdict
+from worker.rules import CompanyRules, PeopleRules, RecordRules, split_name
+
+GOOD_COMPANY: Data = {
+    **dict.fromkeys(COMPANY.columns),
+    "company_name": "Alder Works",
+    "website": "https://alder.example",
+    "industry": "Timber",
+    "employee_count": 12,
+    "phone": "+13042930100",
+}
+GOOD_PERSON: Data = {
+    **dict.fromkeys(PEOPLE.columns),
+    "full_name": "Robin Alder",
+    "email": "robin@alder.example",
+    "title": "Owner",
+    "phone": "+13042930100",
+    "linkedin_url": "https://www.linkedin.com/in/robin",
+}
+
+
+def company(**fields: Any) -> Verdict:
+    return CompanyRules.judge(CompanyRules.normalise({**GOOD_COMPANY, **fields}))
+
+
+def person(**fields: Any) -> Verdict:
+    return PeopleRules.judge(PeopleRules.normalise({**GOOD_PERSON, **fields}))
+
+
+def test_a_good_record_passes_without_a_warning() -> None:
+    assert company() == Verdict({}, {})
+    assert person() == Verdict({}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        (None, "EMPTY_COMPANY_NAME"),
+        ("", "EMPTY_COMPANY_NAME"),
+        ("   ", "EMPTY_COMPANY_NAME"),
+        ("\u00a0\u00a0", "EMPTY_COMPANY_NAME"),
+        ("\u200b\ufeff", "EMPTY_COMPANY_NAME"),
+        ("A", "SHORT_COMPANY_NAME"),
+        (" A\u00a0", "SHORT_COMPANY_NAME"),
+        ("é", "SHORT_COMPANY_NAME"),
+        ("test", "PLACEHOLDER_COMPANY_NAME"),
+        ("Example", "PLACEHOLDER_COMPANY_NAME"),
+        (" N/A ", "PLACEHOLDER_COMPANY_NAME"),
+        ("NONE", "PLACEHOLDER_COMPANY_NAME"),
+        ("null", "PLACEHOLDER_COMPANY_NAME"),
+        ("3M", None),
+        ("株式", None),
+        ("Testaments Ltd", None),
+        ("No. 1 {braces}", None),
+        ("x" * 10_000, None),
+        (17, "INVALID_COMPANY_NAME"),
+        (["Alder"], "INVALID_COMPANY_NAME"),
+    ],
+)
+def test_company_name(name: Any, code: str | None) -> None:
+    verdict = company(company_name=name)
+    assert verdict.reason_code == code
+    assert set(verdict.errors) == ({"company_name"} if code else set())
+
+
+@pytest.mark.parametrize(
+    ("website", "code"),
+    [
+        (None, "EMPTY_WEBSITE"),
+        (" \u00a0\t", "EMPTY_WEBSITE"),
+        ("test", "PLACEHOLDER_WEBSITE"),
+        ("N/A", "PLACEHOLDER_WEBSITE"),
+        ("none", "PLACEHOLDER_WEBSITE"),
+        ("Null", "PLACEHOLDER_WEBSITE"),
+        ("test.com", "PLACEHOLDER_WEBSITE"),
+        ("HTTP://Example.COM", "PLACEHOLDER_WEBSITE"),
+        ("https://www.test.com/", "PLACEHOLDER_WEBSITE"),
+        ("alder", "INVALID_WEBSITE"),
+        ("https://alder", "INVALID_WEBSITE"),
+        ("localhost", "INVALID_WEBSITE"),
+        ("not a website", "INVALID_WEBSITE"),
+        ("https://alder works.example", "INVALID_WEBSITE"),
+        ("-bad-.com", "INVALID_WEBSITE"),
+        ("a..b.com", "INVALID_WEBSITE"),
+        (".com", "INVALID_WEBSITE"),
+        ("alder.example..", "INVALID_WEBSITE"),
+        ("https://192.168.0.1", "INVALID_WEBSITE"),
+        ("https://[::1]/", "INVALID_WEBSITE"),
+        ("ftp://alder.example", "INVALID_WEBSITE"),
+        ("javascript:alert(1)", "INVALID_WEBSITE"),
+        ("https://user:pw@alder.example", "INVALID_WEBSITE"),
+        ("info@alder.example", "INVALID_WEBSITE"),
+        ("https://alder.example:0", "INVALID_WEBSITE"),
+        ("https://alder.example:99999", "INVALID_WEBSITE"),
+        ("https://alder.example/\x07", None),
+        ("https://al\x07der.example/", "INVALID_WEBSITE"),
+        ("a" * 10_000, "INVALID_WEBSITE"),
+        ("https://" + "a." * 5_000 + "example", "INVALID_WEBSITE"),
+        (17, "INVALID_WEBSITE"),
+        ("https://alder.example:8443/shop?q=ü#top", None),
+        ("alder.example", None),
+        ("sub.alder.example/path", None),
+        ("alder.example.", None),
+        ("https://bücher.example", None),
+        ("https://xn--bcher-kva.example", None),
+        ("https://مثال.إختبار", None),
+        ("https://test.com.au", None),
+    ],
+)
+def test_website(website: Any, code: str | None) -> None:
+    assert company(website=website).reason_code == code
+
+
+def test_an_empty_website_says_what_the_intake_says() -> None:
+    assert company(website=" ").errors == {"website": "empty or blank"}
+
+
+def test_a_message_tells_what_was_typed_and_stays_short() -> None:
+    message = company(website="my page " * 1000).errors["website"]
+    assert "my page" in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        (" alder.example ", "https://alder.example"),
+        ("Alder.Example/Shop", "https://alder.example/Shop"),
+        ("HTTP://Alder.EXAMPLE", "http://alder.example"),
+        ("alder.example.", "https://alder.example"),
+        ("BÜCHER.example", "https://bücher.example"),
+        ("n/a", "n/a"),
+        ("Not a site", "Not a site"),
+        ("", None),
+    ],
+)
+def test_website_is_normalised(typed: str, kept: str | None) -> None:
+    assert CompanyRules.normalise({"website": typed})["website"] == kept
+
+
+@pytest.mark.parametrize(
+    ("domain", "website", "kept"),
+    [
+        (None, "https://www.alder.example/shop", "alder.example"),
+        ("old.example", "https://alder.example", "alder.example"),
+        ("alder.example", "https://shop.alder.example", "alder.example"),
+        ("WWW.Alder.example", "https://alder.example", "alder.example"),
+        ("https://alder.example/x", "https://alder.example", "alder.example"),
+        ("lder.example", "https://alder.example", "alder.example"),
+        ("old.example", "n/a", "old.example"),
+        ("old.example", None, "old.example"),
+        (None, "https://www.com", "www.com"),
+    ],
+)
+def test_domain_follows_the_website(domain: str | None, website: str | None, kept: str | None) -> None:
+    assert CompanyRules.normalise({"domain": domain, "website": website})["domain"] == kept
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("(304) 293-0100", "+13042930100"),
+        ("304.293.0100", "+13042930100"),
+        ("+49 30 901820", "+4930901820"),
+        ("304-293-0100 ext. 5", "304-293-0100 ext. 5"),
+        ("call me", "call me"),
+        ("911", "911"),
+        ("1" * 10_000, "1" * 10_000),
+        (" ", None),
+    ],
+)
+def test_phones_go_to_e164_where_they_can(typed: str, kept: str | None) -> None:
+    assert CompanyRules.normalise({"phone": typed})["phone"] == kept
+    assert PeopleRules.normalise({"phone": typed})["phone"] == kept
+
+
+def test_company_warnings() -> None:
+    assert set(company(industry=None, employee_count=None, phone=" ").warnings) == {
+        "industry", "employee_count", "phone",
+    }  # fmt: skip
+    assert set(company(employee_count=0).warnings) == {"employee_count"}
+
+
+def test_people_warnings() -> None:
+    assert set(person(title=None, phone=None, linkedin_url="").warnings) == {"title", "phone", "linkedin_url"}
+
+
+def test_a_negative_count_is_left_to_the_master_table() -> None:
+    assert company(employee_count=-5).passed
+
+
+def test_a_count_that_is_no_number_is_an_error() -> None:
+    assert company(employee_count="many").reason_code == "INVALID_EMPLOYEE_COUNT"
+
+
+def test_the_reason_is_the_first_error_in_the_order_of_the_rules() -> None:
+    verdict = company(website=None, company_name="A")
+    assert list(verdict.errors) == ["company_name", "website"]
+    assert verdict.reason_code == "SHORT_COMPANY_NAME"
+    verdict = person(email=None, full_name="x")
+    assert list(verdict.errors) == ["full_name", "email"]
+    assert verdict.reason_code == "EMPTY_FULL_NAME"
+
+
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        ({"full_name": None}, "EMPTY_FULL_NAME"),
+        ({"full_name": "\u00a0"}, "EMPTY_FULL_NAME"),
+        ({"full_name": "Al"}, "EMPTY_FULL_NAME"),
+        ({"full_name": None, "first_name": "Robin"}, "EMPTY_FULL_NAME"),
+        ({"full_name": "Bob"}, None),
+        ({"full_name": None, "first_name": "A", "last_name": "B"}, None),
+        ({"full_name": "TEST"}, "PLACEHOLDER_FULL_NAME"),
+        ({"full_name": "Robin Alder", "last_name": "n/a"}, "PLACEHOLDER_FULL_NAME"),
+        ({"full_name": None, "first_name": "none", "last_name": "Alder"}, "PLACEHOLDER_FULL_NAME"),
+        ({"full_name": "Nonette Testa"}, None),
+        ({"full_name": "李小龍"}, None),
+        ({"full_name": "x" * 10_000}, None),
+    ],
+)
+def test_full_name(names: Data, code: str | None) -> None:
+    assert person(**names).reason_code == code
+
+
+@pytest.mark.parametrize(
+    ("full", "first", "last"),
+    [
+        ("Robin Alder", "Robin", "Alder"),
+        ("Anna van Dam", "Anna van", "Dam"),
+        ("Dam, Anna", "Anna", "Dam"),
+        ("Anna\u00a0Dam", "Anna", "Dam"),
+        ("Cher", "Cher", None),
+        (" , ", None, None),
+    ],
+)
+def test_a_full_name_is_split(full: str, first: str | None, last: str | None) -> None:
+    assert split_name(full) == (first, last)
+
+
+def test_missing_parts_of_a_name_come_from_the_whole_and_given_ones_stay() -> None:
+    data = {"full_name": "Robin Alder", "first_name": None, "last_name": "Birch"}
+    assert PeopleRules.normalise(data) == {"full_name": "Robin Alder", "first_name": "Robin", "last_name": "Birch"}
+    data = {"full_name": "", "first_name": "Robin", "last_name": "Birch"}
+    assert PeopleRules.normalise(data)["full_name"] == "Robin Birch"
+
+
+@pytest.mark.parametrize(
+    ("email", "code"),
+    [
+        (None, "EMPTY_EMAIL"),
+        (" \ufeff", "EMPTY_EMAIL"),
+        ("robin", "INVALID_EMAIL"),
+        ("robin@", "INVALID_EMAIL"),
+        ("robin@alder", "INVALID_EMAIL"),
+        ("a@b@c.example", "INVALID_EMAIL"),
+        ("robin alder@alder.example", "INVALID_EMAIL"),
+        ("robin@-alder.example", "INVALID_EMAIL"),
+        ("a" * 10_000 + "@alder.example", "INVALID_EMAIL"),
+        ("Test@Test.com", "PLACEHOLDER_EMAIL"),
+        ("example@example.com", "PLACEHOLDER_EMAIL"),
+        ("N/A@n/a.com", "PLACEHOLDER_EMAIL"),
+        (17, "INVALID_EMAIL"),
+        ("robin.o'alder+x@alder.example", None),
+        ('"robin alder"@alder.example', None),
+        ("robin@bücher.example", None),
+        ("robin@alder.invalid", None),
+        ("robin@shop.local", None),
+    ],
+)
+def test_email(email: Any, code: str | None) -> None:
+    assert person(email=email).reason_code == code
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+TEXT = st.one_of(
+    st.none(),
+    st.text(),
+    st.sampled_from(["www.www.a.example", "A.example.", " n/a", "304 293 0100", "Dam, Anna", "x@Y.example", "Https://É.example"]),
+)
+
+
+@pytest.mark.parametrize("entity", [COMPANY, PEOPLE], ids=lambda entity: entity.name)
+@given(data=st.data())
+def test_rules_never_raise_whatever_the_values(entity, data: st.DataObject) -> None:
+    record = {name: data.draw(JSON) for name in entity.columns}
+    verdict = entity.rules.judge(entity.rules.normalise(record))
+    assert verdict.passed == (verdict.reason_code is None)
+
+
+@pytest.mark.parametrize("entity", [COMPANY, PEOPLE], ids=lambda entity: entity.name)
+@given(data=st.data())
+def test_normalising_twice_is_the_same_as_once_and_keeps_the_columns(entity, data: st.DataObject) -> None:
+    record = {name: data.draw(TEXT) for name in entity.columns}
+    once = entity.rules.normalise(record)
+    assert entity.rules.normalise(once) == once
+    assert set(once) == set(record)
+
+
+class ShopRules(RecordRules):
+    floor_area: int
+
+
+def test_a_third_entitys_rules_need_only_their_fields() -> None:
+    assert ShopRules.normalise({"label": " \u00a0x "}) == {"label": "x"}
+    assert ShopRules.judge({"floor_area": 3}).passed
+    verdict = ShopRules.judge({"floor_area": "wide"})
+    assert verdict.reason_code == "INVALID_FLOOR_AREA"
+    assert set(verdict.errors) == {"floor_area"}
