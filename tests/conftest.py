@@ -245,6 +245,7 @@ def daemon(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], Daemon]
         if one.process.poll() is None:
             one.kill()
         one._reader.join(timeout=10)
+        one.process.stderr.close()
         assert not one.noise, f"the daemon wrote what is no log line: {one.noise}"
 
 

@@ -126,9 +126,7 @@ def master(neon: Connection, key: str) -> dict[str, Any] | None:
 
 
 def ledger(neon: Connection, key: str) -> list[dict[str, Any]]:
-    return neon.execute(
-        "SELECT * FROM marketing.enrichment_ledger WHERE key = %s ORDER BY id", [key]
-    ).fetchall()
+    return neon.execute("SELECT * FROM marketing.enrichment_ledger WHERE key = %s ORDER BY id", [key]).fetchall()
 
 
 def kind(key: str) -> str:
@@ -153,9 +151,7 @@ def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     sequence = sql.SQL("SELECT * FROM {}")
     state = {
         f"{table['nspname']}.{table['relname']}": connection.execute(
-            (rows if table["relkind"] == "r" else sequence).format(
-                sql.Identifier(table["nspname"], table["relname"])
-            )
+            (rows if table["relkind"] == "r" else sequence).format(sql.Identifier(table["nspname"], table["relname"]))
         ).fetchall()
         for table in tables
     }

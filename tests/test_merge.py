@@ -67,7 +67,7 @@ def test_a_field_the_enricher_emptied_is_empty() -> None:
 
 
 VALUES = st.one_of(st.none(), st.integers(0, 2), st.sampled_from(["a", "b", "c"]))
-RECORDS = st.fixed_dictionaries({name: VALUES for name in "xyz"})
+RECORDS = st.fixed_dictionaries(dict.fromkeys("xyz", VALUES))
 
 
 @given(base=RECORDS, mine=RECORDS, theirs=RECORDS, mine_is_newer=st.booleans())

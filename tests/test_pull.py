@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 
 import psycopg
 import pytest
-
 from records import (
     Connection,
     add_companies,
@@ -20,6 +19,7 @@ from records import (
     person,
     work,
 )
+
 from worker.entities import ENTITIES
 
 

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-
 from records import (
     Connection,
     add_companies,
@@ -263,14 +262,18 @@ def test_the_pull_comes_by_itself(running, env, neon, supabase, daemon, eventual
 def test_every_batch_leaves_its_row_in_the_log(running, neon, supabase, eventually) -> None:
     complete(supabase, company(1), website="https://a.example")
     eventually(answered(supabase, company(1)))
-    row = neon.execute("SELECT * FROM public.shq_validation_log WHERE target_table = 'marketing.company_master'").fetchone()
+    row = neon.execute(
+        "SELECT * FROM public.shq_validation_log WHERE target_table = 'marketing.company_master'"
+    ).fetchone()
     assert (row["total_records"], row["passed_records"], row["failed_records"]) == (1, 1, 0)
     assert row["source_table"] == "public.company_needs_enrichment"
     assert row["validation_run_id"] == ledger(neon, company(1))[0]["run_id"]
 
 
 def test_sigterm_drains_and_exits_0(running, supabase, neon, eventually) -> None:
-    supabase.execute("UPDATE company_needs_enrichment SET website = 'https://a.example', enrichment_status = 'complete'")
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET website = 'https://a.example', enrichment_status = 'complete'"
+    )
     assert running.terminate() == 0
     # Whatever it did not take is still in the queue; nothing hangs between.
     for number in range(1, 9):

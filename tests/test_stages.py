@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from records import (
     Connection,
     add_companies,
@@ -185,8 +184,7 @@ def test_every_run_leaves_its_row_in_the_log(cli, edited, neon) -> None:
     assert set(stages) == {"PULL", "PUSH", "REVALIDATE", "PROMOTE"}
     assert all(re.fullmatch(r"[A-Z]+-\d{8}-\d{6}-[0-9a-f]{8}", row["validation_run_id"]) for row in rows)
     counts = {
-        stage: (row["total_records"], row["passed_records"], row["failed_records"])
-        for stage, row in stages.items()
+        stage: (row["total_records"], row["passed_records"], row["failed_records"]) for stage, row in stages.items()
     }
     assert counts == {"PULL": (6, 6, 0), "PUSH": (5, 5, 0), "REVALIDATE": (5, 4, 1), "PROMOTE": (4, 3, 1)}
 

@@ -69,9 +69,7 @@ async def check(bridge_neon: Database, bridge_supabase: Database) -> dict[str, S
     settlements: dict[str, Settlement] = {}
     async with bridge_neon.connection() as neon, bridge_supabase.connection() as supabase:
         for entity in ENTITIES.values():
-            await catalogue.require(
-                neon, "Neon", entity.invalid_table, (entity.key, *entity.columns, *INVALID_COLUMNS)
-            )
+            await catalogue.require(neon, "Neon", entity.invalid_table, (entity.key, *entity.columns, *INVALID_COLUMNS))
             await catalogue.require(
                 supabase, "Supabase", entity.workspace_table, (entity.key, *entity.columns, *WORKER_COLUMNS)
             )

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 import anyio
 import click
@@ -279,9 +279,7 @@ def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_jso
 
 def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[str, Judged]:
     async def work(bridge: Bridge) -> dict[str, Judged]:
-        return {
-            one.name: await stages.revalidate(bridge, one, dry_run=dry_run) for one in entities_named(entity)
-        }
+        return {one.name: await stages.revalidate(bridge, one, dry_run=dry_run) for one in entities_named(entity)}
 
     return _with_bridge(work, batch_size)
 
@@ -379,9 +377,7 @@ def pipeline(entity: str | None, batch_size: int | None, dry_run: bool, yes: boo
 @click.option("--keep", is_flag=True, help="Stay up and print the connection strings: be the enricher.")
 def demo(keep: bool) -> None:
     """Run the whole loop on two embedded Postgres servers, with invented records."""
-    from worker import demo as show  # the embedded servers are an extra
+    from worker import demo as show  # noqa: PLC0415 - most commands need nothing of it
 
     telemetry.configure("console")
     sys.exit(show.main(keep=keep, echo=click.echo))
-
-

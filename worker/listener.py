@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker.database import CONNECT, within
+from worker.database import Connection, connect, within
 from worker.faults import in_one_line, pauses
 
 log = structlog.get_logger("worker.listener")
@@ -56,7 +56,7 @@ async def listen(
     waits = pauses()
     while True:
         try:
-            connection = await psycopg.AsyncConnection.connect(conninfo, **CONNECT)
+            connection = await connect(conninfo)
             async with connection:
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 log.info("listener.listening", channel=channel)
@@ -75,10 +75,10 @@ async def listen(
             await anyio.sleep(pause)
 
 
-async def _prove(connection: psycopg.AsyncConnection, channel: str) -> None:
+async def _prove(connection: Connection, channel: str) -> None:
     async with within(connection, PROBE_SECONDS):
-        cursor = await connection.execute("SELECT pg_listening_channels()")
-        channels = [row[0] for row in await cursor.fetchall()]
+        cursor = await connection.execute("SELECT pg_listening_channels() AS channel")
+        channels = [row["channel"] for row in await cursor.fetchall()]
     if channel not in channels:
         raise psycopg.OperationalError(
             f"the session does not listen to {channel} any more; is SUPABASE_LISTEN_URL a transaction pooler?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+
 from worker.model import Conflict, Data, Merged
 
 
@@ -38,18 +39,15 @@ def merge(
     for name, mine_value in mine.items():
         base_value, theirs_value = base.get(name), theirs.get(name)
         data[name] = theirs_value
-        if mine_value == base_value or mine_value == theirs_value:  # noqa: PLR1714 - unhashable values too
+        if mine_value in (base_value, theirs_value):
             continue
         if theirs_value != base_value:
             plain = plain or (normalise(mine), normalise(theirs))
             if plain[0].get(name) == plain[1].get(name):
                 continue
-            conflicts.append(
-                Conflict(name, mine_value, theirs_value, winner="neon" if neon_is_newer else "enricher")
-            )
+            conflicts.append(Conflict(name, mine_value, theirs_value, winner="neon" if neon_is_newer else "enricher"))
             if neon_is_newer:
                 continue
         data[name] = mine_value
         enriched.append(name)
     return Merged(data, tuple(enriched), tuple(conflicts))
-

@@ -81,7 +81,7 @@ async def read_pushed(
     where = "WHERE {key} > %(after)s AND i.enrichment_status = 'complete'"
     if unjudged:
         where += " AND i.still_invalid IS NOT TRUE"
-    statement = _read(entity, sql.SQL(where + " ORDER BY {key} LIMIT %(limit)s"))  # type: ignore[arg-type]
+    statement = _read(entity, sql.SQL(where + " ORDER BY {key} LIMIT %(limit)s"))
     params = {"after": after, "limit": limit}
     cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return [InvalidRow(**row) for row in await cursors[2].fetchall()]
@@ -143,9 +143,7 @@ async def stream(
         where = sql.SQL(" WHERE updated_at >= {} OR id > {}").format(
             sql.Literal(since.position), sql.Literal(since.last_id)
         )
-    statement = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(
-        columns, entity.invalid_table.sql, where
-    )
+    statement = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(columns, entity.invalid_table.sql, where)
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
         while True:
             async with within(connection, patience):
@@ -158,8 +156,7 @@ async def stream(
 async def missing(connection: Connection, entity: Entity, keys: Sequence[str]) -> list[str]:
     """Those of the keys that are not in the invalid table."""
     statement = sql.SQL(
-        "SELECT k AS key FROM unnest(%(keys)s::text[]) k"
-        " WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
+        "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
     ).format(entity.invalid_table.sql, sql.Identifier(entity.key))
     cursors = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
     return [row["key"] for row in await cursors[2].fetchall()]
@@ -169,9 +166,7 @@ async def ready(connection: Connection, entity: Entity, records: Mapping[str, Da
     """Those of the waiting records whose requirements are met by now, or that are there no more."""
     if not records or not entity.requirements:
         return []
-    unmet = sql.SQL(" OR ").join(
-        sql.SQL("({})").format(sql.SQL(r.unmet)) for r in entity.requirements  # type: ignore[arg-type]
-    )
+    unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(r.unmet)) for r in entity.requirements)
     statement = sql.SQL(
         "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
         " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"

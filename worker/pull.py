@@ -27,8 +27,7 @@ STAGE_ROWS = 10_000
 PATIENCE = 60.0
 KEEP_ALIVE = sql.SQL("SELECT 1")
 LEFT_NOTE = (
-    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to"
-    " carry it to."
+    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
 )
 
 
@@ -118,11 +117,7 @@ _FROM_THE_START = Position(None, None, None)
 
 
 def _full_is_due(position: Position) -> bool:
-    return (
-        position.horizon is None
-        or position.last_full_at is None
-        or utc_now() - position.last_full_at >= FULL_EVERY
-    )
+    return position.horizon is None or position.last_full_at is None or utc_now() - position.last_full_at >= FULL_EVERY
 
 
 @dataclass
@@ -145,9 +140,7 @@ class _Pull:
         if not self.dry_run:
             await send(self.guard, (KEEP_ALIVE, None))
 
-    async def bring(
-        self, since: Horizon | None, batch_size: int, progress: Callable[[int], None]
-    ) -> None:
+    async def bring(self, since: Horizon | None, batch_size: int, progress: Callable[[int], None]) -> None:
         """Stream what changed since, batch by batch."""
         async with self.bridge.neon.connection() as source:
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0))
@@ -230,14 +223,10 @@ class _Pull:
             self.pulled.released = len(await release_ready(self.there, self.here, self.entity, waits))
 
 
-def _bring_up_to_date(
-    entity: Entity, row: workspace.Row, fresh: InvalidRow
-) -> tuple[Refresh, list[Entry]]:
+def _bring_up_to_date(entity: Entity, row: workspace.Row, fresh: InvalidRow) -> tuple[Refresh, list[Entry]]:
     """Merge Neon's record into a workspace row. Pure."""
     mine = row.delivery
-    merged = merge(
-        mine.snapshot, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise
-    )
+    merged = merge(mine.snapshot, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise)
     reopened = row.promoted
     first_seen = reopened or mine.status == Status.PENDING
     lost = [c.field for c in merged.conflicts if c.winner == "neon"]

@@ -160,9 +160,7 @@ async def judge_pushed(
                 break
             after = rows[-1].key
             batch = {row.key: row for row in rows}
-            total.add(
-                await judge_rows(bridge, there, here, entity, batch, run, apply=apply, dry_run=dry_run)
-            )
+            total.add(await judge_rows(bridge, there, here, entity, batch, run, apply=apply, dry_run=dry_run))
     return total
 
 

@@ -1,7 +1,7 @@
 """What makes a record good enough for the master table: normalisation and rules, one class an entity.
 
-Pure: no I/O, no network, no clock. A rule is a field of a subclass of `RecordRules`, with a validator
-that raises ``PydanticCustomError(reason_code, message)``; a warning is an entry of ``warn_when_missing``.
+Pure: no I/O, no network, no clock. A rule is a field of a subclass of `RecordRules` with a validator that
+raises ``PydanticCustomError(reason_code, message)``; a warning is an entry of ``warn_when_missing``.
 Messages are read by enrichers next to the field's name: what is wrong, then what to do.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import idna
 import phonenumbers
@@ -23,62 +23,49 @@ from worker.model import Data, Verdict
 Text = str | None
 
 PLACEHOLDERS = frozenset({"test", "example", "n/a", "none", "null"})
-WEBSITE_PLACEHOLDERS = frozenset({"test", "n/a", "none", "null"})
-PLACEHOLDER_HOSTS = frozenset({"test.com", "example.com"})
+WEBSITE_PLACEHOLDERS = frozenset({"test", "n/a", "none", "null", "test.com", "example.com"})
 EMAIL_PLACEHOLDERS = frozenset({"test@test.com", "example@example.com", "n/a@n/a.com"})
 NAME_SUFFIXES = frozenset({"jr", "sr", "ii", "iii", "iv", "md", "phd", "esq", "cpa", "mba"})
+MIN_COMPANY_NAME = 2  # characters
+MIN_FULL_NAME = 3  # characters
+MAX_WEBSITE = 2048  # characters: what every browser takes
+MAX_HOST = 253  # characters of the ASCII form: RFC 1035, section 2.3.4
+MAX_EMAIL = 254  # octets: RFC 5321, section 4.5.3.1.3
+MAX_PHONE = 250  # characters: phonenumbers looks at no more
+MAX_PORT = 65535
 
-MIN_COMPANY_NAME = 2
-"""Characters."""
-MIN_FULL_NAME = 3
-"""Characters."""
-MAX_WEBSITE = 2048
-"""Characters; what browsers and the sitemap protocol take."""
-MAX_HOST = 253
-"""Characters in ASCII form, RFC 1035 section 2.3.4."""
-MAX_EMAIL = 254
-"""Octets, RFC 5321 section 4.5.3.1.3."""
-MAX_PHONE = 250
-"""Characters; phonenumbers refuses longer ones."""
-
-# What looks blank but is not all whitespace to Python: controls, zero width and bidi marks, fillers, BOM.
+# What looks blank and is not all whitespace to Python: controls, zero width and bidi marks, fillers, BOM.
 _BLANKS = "".join(
-    map(chr, (
-        *range(0x21), *range(0x7F, 0xA1), 0xAD, 0x61C, 0x115F, 0x1160, 0x1680, 0x180E, *range(0x2000, 0x2010),
-        *range(0x2028, 0x2030), *range(0x205F, 0x2070), 0x2800, 0x3000, 0x3164, 0xFEFF, 0xFFA0,
-    ))
+    map(chr, (*range(0x21), *range(0x7F, 0xA1), 0xAD, 0x61C, 0x115F, 0x1160, 0x1680, 0x180E,
+              *range(0x2000, 0x2010), *range(0x2028, 0x2030), *range(0x205F, 0x2070),
+              0x2800, 0x3000, 0x3164, 0xFEFF, 0xFFA0))
 )  # fmt: skip
-# Inside a web address none of them may stand, but the joiners: host names in Persian or Sinhala need them.
+# None of them may stand inside a web address, but for the joiners: Persian host names need them.
 _BLANK_INSIDE = re.compile(f"[{re.escape(_BLANKS)}]".replace("\u200c", "").replace("\u200d", ""))
 _URL = re.compile(
-    r"(?:(?P<scheme>https?)://)?(?P<host>[^/?#@:\\]+)(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?#].*)?",
-    re.IGNORECASE | re.DOTALL,
+    r"(?:(?P<scheme>https?)://)?(?P<host>[^/?#@:\\]+)(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?#].*)?", re.IGNORECASE
 )
-_SCHEME = re.compile(r"(?P<name>[a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-# DNS labels (RFC 1123 section 2.1). A last label begins with a letter, which keeps IP addresses out.
+_USER_PART = re.compile(r"(?:https?://)?[^/?#]*@", re.IGNORECASE)
+# DNS labels (RFC 1123, section 2.1). The last one begins with a letter, which keeps IP addresses out.
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
 
-
-class Host(NamedTuple):
-    """A host name: as people read it, and as DNS knows it."""
-
-    shown: str
-    ascii: str
-
-
-class WebAddress(NamedTuple):
-    """A web address, normalised, and its host."""
-
-    text: str
-    host: Host
+# By the beginning of pydantic's error type.
+_PLAIN_WORDS = {
+    "string": "is not text: enter text",
+    "int": "is not a whole number: enter digits only",
+    "float": "is not a number: enter digits, with a point where needed",
+    "decimal": "is not a number: enter digits, with a point where needed",
+    "bool": "is neither true nor false: enter one of them",
+    "date": "is not a date: enter it as year-month-day",
+}
 
 
 class RecordRules(BaseModel):
     """The rules of one entity. A subclass declares its fields in the order in which errors are reported.
 
-    What a field's type or validator refuses is an error and blocks promotion. A validator that raises
-    ``PydanticCustomError`` gives the reason code (capitals) and the message; anything else that a type
-    refuses gets ``INVALID_<FIELD>``. Columns that are not declared are carried as they are.
+    What a field's type or validator refuses is an error and blocks promotion. A ``PydanticCustomError``
+    brings its reason code (in capitals) and message; whatever else is refused is ``INVALID_<FIELD>``.
+    Columns that are not declared are carried as they are.
     """
 
     model_config = ConfigDict(extra="ignore", validate_default=True)
@@ -104,7 +91,8 @@ class RecordRules(BaseModel):
         """
         tidy = {name: trim(value) or None if isinstance(value, str) else value for name, value in data.items()}
         for name in cls.phone_fields:
-            if isinstance(phone := tidy.get(name), str):
+            # Longer ones are no numbers, and not worth a place in the cache.
+            if isinstance(phone := tidy.get(name), str) and len(phone) <= MAX_PHONE:
                 tidy[name] = e164(phone, cls.phone_region)
         return tidy
 
@@ -122,10 +110,12 @@ class RecordRules(BaseModel):
         except ValidationError as refused:
             for error in refused.errors(include_url=False, include_context=False, include_input=False):
                 field = str(error["loc"][0]) if error["loc"] else "record"
-                # Reason codes are capitals; pydantic's own error types are not.
-                own = error["type"].isupper()
-                errors.setdefault(field, error["msg"] if own else _in_plain_words(error["type"], error["msg"]))
-                reason_code = reason_code or (error["type"] if own else f"INVALID_{field.upper()}")
+                code, message = error["type"], error["msg"]
+                if not code.isupper():  # one of pydantic's own
+                    message = _PLAIN_WORDS.get(code.partition("_")[0], f"cannot be read: {message}")
+                    code = f"INVALID_{field.upper()}"
+                errors.setdefault(field, message)
+                reason_code = reason_code or code
         warnings = {
             name: message
             for name, message in cls.warn_when_missing.items()
@@ -160,45 +150,39 @@ class CompanyRules(RecordRules):
 
     @classmethod
     def normalise(cls, data: Data) -> Data:
-        """Give a bare host ``https://``, and take ``domain`` from the website where it is empty or does not fit.
+        """Give a bare host ``https://``; take ``domain`` from the website where it is empty or does not fit.
 
         ``domain`` stays untouched where the website is refused: nothing better is known.
         """
         tidy = super().normalise(data)
-        address = web_address(tidy.get("website"))
-        if address is None:
-            return tidy
-        tidy["website"] = address.text
-        if "domain" in tidy and _placeholder_in_website(address.text) is None:
-            tidy["domain"] = _fitting_domain(tidy["domain"], address.host)
+        if address := web_address(tidy.get("website")):
+            tidy["website"] = address.text
+            if "domain" in tidy and not _website_placeholder(address.text):
+                tidy["domain"] = _fitting_domain(tidy["domain"], address.host)
         return tidy
 
     @field_validator("company_name")
     @classmethod
     def _company_name(cls, name: Text) -> Text:
-        if not name or not trim(name):
+        if not name:
             raise PydanticCustomError("EMPTY_COMPANY_NAME", "is empty: enter the company's name")
         if name.casefold() in PLACEHOLDERS:
-            raise PydanticCustomError(
-                "PLACEHOLDER_COMPANY_NAME", "is a placeholder ({name}): enter the company's real name", {"name": name}
-            )
+            message = f"is a placeholder ({name}): enter the company's real name"
+            raise PydanticCustomError("PLACEHOLDER_COMPANY_NAME", message)
         if len(name) < MIN_COMPANY_NAME:
-            raise PydanticCustomError("SHORT_COMPANY_NAME", "is only one character: enter the company's full name")
+            raise PydanticCustomError("SHORT_COMPANY_NAME", "is too short: enter the company's full name")
         return name
 
     @field_validator("website")
     @classmethod
     def _website(cls, website: Text) -> Text:
-        if not website or not trim(website):
+        if not website:
             raise PydanticCustomError("EMPTY_WEBSITE", "empty or blank")
-        if placeholder := _placeholder_in_website(website):
-            raise PydanticCustomError(
-                "PLACEHOLDER_WEBSITE",
-                "is a placeholder ({placeholder}): enter the company's real web address",
-                {"placeholder": placeholder},
-            )
-        if web_address(website) is None:
-            raise PydanticCustomError("INVALID_WEBSITE", "{why}", {"why": _why_no_web_address(website)})
+        if word := _website_placeholder(website):
+            message = f"is a placeholder ({word}): enter the company's real web address"
+            raise PydanticCustomError("PLACEHOLDER_WEBSITE", message)
+        if not web_address(website):
+            raise PydanticCustomError("INVALID_WEBSITE", _why_no_web_address(website))
         return website
 
 
@@ -245,36 +229,47 @@ class PeopleRules(RecordRules):
             first = split_first if first is None and split_first != last else first
             last = split_last if last is None else last
         names = {"full_name": full, "first_name": first, "last_name": last}
-        tidy.update({name: value for name, value in names.items() if name in tidy})
-        return tidy
+        return tidy | {name: value for name, value in names.items() if name in tidy}
 
     @field_validator("full_name")
     @classmethod
     def _full_name(cls, full: Text, info: ValidationInfo) -> Text:
         first, last = info.data.get("first_name"), info.data.get("last_name")
         for label, name in (("", full), ("first name ", first), ("last name ", last)):
-            if name and trim(name).casefold() in PLACEHOLDERS:
-                raise PydanticCustomError(
-                    "PLACEHOLDER_FULL_NAME",
-                    "{label}is a placeholder ({name}): enter the person's real name",
-                    {"label": label, "name": name},
-                )
-        if not (first and last) and len(trim(full or "")) < MIN_FULL_NAME:
-            raise PydanticCustomError("EMPTY_FULL_NAME", "is empty or too short: enter the first and the last name")
+            if name and name.casefold() in PLACEHOLDERS:
+                message = f"{label}is a placeholder ({name}): enter the person's real name"
+                raise PydanticCustomError("PLACEHOLDER_FULL_NAME", message)
+        if not (first and last) and len(full or "") < MIN_FULL_NAME:
+            message = "is empty or too short: enter the first and the last name"
+            raise PydanticCustomError("EMPTY_FULL_NAME", message)
         return full
 
     @field_validator("email")
     @classmethod
     def _email(cls, email: Text) -> Text:
-        if not email or not trim(email):
+        if not email:
             raise PydanticCustomError("EMPTY_EMAIL", "is empty: enter the person's e-mail address")
         if email.casefold() in EMAIL_PLACEHOLDERS:
-            raise PydanticCustomError(
-                "PLACEHOLDER_EMAIL", "is a placeholder ({email}): enter the person's real e-mail address", {"email": email}
-            )
-        if not is_email(email):
-            raise PydanticCustomError("INVALID_EMAIL", "is no e-mail address: enter one such as name@company.com")
+            message = f"is a placeholder ({email}): enter the person's real e-mail address"
+            raise PydanticCustomError("PLACEHOLDER_EMAIL", message)
+        if not _is_email(email):
+            message = "is no e-mail address: enter one such as name@company.com"
+            raise PydanticCustomError("INVALID_EMAIL", message)
         return email
+
+
+class Host(NamedTuple):
+    """A host name: as people read it, and as DNS knows it."""
+
+    shown: str
+    ascii: str
+
+
+class WebAddress(NamedTuple):
+    """A web address, normalised, and its host."""
+
+    text: str
+    host: Host
 
 
 def trim(text: str) -> str:
@@ -294,53 +289,17 @@ def split_name(full_name: str) -> tuple[str | None, str | None]:
     at = len(words) - 1
     while at > 1 and _is_suffix(words[at]):
         at -= 1
-    if at < 1:
-        return (words[0] if words else None), None
-    return " ".join(words[:at]), " ".join(words[at:])
-
-
-@lru_cache(maxsize=8192)
-def host_name(text: str) -> Host | None:
-    """The host name in lower case (IDN by UTS 46), without a trailing dot; None where it is none.
-
-    A dot and a top-level name are asked for, so neither ``localhost`` nor an IP address is one.
-    """
-    # IDNA work grows faster than its input, and no name gets shorter in ASCII: one dot more may stand.
-    if len(text) > MAX_HOST + 1:
-        return None
-    try:
-        shown = text.lower() if text.isascii() else idna.uts46_remap(text, std3_rules=False, transitional=False)
-        shown = shown.removesuffix(".")
-        plain = shown.isascii() and "xn--" not in shown
-        name = shown if plain else idna.encode(shown).decode("ascii")
-    except UnicodeError:  # idna's own errors are of this kind
-        return None
-    return Host(shown, name) if len(name) <= MAX_HOST and _HOST.fullmatch(name) else None
-
-
-def web_address(website: Any) -> WebAddress | None:
-    """The web address, normalised, or None where it is none. Nothing is looked up.
-
-    http or https, or a bare host, which gets ``https://``; host and scheme in lower case, the rest as typed.
-    No user name or password, no IP address, no blanks, 2048 characters at most.
-    """
-    return _web_address(website) if isinstance(website, str) and len(website) <= MAX_WEBSITE else None
-
-
-@lru_cache(maxsize=8192)
-def _web_address(website: str) -> WebAddress | None:
-    match = _URL.fullmatch(website)
-    if match is None or _BLANK_INSIDE.search(website) or (host := host_name(match["host"])) is None:
-        return None
-    port = match["port"]
-    if port is not None and not 1 <= int(port) <= 0xFFFF:  # noqa: PLR2004 - the largest TCP port
-        return None
-    scheme = (match["scheme"] or "https").lower()
-    return WebAddress(f"{scheme}://{host.shown}{f':{port}' if port else ''}{match['rest'] or ''}", host)
+    return " ".join(words[: max(at, 1)]) or None, " ".join(words[max(at, 1) :]) or None
 
 
 @lru_cache(maxsize=16384)
-def _parsed_phone(phone: str, region: str) -> str:
+def e164(phone: str, region: str) -> str:
+    """The phone number in E.164, or as typed where it is no valid number or has an extension.
+
+    Args:
+        phone: as typed.
+        region: ISO 3166-1 alpha-2, for numbers without country code.
+    """
     try:
         number = phonenumbers.parse(phone, region)
     except phonenumbers.NumberParseException:
@@ -352,88 +311,93 @@ def _parsed_phone(phone: str, region: str) -> str:
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
-def e164(phone: str, region: str) -> str:
-    """The phone number in E.164, or as typed where it is no valid number or has an extension.
+@lru_cache(maxsize=16384)
+def host_name(text: str) -> Host | None:
+    """The host name in lower case (IDN by UTS 46), without a trailing dot; None where it is none.
 
-    Args:
-        phone: as typed.
-        region: ISO 3166-1 alpha-2, for numbers without country code.
+    A dot and a top-level name are asked for, so neither ``localhost`` nor an IP address is one.
     """
-    return _parsed_phone(phone, region) if len(phone) <= MAX_PHONE else phone
+    # IDNA's work grows faster than its input, and no name gets shorter in ASCII; one dot more may stand.
+    if len(text) > MAX_HOST + 1:
+        return None
+    try:
+        shown = text.lower() if text.isascii() else idna.uts46_remap(text, std3_rules=False)
+        shown = shown.removesuffix(".")
+        name = shown if shown.isascii() and "xn--" not in shown else idna.encode(shown).decode()
+    except UnicodeError:  # idna's own errors are of this kind
+        return None
+    return Host(shown, name) if len(name) <= MAX_HOST and _HOST.fullmatch(name) else None
 
 
-def is_email(email: str) -> bool:
-    """Whether it is an RFC 5322 address whose domain is a host name with a dot, or a bracketed IP address."""
+def web_address(website: object) -> WebAddress | None:
+    """The web address, normalised, or None where it is none. Nothing is looked up.
+
+    http or https, or a bare host, which gets ``https://``; host and scheme in lower case, the rest as typed.
+    No user name or password, no IP address, no blanks, 2048 characters at most.
+    """
+    if not isinstance(website, str) or len(website) > MAX_WEBSITE or _BLANK_INSIDE.search(website):
+        return None
+    match = _URL.fullmatch(website)
+    if match is None or not 1 <= int(match["port"] or 1) <= MAX_PORT or not (host := host_name(match["host"])):
+        return None
+    port = f":{match['port']}" if match["port"] else ""
+    return WebAddress(f"{(match['scheme'] or 'https').lower()}://{host.shown}{port}{match['rest'] or ''}", host)
+
+
+def _is_email(email: str) -> bool:
+    """RFC 5322, and behind the @ a host name with a dot or a bracketed IP address."""
     local, _, domain = email.rpartition("@")
-    if len(email.encode()) > MAX_EMAIL:
+    if len(email.encode()) > MAX_EMAIL or not (domain.startswith("[") or host_name(domain)):
         return False
-    if not domain.startswith("["):
-        # email-validator refuses special-use domains (.test, .local) whatever it is asked, and these are
-        # RFC 5322 addresses: so it judges what stands before the @, and DNS's rules what stands behind.
-        if (host := host_name(domain)) is None or len(local.encode()) + 1 + len(host.ascii) > MAX_EMAIL:
-            return False
-        domain = "a.com"
+    # email-validator refuses special-use domains such as .test, which RFC 5322 does not: so it judges what
+    # stands before the @, and host_name has judged what stands behind.
+    stand_in = domain if domain.startswith("[") else "a.com"
     try:
         validate_email(
-            f"{local}@{domain}", check_deliverability=False, allow_quoted_local=True, allow_domain_literal=True
+            f"{local}@{stand_in}",
+            check_deliverability=False,
+            allow_quoted_local=True,
+            allow_domain_literal=True,
         )
     except EmailNotValidError:
         return False
     return True
 
 
-def _in_plain_words(kind: str, message: str) -> str:
-    match kind.partition("_")[0]:
-        case "string":
-            return "is not text: enter text"
-        case "int":
-            return "is not a whole number: enter digits only"
-        case "float" | "decimal":
-            return "is not a number: enter digits, with a point where needed"
-        case "bool":
-            return "is neither true nor false: enter one of them"
-        case "date":
-            return "is not a date: enter it as year-month-day"
-        case "value":
-            return message.removeprefix("Value error, ")
-        case _:
-            return f"cannot be read: {message}"
-
-
 def _is_suffix(word: str) -> bool:
-    return word.replace(".", "").casefold().strip(",") in NAME_SUFFIXES
+    return word.replace(".", "").strip(",").casefold() in NAME_SUFFIXES
 
 
 def _without_www(host: str) -> str:
-    bare = host.removeprefix("www.")
-    return bare if "." in bare else host
+    while host.startswith("www.") and "." in host.removeprefix("www."):
+        host = host.removeprefix("www.")
+    return host
 
 
-def _placeholder_in_website(website: str) -> str | None:
-    if (address := web_address(website)) is not None:
-        name = _without_www(address.host.ascii)
-        return name if name in PLACEHOLDER_HOSTS else None
-    # A word after https:// is as empty as the word alone.
-    word = _SCHEME.sub("", website[:16], count=1).rstrip("/") if len(website) <= 16 else ""  # noqa: PLR2004
-    return word if word.casefold() in WEBSITE_PLACEHOLDERS else None
+def _website_placeholder(website: str) -> str | None:
+    """The placeholder a website stands for: ``https://www.test.com/`` is as empty as ``test.com``."""
+    if address := web_address(website):
+        word = _without_www(address.host.ascii)
+    else:
+        word = website.casefold().removeprefix("https://").removeprefix("http://").rstrip("/")
+    return word if word in WEBSITE_PLACEHOLDERS else None
 
 
 def _why_no_web_address(website: str) -> str:
-    scheme = _SCHEME.match(website)
     if len(website) > MAX_WEBSITE:
-        return f"is longer than {MAX_WEBSITE} characters: enter the address of the company's home page"
+        return f"is longer than {MAX_WEBSITE} characters: enter the address of the home page"
     if _BLANK_INSIDE.search(website):
         return "contains a blank or an invisible character: enter one web address, without blanks"
-    if scheme and scheme["name"].lower() not in {"http", "https"}:
-        return "is no web address: it must begin with https:// or http://"
-    if "@" in re.split(r"[/?#]", website[scheme.end() if scheme else 0 :], maxsplit=1)[0]:
-        return "is an e-mail address or holds a user name: enter a web address such as https://www.company.com"
+    if _USER_PART.match(website):
+        return "is an e-mail address or holds a user name: enter one such as https://www.company.com"
     return "is no web address: enter one such as https://www.company.com"
 
 
-def _fitting_domain(domain: Any, host: Host) -> Any:
+def _fitting_domain(domain: object, host: Host) -> object:
     if domain is not None and not isinstance(domain, str):
         return domain  # a wrong type is for the judge to name
-    if domain and (typed := web_address(domain)) and f".{host.ascii}".endswith(f".{_without_www(typed.host.ascii)}"):
-        return _without_www(typed.host.shown)
+    if typed := web_address(domain):
+        bare = _without_www(typed.host.ascii)
+        if host.ascii == bare or host.ascii.endswith(f".{bare}"):
+            return _without_www(typed.host.shown)
     return _without_www(host.shown)

@@ -31,7 +31,8 @@ def script(database: str) -> str:
 _INVENTORY = sql.SQL("""
 SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname IN ('marketing', 'public')
 UNION ALL
-SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass, concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
+SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass,
+  concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
     CASE WHEN relacl::text ~ '(anon|authenticated)=' THEN 'open to strangers' END)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p', 'v')
@@ -88,9 +89,7 @@ async def setup(database: Database) -> list[Change]:
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> list[Change]:
-    new_tables = {
-        thing.removeprefix("table ") for thing in after if thing.startswith("table ") and thing not in before
-    }
+    new_tables = {thing.removeprefix("table ") for thing in after if thing.startswith("table ") and thing not in before}
     changes = []
     for thing, shape in after.items():
         if before.get(thing) == shape:

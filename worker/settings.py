@@ -193,10 +193,8 @@ def _listen_fault(settings: Settings) -> list[str]:
     where = conninfo_to_dict(settings.listen_conninfo)
     if str(where.get("port")) != "6543":
         return []
-    return [
-        "SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; "
-        "give the session pooler's or the direct address, port 5432"
-    ]
+    mend = "give the session pooler's or the direct address, port 5432"
+    return [f"SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; {mend}"]
 
 
 def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from worker.entities import Entity, data_of
 from worker.model import Action, Answer, Conflict, Delivery, Outcome, State
 from worker.neon import EXECUTED_BY, LEDGER, Run
 
-
 _SETTLE = sql.SQL("""
 WITH d AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
@@ -130,20 +129,13 @@ def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
     values: dict[str, sql.Composable] = {
         column: sql.Identifier("r", source) for column, source in entity.mapping.items() if column in there
     }
-    values |= {
-        column: sql.SQL(expression)  # type: ignore[arg-type]  # the declaration's own SQL
-        for column, expression in entity.computed.items()
-        if column in there
-    }
-    updates = [
+    values |= {column: sql.SQL(expression) for column, expression in entity.computed.items() if column in there}
+    updates: list[sql.Composable] = [
         sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})").format(sql.Identifier(column)) for column in values
     ]
     if "updated_at" in there:
         updates.append(sql.SQL("updated_at = now()"))
-    unmet = [
-        (sql.SQL(r.unmet), sql.SQL(r.waits_for))  # type: ignore[arg-type]
-        for r in entity.requirements
-    ]
+    unmet = [(sql.SQL(r.unmet), sql.SQL(r.waits_for)) for r in entity.requirements]
     key = sql.Identifier(entity.key)
     lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
     return Settlement(
@@ -173,11 +165,10 @@ def _case(
     unmet: Sequence[tuple[sql.Composable, sql.Composable]], then: Sequence[sql.Composable], kind: str
 ) -> sql.Composable:
     whens = [
-        sql.SQL("WHEN {} THEN {}").format(condition, value)
-        for (condition, _), value in zip(unmet, then, strict=True)
+        sql.SQL("WHEN {} THEN {}").format(condition, value) for (condition, _), value in zip(unmet, then, strict=True)
     ]
     if not whens:
-        return sql.SQL(f"NULL::{kind}")  # type: ignore[arg-type]
+        return sql.SQL(f"NULL::{kind}")
     return sql.SQL("CASE {} END").format(sql.SQL(" ").join(whens))
 
 

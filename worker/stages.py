@@ -103,9 +103,7 @@ async def _log(bridge: Bridge, run: Run, total: int, passed: int, failed: int) -
         await send(there, *begin(), neon.log_run(run, total, passed, failed), COMMIT)
 
 
-async def promote(
-    bridge: Bridge, entities: Iterable[Entity], keys: Sequence[str], *, dry_run: bool = False
-) -> Judged:
+async def promote(bridge: Bridge, entities: Iterable[Entity], keys: Sequence[str], *, dry_run: bool = False) -> Judged:
     """Judge these records again and promote those that pass.
 
     Returns:

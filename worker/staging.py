@@ -116,9 +116,7 @@ class Staged:
     changed: list[str]
 
 
-async def stage(
-    connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool
-) -> Staged:
+async def stage(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool) -> Staged:
     """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ.
 
     Args:
@@ -136,9 +134,7 @@ async def stage(
         "data": data_of(entity, "s"),
     }
     await send(connection, *begin(statement=300.0), (_CREATE.format(**names), None))
-    async with connection.cursor() as cursor, cursor.copy(
-        sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN")
-    ) as copy:
+    async with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN")) as copy:
         async for block in blocks:
             async with within(connection, PATIENCE):
                 await copy.write(block)

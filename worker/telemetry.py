@@ -60,6 +60,4 @@ def _no_password(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(record.name).error(
-            "library", message=record.getMessage(), exc_info=record.exc_info
-        )
+        structlog.get_logger(record.name).error("library", message=record.getMessage(), exc_info=record.exc_info)

@@ -29,9 +29,7 @@ FROM {workspace} w
 
 def _claim(entity: Entity, where: sql.Composable) -> sql.Composed:
     return (
-        _CLAIM.format(
-            key=sql.Identifier(entity.key), data=data_of(entity, "w"), workspace=entity.workspace_table.sql
-        )
+        _CLAIM.format(key=sql.Identifier(entity.key), data=data_of(entity, "w"), workspace=entity.workspace_table.sql)
         + where
     )
 
@@ -96,21 +94,15 @@ class Row:
         return self.delivery.status == Status.PENDING and not self.edited and not self.noted
 
 
-async def lock(
-    connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False
-) -> dict[str, Row]:
+async def lock(connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False) -> dict[str, Row]:
     """The workspace rows with these keys, locked in a transaction that stays open; waits for locks."""
     where = sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}").format(key=sql.Identifier(entity.key))
     if not look:
         where += sql.SQL(" FOR UPDATE OF w")
-    cursors = await send(
-        connection, *begin(read_only=look), (_claim(entity, where), {"keys": list(keys)})
-    )
+    cursors = await send(connection, *begin(read_only=look), (_claim(entity, where), {"keys": list(keys)}))
     rows = await cursors[-1].fetchall()
     return {
-        row["key"]: Row(
-            _delivery(entity, row), row["pushed"], row["promoted"], noted=row["noted"], note=row["note"]
-        )
+        row["key"]: Row(_delivery(entity, row), row["pushed"], row["promoted"], noted=row["noted"], note=row["note"])
         for row in rows
     }
 
