@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -73,7 +74,8 @@ def _docker_has(version: int) -> bool:
     try:
         import docker
 
-        docker.from_env(timeout=5).images.get(f"postgres:{version}")
+        with closing(docker.from_env(timeout=5)) as engine:
+            engine.images.get(f"postgres:{version}")
     except Exception:  # whatever is wrong with Docker, the embedded server does the job
         return False
     return True

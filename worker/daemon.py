@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import anyio
+import psycopg
 import structlog
 
 from worker import staging, workspace
 from worker.bridge import Bridge, open_bridge
 from worker.delivery import deliver
 from worker.entities import ENTITIES, Entity
-from worker.faults import Kind, in_one_line, kind_of, pauses
+from worker.faults import Kind, Storm, in_one_line, kind_of, pauses
 from worker.health import Monitor, bind, server
 from worker.listener import Bell, listen
 from worker.pull import pull
@@ -88,7 +89,7 @@ class _Daemon:
         """Deliver whenever the bell rings, until the queue is empty. A fault halves the next batch, so
         that what cannot be carried holds up as little as possible.
         """
-        waits, limit = pauses(), self.bridge.batch_size
+        waits, limit, storm = pauses(), self.bridge.batch_size, Storm()
         bell = self.bells[entity.name]
         while True:
             self.monitor.turn(entity.name)
@@ -103,8 +104,8 @@ class _Daemon:
                     if not self.bridge.neon.warm and not await self._has_work(entity):
                         break
                     tally = await deliver(self.bridge, entity, limit=limit)
-                except Exception as error:  # noqa: BLE001 - the queue is the record's safety, not this task
-                    await self._fault(entity.name, error, waits)
+                except (psycopg.Error, OSError) as error:
+                    await self._fault(entity.name, error, waits, storm)
                     limit = max(1, limit // 2)
                     continue
                 self.monitor.fault(entity.name, None)
@@ -119,13 +120,13 @@ class _Daemon:
 
     async def _every(self, task: str, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step at every sweep interval, for ever."""
-        waits = pauses()
+        waits, storm = pauses(), Storm()
         while True:
             self.monitor.turn(task)
             try:
                 await step()
-            except Exception as error:  # noqa: BLE001 - as above
-                await self._fault(task, error, waits)
+            except (psycopg.Error, OSError) as error:
+                await self._fault(task, error, waits, storm)
                 continue
             self.monitor.fault(task, None)
             waits = pauses()
@@ -145,12 +146,16 @@ class _Daemon:
             await pull(self.bridge, ENTITIES[name])
             self.monitor.turn("pull")
 
-    async def _fault(self, task: str, error: Exception, waits: Iterator[float]) -> None:
+    async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
+        """Wait a transient fault out; stop the process loudly for any other, which needs an operator."""
         reason, kind = in_one_line(error), kind_of(error)
+        if kind is not Kind.TRANSIENT:
+            log.critical("worker.broken", task=task, exc_info=error)
+            raise error
         pause = next(waits)
         self.monitor.fault(task, reason)
-        say = log.warning if kind is Kind.TRANSIENT else log.error
-        say("worker.fault", task=task, kind=kind.value, error=reason, type=type(error).__name__, pause=round(pause, 2))
+        if (times := storm.seen(reason)) is not None:
+            log.warning("worker.fault", task=task, error=reason, times=times, pause=round(pause, 2))
         if pause == 0:
             await self.bridge.neon.renew()
             await self.bridge.supabase.renew()

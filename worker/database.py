@@ -26,11 +26,11 @@ Statement = sql.Composed | sql.SQL
 Params = Mapping[str, Any] | None
 Step = tuple[Statement, Params]
 
-STATEMENT_SECONDS = 30.0
+STATEMENT_SECONDS = 15.0
 LOCK_SECONDS = 10.0
-IDLE_SECONDS = 15.0
-"""How long a transaction of a dead host may keep its row locks."""
-CLIENT_SECONDS = 45.0
+IDLE_SECONDS = 30.0
+"""How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
+CLIENT_SECONDS = 20.0
 """After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
 
 # Dead peers are found by the kernel, not by waiting; psycopg's pool needs no session state.

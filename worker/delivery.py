@@ -18,7 +18,7 @@ from worker.bridge import Bridge
 from worker.catalogue import explain_refusal
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
-from worker.faults import Kind, kind_of
+from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
 from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Verdict, new_run_id
 from worker.neon import Run
@@ -79,7 +79,7 @@ async def deliver(
         replies = [reply for delivery in batch if (reply := answer(entity, delivery))]
         tally.answered = len(replies)
         promoted = keys_with(batch, Outcome.PROMOTED)
-        await send(here, workspace.acknowledge(entity, replies), *workspace.releases(entity, promoted), COMMIT)
+        await tell(here, entity, replies, promoted)
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
             await release_ready(there, here, entity, waits)
@@ -251,6 +251,37 @@ def _gone(delivery: Delivery) -> Reply:
         delivery.key, delivery.version, Status.FAILED,
         f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here.",
     )  # fmt: skip
+
+
+async def tell(here: Connection, entity: Entity, replies: Sequence[Reply], promoted: Sequence[str]) -> None:
+    """Acknowledge, wake whoever waits for what was promoted, and commit the claim: one round trip.
+
+    A row whose own constraints refuse the normalised values is told everything else.
+
+    Raises:
+        psycopg.Error: the rows are still in the queue, and Neon knows what became of them.
+    """
+    released = workspace.releases(entity, promoted)
+    try:
+        await send(here, workspace.acknowledge(entity, replies), *released, COMMIT)
+    except psycopg.Error as error:
+        if kind_of(error) is not Kind.REFUSED:
+            raise
+        await send(here, (sql.SQL("ROLLBACK"), None))
+        for reply in replies:
+            await _tell_one(here, entity, reply)
+        await send(here, *begin(), *released, COMMIT)
+
+
+async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> None:
+    try:
+        await send(here, *begin(), workspace.acknowledge(entity, [reply]), COMMIT)
+    except psycopg.Error as error:
+        if kind_of(error) is not Kind.REFUSED or reply.data is None:
+            raise
+        await send(here, (sql.SQL("ROLLBACK"), None))
+        note = f"{reply.note} The values as they were carried do not fit this table: {in_one_line(error)}"
+        await _tell_one(here, entity, replace(reply, data=None, note=note))
 
 
 def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:

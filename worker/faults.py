@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import time
 from collections.abc import Iterator
 from enum import Enum
 
@@ -81,6 +82,25 @@ def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterat
     while True:
         yield random.uniform(pause / 2, pause)  # noqa: S311 - spreads load, keeps no secret
         pause = min(pause * 2, longest)
+
+
+class Storm:
+    """Sums up a failure that repeats: it is told at once, and then once a minute with its number."""
+
+    def __init__(self, every: float = 60.0) -> None:
+        """Tell the same failure again after ``every`` seconds."""
+        self._every = every
+        self._last: tuple[str, float] | None = None
+        self._times = 0
+
+    def seen(self, reason: str) -> int | None:
+        """How often it was seen since it was last told, this time included; None: do not tell it now."""
+        now = time.monotonic()
+        self._times += 1
+        if self._last and self._last[0] == reason and now - self._last[1] < self._every:
+            return None
+        times, self._times, self._last = self._times, 0, (reason, now)
+        return times
 
 
 def in_one_line(error: BaseException) -> str:

@@ -14,12 +14,12 @@ import structlog
 from psycopg import sql
 
 from worker.database import Connection, connect, within
-from worker.faults import in_one_line, pauses
+from worker.faults import Storm, in_one_line, pauses
 
 log = structlog.get_logger("worker.listener")
 
-PROBE_EVERY = 15.0
-PROBE_SECONDS = 5.0
+PROBE_EVERY = 5.0
+PROBE_SECONDS = 3.0
 
 
 class Bell:
@@ -53,7 +53,7 @@ async def listen(
             where the payload names none, as anything may have been missed.
         report: called with None when it listens, and with the reason when it does not.
     """
-    waits = pauses()
+    waits, storm = pauses(), Storm()
     while True:
         try:
             connection = await connect(conninfo)
@@ -71,7 +71,8 @@ async def listen(
             reason = in_one_line(error)
             report(reason)
             pause = next(waits)
-            log.warning("listener.lost", error=reason, pause=round(pause, 2))
+            if (times := storm.seen(reason)) is not None:
+                log.warning("listener.lost", error=reason, times=times, pause=round(pause, 2))
             await anyio.sleep(pause)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from worker import neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
-from worker.delivery import answer, judge, keys_with, release_ready, settle_batch
+from worker.delivery import answer, judge, keys_with, release_ready, settle_batch, tell
 from worker.entities import Entity
 from worker.model import Action, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run
@@ -96,7 +96,7 @@ async def judge_rows(
     told = [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
     replies = [reply for delivery in told if (reply := answer(entity, delivery))]
     promoted = keys_with(batch, Outcome.PROMOTED)
-    await send(here, workspace.acknowledge(entity, replies), *workspace.releases(entity, promoted), COMMIT)
+    await tell(here, entity, replies, promoted)
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
         await release_ready(there, here, entity, waits)
     return found
