@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from worker.entities import COMPANY, PEOPLE
 from worker.model import Data, Verdict
-from worker.rules import CompanyRules, PeopleRules, RecordRules, split_name
+from worker.rules import CompanyRules, PeopleRules, RecordRules
+from worker.values import split_name
 
 GOOD_COMPANY: Data = {
     **dict.fromkeys(COMPANY.columns),
@@ -174,6 +175,8 @@ def test_domain_follows_the_website(domain: str | None, website: str | None, kep
         ("(304) 293-0100", "+13042930100"),
         ("304.293.0100", "+13042930100"),
         ("+49 30 901820", "+4930901820"),
+        ("(304) 555-0142", "+13045550142"),
+        ("555-123-4567", "+15551234567"),
         ("304-293-0100 ext. 5", "304-293-0100 ext. 5"),
         ("call me", "call me"),
         ("911", "911"),

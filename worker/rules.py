@@ -7,47 +7,35 @@ Messages are read by enrichers next to the field's name: what is wrong, then wha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-import idna
-import phonenumbers
-from email_validator import EmailNotValidError, validate_email
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from worker.model import Data, Verdict
+from worker.values import (
+    BLANK_INSIDE,
+    MAX_PHONE,
+    MAX_WEBSITE,
+    USER_PART,
+    e164,
+    fitting_domain,
+    host_name,
+    is_email,
+    split_name,
+    trim,
+    web_address,
+    without_www,
+)
 
 Text = str | None
 
 PLACEHOLDERS = frozenset({"test", "example", "n/a", "none", "null"})
 WEBSITE_PLACEHOLDERS = frozenset({"test", "n/a", "none", "null", "test.com", "example.com"})
 EMAIL_PLACEHOLDERS = frozenset({"test@test.com", "example@example.com", "n/a@n/a.com"})
-NAME_SUFFIXES = frozenset({"jr", "sr", "ii", "iii", "iv", "md", "phd", "esq", "cpa", "mba"})
 MIN_COMPANY_NAME = 2  # characters
 MIN_FULL_NAME = 3  # characters
-MAX_WEBSITE = 2048  # characters: what every browser takes
-MAX_HOST = 253  # characters of the ASCII form: RFC 1035, section 2.3.4
-MAX_EMAIL = 254  # octets: RFC 5321, section 4.5.3.1.3
-MAX_PHONE = 250  # characters: phonenumbers looks at no more
-MAX_PORT = 65535
-
-# What looks blank and is not all whitespace to Python: controls, zero width and bidi marks, fillers, BOM.
-_BLANKS = "".join(
-    map(chr, (*range(0x21), *range(0x7F, 0xA1), 0xAD, 0x61C, 0x115F, 0x1160, 0x1680, 0x180E,
-              *range(0x2000, 0x2010), *range(0x2028, 0x2030), *range(0x205F, 0x2070),
-              0x2800, 0x3000, 0x3164, 0xFEFF, 0xFFA0))
-)  # fmt: skip
-# None of them may stand inside a web address, but for the joiners: Persian host names need them.
-_BLANK_INSIDE = re.compile(f"[{re.escape(_BLANKS)}]".replace("\u200c", "").replace("\u200d", ""))
-_URL = re.compile(
-    r"(?:(?P<scheme>https?)://)?(?P<host>[^/?#@:\\]+)(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?#].*)?", re.IGNORECASE
-)
-_USER_PART = re.compile(r"(?:https?://)?[^/?#]*@", re.IGNORECASE)
-# DNS labels (RFC 1123, section 2.1). The last one begins with a letter, which keeps IP addresses out.
-_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
 
 # By the beginning of pydantic's error type.
 _PLAIN_WORDS = {
@@ -158,7 +146,7 @@ class CompanyRules(RecordRules):
         if address := web_address(tidy.get("website")):
             tidy["website"] = address.text
             if "domain" in tidy and not _website_placeholder(address.text):
-                tidy["domain"] = _fitting_domain(tidy["domain"], address.host)
+                tidy["domain"] = fitting_domain(tidy["domain"], address.host)
         return tidy
 
     @field_validator("company_name")
@@ -252,132 +240,16 @@ class PeopleRules(RecordRules):
         if email.casefold() in EMAIL_PLACEHOLDERS:
             message = f"is a placeholder ({email}): enter the person's real e-mail address"
             raise PydanticCustomError("PLACEHOLDER_EMAIL", message)
-        if not _is_email(email):
+        if not is_email(email):
             message = "is no e-mail address: enter one such as name@company.com"
             raise PydanticCustomError("INVALID_EMAIL", message)
         return email
 
 
-class Host(NamedTuple):
-    """A host name: as people read it, and as DNS knows it."""
-
-    shown: str
-    ascii: str
-
-
-class WebAddress(NamedTuple):
-    """A web address, normalised, and its host."""
-
-    text: str
-    host: Host
-
-
-def trim(text: str) -> str:
-    """Text without the blanks around it, invisible ones included; inside nothing changes."""
-    return text.strip(_BLANKS)
-
-
-def split_name(full_name: str) -> tuple[str | None, str | None]:
-    """First and last name: the last word is the last name; one word alone is a first name.
-
-    ``Smith, Anna`` is read the other way round; ``Jr.`` and the like stay with the last name.
-    """
-    before, _, after = (part.split() for part in full_name.partition(","))
-    if before and after and not all(map(_is_suffix, after)):
-        return " ".join(after), " ".join(before)
-    words = before + after
-    at = len(words) - 1
-    while at > 1 and _is_suffix(words[at]):
-        at -= 1
-    return " ".join(words[: max(at, 1)]) or None, " ".join(words[max(at, 1) :]) or None
-
-
-@lru_cache(maxsize=16384)
-def e164(phone: str, region: str) -> str:
-    """The phone number in E.164, or as typed where it is no valid number or has an extension.
-
-    Args:
-        phone: as typed.
-        region: ISO 3166-1 alpha-2, for numbers without country code.
-    """
-    try:
-        number = phonenumbers.parse(phone, region)
-    except phonenumbers.NumberParseException:
-        return phone
-    # E.164 has no room for an extension. Valid, not only possible: a Paris number typed without country
-    # code has ten digits, is possible in the US, and would become somebody else's number.
-    if number.extension or not phonenumbers.is_valid_number(number):
-        return phone
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
-@lru_cache(maxsize=16384)
-def host_name(text: str) -> Host | None:
-    """The host name in lower case (IDN by UTS 46), without a trailing dot; None where it is none.
-
-    A dot and a top-level name are asked for, so neither ``localhost`` nor an IP address is one.
-    """
-    # IDNA's work grows faster than its input, and no name gets shorter in ASCII; one dot more may stand.
-    if len(text) > MAX_HOST + 1:
-        return None
-    try:
-        shown = text.lower() if text.isascii() else idna.uts46_remap(text, std3_rules=False)
-        shown = shown.removesuffix(".")
-        name = shown if shown.isascii() and "xn--" not in shown else idna.encode(shown).decode()
-    except UnicodeError:  # idna's own errors are of this kind
-        return None
-    return Host(shown, name) if len(name) <= MAX_HOST and _HOST.fullmatch(name) else None
-
-
-def web_address(website: object) -> WebAddress | None:
-    """The web address, normalised, or None where it is none. Nothing is looked up.
-
-    http or https, or a bare host, which gets ``https://``; host and scheme in lower case, the rest as typed.
-    No user name or password, no IP address, no blanks, 2048 characters at most.
-    """
-    if not isinstance(website, str) or len(website) > MAX_WEBSITE or _BLANK_INSIDE.search(website):
-        return None
-    match = _URL.fullmatch(website)
-    if match is None or not 1 <= int(match["port"] or 1) <= MAX_PORT or not (host := host_name(match["host"])):
-        return None
-    port = f":{match['port']}" if match["port"] else ""
-    return WebAddress(f"{(match['scheme'] or 'https').lower()}://{host.shown}{port}{match['rest'] or ''}", host)
-
-
-def _is_email(email: str) -> bool:
-    """RFC 5322, and behind the @ a host name with a dot or a bracketed IP address."""
-    local, _, domain = email.rpartition("@")
-    if len(email.encode()) > MAX_EMAIL or not (domain.startswith("[") or host_name(domain)):
-        return False
-    # email-validator refuses special-use domains such as .test, which RFC 5322 does not: so it judges what
-    # stands before the @, and host_name has judged what stands behind.
-    stand_in = domain if domain.startswith("[") else "a.com"
-    try:
-        validate_email(
-            f"{local}@{stand_in}",
-            check_deliverability=False,
-            allow_quoted_local=True,
-            allow_domain_literal=True,
-        )
-    except EmailNotValidError:
-        return False
-    return True
-
-
-def _is_suffix(word: str) -> bool:
-    return word.replace(".", "").strip(",").casefold() in NAME_SUFFIXES
-
-
-def _without_www(host: str) -> str:
-    while host.startswith("www.") and "." in host.removeprefix("www."):
-        host = host.removeprefix("www.")
-    return host
-
-
 def _website_placeholder(website: str) -> str | None:
     """The placeholder a website stands for: ``https://www.test.com/`` is as empty as ``test.com``."""
     if address := web_address(website):
-        word = _without_www(address.host.ascii)
+        word = without_www(address.host.ascii)
     else:
         word = website.casefold().removeprefix("https://").removeprefix("http://").rstrip("/")
     return word if word in WEBSITE_PLACEHOLDERS else None
@@ -386,18 +258,8 @@ def _website_placeholder(website: str) -> str | None:
 def _why_no_web_address(website: str) -> str:
     if len(website) > MAX_WEBSITE:
         return f"is longer than {MAX_WEBSITE} characters: enter the address of the home page"
-    if _BLANK_INSIDE.search(website):
+    if BLANK_INSIDE.search(website):
         return "contains a blank or an invisible character: enter one web address, without blanks"
-    if _USER_PART.match(website):
+    if USER_PART.match(website):
         return "is an e-mail address or holds a user name: enter one such as https://www.company.com"
     return "is no web address: enter one such as https://www.company.com"
-
-
-def _fitting_domain(domain: object, host: Host) -> object:
-    if domain is not None and not isinstance(domain, str):
-        return domain  # a wrong type is for the judge to name
-    if typed := web_address(domain):
-        bare = _without_www(typed.host.ascii)
-        if host.ascii == bare or host.ascii.endswith(f".{bare}"):
-            return _without_www(typed.host.shown)
-    return _without_www(host.shown)
