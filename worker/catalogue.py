@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import psycopg
 from psycopg import sql
 
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity, Table
-from worker.faults import SetupMissing, in_one_line
+from worker.faults import SetupMissing
 
 SETUP_MEND = "run `enrichment-worker setup`"
 
@@ -89,17 +88,28 @@ LIMIT 1
 """)
 
 
-async def explain_refusal(connection: Connection, entity: Entity, error: psycopg.Error) -> tuple[str, str]:
+@dataclass(frozen=True)
+class Refusal:
+    """What the database said when it refused a record: the fields of its error report."""
+
+    sqlstate: str
+    message: str
+    constraint: str | None = None
+    schema: str | None = None
+    table: str | None = None
+    column: str | None = None
+
+
+async def explain_refusal(connection: Connection, entity: Entity, refusal: Refusal) -> tuple[str, str]:
     """Say in words why the database refused a record.
 
     Returns:
         The data field it is about (``record`` where that is not known), and the message.
     """
-    diag, state = error.diag, error.sqlstate or ""
-    definition, other, involved = "", "", [diag.column_name] if diag.column_name else []
-    if diag.constraint_name and diag.table_name:
-        table = sql.Identifier(diag.schema_name or "public", diag.table_name).as_string(connection)
-        step = (_CONSTRAINT, {"table": table, "name": diag.constraint_name})
+    definition, other, involved = "", "", [refusal.column] if refusal.column else []
+    if refusal.constraint and refusal.table:
+        table = sql.Identifier(refusal.schema or "public", refusal.table).as_string(connection)
+        step = (_CONSTRAINT, {"table": table, "name": refusal.constraint})
         cursors = await send(connection, *begin(read_only=True), step, COMMIT)
         if row := await cursors[2].fetchone():
             definition, other, involved = row["definition"], row["other"] or "", row["columns"]
@@ -107,8 +117,8 @@ async def explain_refusal(connection: Connection, entity: Entity, error: psycopg
     fields = [sources.get(column) or column for column in involved]
     field = next((name for name in fields if name in entity.columns), "record")
     where = ", ".join(fields) or "the record"
-    said = in_one_line(error)
-    match state:
+    said = " ".join(refusal.message.split())[:500]
+    match refusal.sqlstate:
         case "23502":
             message = f"the master table needs a value for {where}"
         case "23514" if definition:

@@ -102,6 +102,7 @@ class _Daemon:
                 try:
                     # Neon is not woken to learn that there is nothing to do.
                     if not self.bridge.neon.warm and not await self._has_work(entity):
+                        self.monitor.fault(entity.name, None)
                         break
                     tally = await deliver(self.bridge, entity, limit=limit)
                 except (psycopg.Error, OSError) as error:

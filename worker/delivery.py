@@ -5,7 +5,7 @@ knows the order. A batch is a list of records, and one is a batch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -15,14 +15,14 @@ from psycopg import sql
 
 from worker import neon, workspace
 from worker.bridge import Bridge
-from worker.catalogue import explain_refusal
+from worker.catalogue import Refusal, explain_refusal
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
 from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Verdict, new_run_id
 from worker.neon import Run
-from worker.settlement import settle
+from worker.settlement import settle, settle_apart
 from worker.workspace import Reply
 
 log = structlog.get_logger("worker.delivery")
@@ -150,43 +150,47 @@ async def settle_batch(
 async def _settle_or_split(
     bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
 ) -> None:
-    """Settle, and where the database refuses the batch, find whose record it is and flag that one."""
+    """Settle, and where the database refuses records of the batch, flag those and no others."""
+    how = bridge.settlements[entity.name]
     try:
-        answers = await settle(there, bridge.settlements[entity.name], batch, run)
+        answers = await settle(there, how, batch, run)
     except psycopg.Error as error:
         if kind_of(error) is not Kind.REFUSED:
             raise
         await send(there, (sql.SQL("ROLLBACK"), None))
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            await _settle_or_split(bridge, there, entity, batch[:middle], run)
-            await _settle_or_split(bridge, there, entity, batch[middle:], run)
-            return
-        await _flag_refused(bridge, there, entity, batch[0], run, error)
-        return
+        answers, refused = await settle_apart(there, how, batch, run)
+        if refused:
+            again = [delivery for delivery in batch if delivery.key in refused]
+            await _make_flags(there, entity, again, refused, error)
+            await _settle_or_split(bridge, there, entity, again, run)
     for delivery in batch:
-        delivery.answer = answers[delivery.key]
+        if delivery.key in answers:
+            delivery.answer = answers[delivery.key]
 
 
-async def _flag_refused(
-    bridge: Bridge, there: Connection, entity: Entity, delivery: Delivery, run: Run, error: psycopg.Error
+async def _make_flags(
+    there: Connection, entity: Entity, batch: Sequence[Delivery], refused: Mapping[str, Refusal], error: psycopg.Error
 ) -> None:
-    """Flag a record the database refused. Where its values do not even fit the invalid table, they stay
-    in the workspace only, where the enricher sees them.
+    """Make flags of refused records. Where the values do not even fit the invalid table, they stay in the
+    workspace only, where the enricher sees them, and Neon keeps what it has.
+
+    Raises:
+        psycopg.Error: the invalid table refuses its own values.
     """
-    field_, message = await explain_refusal(there, entity, error)
-    warnings = delivery.verdict.warnings if delivery.verdict else {}
-    was = delivery.action
-    delivery.verdict = Verdict({field_: message}, warnings, REFUSED)
-    delivery.action = Action.FLAG
-    log.warning("delivery.refused", entity=entity.name, key=delivery.key, sqlstate=error.sqlstate, field=field_)
-    if was is not Action.PROMOTE:
-        rows = await neon.read(there, entity, [delivery.key])
-        if delivery.key not in rows or delivery.merged == Merged(rows[delivery.key].data):
+    reasons = {reason: await explain_refusal(there, entity, reason) for reason in set(refused.values())}
+    unfit = [delivery for delivery in batch if delivery.action is not Action.PROMOTE]
+    rows = await neon.read(there, entity, [delivery.key for delivery in unfit]) if unfit else {}
+    for delivery in unfit:
+        row = rows.get(delivery.key)
+        if row is None or delivery.note == KEPT:
             raise error
-        delivery.merged, delivery.note = Merged(rows[delivery.key].data), KEPT
-        delivery.expected_hash = rows[delivery.key].hash
-    await _settle_or_split(bridge, there, entity, [delivery], run)
+        delivery.merged, delivery.expected_hash, delivery.note = Merged(row.data), row.hash, KEPT
+    for delivery in batch:
+        field_, message = reasons[refused[delivery.key]]
+        warnings = delivery.verdict.warnings if delivery.verdict else {}
+        delivery.verdict, delivery.action = Verdict({field_: message}, warnings, REFUSED), Action.FLAG
+    codes = Counter(refused[delivery.key].sqlstate for delivery in batch)
+    log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
 
 
 def answer(entity: Entity, delivery: Delivery) -> Reply | None:

@@ -30,34 +30,10 @@ class SetupMissing(Exception):
 
 
 # SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-_REFUSED_CLASSES = frozenset({"22", "23", "44", "54", "P0"})
+REFUSING = ("22", "23", "44", "54", "P0")
+"""Classes of SQLSTATE that speak of a record's values: data, integrity, check option, limits, a trigger's RAISE."""
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
 _TRANSIENT_CODES = frozenset({"25006", "25P03", "55P03", "55006"})
-_BROKEN_CLASSES = frozenset(
-    {
-        "0A",
-        "0L",
-        "0P",
-        "21",
-        "24",
-        "25",
-        "26",
-        "28",
-        "2B",
-        "2D",
-        "2F",
-        "34",
-        "38",
-        "39",
-        "3B",
-        "3D",
-        "3F",
-        "42",
-        "55",
-        "F0",
-        "HV",
-    }
-)
 
 
 def kind_of(error: BaseException) -> Kind:
@@ -66,10 +42,7 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, psycopg.Error) and state:
         if state in _TRANSIENT_CODES or state[:2] in _TRANSIENT_CLASSES:
             return Kind.TRANSIENT
-        if state[:2] in _BROKEN_CLASSES:
-            return Kind.BROKEN
-        # What remains: bad values, and whatever code a trigger of the master table raises by itself.
-        return Kind.REFUSED
+        return Kind.REFUSED if state[:2] in REFUSING else Kind.BROKEN
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError | TimeoutError):
         return Kind.TRANSIENT
     return Kind.BROKEN

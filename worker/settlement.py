@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.database import COMMIT, Connection, begin, send
+from worker.catalogue import Refusal
+from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity, data_of
+from worker.faults import REFUSING
 from worker.model import Action, Answer, Conflict, Delivery, Outcome, State
 from worker.neon import EXECUTED_BY, LEDGER, Run
 
@@ -20,8 +23,10 @@ WITH d AS MATERIALIZED (
     data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
     enriched_fields jsonb, conflicts jsonb, note text)
 ), past AS MATERIALIZED (
-  SELECT l.* FROM d JOIN {ledger} l ON l.entity = %(entity)s AND l.key = d.key AND l.delivery_hash = d.hash
-    AND l.outcome IN ('promoted', 'flagged')
+  -- LIMIT keeps the planner from joining: a young ledger's statistics would have it read the whole of it.
+  SELECT l.* FROM d CROSS JOIN LATERAL (
+    SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND l.delivery_hash = d.hash
+      AND l.outcome IN ('promoted', 'flagged') LIMIT 1) l
 ), here AS MATERIALIZED (
   SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} IN (SELECT key FROM d) FOR UPDATE OF i SKIP LOCKED
@@ -188,8 +193,26 @@ async def settle(
     """
     if not deliveries:
         return {}
-    keys = sorted(delivery.key for delivery in deliveries)
-    params = {
+    cursors = await send(
+        connection, *begin(), *_locks(how, deliveries), (how.settle, _params(how, deliveries, run)), COMMIT
+    )
+    return {row["key"]: _answer(how.entity, row) for row in await cursors[-2].fetchall()}
+
+
+def _locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
+    keys = {"keys": [delivery.key for delivery in deliveries]}
+    return [
+        # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
+        (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
+        # Locks come in statements of their own, so that the settlement's snapshot is younger than they
+        # are; what somebody else holds is left to him, and holds up nobody here.
+        (how.lock_invalid, keys),
+        (how.lock_master, keys),
+    ]
+
+
+def _params(how: Settlement, deliveries: Sequence[Delivery], run: Run) -> dict[str, Any]:
+    return {
         "records": Jsonb([_as_record(delivery) for delivery in deliveries]),
         "entity": how.entity.name,
         "run_id": run.run_id,
@@ -199,19 +222,94 @@ async def settle(
         "notes": run.notes,
         "rules_version": how.entity.rules.version,
     }
+
+
+APART_SECONDS = 20.0
+# Settles a batch by halves, each in a subtransaction, until every refused record stands alone: its cost
+# grows with the number of refused records. One round trip, however many there are.
+_APART = """
+CREATE OR REPLACE FUNCTION pg_temp.enrichment_settle(the_records jsonb) RETURNS SETOF jsonb
+LANGUAGE plpgsql AS $enrichment$
+#variable_conflict use_column
+DECLARE
+  the_half int := jsonb_array_length(the_records) / 2;
+  the_answer record; the_answers jsonb[] := '{}'; the_part jsonb;
+  the_code text; the_message text; the_constraint text; the_schema text; the_table text; the_column text;
+BEGIN
+  BEGIN
+    FOR the_answer IN %(settle)s LOOP
+      the_answers := array_append(the_answers, to_jsonb(the_answer));
+    END LOOP;
+    RETURN QUERY SELECT unnest(the_answers);
+    RETURN;
+  EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS the_code = RETURNED_SQLSTATE, the_message = MESSAGE_TEXT,
+      the_constraint = CONSTRAINT_NAME, the_schema = SCHEMA_NAME, the_table = TABLE_NAME, the_column = COLUMN_NAME;
+    -- What is no record's fault is everybody's.
+    IF left(the_code, 2) <> ALL (ARRAY[%(refusing)s]) THEN
+      RAISE;
+    END IF;
+  END;
+  IF the_half = 0 THEN
+    RETURN NEXT jsonb_build_object('key', the_records -> 0 ->> 'key', 'refused', jsonb_build_object(
+      'sqlstate', the_code, 'message', the_message, 'constraint', nullif(the_constraint, ''),
+      'schema', nullif(the_schema, ''), 'table', nullif(the_table, ''), 'column', nullif(the_column, '')));
+    RETURN;
+  END IF;
+  FOREACH the_part IN ARRAY ARRAY[
+    (SELECT jsonb_agg(r ORDER BY n) FROM jsonb_array_elements(the_records) WITH ORDINALITY x (r, n)
+      WHERE n <= the_half),
+    (SELECT jsonb_agg(r ORDER BY n) FROM jsonb_array_elements(the_records) WITH ORDINALITY x (r, n)
+      WHERE n > the_half)]
+  LOOP
+    RETURN QUERY SELECT * FROM pg_temp.enrichment_settle(the_part);
+  END LOOP;
+END $enrichment$
+"""
+# Small parts of a batch come back often: look them up by index, whatever the statistics say.
+_BY_INDEX = sql.SQL(
+    "SELECT set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true),"
+    " set_config('enable_mergejoin', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)"
+)
+
+
+async def settle_apart(
+    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run
+) -> tuple[dict[str, Answer], dict[str, Refusal]]:
+    """Settle what can be settled of a batch that was refused as a whole.
+
+    Returns:
+        The answers, and for each record that the database refuses by itself, why; by key.
+
+    Raises:
+        psycopg.Error: as :func:`settle`.
+    """
+    params = _params(how, deliveries, run)
+    records = params.pop("records")
+    literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
+    statement = how.settle.as_string(connection) % {**literals, "records": "the_records"}
+    refusing = ", ".join(sql.Literal(code).as_string(connection) for code in REFUSING)
+    function = sql.SQL(_APART % {"settle": statement, "refusing": refusing})
+    call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
     cursors = await send(
         connection,
-        *begin(),
-        # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
-        (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
-        # Locks come in statements of their own, so that the settlement's snapshot is younger than they
-        # are; what somebody else holds is left to him, and holds up nobody here.
-        (how.lock_invalid, {"keys": keys}),
-        (how.lock_master, {"keys": keys}),
-        (how.settle, params),
+        *begin(statement=APART_SECONDS),
+        *_locks(how, deliveries),
+        (_BY_INDEX, None),
+        (function, None),
+        (call, {"records": records}),
+        (sql.SQL("DROP FUNCTION pg_temp.enrichment_settle(jsonb)"), None),
         COMMIT,
+        seconds=APART_SECONDS + 5.0,
     )
-    return {row["key"]: _answer(how.entity, row) for row in await cursors[-2].fetchall()}
+    rows = [row["answer"] for row in await cursors[-3].fetchall()]
+    refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
+    answers = {
+        row["key"]: _answer(how.entity, row | {"at": row["at"] and datetime.fromisoformat(row["at"])})
+        for row in rows
+        if "refused" not in row
+    }
+    return answers, refused
 
 
 def _as_record(delivery: Delivery) -> dict[str, Any]:

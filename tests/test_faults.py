@@ -1,0 +1,296 @@
+"""Nothing lost, nothing done twice, whatever dies when: links, servers, workers. SPEC 6."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from conftest import Databases, connect
+from oracle import check
+from proxy import Proxy
+from records import add_companies, company, complete, edit, invalid, ledger, master, work
+
+
+@pytest.fixture
+def databases(own_servers) -> Databases:
+    """Here each side has a server of its own, Neon's the newer one."""
+    neon_server, supabase_server = own_servers
+    neon_server.create_database("neon")
+    supabase_server.create_database("supabase")
+    return Databases(neon_server.url("neon"), supabase_server.url("supabase"))
+
+
+@pytest.fixture
+def links(databases, env, prepared) -> Iterator[dict[str, Proxy]]:
+    """A proxy on either link, and one on the listen connection alone."""
+    env.update(WORKER_SWEEP_INTERVAL="0.5", WORKER_BATCH_SIZE="50")
+    with (
+        Proxy(databases.neon_url) as neon,
+        Proxy(databases.supabase_url) as supabase,
+        Proxy(databases.supabase_url) as ear,
+    ):
+        env.update(NEON_DATABASE_URL=neon.url, SUPABASE_DATABASE_URL=supabase.url, SUPABASE_LISTEN_URL=ear.url)
+        yield {"neon": neon, "supabase": supabase, "listen": ear}
+
+
+def flip(supabase, first: int, last: int) -> None:
+    """One statement; every tenth is repaired badly."""
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET enrichment_status = 'complete', website = CASE WHEN neon_id %% 10 = 0"
+        " THEN 'n/a' ELSE 'https://c' || neon_id || '.example' END WHERE neon_id BETWEEN %s AND %s", [first, last]
+    )  # fmt: skip
+
+
+def settled(supabase) -> bool:
+    row = supabase.execute(
+        "SELECT count(*) AS n FROM company_needs_enrichment WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL"
+    ).fetchone()
+    return row["n"] == 0
+
+
+def fill(cli, neon, number: int) -> None:
+    neon.execute(
+        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"
+        " SELECT format('04.04.01.01.%%s.001', lpad(i::text, 5, '0')), 'Alder Works ' || i, 'EMPTY_WEBSITE', '{}'"
+        " FROM generate_series(1, %s) i", [number]
+    )  # fmt: skip
+    assert cli("pull").returncode == 0
+
+
+@pytest.mark.parametrize("link", ["neon", "supabase"])
+def test_the_answer_to_a_commit_never_arrives(cli, links, daemon, neon, supabase, eventually, link) -> None:
+    fill(cli, neon, 3)
+    daemon()
+    # Warm up, so that the next COMMIT on this link is the delivery's.
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: work(supabase, company(1))["pushed_to_neon_at"])
+    links[link].cut_on_answer(b"COMMIT\0")
+    struck = links[link].faults
+    complete(supabase, company(2), website="https://c2.example")
+    eventually(lambda: work(supabase, company(2))["pushed_to_neon_at"])
+    assert links[link].faults > struck
+    assert len(ledger(neon, company(2))) == 1
+    check(neon, supabase)
+
+
+@pytest.mark.parametrize("link", ["neon", "supabase"])
+@pytest.mark.parametrize("after", [1, 40, 200, 700, 2000])
+def test_a_link_is_cut_in_the_middle_of_a_message(cli, links, daemon, neon, supabase, eventually, link, after) -> None:
+    fill(cli, neon, 20)
+    daemon()
+    links[link].cut_after(after)
+    flip(supabase, 1, 20)
+    eventually(lambda: settled(supabase))
+    assert links[link].faults > 0
+    assert check(neon, supabase)["promoted"] == 18
+
+
+@pytest.mark.parametrize("link", ["neon", "supabase"])
+def test_a_link_that_is_down_for_a_while_is_waited_out(cli, links, daemon, neon, supabase, eventually, link) -> None:
+    fill(cli, neon, 20)
+    worker = daemon()
+    links[link].closed = True
+    links[link].cut()
+    flip(supabase, 1, 20)
+    worker.wait_event("worker.fault")
+    status, body = worker.health("/readyz")
+    assert status == 503
+    assert "company" in body or "sweep" in body or "pull" in body
+    assert worker.health("/healthz")[0] == 200
+    links[link].closed = False
+    eventually(lambda: settled(supabase), 60)
+    eventually(lambda: worker.health("/readyz")[0] == 200, 60)
+    check(neon, supabase)
+
+
+def test_a_deaf_listener_is_found_and_replaced_and_the_sweep_serves_meanwhile(
+    cli, links, daemon, neon, supabase, eventually
+) -> None:
+    fill(cli, neon, 4)
+    worker = daemon()
+    links["listen"].deaf = True
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: work(supabase, company(1))["pushed_to_neon_at"])
+    assert not [event for event in worker.events if event["event"] == "listener.lost"], "the sweep was not needed"
+    worker.wait_event("listener.lost")
+    links["listen"].hear_again()
+    eventually(lambda: [e["event"] for e in worker.events].count("listener.listening") == 2)
+    complete(supabase, company(2), website="https://c2.example")
+    eventually(lambda: work(supabase, company(2))["pushed_to_neon_at"])
+    check(neon, supabase)
+
+
+def test_repeated_failures_are_summed_up(cli, links, daemon, neon, supabase, eventually) -> None:
+    worker = daemon()
+    links["listen"].closed = True
+    links["listen"].cut()
+    # The pause between its tries grows beyond two seconds: so it failed several times by then.
+    eventually(lambda: worker.health("/readyz")[0] == 503)
+    fill(cli, neon, 1)
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: work(supabase, company(1))["pushed_to_neon_at"])
+    assert len([event for event in worker.events if event["event"] == "listener.lost"]) <= 3
+
+
+@pytest.mark.parametrize("link", ["neon", "supabase"])
+def test_a_link_goes_deaf_under_a_delivery(cli, links, daemon, neon, supabase, eventually, link) -> None:
+    fill(cli, neon, 20)
+    worker = daemon()
+    links[link].deaf = True
+    flip(supabase, 1, 20)
+    worker.wait_event("worker.fault", timeout=60)
+    links[link].hear_again()
+    eventually(lambda: settled(supabase), 90)
+    check(neon, supabase)
+
+
+@pytest.mark.parametrize("side", [0, 1], ids=["neon", "supabase"])
+def test_a_server_stops_immediately_and_starts_again_in_a_backlog(
+    cli, links, daemon, own_servers, databases, eventually, side
+) -> None:
+    with connect(databases.neon_url) as neon, connect(databases.supabase_url) as supabase:
+        fill(cli, neon, 2000)
+        worker = daemon()
+        flip(supabase, 1, 2000)
+        worker.wait_event("delivery.batch")
+    for _ in range(3):
+        own_servers[side].stop("immediate")
+        own_servers[side].start()
+    with connect(databases.neon_url) as neon, connect(databases.supabase_url) as supabase:
+        eventually(lambda: settled(supabase), 90)
+        assert check(neon, supabase)["promoted"] == 1800
+        assert worker.terminate() == 0
+
+
+def test_workers_are_killed_in_a_backlog(cli, links, daemon, neon, supabase, eventually) -> None:
+    fill(cli, neon, 3000)
+    flip(supabase, 1, 3000)
+    for _ in range(8):
+        one, other = daemon(), daemon()
+        one.wait_event("delivery.batch", timeout=60)
+        one.kill()
+        other.kill()
+        if settled(supabase):
+            break
+    daemon()
+    eventually(lambda: settled(supabase), 90)
+    assert check(neon, supabase)["promoted"] == 2700
+
+
+def test_many_workers_share_the_queue_and_none_waits_for_a_dead_one(
+    cli, links, daemon, neon, supabase, eventually
+) -> None:
+    fill(cli, neon, 3000)
+    workers = [daemon() for _ in range(3)]
+    flip(supabase, 1, 3000)
+    workers[0].wait_event("delivery.batch")
+    workers[0].kill()
+    eventually(lambda: settled(supabase), 60)
+    assert check(neon, supabase)["promoted"] == 2700
+    delivered = [sum(e["claimed"] for e in worker.events if e["event"] == "delivery.batch") for worker in workers[1:]]
+    assert all(delivered), "one of them did nothing"
+
+
+def test_another_worker_pulls_when_the_puller_dies(
+    cli, links, env, databases, daemon, neon, supabase, eventually
+) -> None:
+    # The puller's place is taken: as if by a worker in the middle of a pull.
+    holder = psycopg.connect(databases.supabase_url)
+    holder.execute("INSERT INTO enrichment_pull_position (entity) VALUES ('company'), ('people')")
+    holder.commit()
+    holder.execute("SELECT FROM enrichment_pull_position FOR UPDATE")
+    add_companies(neon, 1)
+    worker = daemon()
+    add_companies(neon, 2)
+    complete_nothing = supabase.execute("SELECT count(*) AS n FROM company_needs_enrichment").fetchone()
+    assert complete_nothing["n"] == 0
+    holder.close()
+    worker.wait_event("pull.done", entity="company")
+    assert work(supabase, company(2))["enrichment_status"] == "pending"
+
+
+def test_sigterm_in_a_backlog_exits_0_with_nothing_half_done(cli, links, daemon, neon, supabase, eventually) -> None:
+    fill(cli, neon, 3000)
+    worker = daemon()
+    flip(supabase, 1, 3000)
+    worker.wait_event("delivery.batch")
+    assert worker.terminate() == 0
+    assert not settled(supabase), "the backlog was too small to be interrupted"
+    half = supabase.execute(
+        "SELECT array_agg(company_unique_id) AS keys FROM company_needs_enrichment WHERE promoted_at IS NULL"
+        " AND pushed_to_neon_at IS NULL"
+    ).fetchone()["keys"]
+    assert not neon.execute(
+        "SELECT FROM marketing.enrichment_ledger WHERE key = ANY(%s) AND outcome IN ('promoted', 'flagged')", [half]
+    ).fetchall()
+    daemon()
+    eventually(lambda: settled(supabase), 60)
+    check(neon, supabase)
+
+
+def test_rows_that_keep_failing_do_not_hold_up_a_good_one(cli, links, env, daemon, neon, supabase, eventually) -> None:
+    env["WORKER_BATCH_SIZE"] = "500"
+    fill(cli, neon, 10_001)
+    daemon()
+    # Refused by the master table only: the costly kind of failure.
+    supabase.execute("UPDATE company_needs_enrichment SET website = 'https://x.example', employee_count = -1,"
+                     " enrichment_status = 'complete' WHERE neon_id <= 10000")  # fmt: skip
+    complete(supabase, company(10_001), website="https://good.example")
+    eventually(lambda: work(supabase, company(10_001))["promoted_at"], 60)
+
+
+def test_what_somebody_else_holds_locked_holds_up_nobody_else(
+    cli, links, databases, daemon, neon, supabase, eventually
+) -> None:
+    fill(cli, neon, 5)
+    neon.execute("INSERT INTO marketing.company_master (company_unique_id, company_name, website_url, source_system,"
+                 " source_record_id) VALUES (%s, 'Old', 'https://old.example', 'x', '1')", [company(2)])  # fmt: skip
+    with psycopg.connect(databases.neon_url) as dba, psycopg.connect(databases.supabase_url) as enricher:
+        dba.execute("SELECT FROM marketing.company_invalid WHERE company_unique_id = %s FOR UPDATE", [company(1)])
+        dba.execute("SELECT FROM marketing.company_master WHERE company_unique_id = %s FOR UPDATE", [company(2)])
+        daemon()
+        flip(supabase, 1, 5)
+        enricher.execute("SELECT FROM company_needs_enrichment WHERE company_unique_id = %s FOR UPDATE", [company(3)])
+        for number in (4, 5):
+            eventually(lambda number=number: work(supabase, company(number))["promoted_at"])
+        assert work(supabase, company(1))["pushed_to_neon_at"] is None
+        assert work(supabase, company(2))["pushed_to_neon_at"] is None
+        dba.rollback()
+        enricher.rollback()
+    eventually(lambda: settled(supabase))
+    assert check(neon, supabase)["promoted"] == 5
+
+
+def test_an_edit_made_on_the_way_is_not_lost(cli, links, daemon, neon, supabase, eventually) -> None:
+    fill(cli, neon, 1)
+    worker = daemon()
+    # The Neon link is so slow that the edit falls between claim and acknowledgement.
+    links["neon"].delay = 0.3
+    complete(supabase, company(1), website="n/a")
+    eventually(lambda: supabase.execute("SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE"
+                                        " c.relname = 'company_needs_enrichment' AND l.mode = 'RowShareLock'"
+                                        " AND l.pid <> pg_backend_pid()").fetchone() is not None)  # fmt: skip
+    edit(supabase, company(1), city="Elkins")
+    worker.wait_event("delivery.batch")
+    links["neon"].delay = 0
+    row = work(supabase, company(1))
+    assert row["city"] == "Elkins"
+    assert row["enrichment_status"] == "failed"
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: master(neon, company(1)))
+    assert master(neon, company(1))["address_city"] == "Elkins"
+
+
+def test_an_operators_fault_stops_the_process_loudly(cli, links, daemon, neon, supabase, eventually) -> None:
+    fill(cli, neon, 1)
+    worker = daemon()
+    neon.execute("ALTER TABLE marketing.enrichment_ledger RENAME TO elsewhere")
+    complete(supabase, company(1), website="https://c1.example")
+    assert worker.process.wait(30) == 1
+    assert [event for event in worker.events if event["event"] == "worker.broken"]
+    neon.execute("ALTER TABLE marketing.elsewhere RENAME TO enrichment_ledger")
+    assert invalid(neon, company(1)) is not None
+    daemon()
+    eventually(lambda: settled(supabase))
+    check(neon, supabase)
