@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from records import Connection
@@ -30,22 +31,33 @@ SELECT w.*, company_unique_id AS key, md5(neon_snapshot::text) AS digest,
 """
 
 
-def check(neon: Connection, supabase: Connection) -> dict[str, Any]:
+def check(neon: Connection, supabase: Connection, deleted: Collection[str] = ()) -> dict[str, Any]:
     """Compare both databases record by record, and return what was seen.
 
     Holds of a moment when no worker is in the middle of a delivery and nothing is queued.
+
+    Args:
+        neon: the one side.
+        supabase: the other.
+        deleted: keys of records that somebody deleted from the invalid table.
     """
     there = {row["key"]: row for row in neon.execute(_NEON).fetchall()}
     here = {row["key"]: row for row in supabase.execute(_WORKSPACE).fetchall()}
     for key, row in there.items():
         # Exactly one fate.
-        assert row["invalid"] != row["master"], f"{key} is in invalid: {row['invalid']}, in master: {row['master']}"
+        if key in deleted:
+            assert not (row["invalid"] and row["master"]), f"{key} is in both"
+        else:
+            assert row["invalid"] != row["master"], f"{key}: invalid {row['invalid']}, master {row['master']}"
         assert row["promoted"] == (1 if row["master"] else 0), f"{key} was promoted {row['promoted']} times"
         # Every outcome has its own delivery, and no delivery two.
         assert row["hashes"] == row["promoted"] + row["flagged"], f"{key}: a delivery took effect twice"
     for key, row in here.items():
         assert not row["queued"], f"{key} is still queued"
         assert row["digest"] == row["last_sync_hash"], f"{key}: the hash is not the snapshot's"
+        if key in deleted and not there.get(key, {}).get("master"):
+            assert row["promoted_at"] is None, f"{key} was deleted and is told promoted"
+            continue
         neons = there[key]
         # The row tells the truth.
         assert (row["promoted_at"] is not None) == neons["master"], f"{key}: promoted_at and the master disagree"
