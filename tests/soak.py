@@ -15,7 +15,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from machine import Loop, struck  # noqa: E402 - the path comes first
 
 LONG = settings(
-    max_examples=8, stateful_step_count=60, deadline=None, database=None, print_blob=True,
+    max_examples=60, stateful_step_count=50, deadline=None, database=None, print_blob=True,
     suppress_health_check=list(HealthCheck), phases=[Phase.generate],
 )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """``setup``: SPEC 2."""
 
-from records import Connection, everything
+from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
 from worker import schema
 
@@ -113,8 +113,23 @@ def test_strangers_get_nothing_from_the_workspace(cli, databases, neon, supabase
 
 
 def test_the_files_run_in_an_order_that_works() -> None:
-    names = [path.name for path in schema.files("Supabase")]
-    assert names.index("00_functions.sql") > names.index("people.sql")
-    assert names == [
-        "00_common.sql", "company.sql", "people.sql", "00_functions.sql", "company.sql", "people.sql",
+    assert [f"{path.parent.name}/{path.stem}" for path in schema.files("Supabase")] == [
+        "supabase/00_common", "supabase/company", "supabase/people", "supabase/view_needs_attention",
+        "triggers/00_functions", "triggers/company", "triggers/people",
     ]  # fmt: skip
+
+
+def test_needs_attention_lists_what_is_to_be_done_oldest_first(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1, 2, 3, 4)
+    add_people(neon, 1)
+    assert cli("pull").returncode == 0
+    complete(supabase, company(1), website="https://a.example")
+    complete(supabase, company(2), website="n/a")
+    edit(supabase, person(1), enrichment_status="in_progress")
+    assert cli("pipeline", "--yes").returncode == 0
+    rows = supabase.execute("SELECT * FROM needs_attention").fetchall()
+    assert {row["key"] for row in rows} == {company(2), company(3), company(4), person(1)}
+    assert [row["since"] for row in rows] == sorted(row["since"] for row in rows)
+    failed = next(row for row in rows if row["key"] == company(2))
+    assert "website" in failed["errors"]
+    assert "set complete again" in failed["what_to_do"]

@@ -35,11 +35,18 @@ WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdroppe
 """)
 
 
-async def columns(connection: Connection, table: Table) -> list[Column]:
-    """The columns of a table, none where it does not exist."""
+async def columns(connection: Connection, table: Table, *, inside: bool = False) -> list[Column]:
+    """The columns of a table, none where it does not exist.
+
+    Args:
+        connection: to the database.
+        table: which.
+        inside: within the transaction that is open already.
+    """
     step = (_COLUMNS, {"table": table.sql.as_string(connection)})
-    cursors = await send(connection, *begin(read_only=True), step, COMMIT)
-    return [Column(**row) for row in await cursors[2].fetchall()]
+    steps = [step] if inside else [*begin(read_only=True), step, COMMIT]
+    cursors = await send(connection, *steps)
+    return [Column(**row) for row in await cursors[steps.index(step)].fetchall()]
 
 
 async def master_columns(connection: Connection, entity: Entity) -> list[str]:

@@ -105,7 +105,7 @@ class Settings(BaseSettings):
         if value is None or info.data.get("allow_insecure"):
             return value
         mode = conninfo_to_dict(value).get("sslmode")
-        if _remote(value) and mode in ("disable", "allow", "prefer"):
+        if is_remote(value) and mode in ("disable", "allow", "prefer"):
             raise _fault(
                 f"goes to another machine with sslmode={mode}, which does not enforce TLS; "
                 "use sslmode=require, or set WORKER_ALLOW_INSECURE=1"
@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         return int(self.health_address.rpartition(":")[2])
 
     def _conninfo(self, url: str) -> str:
-        if self.allow_insecure or not _remote(url) or "sslmode" in conninfo_to_dict(url):
+        if self.allow_insecure or not is_remote(url) or "sslmode" in conninfo_to_dict(url):
             return url
         return make_conninfo(url, sslmode="require")
 
@@ -240,7 +240,7 @@ def _in_words(error: Mapping[str, Any]) -> str:
             return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
-def _remote(url: str) -> bool:
+def is_remote(url: str) -> bool:
     """Whether any host of the connection string is another machine."""
     parts = conninfo_to_dict(url)
     hosts = f"{parts.get('hostaddr') or parts.get('host') or ''}".split(",")

@@ -49,4 +49,4 @@ CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_delivery_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged');
 CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash, outcome)
-  WHERE outcome IN ('waiting', 'withdrawn', 'merged');
+  WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone');

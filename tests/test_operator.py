@@ -1,0 +1,155 @@
+"""What the operator asks: ``history`` and ``doctor``. SPEC 7."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pooler
+import pytest
+from records import add_companies, company, complete
+
+
+@pytest.fixture
+def lived(cli, prepared, neon, supabase) -> str:
+    """A company that was given back once, and then promoted."""
+    add_companies(neon, 1)
+    cli("pull")
+    complete(supabase, company(1), website="n/a", enriched_by="ana@enrichers.example")
+    cli("pipeline", "--yes")
+    complete(supabase, company(1), website="Alder.example")
+    cli("pipeline", "--yes")
+    return company(1)
+
+
+def test_history_tells_a_records_life(cli, lived) -> None:
+    done = cli("history", lived)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"company {lived}"
+    story = ["failed the initial validation", "pulled", "given back", "promoted to the master table", "now: in"]
+    places = [next(n for n, line in enumerate(lines) if part in line) for part in story]
+    assert places == sorted(places)
+    assert "error in website" in done.stdout
+    assert "'n/a'" in done.stdout
+    assert "ana@enrichers.example" in done.stdout
+    assert "marketing.company_master" in lines[-1]
+
+
+def test_history_as_json(cli, lived) -> None:
+    found = json.loads(cli("history", lived, "--json").stdout)
+    assert found["key"] == lived
+    assert [event["what"].split(",")[0] for event in found["events"]][-1] == "promoted to the master table"
+
+
+def test_history_of_an_unknown_key_is_one_line_and_exit_1(cli, prepared) -> None:
+    done = cli("history", "04.04.01.01.99999.999")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def findings(cli) -> dict[str, dict[str, str]]:
+    return {finding["check"]: finding for finding in json.loads(cli("doctor", "--json").stdout)}
+
+
+def test_doctor_finds_nothing_wrong_where_nothing_is(cli, prepared) -> None:
+    done = cli("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "problem" not in done.stdout
+    assert "a notification arrives" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("side", "damage", "check", "said"),
+    [
+        ("supabase", "DROP TRIGGER enrichment_b_row ON company_needs_enrichment", "company: triggers", "enrichment_b_row"),
+        ("supabase", "ALTER TABLE people_needs_enrichment DISABLE TRIGGER ALL", "people: triggers", "enrichment_notify"),
+        ("supabase", "ALTER TABLE company_needs_enrichment DISABLE ROW LEVEL SECURITY",
+         "public.company_needs_enrichment: row level security", "off"),
+        ("supabase", "ALTER TABLE company_needs_enrichment DROP COLUMN promoted_at", "company: workspace", "promoted_at"),
+        ("neon", "ALTER TABLE marketing.company_master ADD COLUMN region TEXT NOT NULL", "company: Neon's tables", "region"),
+        ("neon", "DROP TABLE marketing.enrichment_ledger", "ledger and log", "enrichment_ledger"),
+    ],
+)  # fmt: skip
+def test_doctor_names_what_is_broken_with_its_mend(cli, prepared, neon, supabase, side, damage, check, said) -> None:
+    (neon if side == "neon" else supabase).execute(damage)
+    found = findings(cli)
+    assert found[check]["level"] == "problem"
+    assert said in found[check]["text"]
+    assert found[check]["mend"]
+    assert cli("doctor").returncode == 1
+
+
+def test_doctor_names_a_missing_privilege(cli, prepared, env, neon, databases) -> None:
+    neon.execute("DO $$ BEGIN CREATE ROLE meek LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+                 "GRANT USAGE ON SCHEMA marketing TO meek; GRANT SELECT ON ALL TABLES IN SCHEMA marketing TO meek;"
+                 "GRANT SELECT ON public.shq_validation_log TO meek")  # fmt: skip
+    env["NEON_DATABASE_URL"] = databases.neon_url.replace("postgres@", "meek@")
+    found = findings(cli)
+    assert "DELETE on marketing.company_invalid" in found["company: Neon's privileges"]["text"]
+    assert "INSERT on marketing.enrichment_ledger" in found["ledger and log"]["text"]
+    neon.execute("DROP OWNED BY meek")
+
+
+@pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
+def test_doctor_recognises_a_transaction_pooler_behind_the_listen_address(cli, prepared, env, databases) -> None:
+    with pooler.Pooler(databases.supabase_url) as behind:
+        env["SUPABASE_LISTEN_URL"] = behind.url
+        found = findings(cli)["LISTEN"]
+    assert found["level"] == "problem"
+    assert "transaction" in found["text"]
+    assert "5432" in found["mend"]
+
+
+def test_doctor_with_a_database_down_says_the_rest_and_exits_3(cli, prepared, env) -> None:
+    env["NEON_DATABASE_URL"] = "postgresql://somebody:hunter2@127.0.0.1:1/neon"
+    done = cli("doctor")
+    assert done.returncode == 3
+    assert "NEON_DATABASE_URL" in done.stdout
+    assert "LISTEN: a notification arrives" in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def api() -> Iterator[ThreadingHTTPServer]:
+    """As Supabase's REST API answers: ``rows`` to everybody."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps(self.server.rows).encode()
+            self.send_response(self.server.status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    server.rows, server.status = [], 200
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "rows", "level"),
+    [(200, [], "ok"), (401, {"message": "no"}, "ok"), (200, [{"id": 1}], "problem"), (500, {}, "warning")],
+)
+def test_doctor_asks_the_public_api(cli, prepared, env, api, status, rows, level) -> None:
+    api.status, api.rows = status, rows
+    env |= {"SUPABASE_URL": f"http://127.0.0.1:{api.server_port}", "SUPABASE_API_KEY": "anon"}
+    assert findings(cli)["public API"]["level"] == level
+
+
+def test_doctor_does_not_take_the_service_key_for_a_stranger(cli, prepared, env, api) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"role": "service_role"}).encode()).decode().rstrip("=")
+    env |= {"SUPABASE_URL": f"http://127.0.0.1:{api.server_port}", "SUPABASE_API_KEY": f"h.{claims}.s"}
+    found = findings(cli)["public API"]
+    assert found["level"] == "warning"
+    assert "anon" in found["mend"]
