@@ -18,7 +18,7 @@ import psycopg
 from conftest import ROOT, Daemon, _environment, connect
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from oracle import check
+from oracle import NEON, check
 from proxy import Proxy
 from records import company
 
@@ -243,10 +243,9 @@ class Loop(RuleBasedStateMachine):
                     " AND pushed_to_neon_at IS NULL").fetchone()["n"]  # fmt: skip
                 here = supabase.execute("SELECT count(*) AS n FROM company_needs_enrichment").fetchone()["n"]
                 # Every inserted record has come, and every row's snapshot is Neon's.
-                hashes = {row["k"]: row["h"] for row in neon.execute(
-                    "SELECT company_unique_id AS k, zip AS h FROM marketing.company_invalid").fetchall()}  # fmt: skip
+                hashes = {row["key"]: row["hash"] for row in neon.execute(NEON).fetchall() if row["invalid"]}
                 seen = {row["k"]: row["h"] for row in supabase.execute(
-                    "SELECT company_unique_id AS k, neon_snapshot ->> 'zip' AS h FROM company_needs_enrichment"
+                    "SELECT company_unique_id AS k, last_sync_hash AS h FROM company_needs_enrichment"
                     " WHERE promoted_at IS NULL").fetchall()}  # fmt: skip
         except psycopg.OperationalError:
             return False

@@ -8,7 +8,7 @@ from typing import Any
 from records import Connection
 
 # One row for each key that any table knows.
-_NEON = """
+NEON = """
 SELECT key, i.company_unique_id IS NOT NULL AS invalid, m.company_unique_id IS NOT NULL AS master,
   i.still_invalid, i.validation_errors, l.promoted, l.flagged, l.hashes, l.last, to_jsonb(m) AS master_row,
   md5(jsonb_build_object('company_name', i.company_name, 'domain', i.domain, 'industry', i.industry,
@@ -41,7 +41,7 @@ def check(neon: Connection, supabase: Connection, deleted: Collection[str] = ())
         supabase: the other.
         deleted: keys of records that somebody deleted from the invalid table.
     """
-    there = {row["key"]: row for row in neon.execute(_NEON).fetchall()}
+    there = {row["key"]: row for row in neon.execute(NEON).fetchall()}
     here = {row["key"]: row for row in supabase.execute(_WORKSPACE).fetchall()}
     for key, row in there.items():
         # Exactly one fate.

@@ -158,8 +158,8 @@ async def _restore(there: Connection, entity: Entity, entry: dict[str, Any], run
     book = sql.SQL(
         "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,"
         " master_after, record, note, enriched_by, enriched_at)"
-        " SELECT %(run)s, entity, key, 'undone', md5('undo|' || id), NULL, master_after, master_before, record, 'took back ' || run_id, enriched_by, enriched_at"
-        " FROM {ledger} WHERE id = %(id)s"
+        " SELECT %(run)s, entity, key, 'undone', md5('undo|' || id), NULL, master_after, master_before, record,"
+        " 'took back ' || run_id, enriched_by, enriched_at FROM {ledger} WHERE id = %(id)s"
     ).format(ledger=LEDGER)
     return [(back, params), (again, params), (book, {"run": run_id, "id": entry["id"]})]
 
