@@ -154,6 +154,23 @@ class Loop(RuleBasedStateMachine):
             self._end(self.workers.pop(which % len(self.workers)))
             struck["workers killed"] += 1
 
+    @rule(website=WEBSITES, events=st.integers(0, 3))
+    def workers_are_killed_while_busy(self, website: str, events: int) -> None:
+        """Flip everything, and kill all workers after the first few of the lines they log meanwhile."""
+        self.start_a_worker()
+        self.an_enricher_completes_all(website)
+        seen = [len(worker.events) for worker in self.workers]
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and all(
+            len(worker.events) < before + events and worker.process.poll() is None
+            for worker, before in zip(self.workers, seen, strict=True)
+        ):
+            time.sleep(0.001)  # between two looks
+        for worker in self.workers:
+            self._end(worker)
+        struck["workers killed"] += len(self.workers)
+        self.workers.clear()
+
     @rule(side=st.integers(0, 1))
     def a_server_dies_and_comes_back(self, side: int) -> None:
         self._drop_late()
@@ -197,17 +214,18 @@ class Loop(RuleBasedStateMachine):
         for link in self.links:
             link.delay, link.deaf = 0.0, False
             link.cut_on_answer(b"\xff never")
-        for worker in [one for one in self.workers if one.process.poll() is not None]:
-            assert worker.process.returncode == 3, worker.events[-3:]  # a server was down when it started
-            self.workers.remove(worker)
-            self._end(worker)
-        if not self.workers:
-            self.start_a_worker()
         deadline = time.monotonic() + QUIET_SECONDS
-        while not self._settled():
-            assert time.monotonic() < deadline, [worker.events[-3:] for worker in self.workers]
-            if all(worker.process.poll() is not None for worker in self.workers):
+        while True:
+            for worker in [one for one in self.workers if one.process.poll() is not None]:
+                # A database was down when it started: systemd would start it again.
+                assert worker.process.returncode == 3, worker.events[-3:]
+                self.workers.remove(worker)
+                self._end(worker)
+            if not self.workers:
                 self.start_a_worker()
+            if self._settled():
+                break
+            assert time.monotonic() < deadline, [worker.events[-3:] for worker in self.workers]
             time.sleep(0.02)  # between two looks
         # Nothing moves while it is compared.
         for worker in self.workers:

@@ -68,5 +68,7 @@ def check(neon: Connection, supabase: Connection, deleted: Collection[str] = ())
             assert row["last_sync_hash"] == neons["hash"], f"{key}: snapshot and invalid row differ"
         if neons["master"]:
             assert row["validation_errors"] == {}, f"{key} is promoted with errors"
-            assert neons["master_row"]["website_url"] == row["website"], f"{key}: master and row differ"
+            # An edit that fell between promotion and a lost acknowledgement stays in the cell, and the row says so.
+            told = "Edits after promotion are not carried" in row["sync_note"]
+            assert told or neons["master_row"]["website_url"] == row["website"], f"{key}: master and row differ"
     return {"records": len(there), "rows": len(here), "promoted": sum(row["master"] for row in there.values())}

@@ -75,6 +75,14 @@ class Proxy:
         """Cut in the middle of what the client sends, after so many more bytes."""
         self._cut_after = number
 
+    def _until_the_cut(self, block: bytes) -> bytes | None:
+        with self._lock:
+            if self._cut_after is None:
+                return None
+            part, left = block[: self._cut_after], self._cut_after - len(block)
+            self._cut_after = left if left > 0 else None
+            return part if left <= 0 else None
+
     def _accept(self) -> None:
         while True:
             try:
@@ -111,13 +119,10 @@ class Proxy:
                     self._cut_answer = None
                     self.cut()
                     return
-                if up and self._cut_after is not None:
-                    part, self._cut_after = block[: self._cut_after], self._cut_after - len(block)
-                    if self._cut_after <= 0:
-                        self._cut_after = None
-                        sink.sendall(part)
-                        self.cut()
-                        return
+                if up and (part := self._until_the_cut(block)) is not None:
+                    sink.sendall(part)
+                    self.cut()
+                    return
                 sink.sendall(block)
         for end in pair:
             _close(end)

@@ -1,0 +1,102 @@
+"""What the commands share: the group, options, settings, databases, and how they speak to the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn, TypeVar
+
+import anyio
+import click
+import psycopg
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+from worker import __version__, telemetry
+from worker.bridge import Bridge, open_bridge
+from worker.entities import ENTITIES
+from worker.faults import Kind, in_one_line, kind_of, pauses
+from worker.settings import Settings, load_settings
+
+T = TypeVar("T")
+TRIES = 6
+FEW = 200
+"""A dry run names its records one by one up to this many."""
+
+entity_option = click.option(
+    "--entity", type=click.Choice(list(ENTITIES)), help="Only this kind of record; default both."
+)
+batch_option = click.option(
+    "--batch-size", type=click.IntRange(1, 100_000), metavar="N", help="Records handled at a time."
+)
+dry_option = click.option("--dry-run", is_flag=True, help="Write nothing; say what would happen.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def fail(text: str, status: int) -> NoReturn:
+    """Say why on stderr, one line each, and exit."""
+    for line in text.splitlines():
+        click.echo(f"enrichment-worker: {line}", err=True)
+    sys.exit(status)
+
+
+def say(text: str) -> None:
+    """Say something beside the results, on stderr."""
+    click.echo(text, err=True)
+
+
+def read_settings() -> Settings:
+    """All settings, and logging set up as they say.
+
+    Raises:
+        SettingsError: some are missing or wrong.
+    """
+    settings = load_settings()
+    telemetry.configure(settings.log_format)
+    return settings
+
+
+def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None = None) -> T:
+    """Open both databases and do the work; a transient fault is tried again a few times."""
+    settings = read_settings()
+
+    async def job() -> T:
+        waits = pauses()
+        for attempt in range(TRIES):
+            try:
+                async with open_bridge(settings, batch_size=batch_size) as bridge:
+                    return await work(bridge)
+            except psycopg.Error as error:
+                if kind_of(error) is not Kind.TRANSIENT or attempt == TRIES - 1:
+                    raise
+                say(f"trying again: {in_one_line(error)}")
+                await anyio.sleep(next(waits))
+        raise AssertionError
+
+    return anyio.run(job)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _count: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda count: bar.advance(task, count)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="enrichment-worker")
+def commands() -> None:
+    """Carry repaired records from the Supabase workspace to Neon, the moment they are complete."""
+
+
+def one_by_one(keys: dict[str, str]) -> list[str]:
+    """A line for each record of a dry run, where they are few."""
+    if len(keys) > FEW:
+        return [f"  {len(keys)} records; not listed one by one"]
+    return [f"  {key} {what}" for key, what in keys.items()]
