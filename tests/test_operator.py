@@ -94,6 +94,18 @@ def test_doctor_names_a_missing_privilege(cli, prepared, env, neon, databases) -
     neon.execute("DROP OWNED BY meek")
 
 
+def test_doctor_notices_that_row_level_security_hides_the_rows_from_the_worker(
+    cli, prepared, env, supabase, databases
+) -> None:
+    supabase.execute("DO $$ BEGIN CREATE ROLE blind LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+                     "GRANT ALL ON ALL TABLES IN SCHEMA public TO blind")  # fmt: skip
+    env["SUPABASE_DATABASE_URL"] = databases.supabase_url.replace("postgres@", "blind@")
+    found = findings(cli)["public.company_needs_enrichment: row level security"]
+    assert found["level"] == "problem"
+    assert "BYPASSRLS" in found["mend"]
+    supabase.execute("DROP OWNED BY blind")
+
+
 @pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 def test_doctor_recognises_a_transaction_pooler_behind_the_listen_address(cli, prepared, env, databases) -> None:
     with pooler.Pooler(databases.supabase_url) as behind:

@@ -180,7 +180,8 @@ async def _triggers(connection: Connection, name: str, table: Table) -> Finding:
 async def _closed(connection: Connection, table: Table) -> Finding:
     row = await _one(
         connection,
-        "SELECT relrowsecurity AS secured, ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon',"
+        "SELECT relrowsecurity AS secured, row_security_active(c.oid) AS blind,"
+        " ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon',"
         " 'authenticated') AND has_table_privilege(oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE')) AS open,"
         " EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS policy"
         " FROM pg_class c WHERE oid = to_regclass(%(table)s)",
@@ -189,6 +190,9 @@ async def _closed(connection: Connection, table: Table) -> Finding:
     check = f"{table}: row level security"
     if not row["secured"]:
         return _problem(check, "is off: the REST API may show this table to anybody", catalogue.SETUP_MEND)
+    if row["blind"]:
+        mend = "connect as the table's owner, or give this role BYPASSRLS or a policy"
+        return _problem(check, "hides rows from this role too: its work would go unseen", mend)
     if row["open"] and not row["policy"]:
         return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", catalogue.SETUP_MEND)
     return _ok(check, "on" + (", with policies of your own" if row["policy"] else ", and strangers have no grants"))
