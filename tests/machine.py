@@ -152,7 +152,6 @@ class Loop(RuleBasedStateMachine):
     def kill_a_worker(self, which: int) -> None:
         if self.workers:
             self._end(self.workers.pop(which % len(self.workers)))
-            struck["workers killed"] += 1
 
     @rule(website=WEBSITES, events=st.integers(0, 3))
     def workers_are_killed_while_busy(self, website: str, events: int) -> None:
@@ -168,7 +167,7 @@ class Loop(RuleBasedStateMachine):
             time.sleep(0.001)  # between two looks
         for worker in self.workers:
             self._end(worker)
-        struck["workers killed"] += len(self.workers)
+        struck["workers killed while busy"] += len(self.workers)
         self.workers.clear()
 
     @rule(side=st.integers(0, 1))
@@ -307,6 +306,7 @@ class Loop(RuleBasedStateMachine):
     def _end(worker: Daemon) -> None:
         if worker.process.poll() is None:
             worker.kill()
+            struck["workers killed"] += 1
         worker._reader.join(10)
         assert not [line for line in worker.noise if not line.startswith("enrichment-worker: ")], worker.noise
         worker.process.stderr.close()
