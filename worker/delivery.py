@@ -73,7 +73,7 @@ class Tally:
             flagged = what == Outcome.FLAGGED
             code = said.reason_code or (verdict.reason_code if verdict else None)
             delay = None if delivery.age is None else delivery.age + since
-            fields = tuple(said.errors) if flagged else ()
+            fields = tuple(sorted(said.errors)) if flagged else ()
             self.told.append(Told(delivery.key, what, code if flagged else None, fields, delay))
 
 
