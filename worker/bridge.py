@@ -77,7 +77,7 @@ async def check(bridge_neon: Database, bridge_supabase: Database) -> dict[str, S
             settlements[entity.name] = settlement(entity, columns)
         await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash",))
         await catalogue.require(neon, "Neon", Table("public", "shq_validation_log"), ("validation_run_id",))
-        await catalogue.require(supabase, "Supabase", PULL_POSITION, ("position", "last_id"))
+        await catalogue.require(supabase, "Supabase", PULL_POSITION, ("position", "last_id", "last_result"))
     return settlements
 
 
@@ -92,7 +92,7 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
     size = len(ENTITIES) + 1
     # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
     neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
-    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + 2, max_idle=300.0)
+    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + 3, max_idle=300.0)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_probe_both, neon, supabase)
     async with neon, supabase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
@@ -15,12 +16,19 @@ from worker.bridge import Bridge, open_bridge
 from worker.delivery import deliver
 from worker.entities import ENTITIES, Entity
 from worker.faults import Kind, Storm, in_one_line, kind_of, pauses
-from worker.health import Monitor, bind, server
+from worker.health import bind, server
 from worker.listener import Bell, listen
+from worker.monitor import Monitor
 from worker.pull import pull
 from worker.settings import Settings, SettingsError
+from worker.status import read_status
 
 log = structlog.get_logger("worker.daemon")
+
+COUNT_SHARE = 50
+"""A count of the workspace is followed by a pause this many times as long: it takes 2 % of a core at most."""
+COUNT_PAUSE = 1.0
+"""Seconds between two counts at least."""
 
 
 async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _address: None) -> None:
@@ -50,8 +58,12 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
 class _Daemon:
     def __init__(self, bridge: Bridge, settings: Settings) -> None:
         self.bridge, self.settings = bridge, settings
-        self.monitor = Monitor()
+        self.monitor = Monitor(ENTITIES, (bridge.neon, bridge.supabase))
         self.bells = {name: Bell() for name in ENTITIES}
+        self.news = Bell()
+        """Rung when the counts are not what they were."""
+        self._waiting: set[str] = set()
+        """Entities whose courier has nothing to do."""
         self._said_ready = False
 
     async def run(self, link: object, ready: Callable[[], None], address: str) -> None:
@@ -61,24 +73,31 @@ class _Daemon:
             async with anyio.create_task_group() as tasks:
 
                 def report(reason: str | None) -> None:
-                    self.monitor.fault("listener", reason)
+                    self.monitor.listening(reason)
                     if reason is None and not self._said_ready:
                         self._said_ready = True
                         log.info("worker.ready", health_address=address)
                         ready()
 
-                tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.ring, report)
+                tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.hear, report)
                 for entity in ENTITIES.values():
                     tasks.start_soon(self._carry, entity)
                 tasks.start_soon(self._every, "sweep", self._sweep)
                 tasks.start_soon(self._every, "pull", self._pull)
+                tasks.start_soon(self._count)
                 await _signalled()
                 log.info("worker.stopping")
                 self.bridge.stop.set()
                 # What is under way is shielded and bounded; all else ends here.
                 tasks.cancel_scope.cancel()
+            self.monitor.feed.close()
             http.should_exit = True
         log.info("worker.stopped")
+
+    def hear(self, name: str | None) -> None:
+        """A notification came, or may have been missed."""
+        self.monitor.heard(name)
+        self.ring(name)
 
     def ring(self, name: str | None) -> None:
         """Wake the courier of an entity, or of all."""
@@ -93,8 +112,10 @@ class _Daemon:
         bell = self.bells[entity.name]
         while True:
             self.monitor.turn(entity.name)
+            self._waiting.add(entity.name)
             with anyio.move_on_after(self.settings.sweep_interval) as waiting:
                 await bell.wait()
+            self._waiting.discard(entity.name)
             if waiting.cancelled_caught:
                 continue
             while not self.bridge.stop.is_set():
@@ -110,6 +131,8 @@ class _Daemon:
                     limit = max(1, limit // 2)
                     continue
                 self.monitor.fault(entity.name, None)
+                self.monitor.delivered(entity.name, tally)
+                self.news.ring()
                 full = tally.claimed == limit
                 waits, limit = pauses(), min(limit * 2, self.bridge.batch_size)
                 if not full or not tally.answered:
@@ -137,14 +160,38 @@ class _Daemon:
         """Find work that no notification told of."""
         async with self.bridge.supabase.connection() as here:
             for name in await workspace.has_work(here, ENTITIES.values()):
+                if name in self._waiting and not self.bells[name].rung:
+                    self.monitor.swept(name)
                 self.ring(name)
+
+    async def _count(self) -> None:
+        """Count where the records stand, after every change and at every sweep interval, for ever. A count
+        that fails is told and holds up nothing.
+        """
+        storm = Storm()
+        while True:
+            began = time.perf_counter()
+            try:
+                async with self.bridge.supabase.connection() as here:
+                    status = await read_status(here, ENTITIES.values())
+            except (psycopg.Error, OSError) as error:
+                self.monitor.uncounted = reason = in_one_line(error)
+                if (times := storm.seen(reason)) is not None:
+                    log.warning("count.failed", error=reason, times=times)
+            else:
+                self.monitor.counted(status, time.perf_counter() - began)
+            await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * (time.perf_counter() - began)))
+            with anyio.move_on_after(self.settings.sweep_interval):
+                await self.news.wait()
 
     async def _pull(self) -> None:
         """Pull what is due; the position is shared, so several workers pull once."""
         async with self.bridge.supabase.connection() as here:
             names = await staging.due(here, list(ENTITIES.values()), self.settings.pull_interval)
         for name in names:
-            await pull(self.bridge, ENTITIES[name])
+            if pulled := await pull(self.bridge, ENTITIES[name]):
+                self.monitor.pulled(pulled)
+                self.news.ring()
             self.monitor.turn("pull")
 
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
@@ -155,6 +202,7 @@ class _Daemon:
             raise error
         pause = next(waits)
         self.monitor.fault(task, reason)
+        self.monitor.retry(task, error)
         if (times := storm.seen(reason)) is not None:
             log.warning("worker.fault", task=task, error=reason, times=times, pause=round(pause, 2))
         if pause == 0:

@@ -105,6 +105,11 @@ class Database:
         """Whether a connection is open and free, so that taking it wakes nobody."""
         return self._pool.get_stats().get("pool_available", 0) > 0
 
+    @property
+    def stats(self) -> dict[str, int]:
+        """The pool's own figures, by psycopg_pool's names."""
+        return self._pool.get_stats()
+
     async def renew(self) -> None:
         """Replace the pooled connections that a fault left dead."""
         await self._pool.check()

@@ -4,8 +4,10 @@ knows the order. A batch is a list of records, and one is a batch.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -20,7 +22,7 @@ from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
-from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Verdict, new_run_id
+from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Told, Verdict, new_run_id
 from worker.neon import Run
 from worker.settlement import settle, settle_apart
 from worker.workspace import Reply
@@ -42,12 +44,37 @@ class Tally:
     answered: int = 0
     """Those that left the queue."""
     outcomes: Counter[str] = field(default_factory=Counter)
+    """Outcome, or ``gone``, ``busy``, ``changed`` → records."""
+    told: list[Told] = field(default_factory=list)
+    conflicts: Counter[str] = field(default_factory=Counter)
+    """Who won → fields that both sides had changed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage → how long it took."""
 
-    def add(self, other: Tally) -> None:
-        """Count another batch in."""
-        self.claimed += other.claimed
-        self.answered += other.answered
-        self.outcomes += other.outcomes
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Measure a stage."""
+        began = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - began
+
+    def count(self, batch: Sequence[Delivery]) -> None:
+        """Count what became of a batch."""
+        since = sum(self.seconds.values()) - self.seconds["claim"]
+        for delivery in batch:
+            said, verdict = delivery.answer, delivery.verdict
+            assert said is not None
+            what = str(said.outcome if said.outcome and said.state is not State.GONE else said.state)
+            self.outcomes[what] += 1
+            if said.state is State.APPLIED:
+                self.conflicts.update(conflict.winner for conflict in said.conflicts)
+            if said.state in (State.CHANGED, State.BUSY):
+                continue
+            flagged = what == Outcome.FLAGGED
+            code = said.reason_code or (verdict.reason_code if verdict else None)
+            delay = None if delivery.age is None else delivery.age + since
+            fields = tuple(sorted(said.errors)) if flagged else ()
+            self.told.append(Told(delivery.key, what, code if flagged else None, fields, delay))
 
 
 async def deliver(
@@ -69,25 +96,25 @@ async def deliver(
     run = Run(tally.run_id, str(entity.workspace_table), str(target))
     # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        batch = await workspace.claim(here, entity, limit or bridge.batch_size)
+        with tally.timing("claim"):
+            batch = await workspace.claim(here, entity, limit or bridge.batch_size)
         tally.claimed = len(batch)
         if not batch:
             return tally
-        for delivery in batch:
-            judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
-        await settle_batch(bridge, there, entity, batch, run)
+        with tally.timing("judge"):
+            for delivery in batch:
+                judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
+        with tally.timing("settle"):
+            await settle_batch(bridge, there, entity, batch, run)
         replies = [reply for delivery in batch if (reply := answer(entity, delivery))]
         tally.answered = len(replies)
         promoted = keys_with(batch, Outcome.PROMOTED)
-        await tell(here, entity, replies, promoted)
+        with tally.timing("acknowledge"):
+            await tell(here, entity, replies, promoted)
+        tally.count(batch)
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
             await release_ready(there, here, entity, waits)
-    tally.outcomes.update(
-        str(d.answer.outcome) if d.answer.outcome and d.answer.state is not State.GONE else str(d.answer.state)
-        for d in batch
-        if d.answer
-    )
     log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **tally.outcomes)
     return tally
 

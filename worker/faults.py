@@ -48,6 +48,20 @@ def kind_of(error: BaseException) -> Kind:
     return Kind.BROKEN
 
 
+_SORTS = {
+    "08": "connection", "40001": "serialization", "40P01": "deadlock", "55P03": "lock", "57014": "timeout",
+    "25P03": "timeout", "57": "shutdown", "53": "resources", "25006": "read_only",
+}  # fmt: skip
+
+
+def sort_of(error: BaseException) -> str:
+    """What sort of fault it is, in one word for a metric's label."""
+    state = getattr(error, "sqlstate", None)
+    if not isinstance(error, psycopg.Error) or not state:
+        return "connection" if kind_of(error) is Kind.TRANSIENT else "other"
+    return _SORTS.get(state) or _SORTS.get(state[:2], "other")
+
+
 def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
     """Pauses in seconds without end: the first at once, then growing, jittered so that workers part."""
     yield 0.0

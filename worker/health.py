@@ -1,71 +1,56 @@
-"""What the worker knows of its own health, and the HTTP that says it. A probe queries no database."""
+"""The HTTP that says how the worker is (SPEC 9). A probe queries no database."""
 
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-STALLED_SECONDS = 180.0
-"""A loop that has not turned for this long hangs: every batch is bounded well below."""
+from worker import page
+from worker.monitor import Monitor
 
-
-@dataclass
-class Monitor:
-    """What the tasks report, in one place. Times are of the monotonic clock, in seconds."""
-
-    faults: dict[str, str] = field(default_factory=lambda: {"listener": "not listening yet"})
-    """Task → why it does not do its work right now."""
-    turned: dict[str, float] = field(default_factory=dict)
-    """Task → when its loop last turned."""
-
-    def fault(self, task: str, reason: str | None) -> None:
-        """Say why a task does not do its work; None: it does."""
-        if reason is None:
-            self.faults.pop(task, None)
-        else:
-            self.faults[task] = reason
-
-    def turn(self, task: str) -> None:
-        """Say that a task's loop turned."""
-        self.turned[task] = time.monotonic()
-
-    def stalled(self) -> list[str]:
-        """The tasks whose loop hangs."""
-        now = time.monotonic()
-        return [f"{task} hangs" for task, at in self.turned.items() if now - at > STALLED_SECONDS]
-
-    def unready(self) -> list[str]:
-        """Why the worker does not do its job at the moment."""
-        return [f"{task}: {reason}" for task, reason in self.faults.items()] + self.stalled()
+NO_STORE = {"Cache-Control": "no-store"}
 
 
 def application(monitor: Monitor) -> Starlette:
-    """The addresses of SPEC 9."""
+    """The addresses of SPEC 9, and ``/events`` for the status page. All else is 404; other methods are 405."""
 
-    async def healthz(_: Request) -> JSONResponse:
+    async def healthz(_: Request) -> Response:
         return _report(monitor.stalled())
 
-    async def readyz(_: Request) -> JSONResponse:
+    async def readyz(_: Request) -> Response:
         return _report(monitor.unready())
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/readyz", readyz)])
+    async def metrics(request: Request) -> Response:
+        text, content_type = monitor.exposition(request.headers.get("accept", ""))
+        return Response(text, headers={**NO_STORE, "Content-Type": content_type})
+
+    async def status(_: Request) -> Response:
+        return JSONResponse(monitor.status(), headers=NO_STORE)
+
+    async def root(_: Request) -> Response:
+        return page.page()
+
+    async def events(request: Request) -> Response:
+        return page.events(request, monitor)
+
+    addresses = {
+        "/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status.json": status, "/": root,
+        "/events": events,
+    }  # fmt: skip
+    app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in addresses.items()])
+    app.router.redirect_slashes = False
+    return app
 
 
 def _report(reasons: list[str]) -> JSONResponse:
-    return JSONResponse(
-        {"ok": not reasons, "reasons": reasons},
-        status_code=503 if reasons else 200,
-        headers={"Cache-Control": "no-store"},
-    )
+    return JSONResponse({"ok": not reasons, "reasons": reasons}, status_code=503 if reasons else 200, headers=NO_STORE)
 
 
 class Server(uvicorn.Server):

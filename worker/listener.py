@@ -32,6 +32,11 @@ class Bell:
         """Wake whoever waits, or the next who will."""
         self._event.set()
 
+    @property
+    def rung(self) -> bool:
+        """Whether it was rung and nobody has heard it yet."""
+        return self._event.is_set()
+
     async def wait(self) -> None:
         """Wait until it is rung, and silence it."""
         await self._event.wait()

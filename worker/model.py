@@ -135,6 +135,8 @@ class Delivery:
     enriched_at: datetime | None
     status: str = Status.COMPLETE
     """The workspace row's status when it was claimed."""
+    age: float | None = None
+    """Seconds since its flip when it was claimed, by Supabase's clock; None where it waited for another record."""
     # merge, normalise, judge
     merged: Merged | None = None
     expected_hash: str | None = None
@@ -145,6 +147,20 @@ class Delivery:
     """For the ledger."""
     # settle
     answer: Answer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one enricher was told, without a word of the record itself: fit for metrics and a public page."""
+
+    key: str
+    outcome: str
+    """An :class:`Outcome`, or ``gone``."""
+    reason_code: str | None = None
+    fields: tuple[str, ...] = ()
+    """The fields that did not pass."""
+    delay: float | None = None
+    """Seconds from the flip to the acknowledgement."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,35 @@ async def horizon(connection: Connection, entity: Entity) -> Horizon:
     return Horizon(row["position"], row["last_id"])
 
 
+# A million-row table is not read to learn that ten rows came: a large one is estimated, as its last ANALYZE has it.
+_TOTALS = sql.SQL("""
+SELECT t.name, t.exact IS NULL AS estimated, coalesce(t.exact, t.guess::bigint) AS records
+FROM (SELECT 'invalid' AS name, reltuples AS guess,
+        CASE WHEN reltuples < 0 OR pg_relation_size(oid) < {small} THEN (SELECT count(*) FROM {invalid}) END AS exact
+      FROM pg_class WHERE oid = {invalid_name}::regclass
+      UNION ALL
+      SELECT 'master', reltuples,
+        CASE WHEN reltuples < 0 OR pg_relation_size(oid) < {small} THEN (SELECT count(*) FROM {master}) END
+      FROM pg_class WHERE oid = {master_name}::regclass) t
+""")
+SMALL = 8 * 1024 * 1024
+"""Bytes up to which a table is counted, not estimated."""
+
+
+def totals(entity: Entity) -> Step:
+    """The step that says how many records the invalid and the master table hold, and what is estimated."""
+    return (
+        _TOTALS.format(
+            small=sql.Literal(SMALL),
+            invalid=entity.invalid_table.sql,
+            master=entity.master_table.sql,
+            invalid_name=sql.Literal(entity.invalid_table.sql.as_string()),
+            master_name=sql.Literal(entity.master_table.sql.as_string()),
+        ),
+        None,
+    )
+
+
 PULLED = ("id", "reason_code", "validation_errors", "validation_warnings", "batch_id", "created_at", "updated_at")
 """What a pull carries beside the key and the data columns."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from psycopg import sql
@@ -45,8 +46,23 @@ class Pulled:
     orphaned: int = 0
     released: int = 0
     judged: int = 0
+    promoted: int = 0
+    """Of those judged."""
+    totals: dict[str, int] = field(default_factory=dict)
+    """``invalid`` and ``master`` → how many records Neon holds."""
+    estimated: bool = False
+    """Whether a total is the planner's estimate."""
     keys: dict[str, str] = field(default_factory=dict)
     """Key → what would happen to it; only of a dry run."""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What is kept of it in the workspace, so that nobody has to ask Neon."""
+        return {
+            "full": self.full, "seen": self.seen, "new": self.new, "changed": self.changed,
+            "withdrawn": self.withdrawn, "orphaned": self.orphaned, "released": self.released,
+            **self.totals, "estimated": self.estimated,
+        }  # fmt: skip
 
 
 class _Stopped(Exception):
@@ -98,13 +114,17 @@ async def pull(
             except _Stopped:
                 return None
             changed = pulled.new + pulled.changed + pulled.withdrawn
-            await send(there, *begin(), neon.log_run(run, changed, changed, 0), COMMIT)
-        await send(guard, staging.save_position(entity, reached, pulled.run_id, full=full), COMMIT)
+            cursors = await send(there, *begin(), neon.log_run(run, changed, changed, 0), neon.totals(entity), COMMIT)
+            for row in await cursors[-2].fetchall():
+                pulled.totals[row["name"]] = row["records"]
+                pulled.estimated |= row["estimated"]
+        await send(guard, staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full), COMMIT)
     judged = await judge_pushed(
         bridge, entity,
         Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table)),
         apply=(Action.FLAG, Action.PROMOTE), unjudged=True,
     )  # fmt: skip
+    pulled.promoted = len(judged.promoted)
     pulled.judged = len(judged.promoted) + len(judged.failed)
     log.info(
         "pull.done", entity=entity.name, run_id=pulled.run_id, full=full, seen=pulled.seen, new=pulled.new,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -44,15 +44,22 @@ async def take_position(connection: Connection, entity: Entity) -> Position | No
     return Position(since, row["last_pull_at"], row["last_full_at"])
 
 
-def save_position(entity: Entity, reached: Horizon, run_id: str, *, full: bool) -> Step:
+def save_position(entity: Entity, reached: Horizon, run_id: str, result: Mapping[str, Any], *, full: bool) -> Step:
     """The step that moves the position; commits with the transaction that holds it."""
     statement = sql.SQL(
         "UPDATE {} SET position = %(position)s, last_id = %(last_id)s, last_run_id = %(run_id)s,"
+        " last_result = %(result)s,"
         " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
         " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
         " WHERE entity = %(entity)s"
     ).format(POSITION)
-    return statement, {**asdict(reached), "run_id": run_id, "full": full, "entity": entity.name}
+    return statement, {
+        **asdict(reached),
+        "run_id": run_id,
+        "result": Jsonb(result),
+        "full": full,
+        "entity": entity.name,
+    }
 
 
 async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:

@@ -17,11 +17,15 @@ from worker.model import Data, Delivery, Status
 CHANNEL = "enrichment_complete"
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
 
+RELEASED = "Queued: what the record waited for is there."
+
 _CLAIM = sql.SQL("""
 SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
   w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted,
   coalesce(w.enrichment_notes, '') <> '' AS noted, w.sync_note AS note,
+  CASE WHEN w.sync_note IS DISTINCT FROM {released}
+    THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age,
   md5(concat_ws('|', w.{key}, w.updated_at::text, {data}::text)) AS delivery_hash
 FROM {workspace} w
 """)
@@ -29,13 +33,19 @@ FROM {workspace} w
 
 def _claim(entity: Entity, where: sql.Composable) -> sql.Composed:
     return (
-        _CLAIM.format(key=sql.Identifier(entity.key), data=data_of(entity, "w"), workspace=entity.workspace_table.sql)
+        _CLAIM.format(
+            key=sql.Identifier(entity.key),
+            data=data_of(entity, "w"),
+            workspace=entity.workspace_table.sql,
+            released=sql.Literal(RELEASED),
+        )
         + where
     )
 
 
 _DELIVERY_FIELDS = (
     "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
+    "age",
 )  # fmt: skip
 
 
@@ -146,7 +156,7 @@ WHERE w.{key} = a.key AND w.updated_at IS NOT DISTINCT FROM a.version
 """)
 
 _RELEASE = sql.SQL("""
-UPDATE {workspace} w SET waiting_for = NULL, sync_note = 'Queued: what the record waited for is there.'
+UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}
 WHERE w.id IN (SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
   FOR UPDATE SKIP LOCKED)
 """)
@@ -192,7 +202,9 @@ def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> 
         by: the column that ``keys`` are of.
     """
     return (
-        _RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)),
+        _RELEASE.format(
+            workspace=entity.workspace_table.sql, column=sql.Identifier(by), released=sql.Literal(RELEASED)
+        ),
         {"keys": list(keys)},
     )
 

@@ -23,6 +23,8 @@ CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   last_full_at TIMESTAMP,
   last_run_id  TEXT
 );
+ALTER TABLE public.enrichment_pull_position
+  ADD COLUMN IF NOT EXISTS last_result JSONB;  -- what the last pull brought, and how many records Neon held then
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
     ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;

@@ -1,0 +1,286 @@
+"""What the worker knows of itself: the tasks report here, and the health address tells. Asks no database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from worker import __version__
+from worker.database import Database
+from worker.delivery import Tally
+from worker.faults import sort_of
+from worker.metrics import CHANGES, Metrics
+from worker.pull import Pulled
+from worker.recent import Recent
+
+STALLED_SECONDS = 180.0
+"""A loop that has not turned for this long hangs: every batch is bounded well below."""
+STUCK_SECONDS = 120.0
+"""A queue from which nothing has gone for this long does not move."""
+WATCHERS = 32
+"""Status pages at most, so that nobody exhausts the worker by opening them."""
+BACKLOG = 64
+"""Events that a slow page may be behind before it is cut off; it connects again and starts afresh."""
+SHOWN = 25
+"""Outcomes of one batch that are sent to a page one by one."""
+
+Event = tuple[str, dict[str, Any]]
+
+
+class Feed:
+    """Hands events to whoever watches. Nobody is waited for."""
+
+    def __init__(self) -> None:
+        self._watchers: set[MemoryObjectSendStream[Event]] = set()
+        self._open = 0
+        self._closed = False
+
+    def publish(self, name: str, data: dict[str, Any]) -> None:
+        """Hand an event to all; who is too far behind is cut off."""
+        for watcher in list(self._watchers):
+            try:
+                watcher.send_nowait((name, data))
+            except (anyio.WouldBlock, anyio.BrokenResourceError):
+                self._cut(watcher)
+
+    @property
+    def watchers(self) -> int:
+        """How many watch, those included that were cut off and have not gone."""
+        return self._open
+
+    @property
+    def full(self) -> bool:
+        """Whether no other may watch."""
+        return self._closed or self._open >= WATCHERS
+
+    @contextmanager
+    def watch(self) -> Iterator[MemoryObjectReceiveStream[Event]]:
+        """The events from now on; the stream ends when the worker stops or its reader is too slow."""
+        send, receive = anyio.create_memory_object_stream[Event](BACKLOG)
+        if self._closed:
+            send.close()
+        else:
+            self._watchers.add(send)
+        self._open += 1
+        try:
+            with receive:
+                yield receive
+        finally:
+            self._open -= 1
+            self._cut(send)
+
+    def close(self) -> None:
+        """End all streams, and every later one at once."""
+        self._closed = True
+        for watcher in list(self._watchers):
+            self._cut(watcher)
+
+    def _cut(self, watcher: MemoryObjectSendStream[Event]) -> None:
+        self._watchers.discard(watcher)
+        watcher.close()
+
+
+class Monitor:
+    """What the tasks report, in one place. Durations are of the monotonic clock, in seconds."""
+
+    def __init__(
+        self,
+        entities: Iterable[str],
+        pools: Iterable[Database] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Begin with a worker that does not listen yet.
+
+        Args:
+            entities: their names.
+            pools: whose figures to tell.
+            clock: the monotonic clock.
+        """
+        self.entities, self.pools = list(entities), list(pools)
+        self.metrics = Metrics(self.entities)
+        self.recent, self.feed = Recent(), Feed()
+        self.started_at = datetime.now(UTC)
+        self.faults: dict[str, str] = {"listener": "not listening yet"}
+        """Task → why it does not do its work right now."""
+        self.turned: dict[str, float] = {}
+        """Task → when its loop last turned."""
+        self.uncounted: str | None = "not counted yet"
+        """Why the counts are old."""
+        self._clock = clock
+        self._count: dict[str, Any] = {"at": None, "entities": {}}
+        self._counted_at = clock()
+        self._moved = dict.fromkeys(self.entities, clock())
+        self._oldest: dict[str, str | None] = {}
+        self._heard = False
+
+    # What the tasks report
+
+    def fault(self, task: str, reason: str | None) -> None:
+        """Say why a task does not do its work; None: it does."""
+        if reason is None:
+            self.faults.pop(task, None)
+        else:
+            self.faults[task] = reason
+        self.metrics.fault.labels(task).set(reason is not None)
+
+    def retry(self, task: str, error: BaseException) -> None:
+        """Say that a task waits a fault out and tries again."""
+        self.metrics.retries.labels(task, sort_of(error)).inc()
+
+    def turn(self, task: str) -> None:
+        """Say that a task's loop turned."""
+        self.turned[task] = self._clock()
+
+    def listening(self, reason: str | None) -> None:
+        """Say that the listener listens, or why it does not."""
+        if reason is None and self._heard:
+            self.metrics.reconnects.inc()
+        self._heard = self._heard or reason is None
+        self.metrics.listening.set(reason is None)
+        self.fault("listener", reason)
+
+    def heard(self, entity: str | None) -> None:
+        """Say that a notification came."""
+        if entity in self.entities:
+            self.metrics.notifications.labels(entity).inc()
+
+    def swept(self, entity: str) -> None:
+        """Say that the sweep found work that no notification had told of."""
+        self.metrics.swept.labels(entity).inc()
+
+    def delivered(self, entity: str, tally: Tally) -> None:
+        """Say what became of a batch."""
+        if not tally.claimed:
+            return
+        metrics = self.metrics
+        metrics.batches.labels(entity).inc()
+        for stage, seconds in tally.seconds.items():
+            metrics.stage.labels(entity, stage).observe(seconds)
+        for winner, fields in tally.conflicts.items():
+            metrics.conflicts.labels(entity, winner).inc(fields)
+        for state in ("busy", "changed"):
+            metrics.postponed.labels(entity, state).inc(tally.outcomes[state])
+        for told in tally.told:
+            metrics.outcomes.labels(entity, told.outcome).inc()
+            if told.outcome == "flagged":
+                metrics.flagged.labels(entity, told.reason_code or "OTHER").inc()
+            if told.delay is not None:
+                metrics.delay.labels(entity, told.outcome).observe(told.delay)
+        if tally.told:
+            self._moved[entity] = self._clock()
+            records = self.recent.add(entity, tally.told)
+            self.feed.publish("outcomes", {"records": records[-SHOWN:], "more": max(0, len(tally.told) - SHOWN)})
+
+    def pulled(self, pulled: Pulled) -> None:
+        """Say what a pull did."""
+        for change, records in zip(CHANGES, (pulled.new, pulled.changed, pulled.withdrawn), strict=True):
+            self.metrics.pulled.labels(pulled.entity, change).inc(records)
+        ended = {
+            "withdrawn": pulled.withdrawn,
+            "promoted": pulled.promoted,
+            "flagged": pulled.judged - pulled.promoted,
+        }
+        for outcome, records in ended.items():
+            self.metrics.outcomes.labels(pulled.entity, outcome).inc(records)
+
+    def counted(self, status: dict[str, Any], seconds: float) -> None:
+        """Say where the records stand, and how long it took to count them."""
+        self._count, self._counted_at, self.uncounted = status, self._clock(), None
+        self.metrics.count_seconds.set(seconds)
+        self.metrics.counted.set(datetime.fromisoformat(status["at"]).timestamp())
+        for name, entity in status["entities"].items():
+            oldest = entity["oldest_queued_at"]
+            # A queue moves when it is empty, or another worker took its oldest.
+            if oldest is None or oldest != self._oldest.get(name):
+                self._moved[name] = self._clock()
+            self._oldest[name] = oldest
+            self._show_count(name, entity)
+        self.feed.publish("status", self.status())
+
+    def _show_count(self, name: str, entity: Mapping[str, Any]) -> None:
+        metrics, pull = self.metrics, entity["last_pull"]
+        for state, records in entity["counts"].items():
+            metrics.records.labels(name, state).set(records)
+        metrics.queue.labels(name).set(entity["queue"])
+        for table in ("invalid", "master"):
+            if entity[table] is not None:
+                metrics.neon.labels(name, table).set(entity[table])
+        for gauge, at in (
+            (metrics.last_pull, pull["at"]),
+            (metrics.last_full, pull["full_at"]),
+            (metrics.position, pull["position"]),
+        ):
+            if at is not None:
+                gauge.labels(name).set(datetime.fromisoformat(at).timestamp())
+        for change in CHANGES:
+            if pull[change] is not None:
+                metrics.last_records.labels(name, change).set(pull[change])
+
+    # What the health address tells
+
+    def stalled(self) -> list[str]:
+        """The tasks whose loop hangs."""
+        now = self._clock()
+        return [f"{task} hangs" for task, at in self.turned.items() if now - at > STALLED_SECONDS]
+
+    def unready(self) -> list[str]:
+        """Why the worker does not do its job at the moment; tasks with the same reason together."""
+        tasks: dict[str, list[str]] = {}
+        for task, reason in self.faults.items():
+            tasks.setdefault(reason, []).append(task)
+        reasons = [f"{', '.join(names)}: {reason}" for reason, names in tasks.items()]
+        return reasons + self._stuck() + self.stalled()
+
+    def _stuck(self) -> list[str]:
+        now = self._clock()
+        return [
+            f"{name}: the queue does not move, nothing was answered for {now - at:.0f} s;"
+            " look for a transaction that holds the oldest rows"
+            for name, at in self._moved.items()
+            if self._oldest.get(name) and now - at > STUCK_SECONDS
+        ]
+
+    def status(self) -> dict[str, Any]:
+        """What ``/status.json`` says: the last count, and what only this process knows."""
+        reasons = self.unready()
+        count_age = self._clock() - self._counted_at
+        return {
+            **self._count,
+            "worker": {
+                "version": __version__,
+                "ready": not reasons,
+                "reasons": reasons,
+                "uncounted": self.uncounted,
+                "started_at": self.started_at.isoformat(timespec="seconds"),
+                "now": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "count_age_seconds": round(count_age, 1),
+                "latest": self.recent.latest(),
+                "history": self.recent.history(),
+            },
+        }
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """What ``/metrics`` says, and its content type."""
+        metrics, since_count = self.metrics, self._clock() - self._counted_at
+        metrics.ready.set(not self.unready())
+        metrics.watchers.set(self.feed.watchers)
+        for name, entity in self._count["entities"].items():
+            age = entity["oldest_queued_seconds"]
+            metrics.oldest.labels(name).set(0 if age is None else age + since_count)
+        for pool in self.pools:
+            stats, database = pool.stats, pool.name.lower()
+            free, size = stats.get("pool_available", 0), stats.get("pool_size", 0)
+            metrics.pool.labels(database, "free").set(free)
+            metrics.pool.labels(database, "used").set(size - free)
+            metrics.pool.labels(database, "limit").set(stats.get("pool_max", 0))
+            metrics.pool_waiting.labels(database).set(stats.get("requests_waiting", 0))
+            metrics.pool_errors.labels(database).set(
+                stats.get("connections_errors", 0) + stats.get("connections_lost", 0)
+            )
+        return metrics.text(accept)

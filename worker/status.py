@@ -1,0 +1,145 @@
+"""Where the records stand: what ``status`` prints and ``/status.json`` says. Asks Supabase only.
+
+The counts are exact and read indexes, not the tables, as long as the tables are vacuumed: some 100 ms for a
+million rows. What the reasons of failures cost follows the number of failed rows. Whoever asks again and again
+waits in proportion to what the last count took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import sql
+
+from worker.database import COMMIT, Connection, begin, send
+from worker.entities import Entity
+from worker.recent import shown_code, shown_key
+from worker.staging import POSITION
+from worker.workspace import IS_WORK
+
+COUNT_SECONDS = 10.0
+"""A count that takes longer is given up."""
+REASONS = 20
+"""Reasons named for each entity, most frequent first."""
+
+_COUNT = sql.SQL("""
+SELECT {name} AS entity, s.*, q.queue, q.oldest, clock_timestamp() AT TIME ZONE 'UTC' AS at,
+  (SELECT count(*) FROM {workspace} WHERE waiting_for IS NOT NULL) AS waiting,
+  (SELECT count(*) FROM {workspace} WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL
+     AND promoted_at IS NULL) AS carried,
+  p.position, p.last_pull_at, p.last_full_at, p.last_run_id, p.last_result
+FROM (SELECT count(*) AS total, count(*) FILTER (WHERE enrichment_status = 'pending') AS pending,
+        count(*) FILTER (WHERE enrichment_status = 'in_progress') AS in_progress,
+        count(*) FILTER (WHERE enrichment_status = 'failed') AS failed,
+        count(*) FILTER (WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL) AS open,
+        count(*) FILTER (WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL) AS pushed
+      FROM {workspace}) s
+  CROSS JOIN (SELECT count(*) AS queue, min(updated_at) AS oldest FROM {workspace} w WHERE {is_work}) q
+  LEFT JOIN {position} p ON p.entity = {name}
+""")
+
+# A row set back without an answer from Neon's rules: its record is gone, or somebody wrote `failed` by hand.
+NOT_CARRIED = "NOT_CARRIED"
+_REASONS = sql.SQL("""
+(SELECT {name} AS entity, reason, fields, count(*) AS records,
+  (array_agg(key ORDER BY updated_at DESC))[1:5] AS keys
+FROM (SELECT {key} AS key, updated_at,
+        CASE WHEN pushed_to_neon_at IS NULL THEN {not_carried} ELSE reason_code END AS reason,
+        CASE WHEN pushed_to_neon_at IS NOT NULL AND jsonb_typeof(validation_errors) = 'object' THEN ARRAY(
+          SELECT f FROM jsonb_object_keys(validation_errors) f WHERE f = ANY({fields}) ORDER BY 1)
+        ELSE '{{}}' END AS fields
+      FROM {workspace} WHERE enrichment_status = 'failed') failed
+GROUP BY reason, fields ORDER BY records DESC, reason, fields LIMIT {limit})
+""")
+
+
+async def read_status(connection: Connection, entities: Iterable[Entity]) -> dict[str, Any]:
+    """Where the records of these entities stand, as JSON values: keys, counts and reason codes only.
+
+    ``invalid`` and ``master`` are what the last pull found in Neon, which is not asked.
+
+    Raises:
+        psycopg.Error: it could not be counted.
+    """
+    names = list(entities)
+    counts = sql.SQL(" UNION ALL ").join(
+        _COUNT.format(
+            name=sql.Literal(entity.name),
+            workspace=entity.workspace_table.sql,
+            is_work=IS_WORK,
+            position=POSITION,
+        )
+        for entity in names
+    )
+    reasons = sql.SQL(" UNION ALL ").join(
+        _REASONS.format(
+            name=sql.Literal(entity.name),
+            key=sql.Identifier(entity.key),
+            workspace=entity.workspace_table.sql,
+            not_carried=sql.Literal(NOT_CARRIED),
+            fields=sql.Literal([*entity.columns, "record"]),
+            limit=sql.Literal(REASONS),
+        )
+        for entity in names
+    )
+    steps = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
+    cursors = await send(connection, *steps, (counts, None), (reasons, None), COMMIT)
+    rows = {row["entity"]: row for row in await cursors[2].fetchall()}
+    failures: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
+    for row in await cursors[3].fetchall():
+        failures[row["entity"]].append(_failure(row))
+    return {
+        "at": _utc(max(row["at"] for row in rows.values())),
+        "entities": {entity.name: _entity(entity, rows[entity.name], failures[entity.name]) for entity in names},
+    }
+
+
+def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]]) -> dict[str, Any]:
+    found = row["last_result"] or {}
+    oldest = row["oldest"]
+    return {
+        "plural": entity.plural,
+        "total": row["total"],
+        "counts": {
+            "pending": row["pending"],
+            "in_progress": row["in_progress"],
+            # On their way, and those that `push` carried and nobody has judged yet.
+            "complete": row["open"] - row["waiting"] + row["carried"],
+            "waiting": row["waiting"],
+            "promoted": row["pushed"] - row["carried"],
+            "failed": row["failed"],
+        },
+        "queue": row["queue"],
+        "oldest_queued_at": _utc(oldest),
+        "oldest_queued_seconds": max(0.0, (row["at"] - oldest).total_seconds()) if oldest else None,
+        "invalid": found.get("invalid"),
+        "master": found.get("master"),
+        "totals_estimated": bool(found.get("estimated")),
+        "last_pull": {
+            "at": _utc(row["last_pull_at"]),
+            "full_at": _utc(row["last_full_at"]),
+            "position": _utc(row["position"]),
+            "run_id": row["last_run_id"],
+            "full": found.get("full"),
+            "seen": found.get("seen"),
+            "new": found.get("new"),
+            "changed": found.get("changed"),
+            "withdrawn": found.get("withdrawn"),
+        },
+        "failures": failures,
+    }
+
+
+def _failure(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "reason_code": shown_code(row["reason"]),
+        "fields": row["fields"],
+        "records": row["records"],
+        "keys": [shown_key(key) for key in row["keys"]],
+    }
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return moment.replace(tzinfo=UTC).isoformat() if moment else None
