@@ -25,6 +25,23 @@ def lived(cli, prepared, neon, supabase) -> str:
     return company(1)
 
 
+def test_status_says_where_the_records_stand(cli, lived, neon, supabase) -> None:
+    add_companies(neon, 2, 3)
+    cli("pull")
+    complete(supabase, company(2), website="n/a")
+    cli("pipeline", "--yes")
+    found = json.loads(cli("status", "--json").stdout)["entities"]["company"]
+    assert found["counts"] == {
+        "pending": 1, "in_progress": 0, "complete": 0, "waiting": 0, "promoted": 1, "failed": 1,
+    }  # fmt: skip
+    assert found["queue"] == 0
+    assert found["failures"][0]["keys"] == [company(2)]
+    done = cli("status")
+    assert done.returncode == 0
+    assert "PLACEHOLDER_WEBSITE (website)" in done.stdout
+    assert company(2) in done.stdout
+
+
 def test_history_tells_a_records_life(cli, lived) -> None:
     done = cli("history", lived)
     assert done.returncode == 0, done.stderr

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import anyio
 import click
 
-from worker.bridge import Bridge
+from worker import catalogue
+from worker.bridge import PULL_POSITION, Bridge, probe
 from worker.cli_base import (
     commands,
     dry_option,
@@ -19,11 +22,63 @@ from worker.cli_base import (
     say,
     with_bridge,
 )
+from worker.database import Database
 from worker.doctor import Finding, Level, examine
+from worker.entities import ENTITIES
 from worker.history import History
 from worker.history import history as life_of
+from worker.status import read_status
 from worker.undo import Undone, keys_of_run
 from worker.undo import undo as take_back
+
+
+@commands.command()
+@json_option
+@click.option("--watch", is_flag=True, help="Show it anew every two seconds until stopped.")
+def status(as_json: bool, watch: bool) -> None:
+    """Where the records stand. Asks Supabase only; Neon's totals are those of the last pull."""
+    settings = read_settings()
+    database = Database("Supabase", settings.supabase_conninfo, max_size=1)
+
+    async def look() -> None:
+        await probe(database, "SUPABASE_DATABASE_URL")
+        async with database:
+            while True:
+                async with database.connection() as here:
+                    await catalogue.require(here, "Supabase", PULL_POSITION, ("last_result",))
+                    found = await read_status(here, ENTITIES.values())
+                if as_json:
+                    click.echo(json.dumps(found))
+                else:
+                    click.echo("\033[H\033[J" if watch and sys.stdout.isatty() else "", nl=False)
+                    for line in status_in_words(found):
+                        click.echo(line)
+                if not watch:
+                    return
+                await anyio.sleep(WATCH_SECONDS)
+
+    anyio.run(look)
+
+
+WATCH_SECONDS = 2.0
+
+
+def status_in_words(found: dict[str, Any]) -> Iterator[str]:
+    """What ``status`` prints, line by line."""
+    states = ("pending", "in_progress", "complete", "waiting", "promoted", "failed")
+    yield f"{'':12}" + "".join(f"{state:>13}" for state in states)
+    for one in found["entities"].values():
+        yield f"{one['plural']:12}" + "".join(f"{one['counts'][state]:>13}" for state in states)
+    for one in found["entities"].values():
+        oldest = one["oldest_queued_seconds"]
+        queue = f"queue {one['queue']}" + (f", the oldest since {oldest:.0f} s" if oldest is not None else "")
+        about = "about " if one["totals_estimated"] else ""
+        neon = f"Neon had {about}{one['invalid']} invalid and {about}{one['master']} in the master"
+        pulled = f"last pull {one['last_pull']['at']}; {neon}" if one["last_pull"]["at"] else "not pulled yet"
+        yield f"{one['plural']}: {queue}; {pulled}"
+        for failure in one["failures"]:
+            fields = f" ({', '.join(failure['fields'])})" if failure["fields"] else ""
+            yield f"  {failure['records']} failed: {failure['reason_code']}{fields}, such as {failure['keys'][0]}"
 
 
 @commands.command()
