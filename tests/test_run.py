@@ -120,6 +120,13 @@ def test_a_person_waits_for_the_company_and_goes_on_by_itself(running, neon, sup
     assert there["company_slot_unique_id"] == "04.04.05.01.00001.001"
 
 
+def test_a_company_id_that_leads_nowhere_is_an_error_on_that_field(running, supabase, eventually) -> None:
+    complete(supabase, person(1), email="robin@alder.example", company_unique_id="my company")
+    row = eventually(answered(supabase, person(1)))
+    assert row["enrichment_status"] == "failed"
+    assert "company_slot_unique_id" in row["validation_errors"]["company_unique_id"]
+
+
 def test_the_default_slot_comes_first(running, neon, supabase, eventually) -> None:
     neon.execute("UPDATE marketing.company_slots SET slot_type = 'ceo', created_at = '2020-01-01'"
                  " WHERE company_unique_id = %s", [company(1)])  # fmt: skip

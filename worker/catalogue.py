@@ -126,6 +126,8 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
     where = ", ".join(fields) or "the record"
     said = " ".join(refusal.message.split())[:500]
     match refusal.sqlstate:
+        case "23502" if set(involved) & set(entity.computed):
+            message = f"leads to no {', '.join(involved)}, which the master table needs: check this value"
         case "23502":
             message = f"the master table needs a value for {where}"
         case "23514" if definition:

@@ -115,7 +115,14 @@ async def deliver(
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
             await release_ready(there, here, entity, waits)
-    log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **tally.outcomes)
+    for told in tally.told:
+        if told.outcome == Outcome.FLAGGED:
+            log.info(
+                "record.flagged", entity=entity.name, run_id=tally.run_id, key=told.key, reason_code=told.reason_code,
+                fields=told.fields,
+            )  # fmt: skip
+    took = {f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in tally.seconds.items()}
+    log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **tally.outcomes, **took)
     return tally
 
 
