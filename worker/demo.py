@@ -159,7 +159,7 @@ def _stage(console: Console, echo: Callable[[str], None]) -> Iterator[Stage]:
         worker = Worker(environment)
         stack.callback(lambda: worker.process.poll() is None and worker.stop())
         address = worker.address()
-        echo(f"The worker listens. Health: http://{address}/readyz")
+        echo(f"The worker listens. Status page: http://{address}/")
         yield Stage(neon, supabase, neon_url, supabase_url, worker, console, echo)
 
 
