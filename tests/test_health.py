@@ -8,6 +8,7 @@ import threading
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 
+import anyio
 import psycopg
 import pytest
 from conftest import PATIENCE, connect
@@ -15,12 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
 
-from worker.delivery import Tally
+from worker.bridge import open_bridge
+from worker.delivery import Tally, deliver
+from worker.entities import ENTITIES
 from worker.faults import sort_of
 from worker.metrics import PREFIX, Metrics
 from worker.model import Told
 from worker.monitor import BACKLOG, STUCK_SECONDS, WATCHERS, Monitor
 from worker.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
+from worker.settings import load_settings
 
 ADDRESSES = ("/healthz", "/readyz", "/metrics", "/status.json", "/")
 STATES = {
@@ -383,7 +387,7 @@ def test_an_outage_of_neon_is_told_with_its_reason_and_its_retries(cli, own_serv
         neon_server.stop()
         complete(supabase, company(1), website="https://c1.example")
         (reason,) = eventually(lambda: [
-            one for one in json.loads(worker.health("/readyz")[1])["reasons"] if one.startswith("company")
+            one for one in json.loads(worker.health("/readyz")[1])["reasons"] if "company" in one.partition(":")[0]
         ], 60)  # fmt: skip
         assert worker.health("/readyz")[0] == 503
         assert "connect" in reason.lower() or "timeout" in reason.lower() or "terminat" in reason.lower()
@@ -509,3 +513,31 @@ def test_two_sets_of_metrics_share_nothing() -> None:
 )
 def test_faults_are_sorted_into_few_words(error, sort) -> None:
     assert sort_of(error) == sort
+
+
+@pytest.mark.parametrize("records", [1, 8])
+def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monkeypatch, records) -> None:
+    add_companies(neon, *range(1, 9))
+    assert cli("pull").returncode == 0
+    for number in range(1, records + 1):
+        complete(supabase, company(number), website=f"https://c{number}.example")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    sent = []
+    pipeline = psycopg.AsyncConnection.pipeline
+
+    def counted(connection):
+        sent.append(connection.info.dbname)
+        return pipeline(connection)
+
+    async def deliver_one_batch() -> Tally:
+        async with open_bridge(load_settings()) as bridge:
+            # Each pipeline is one trip there and back.
+            monkeypatch.setattr(psycopg.AsyncConnection, "pipeline", counted)
+            return await deliver(bridge, ENTITIES["company"])
+
+    done = anyio.run(deliver_one_batch)
+    assert [one.outcome for one in done.told] == ["promoted"] * records
+    assert sorted(done.seconds) == ["acknowledge", "claim", "judge", "settle"]
+    here, there = supabase.info.dbname, neon.info.dbname
+    assert sent == [here, there, here]

@@ -175,7 +175,8 @@ class _Daemon:
                 async with self.bridge.supabase.connection() as here:
                     status = await read_status(here, ENTITIES.values())
             except (psycopg.Error, OSError) as error:
-                self.monitor.uncounted = reason = in_one_line(error)
+                reason = in_one_line(error)
+                self.monitor.not_counted(reason)
                 if (times := storm.seen(reason)) is not None:
                     log.warning("count.failed", error=reason, times=times)
             else:

@@ -123,11 +123,14 @@ class Monitor:
 
     def fault(self, task: str, reason: str | None) -> None:
         """Say why a task does not do its work; None: it does."""
+        before = self.faults.get(task)
         if reason is None:
             self.faults.pop(task, None)
         else:
             self.faults[task] = reason
         self.metrics.fault.labels(task).set(reason is not None)
+        if reason != before:
+            self._tell()
 
     def retry(self, task: str, error: BaseException) -> None:
         """Say that a task waits a fault out and tries again."""
@@ -189,6 +192,16 @@ class Monitor:
         for outcome, records in ended.items():
             self.metrics.outcomes.labels(pulled.entity, outcome).inc(records)
 
+    def not_counted(self, reason: str) -> None:
+        """Say why the records could not be counted."""
+        self.uncounted = reason
+        self._tell()
+
+    def _tell(self) -> None:
+        """Bring open pages up to date: trouble is told when it comes, also where nothing can be counted."""
+        if self.feed.watchers:
+            self.feed.publish("status", self.status())
+
     def counted(self, status: dict[str, Any], seconds: float) -> None:
         """Say where the records stand, and how long it took to count them."""
         self._count, self._counted_at, self.uncounted = status, self._clock(), None
@@ -201,7 +214,7 @@ class Monitor:
                 self._moved[name] = self._clock()
             self._oldest[name] = oldest
             self._show_count(name, entity)
-        self.feed.publish("status", self.status())
+        self._tell()
 
     def _show_count(self, name: str, entity: Mapping[str, Any]) -> None:
         metrics, pull = self.metrics, entity["last_pull"]

@@ -23,6 +23,8 @@ COUNT_SECONDS = 10.0
 """A count that takes longer is given up."""
 REASONS = 20
 """Reasons named for each entity, most frequent first."""
+LATEST = 5
+"""Keys named for each reason."""
 
 _COUNT = sql.SQL("""
 SELECT {name} AS entity, s.*, q.queue, q.oldest, clock_timestamp() AT TIME ZONE 'UTC' AS at,
@@ -43,15 +45,19 @@ FROM (SELECT count(*) AS total, count(*) FILTER (WHERE enrichment_status = 'pend
 # A row set back without an answer from Neon's rules: its record is gone, or somebody wrote `failed` by hand.
 NOT_CARRIED = "NOT_CARRIED"
 _REASONS = sql.SQL("""
-(SELECT {name} AS entity, reason, fields, count(*) AS records,
-  (array_agg(key ORDER BY updated_at DESC))[1:5] AS keys
-FROM (SELECT {key} AS key, updated_at,
-        CASE WHEN pushed_to_neon_at IS NULL THEN {not_carried} ELSE reason_code END AS reason,
-        CASE WHEN pushed_to_neon_at IS NOT NULL AND jsonb_typeof(validation_errors) = 'object' THEN ARRAY(
-          SELECT f FROM jsonb_object_keys(validation_errors) f WHERE f = ANY({fields}) ORDER BY 1)
-        ELSE '{{}}' END AS fields
-      FROM {workspace} WHERE enrichment_status = 'failed') failed
-GROUP BY reason, fields ORDER BY records DESC, reason, fields LIMIT {limit})
+(SELECT {name} AS entity, g.code, g.carried, g.records, latest.keys, latest.fields
+FROM (SELECT left(coalesce(reason_code, ''), 64) AS code, pushed_to_neon_at IS NOT NULL AS carried,
+        count(*) AS records
+      FROM {workspace} WHERE enrichment_status = 'failed' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {limit}) g
+  CROSS JOIN LATERAL (
+    SELECT array_agg(l.key ORDER BY l.updated_at DESC) AS keys,
+      array_agg(DISTINCT f.field) FILTER (WHERE f.field = ANY({fields})) AS fields
+    FROM (SELECT {key} AS key, updated_at, validation_errors AS errors FROM {workspace}
+          WHERE enrichment_status = 'failed' AND left(coalesce(reason_code, ''), 64) = g.code
+            AND (pushed_to_neon_at IS NOT NULL) = g.carried
+          ORDER BY updated_at DESC LIMIT {latest}) l
+      LEFT JOIN LATERAL jsonb_object_keys(
+        CASE WHEN jsonb_typeof(l.errors) = 'object' THEN l.errors ELSE '{{}}' END) f (field) ON true) latest)
 """)
 
 
@@ -78,7 +84,7 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
             name=sql.Literal(entity.name),
             key=sql.Identifier(entity.key),
             workspace=entity.workspace_table.sql,
-            not_carried=sql.Literal(NOT_CARRIED),
+            latest=sql.Literal(LATEST),
             fields=sql.Literal([*entity.columns, "record"]),
             limit=sql.Literal(REASONS),
         )
@@ -87,12 +93,12 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
     steps = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
     cursors = await send(connection, *steps, (counts, None), (reasons, None), COMMIT)
     rows = {row["entity"]: row for row in await cursors[2].fetchall()}
-    failures: dict[str, list[dict[str, Any]]] = {name: [] for name in rows}
-    for row in await cursors[3].fetchall():
-        failures[row["entity"]].append(_failure(row))
+    failures = _failures(await cursors[3].fetchall())
     return {
         "at": _utc(max(row["at"] for row in rows.values())),
-        "entities": {entity.name: _entity(entity, rows[entity.name], failures[entity.name]) for entity in names},
+        "entities": {
+            entity.name: _entity(entity, rows[entity.name], failures.get(entity.name, [])) for entity in names
+        },
     }
 
 
@@ -132,13 +138,22 @@ def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]])
     }
 
 
-def _failure(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "reason_code": shown_code(row["reason"]),
-        "fields": row["fields"],
-        "records": row["records"],
-        "keys": [shown_key(key) for key in row["keys"]],
-    }
+def _failures(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Reasons by entity, most frequent first, each with its fields and latest keys."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        code = shown_code(row["code"]) if row["carried"] else NOT_CARRIED
+        reason = found.setdefault((row["entity"], code), {"reason_code": code, "fields": [], "records": 0, "keys": []})
+        reason["records"] += row["records"]
+        if row["carried"]:
+            reason["fields"] = sorted({*reason["fields"], *(row["fields"] or [])})
+        # A key stands once for each of its fields.
+        keys = dict.fromkeys([*reason["keys"], *map(shown_key, row["keys"] or [])])
+        reason["keys"] = list(keys)[:LATEST]
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for (entity, _), reason in sorted(found.items(), key=lambda item: (-item[1]["records"], item[0])):
+        reasons.setdefault(entity, []).append(reason)
+    return reasons
 
 
 def _utc(moment: datetime | None) -> str | None:

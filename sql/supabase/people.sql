@@ -70,6 +70,9 @@ CREATE INDEX IF NOT EXISTS people_needs_enrichment_queue_idx ON public.people_ne
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL AND waiting_for IS NULL;
 CREATE INDEX IF NOT EXISTS people_needs_enrichment_waiting_idx ON public.people_needs_enrichment (waiting_for)
   WHERE waiting_for IS NOT NULL;
+-- What failed, by reason, latest first: the status page names a few keys of each.
+CREATE INDEX IF NOT EXISTS people_needs_enrichment_failed_idx ON public.people_needs_enrichment
+  (left(coalesce(reason_code, ''), 64), updated_at DESC) WHERE enrichment_status = 'failed';
 -- Carried by `push` and not judged yet: few. With idx_people_sync_status it counts the promoted without the table.
 CREATE INDEX IF NOT EXISTS people_needs_enrichment_carried_idx ON public.people_needs_enrichment (id)
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL AND promoted_at IS NULL;

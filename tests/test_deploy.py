@@ -1,0 +1,93 @@
+"""What stands in ``deploy/`` fits what the worker tells. Issue 5."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from worker.metrics import PREFIX
+from worker.monitor import Monitor
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+KEYWORDS = {"instance", "job", "le"}  # labels that Prometheus adds
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+@pytest.fixture(scope="module")
+def monitor() -> Monitor:
+    return Monitor(["company", "people"])
+
+
+@pytest.fixture(scope="module")
+def told(monitor) -> dict[str, set[str]]:
+    """Every series of ``/metrics`` and its labels."""
+    text = monitor.exposition()[0].decode()
+    families = {family.name: family.type for family in text_string_to_metric_families(text)}
+    labels = {
+        metric._name: set(metric._labelnames)
+        for metric in vars(monitor.metrics).values()
+        if hasattr(metric, "_labelnames")
+    }
+    return {f"{name}{suffix}": labels.get(name, set()) for name, kind in families.items() for suffix in SUFFIXES[kind]}
+
+
+def expressions(name: str) -> list[str]:
+    text = (DEPLOY / name).read_text()
+    if name.endswith(".json"):
+        board = json.loads(text)
+        variables = [one["query"]["query"] for one in board["templating"]["list"] if isinstance(one["query"], dict)]
+        return variables + [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return re.findall(r"expr: (?:>-\n)?(.*?)\n {8}(?:for|labels):", text, re.DOTALL)
+
+
+@pytest.mark.parametrize(("name", "least"), [("prometheus-alerts.yml", 14), ("grafana-dashboard.json", 25)])
+def test_every_metric_and_label_that_is_asked_for_exists(told, name, least) -> None:
+    found = expressions(name)
+    assert len(found) >= least
+    assert (DEPLOY / name).read_text().count("expr") <= len(found), "an expression was not found"
+    for expression in found:
+        series = re.findall(rf"((?:{PREFIX}|process)_\w+)(?:\{{(.*?)\}})?", expression)
+        assert series, expression
+        for metric, matchers in series:
+            assert metric in told, f"{metric} is not in /metrics: {expression}"
+            asked = set(re.findall(r"(\w+)(?:=~|!=|=)", matchers))
+            grouped = re.findall(r"by \((.*?)\)", expression)
+            asked |= {label.strip() for labels in grouped for label in labels.split(",")}
+            assert asked - KEYWORDS <= told[metric], expression
+
+
+def test_the_page_of_metrics_lists_every_metric_with_its_type_and_labels(monitor) -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (counter|gauge|histogram) \| (.*?) \|", (DEPLOY / "metrics.md").read_text(), re.MULTILINE
+    )
+    written = {name: (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    there = {}
+    for metric in vars(monitor.metrics).values():
+        if hasattr(metric, "_labelnames"):
+            name = metric._name.removeprefix(f"{PREFIX}_") + ("_total" if metric._type == "counter" else "")
+            there[name] = (metric._type, tuple(metric._labelnames))
+    assert written == there
+
+
+def test_every_alert_says_what_to_do() -> None:
+    text = (DEPLOY / "prometheus-alerts.yml").read_text()
+    alerts = text.split("- alert: ")[1:]
+    for alert in alerts:
+        for part in ("expr:", "severity:", "summary:", "action:"):
+            assert part in alert, alert
+    names = [alert.split("\n")[0] for alert in alerts]
+    assert len(set(names)) == len(names)
+
+
+def test_panels_do_not_lie_over_each_other() -> None:
+    board = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
