@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -11,7 +13,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -27,6 +31,7 @@ from worker.embedded import EmbeddedServer
 ROOT = Path(__file__).parent.parent
 VERSIONS = (16, 18)
 PATIENCE = 30.0
+DOCKER_SETTINGS = {"max_connections": "200", "shared_buffers": "32MB", "fsync": "off", "timezone": "UTC"}
 T = TypeVar("T")
 _numbers = count(1)
 
@@ -35,15 +40,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--postgres", choices=("auto", "embedded", "docker"), default="auto",
         help="where servers come from: testcontainers where a Docker engine answers and has the image "
-        "(auto), or one of them by force",
+        "(auto), or one of them by force; servers that a test stops and starts are always embedded",
     )  # fmt: skip
     parser.addoption("--pg-version", choices=("all", "16", "18"), default="all")
 
 
+def _versions(config: pytest.Config) -> tuple[int, ...]:
+    wanted = config.getoption("--pg-version")
+    return VERSIONS if wanted == "all" else (int(wanted),)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--postgres") != "docker" or hasattr(config, "workerinput"):
+        return  # xdist's workers use what their controller has pulled
+    for version in _versions(config):
+        if trouble := _docker_trouble(version, pull=True):
+            raise pytest.UsageError(f"--postgres=docker has no PostgreSQL {version}: {trouble}")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    choice = config.getoption("--postgres")
+    places = {
+        v: "Docker" if choice == "docker" or (choice == "auto" and not _docker_trouble(v)) else "embedded"
+        for v in _versions(config)
+    }
+    return "PostgreSQL: " + ", ".join(f"{version} {place}" for version, place in places.items())
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pg_server" in metafunc.fixturenames:
-        wanted = metafunc.config.getoption("--pg-version")
-        versions = VERSIONS if wanted == "all" else (int(wanted),)
+        versions = _versions(metafunc.config)
         metafunc.parametrize("pg_server", versions, indirect=True, ids=[f"pg{v}" for v in versions], scope="session")
 
 
@@ -65,37 +91,111 @@ class DockerServer:
     """PostgreSQL in a container, with the interface of :class:`EmbeddedServer` that tests use."""
 
     def __init__(self, version: int) -> None:
-        from testcontainers.postgres import PostgresContainer
+        from testcontainers.community.postgres import PostgresContainer
+        from testcontainers.core.config import testcontainers_config as testcontainers
 
+        testcontainers.max_tries = min(testcontainers.max_tries, 60)  # seconds; its 120 near a test's timeout
         self.version = version
+        # The port is open to the network: a password that nobody can guess.
         self._container = PostgresContainer(
-            f"postgres:{version}", username="postgres", password="postgres", dbname="postgres", driver=None
-        )
-        self._container.start()
+            f"postgres:{version}", username="postgres", password=secrets.token_hex(16), dbname="postgres",
+            driver=None, command=["postgres", *(f"--{name}={value}" for name, value in DOCKER_SETTINGS.items())],
+        )  # fmt: skip
+        try:
+            self._container.start()
+            # Docker may give IPv4 and IPv6 different ports, and what it tells is the one of IPv4.
+            host = self._container.get_container_host_ip().replace("localhost", "127.0.0.1")
+            self._server = self._container.get_connection_url(host=host).rsplit("/", 1)[0]
+        except BaseException:
+            self.close()
+            raise
 
     def url(self, database: str = "postgres") -> str:
-        return self._container.get_connection_url().rsplit("/", 1)[0] + f"/{database}"
+        return f"{self._server}/{database}"
 
     def close(self) -> None:
-        self._container.stop()
+        with _their_warnings_aside():
+            self._container.stop()
 
 
 Server = EmbeddedServer | DockerServer
 
 
-def _docker_has(version: int) -> bool:
-    # In a process of its own: the client leaves sockets open where no engine answers.
-    look = f"import docker; docker.from_env(timeout=5).images.get('postgres:{version}')"
-    return subprocess.run([sys.executable, "-c", look], capture_output=True, check=False).returncode == 0
+@contextmanager
+def _their_warnings_aside() -> Iterator[None]:
+    """Deprecations and unclosed sockets of Docker's libraries are no failures of ours.
+
+    It goes around a ``try`` that catches: what an error holds is not collected while it is on its way.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            yield
+        finally:
+            gc.collect()  # a socket that they forgot warns here, not in some test
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__
+
+
+def _docker_trouble(version: int, *, pull: bool = False) -> str | None:
+    """Why no container of this version can start, in one line; ``None`` if one can."""
+    with _their_warnings_aside():
+        try:
+            _find_images(version, pull=pull)
+        except Exception as error:  # whatever is wrong with Docker, the embedded server does the job
+            return _line(error)
+    return None
+
+
+def _find_images(version: int, *, pull: bool) -> None:
+    from docker.errors import ImageNotFound
+    from testcontainers.core.config import testcontainers_config as testcontainers
+    from testcontainers.core.docker_client import DockerClient
+
+    prefix = testcontainers.hub_image_name_prefix
+    with closing(DockerClient(timeout=60 if pull else 5).client) as engine:
+
+        def find(image: str) -> None:
+            try:
+                engine.images.get(image)
+            except ImageNotFound:
+                if not pull:
+                    raise
+                engine.images.pull(image)
+
+        find(f"{prefix}postgres:{version}")
+        if not testcontainers.ryuk_disabled:
+            try:
+                find(f"{prefix}{testcontainers.ryuk_image}")
+            except Exception:  # it removes what a killed run leaves behind; the tests work without it
+                testcontainers.ryuk_disabled = True
+
+
+def _in_docker(version: int) -> DockerServer | str:
+    """A server, or in one line why there is none."""
+    with _their_warnings_aside():
+        try:
+            return DockerServer(version)
+        except Exception as error:
+            return _line(error)
 
 
 @pytest.fixture(scope="session")
 def pg_server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server of each version; both databases of a test live in it."""
     choice, version = request.config.getoption("--postgres"), request.param
-    if choice == "docker" or (choice == "auto" and _docker_has(version)):
-        server: Server = DockerServer(version)
-    else:
+    server: Server | None = None
+    if choice != "embedded" and (not _docker_trouble(version) or choice == "docker"):
+        started = _in_docker(version)
+        if isinstance(started, DockerServer):
+            server = started
+        elif choice == "docker":
+            pytest.fail(f"PostgreSQL {version} does not start in Docker: {started}", pytrace=False)
+        else:
+            with warnings.catch_warnings(action="always"):  # to be read, not to fail
+                warnings.warn(f"PostgreSQL {version} is embedded, as in Docker: {started}", stacklevel=1)
+    if server is None:
         server = EmbeddedServer(version)
         server.start()
     try:
@@ -140,9 +240,12 @@ def supabase(databases: Databases) -> Iterator[psycopg.Connection[DictRow]]:
 
 
 @pytest.fixture
-def env(databases: Databases) -> dict[str, str]:
+def env(databases: Databases, pg_server: Server) -> dict[str, str]:
     """The settings of the processes that a test starts; change it before."""
+    # Docker's gateway is no loopback: there the worker asks for TLS, which the image lacks.
+    insecure = {"WORKER_ALLOW_INSECURE": "1"} if isinstance(pg_server, DockerServer) else {}
     return {
+        **insecure,
         "NEON_DATABASE_URL": databases.neon_url,
         "SUPABASE_DATABASE_URL": databases.supabase_url,
         "WORKER_HEALTH_ADDRESS": "127.0.0.1:0",

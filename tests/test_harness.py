@@ -162,6 +162,28 @@ def test_a_version_that_the_wheel_lacks_is_told_with_those_it_has() -> None:
         binaries(9)
 
 
+def test_a_server_that_cannot_be_made_leaves_no_folder(monkeypatch, tmp_path) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(embedded, "_folder_for_all", lambda: None)
+    with pytest.raises(EmbeddedUnavailable):
+        EmbeddedServer(9)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives its rights away")
+def test_root_starts_it_also_where_only_root_can_enter_the_temporary_folder(monkeypatch, tmp_path) -> None:
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with EmbeddedServer(18) as one:
+        assert ask(one, "SELECT 1") == 1
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o700
+
+
+def test_no_outgoing_connection_takes_the_port_of_a_stopped_server(server) -> None:
+    assert 20_000 <= server.port < 32_000
+
+
 def test_a_test_has_two_empty_databases_of_the_version_it_is_told(pg_server, neon, supabase, databases) -> None:
     assert databases.neon_url != databases.supabase_url
     for connection in (neon, supabase):

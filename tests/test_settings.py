@@ -81,7 +81,8 @@ def test_a_time_is_read_with_and_without_its_unit(load, name, written, seconds) 
         ("WORKER_BATCH_SIZE", "1.5"), ("WORKER_HEALTH_ADDRESS", "8080"), ("WORKER_HEALTH_ADDRESS", "localhost"),
         ("WORKER_HEALTH_ADDRESS", "127.0.0.1:65536"), ("WORKER_HEALTH_ADDRESS", "::1:8080"),
         ("WORKER_HEALTH_ADDRESS", "127.0.0.1:http"), ("WORKER_LOG_FORMAT", "xml"), ("WORKER_ALLOW_INSECURE", "maybe"),
-        ("NEON_DATABASE_URL", "host=localhost"), ("NEON_DATABASE_URL", "mysql://ana:hunter2@localhost/neon"),
+        ("NEON_DATABASE_URL", "host=localhost"), ("N8N_WEBHOOK_URL", "https://ana:hunter2@exa\u2100mple.com/hook"),
+        ("NEON_DATABASE_URL", "mysql://ana:hunter2@localhost/neon"),
         ("NEON_DATABASE_URL", "postgresql://ana:hunter2@[::1/neon"),
         ("SUPABASE_DATABASE_URL", "postgresql://ana:hunter2@localhost/p?no_such_option=1"),
         ("SUPABASE_LISTEN_URL", "postgresql://ana:hunter2%zz@localhost/p"),
@@ -101,7 +102,12 @@ def test_a_batch_may_be_as_small_as_one_and_as_large_as_ten_thousand(load, size)
 
 @pytest.mark.parametrize(
     ("written", "host", "port"),
-    [("0.0.0.0:80", "0.0.0.0", 80), ("[::1]:8080", "::1", 8080), ("localhost:0", "localhost", 0)],
+    [
+        (":80", "0.0.0.0", 80),
+        ("10.0.0.1:80", "10.0.0.1", 80),
+        ("[::1]:8080", "::1", 8080),
+        ("localhost:0", "localhost", 0),
+    ],
 )
 def test_a_health_address_is_host_and_port(load, written, host, port) -> None:
     found = load(WORKER_HEALTH_ADDRESS=written)
@@ -136,6 +142,22 @@ def test_the_transaction_pooler_is_refused_for_listening_also_where_it_is_only_t
     (fault,) = faults(load, SUPABASE_DATABASE_URL=pooled)
     assert fault.startswith("SUPABASE_LISTEN_URL: ")
     assert load(SUPABASE_DATABASE_URL=pooled, SUPABASE_LISTEN_URL=SUPABASE).supabase_database_url == pooled
+
+
+@pytest.mark.parametrize("ports", ["6543,6543", "5432,6543"])
+def test_one_transaction_pooler_among_several_hosts_is_one_too_many(load, ports) -> None:
+    (fault,) = faults(load, SUPABASE_LISTEN_URL=f"postgresql://a.example,b.example/p?port={ports}")
+    assert fault.startswith("SUPABASE_LISTEN_URL: ")
+
+
+def test_the_transaction_pooler_is_told_beside_other_faults(load) -> None:
+    told = faults(load, SUPABASE_DATABASE_URL=SUPABASE.replace(":5432", ":6543"), WORKER_BATCH_SIZE="0")
+    assert [fault.partition(":")[0] for fault in told] == ["WORKER_BATCH_SIZE", "SUPABASE_LISTEN_URL"]
+
+
+def test_a_password_may_hold_brackets(load) -> None:
+    url = "postgresql://ana:hun[TER]2@127.0.0.1/neon"
+    assert load(NEON_DATABASE_URL=url).neon_database_url == url
 
 
 def test_every_fault_is_told_not_only_the_first(load) -> None:
@@ -227,6 +249,38 @@ def test_a_secret_file_that_cannot_be_read_is_named(load, tmp_path, content) -> 
     assert str(path) in fault
 
 
+@pytest.mark.parametrize("name", ["SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL"])
+def test_an_empty_secret_file_counts_as_not_set(load, tmp_path, name) -> None:
+    (tmp_path / "empty").write_text("\n")
+    assert getattr(load(**{f"{name}_FILE": str(tmp_path / "empty")}), name.lower()) is None
+
+
+def test_an_empty_secret_file_leaves_the_dotenv_files_value(load, tmp_path) -> None:
+    (tmp_path / "empty").write_text("")
+    found = load(f"NEON_DATABASE_URL={LOCAL}", NEON_DATABASE_URL=None, NEON_DATABASE_URL_FILE=str(tmp_path / "empty"))
+    assert found.neon_database_url == LOCAL
+
+
+def test_a_required_file_that_cannot_be_read_is_one_fault_not_two(load) -> None:
+    (fault,) = faults(load, NEON_DATABASE_URL=None, NEON_DATABASE_URL_FILE="/no/such/file")
+    assert fault.startswith("NEON_DATABASE_URL_FILE: ")
+
+
+def test_a_file_that_nobody_needs_is_not_read(load) -> None:
+    assert load("NEON_DATABASE_URL_FILE=/no/such/file").neon_database_url == NEON
+
+
+def test_a_credential_that_cannot_be_read_is_named(load, monkeypatch, tmp_path) -> None:
+    (tmp_path / "SUPABASE_API_KEY").mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (fault,) = faults(load)
+    assert fault.startswith("SUPABASE_API_KEY: ")
+
+
+def test_a_dotenv_file_from_windows_is_read(load) -> None:
+    assert load("\ufeffWORKER_BATCH_SIZE=7\r\n").batch_size == 7
+
+
 def test_without_a_dotenv_file_the_environment_is_enough(load, tmp_path) -> None:
     assert load().batch_size == 500
     (tmp_path / ".env").unlink()
@@ -262,6 +316,8 @@ REMOTE = [
     "postgresql://ana:hunter2@db.example,localhost/n",
     "postgresql://ana:hunter2@localhost/n?hostaddr=10.0.0.1",
     "postgresql://ana:hunter2@localhost.example/n",
+    "postgresql://ana:hunter2@db.example,localhost/n?hostaddr=,127.0.0.1",
+    "postgresql://ana:hunter2@/n?service=far",
 ]
 HERE = [
     "postgresql://ana:hunter2@localhost/n",
@@ -314,6 +370,19 @@ def test_a_stricter_tls_mode_is_kept(load, mode) -> None:
 def test_the_environments_sslmode_does_not_weaken_what_is_required(load, monkeypatch) -> None:
     monkeypatch.setenv("PGSSLMODE", "disable")
     assert conninfo_to_dict(load().neon_conninfo)["sslmode"] == "require"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("PGHOST", "db.example"), ("PGHOSTADDR", "10.0.0.1"), ("PGSERVICE", "far")]
+)
+def test_tls_is_required_also_where_libpqs_own_environment_names_the_machine(load, monkeypatch, name, value) -> None:
+    monkeypatch.setenv(name, value)
+    url = "postgresql://ana@localhost/n" if name == "PGHOSTADDR" else "postgresql:///n"
+    assert conninfo_to_dict(load(NEON_DATABASE_URL=url).neon_conninfo)["sslmode"] == "require"
+
+
+def test_an_empty_tls_mode_counts_as_not_set(load) -> None:
+    assert conninfo_to_dict(load(NEON_DATABASE_URL=f"{NEON}?sslmode=").neon_conninfo)["sslmode"] == "require"
 
 
 def test_settings_show_no_secret_and_do_not_change(load) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, Self
 
@@ -53,7 +55,8 @@ def binaries(version: int) -> Path:
 class EmbeddedServer:
     """One Postgres server in a folder of its own; a context manager that removes both at the end.
 
-    It is a child of this process and dies with it, also with ``kill -9`` (on Linux).
+    It is a child of the thread that starts it and dies with that thread, also with ``kill -9`` of the
+    process (on Linux): start it where it is needed to the end. A killed process leaves the folder behind.
     """
 
     def __init__(self, version: int, *, settings: dict[str, str] | None = None) -> None:
@@ -68,11 +71,12 @@ class EmbeddedServer:
         """
         self.version = version
         self.settings = settings or {}
-        self.folder = Path(tempfile.mkdtemp(prefix="enrichment-pg-"))
+        programs = binaries(version)
+        self.folder = Path(tempfile.mkdtemp(prefix="enrichment-pg-", dir=_folder_for_all()))
         self.data = self.folder / "data"
         # Postgres refuses to run as root: it runs as nobody then, who must be able to reach everything.
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
-        self.bin = self._reachable(binaries(version))
+        self.bin = self._reachable(programs)
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -196,7 +200,22 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
+def _folder_for_all() -> Path | None:
+    """Where the server's user can reach a folder; None where any will do, which is TMPDIR's."""
+    folder = Path(tempfile.gettempdir()).resolve()
+    if os.geteuid() == 0 and not all(one.stat().st_mode & 0o001 for one in (folder, *folder.parents)):
+        return Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
+    return None
+
+
 def _free_port() -> int:
+    # Below the range from which systems hand out ports to outgoing connections: one of those could take
+    # the server's port while it is stopped, and it could not start again.
+    for _ in range(100):
+        chosen = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", chosen))
+            return chosen
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -51,7 +52,8 @@ def _seconds(value: object) -> object:
 
 
 def _postgres_url(value: str) -> str:
-    if match := re.search(r"\[[A-Z_-]+\]", value):
+    # Only the words the consoles use: a password may hold brackets, and no part of it may be shown.
+    if match := re.search(r"\[(YOUR[A-Z _-]*|PASSWORD|PROJECT[A-Z _-]*|REGION)\]", value, re.IGNORECASE):
         raise _fault(f"still holds the placeholder {match[0]}; put the real value there")
     scheme = value.partition("://")[0]
     if scheme not in ("postgres", "postgresql"):
@@ -66,7 +68,7 @@ def _postgres_url(value: str) -> str:
 
 
 def _health_address(value: str) -> str:
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+):(\d{1,5})", value)
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]*):(\d{1,5})", value)
     if not match or int(match[2]) > 65535:
         raise _fault(f"{value[:60]!r} is no address; write HOST:PORT, such as 127.0.0.1:8080")
     return value
@@ -115,7 +117,14 @@ class Settings(BaseSettings):
     @field_validator("supabase_url", "n8n_webhook_url")
     @classmethod
     def _web(cls, value: str | None) -> str | None:
-        if value is not None and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:  # its message would quote user and password
+            good = False
+        if not good:
             raise _fault("is no web address; it begins with https://")
         return value
 
@@ -136,8 +145,8 @@ class Settings(BaseSettings):
 
     @property
     def health_host(self) -> str:
-        """The host part of the health address, without brackets."""
-        return self.health_address.rpartition(":")[0].strip("[]")
+        """The host part of the health address, without brackets; none given means every IPv4 interface."""
+        return self.health_address.rpartition(":")[0].strip("[]") or "0.0.0.0"  # noqa: S104 - the operator's choice
 
     @property
     def health_port(self) -> int:
@@ -145,7 +154,7 @@ class Settings(BaseSettings):
         return int(self.health_address.rpartition(":")[2])
 
     def _conninfo(self, url: str) -> str:
-        if self.allow_insecure or not is_remote(url) or "sslmode" in conninfo_to_dict(url):
+        if self.allow_insecure or not is_remote(url) or conninfo_to_dict(url).get("sslmode"):
             return url
         return make_conninfo(url, sslmode="require")
 
@@ -179,19 +188,27 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        faults += [_in_words(one) for one in error.errors(include_url=False, include_input=False)]
-    if settings:
-        faults += _listen_fault(settings)
+        unread = {fault.partition(":")[0].removesuffix("_FILE") for fault in faults}
+        # What could not be read is not said to be missing as well.
+        faults += [
+            _in_words(one)
+            for one in error.errors(include_url=False, include_input=False)
+            if not (one["type"] == "missing" and one["loc"][0] in unread)
+        ]
+    faults += _listen_fault(values.get("SUPABASE_LISTEN_URL") or values.get("SUPABASE_DATABASE_URL") or "")
     if faults:
         raise SettingsError(faults)
     assert settings is not None
     return settings
 
 
-def _listen_fault(settings: Settings) -> list[str]:
+def _listen_fault(url: str) -> list[str]:
     """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work and hear nothing."""
-    where = conninfo_to_dict(settings.listen_conninfo)
-    if str(where.get("port")) != "6543":
+    try:
+        where = conninfo_to_dict(url)
+    except psycopg.Error:
+        return []  # that fault is told already
+    if "6543" not in str(where.get("port")).split(","):
         return []
     mend = "give the session pooler's or the direct address, port 5432"
     return [f"SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; {mend}"]
@@ -207,22 +224,30 @@ def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:
     values = {name: value for name, value in from_file.items() if value}
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     environment = {name: value for name, value in os.environ.items() if value}
-    for source in (values, environment):
-        for name in SECRETS:
-            paths = [Path(source[f"{name}_FILE"])] if source.get(f"{name}_FILE") else []
-            if source is environment and folder and not paths and (Path(folder) / name).is_file():
-                paths = [Path(folder) / name]
-            for path in paths:
-                try:
-                    content = path.read_text(encoding="utf-8").strip()
-                except (OSError, UnicodeDecodeError):
-                    faults.append(f"{name}_FILE: {path} cannot be read; check the path and its permissions")
-                    content = ""
-                # In one source, the value itself comes before the file that holds it.
-                values[name] = source.get(name) or content
+    for name in SECRETS:
+        named, stored = environment.get(f"{name}_FILE"), values.get(f"{name}_FILE")
+        # The first that has something wins, and nothing behind it is read.
+        if value := (
+            environment.get(name)
+            or (named and _content(f"{name}_FILE", Path(named), faults))
+            or (folder and _content(name, Path(folder) / name, faults, optional=True))
+            or values.get(name)
+            or (stored and _content(f"{name}_FILE", Path(stored), faults))
+        ):
+            values[name] = value
     known = {str(field.validation_alias) for field in Settings.model_fields.values()}
     values |= {name: value for name, value in environment.items() if name in known or name.startswith("WORKER_")}
     return {name: value for name, value in values.items() if name in known or name.startswith("WORKER_")}
+
+
+def _content(name: str, path: Path, faults: list[str], *, optional: bool = False) -> str:
+    """What a file holds, stripped; nothing, and a fault, where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        if not (optional and isinstance(error, (FileNotFoundError, NotADirectoryError))):
+            faults.append(f"{name}: {path} cannot be read; check the path and its permissions")
+        return ""
 
 
 def _in_words(error: Mapping[str, Any]) -> str:
@@ -243,8 +268,13 @@ def _in_words(error: Mapping[str, Any]) -> str:
 def is_remote(url: str) -> bool:
     """Whether any host of the connection string is another machine."""
     parts = conninfo_to_dict(url)
-    hosts = f"{parts.get('hostaddr') or parts.get('host') or ''}".split(",")
-    return any(not _is_here(host.strip()) for host in hosts)
+    # What the string leaves open, libpq takes from the environment or from a service file.
+    hosts = str(parts.get("host", os.environ.get("PGHOST", "")))
+    numbers = str(parts.get("hostaddr", os.environ.get("PGHOSTADDR", "")))
+    if not (hosts or numbers) and (parts.get("service") or os.environ.get("PGSERVICE")):
+        return True
+    pairs = zip_longest(hosts.split(","), numbers.split(","), fillvalue="")
+    return any(not _is_here((number or host).strip()) for host, number in pairs)
 
 
 def _is_here(host: str) -> bool:
