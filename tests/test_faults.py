@@ -294,3 +294,60 @@ def test_an_operators_fault_stops_the_process_loudly(cli, links, daemon, neon, s
     daemon()
     eventually(lambda: settled(supabase))
     check(neon, supabase)
+
+
+@pytest.mark.parametrize("lost", [b"applied", b"INSERT 0 1"])
+def test_a_stage_whose_answer_never_arrives_goes_on_and_reports_what_it_did(cli, links, neon, supabase, lost) -> None:
+    fill(cli, neon, 4)
+    flip(supabase, 1, 3)
+    assert cli("push").returncode == 0
+    links["neon"].cut_on_answer(lost)
+    done = cli("promote", input="\n".join([company(1), company(2), company(4)]))
+    assert links["neon"].faults
+    assert "trying again" in done.stderr
+    assert "promoted 2 records" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(f"refused {company(4)}: website: ")
+    for number in (1, 2):
+        assert work(supabase, company(number))["promoted_at"] is not None
+        assert [entry["outcome"] for entry in ledger(neon, company(number))] == ["waiting", "promoted"]
+    said = neon.execute(
+        "SELECT * FROM shq_validation_log WHERE validation_run_id LIKE 'PROMOTE%%' AND total_records > 0"
+    ).fetchall()
+    assert [(run["total_records"], run["passed_records"], run["failed_records"]) for run in said] == [(3, 2, 1)]
+
+
+def test_an_undo_whose_answer_never_arrives_reports_what_it_did(cli, links, neon, supabase) -> None:
+    fill(cli, neon, 3)
+    flip(supabase, 1, 3)
+    assert cli("push").returncode == 0
+    assert cli("promote", input="\n".join(company(n) for n in (1, 2, 3))).returncode == 0
+    links["neon"].cut_on_answer(b"INSERT 0 1")
+    done = cli("undo", company(1), company(2))
+    assert links["neon"].faults
+    assert "trying again" in done.stderr
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 2), done
+    for number in (1, 2):
+        assert [entry["outcome"] for entry in ledger(neon, company(number))] == ["waiting", "promoted", "undone"]
+        assert work(supabase, company(number))["enrichment_status"] == "pending"
+        assert master(neon, company(number)) is None
+
+
+def test_a_row_that_did_not_hear_of_an_undo_hears_when_it_is_asked_for_again(cli, links, neon, supabase) -> None:
+    fill(cli, neon, 1)
+    flip(supabase, 1, 1)
+    assert cli("push").returncode == 0
+    assert cli("promote", input=company(1)).returncode == 0
+    promoted = work(supabase, company(1))
+    assert cli("undo", company(1)).returncode == 0
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        edit(
+            supabase,
+            company(1),
+            promoted_at=promoted["promoted_at"],
+            enrichment_status="complete",
+            pushed_to_neon_at=promoted["pushed_to_neon_at"],
+        )
+    assert cli("undo", company(1)).returncode == 1
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["promoted_at"]) == ("pending", None)

@@ -1,6 +1,8 @@
 """The guide's scripts, one after the other: SPEC 7."""
 
+import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -226,6 +228,102 @@ def test_revalidating_again_changes_nothing(cli, edited, neon, supabase) -> None
     before = len(ledger(neon, company(4))), invalid(neon, company(4)), work(supabase, company(4))
     cli("revalidate")
     assert (len(ledger(neon, company(4))), invalid(neon, company(4)), work(supabase, company(4))) == before
+
+
+TELL = ("enrichment_status", "validation_errors", "validation_warnings", "reason_code", "sync_note", "promoted_at")
+
+
+def _as_a_dead_worker_left_it(supabase: Connection, key: str, before: dict[str, object]) -> None:
+    """The row as it was before it was told: what a worker leaves that dies after it has settled in Neon."""
+    table = "company_needs_enrichment" if key.startswith("04.04.01.") else "people_needs_enrichment"
+    column = "company_unique_id" if key.startswith("04.04.01.") else "unique_id"
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute(
+            f"UPDATE {table} SET ({', '.join(TELL)}) = (SELECT {', '.join(TELL)} FROM"
+            f" jsonb_populate_record(NULL::{table}, %s)) WHERE {column} = %s",
+            [json.dumps({name: before[name] for name in TELL}, default=str), key],
+        )
+
+
+@pytest.mark.parametrize("repair", ["pull", "promote"])
+def test_a_row_that_was_not_told_of_its_promotion_hears_of_it(cli, edited, neon, supabase, repair) -> None:
+    cli("push")
+    cli("revalidate")
+    before = work(supabase, company(1))
+    assert cli("promote", input=company(1)).returncode == 0
+    told = work(supabase, company(1))
+    _as_a_dead_worker_left_it(supabase, company(1), before)
+    assert work(supabase, company(1))["promoted_at"] is None
+    if repair == "promote":
+        # Another record's promotion does not care; the next pull does.
+        assert "promoted 1 records" in cli("promote", input=company(2)).stdout
+    assert cli("pull").returncode == 0
+    row = work(supabase, company(1))
+    assert row["promoted_at"] == told["promoted_at"]
+    assert row["enrichment_status"] == "complete"
+    assert row["sync_note"].startswith("This record was promoted on ")
+    assert "Edits" not in row["sync_note"]
+    assert [entry["outcome"] for entry in ledger(neon, company(1))] == ["waiting", "promoted"]
+
+
+@pytest.mark.parametrize("repair", ["pull", "revalidate"])
+def test_a_row_that_was_not_told_of_its_failure_hears_of_it_and_the_ledger_has_it_once(
+    cli, edited, neon, supabase, repair
+) -> None:
+    cli("push")
+    before = work(supabase, company(4))
+    cli("revalidate")
+    told = work(supabase, company(4))
+    assert told["enrichment_status"] == "failed"
+    _as_a_dead_worker_left_it(supabase, company(4), before)
+    assert work(supabase, company(4))["enrichment_status"] == "complete"
+    assert cli(repair).returncode == 0
+    row = work(supabase, company(4))
+    assert {name: row[name] for name in TELL} == {name: told[name] for name in TELL}
+    assert [entry["outcome"] for entry in ledger(neon, company(4))] == ["waiting", "flagged"]
+
+
+def test_a_person_that_waits_for_a_company_whose_row_was_not_told_goes_on(cli, edited, neon, supabase) -> None:
+    neon.execute("DELETE FROM marketing.company_slots")
+    cli("push")
+    cli("revalidate")
+    assert cli("promote", input=person(1)).returncode == 1
+    assert work(supabase, person(1))["waiting_for"] == company(1)
+    before = work(supabase, company(1))
+    add_slot(neon, 1, of=1)
+    neon.execute("UPDATE marketing.company_slots SET company_unique_id = %s", [company(1)])
+    assert cli("promote", input=company(1)).returncode == 0
+    _as_a_dead_worker_left_it(supabase, company(1), before)
+    assert cli("pull").returncode == 0
+    assert work(supabase, company(1))["promoted_at"] is not None
+    assert person(1) not in cli("pipeline", "--yes").stderr  # the master refuses another record
+    assert work(supabase, person(1))["promoted_at"] is not None
+
+
+def test_long_work_shows_a_bar_on_a_terminal_and_nothing_elsewhere(cli, edited, env, tmp_path) -> None:
+    stages = ("pull", "push", "revalidate", f"undo {company(1)}")
+    assert all("\x1b" not in cli(*stage.split()).stderr for stage in stages)
+    for stage, title in (("pull --full", "pulling"), ("revalidate", "judging"), (f"undo {company(1)}", "taking back")):
+        shown = _on_a_terminal(f"{sys.executable} -m worker {stage}", env, tmp_path)
+        assert title in shown
+        assert "0:00:0" in shown or "-:--:--" in shown, "time left"
+
+
+def _on_a_terminal(command: str, env: dict[str, str], folder: Path) -> str:
+    """What a command writes where all it has is a terminal."""
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, **env, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(command.split(" "), env=environment, cwd=folder, stdin=theirs, stdout=theirs, stderr=theirs):
+        os.close(theirs)
+        shown = b""
+        try:
+            while block := os.read(ours, 4096):
+                shown += block
+        except OSError:
+            pass  # the other end is closed: it has ended
+    os.close(ours)
+    return shown.decode()
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,23 @@ import anyio
 import click
 import psycopg
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
 
 from worker import __version__, telemetry
 from worker.bridge import Bridge, open_bridge
 from worker.entities import ENTITIES
 from worker.faults import Kind, in_one_line, kind_of, pauses
+from worker.progress import NOBODY, Progress
 from worker.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -58,7 +69,9 @@ def read_settings() -> Settings:
 
 
 def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None = None) -> T:
-    """Open both databases and do the work; a transient fault is tried again a few times."""
+    """Open both databases and do the work. A transient fault is tried again a few times: ``work`` is called anew
+    and goes on where it was, in what it keeps outside itself.
+    """
     settings = read_settings()
 
     async def job() -> T:
@@ -78,15 +91,38 @@ def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None =
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
+def progress(title: str) -> Iterator[Progress]:
+    """A bar with rate and time left on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda _count: None
+        yield NOBODY
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda count: bar.advance(task, count)
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        yield _Bar(bars, title)
+
+
+class _Bar(Progress):
+    shown = True
+
+    def __init__(self, bars: Bars, title: str) -> None:
+        self._bars, self._task, self._expected = bars, bars.add_task(title, total=None), 0
+
+    def expect(self, records: int) -> None:
+        self._expected += records
+        self._bars.update(self._task, total=self._expected)
+
+    def advance(self, records: int) -> None:
+        self._bars.advance(self._task, records)
+
+
+class _Rate(ProgressColumn):
+    """Records a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -18,6 +18,7 @@ from worker.cli_base import (
     dry_option,
     fail,
     json_option,
+    progress,
     read_settings,
     say,
     with_bridge,
@@ -115,11 +116,14 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
     if bool(keys) == bool(run_id):
         raise click.UsageError("give keys, or --run RUN_ID")
 
-    async def work(bridge: Bridge) -> Undone:
-        which = await keys_of_run(bridge, run_id) if run_id else keys
-        return await take_back(bridge, which, run_id=run_id, dry_run=dry_run)
+    result = Undone()
 
-    result = with_bridge(work)
+    async def work(bridge: Bridge) -> None:
+        which = await keys_of_run(bridge, run_id) if run_id else keys
+        with progress("taking back") as bar:
+            await take_back(bridge, which, result, run_id=run_id, dry_run=dry_run, progress=bar)
+
+    with_bridge(work)
     if run_id and not (result.undone or result.refused):
         fail(f"no run {run_id} promoted anything", 1)
     if as_json:

@@ -46,10 +46,10 @@ def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
 
 def _pull(entity: str | None, batch_size: int | None, *, dry_run: bool, full: bool) -> list[Pulled | None]:
     async def work(bridge: Bridge) -> list[Pulled | None]:
-        with progress("pulling") as tell:
+        with progress("pulling") as bar:
             return [
                 await pull_entity(
-                    bridge, one, full=full, dry_run=dry_run, batch_size=batch_size or STAGE_ROWS, progress=tell
+                    bridge, one, full=full, dry_run=dry_run, batch_size=batch_size or STAGE_ROWS, progress=bar
                 )
                 for one in entities_named(entity)
             ]
@@ -88,14 +88,15 @@ def push(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
 
 
 def _push(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[str, stages.Pushed]:
-    async def work(bridge: Bridge) -> dict[str, stages.Pushed]:
-        with progress("pushing") as tell:
-            return {
-                one.name: await stages.push(bridge, one, dry_run=dry_run, progress=tell)
-                for one in entities_named(entity)
-            }
+    done = {one.name: stages.Pushed() for one in entities_named(entity)}
 
-    return with_bridge(work, batch_size)
+    async def work(bridge: Bridge) -> None:
+        with progress("pushing") as bar:
+            for name, mine in done.items():
+                await stages.push(bridge, ENTITIES[name], mine, dry_run=dry_run, progress=bar)
+
+    with_bridge(work, batch_size)
+    return done
 
 
 def _pushed_in_words(entity: Entity, result: stages.Pushed, dry_run: bool) -> str:
@@ -131,7 +132,11 @@ def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_jso
 
 def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[str, Judged]:
     async def work(bridge: Bridge) -> dict[str, Judged]:
-        return {one.name: await stages.revalidate(bridge, one, dry_run=dry_run) for one in entities_named(entity)}
+        with progress("judging") as bar:
+            return {
+                one.name: await stages.revalidate(bridge, one, dry_run=dry_run, progress=bar)
+                for one in entities_named(entity)
+            }
 
     return with_bridge(work, batch_size)
 
@@ -178,8 +183,11 @@ def promote(
 
 
 def _promote(entity: str | None, batch_size: int | None, keys: Sequence[str], *, dry_run: bool) -> Judged:
+    promotion = stages.Promotion(list(keys))
+
     async def work(bridge: Bridge) -> Judged:
-        return await stages.promote(bridge, entities_named(entity), keys, dry_run=dry_run)
+        with progress("promoting") as bar:
+            return await stages.promote(bridge, entities_named(entity), promotion, dry_run=dry_run, progress=bar)
 
     return with_bridge(work, batch_size)
 

@@ -274,10 +274,14 @@ def _gone(delivery: Delivery) -> Reply:
     assert said is not None
     day = f"{said.at:%Y-%m-%d %H:%M} UTC" if said.at else "an earlier day"
     if said.outcome is Outcome.PROMOTED:
+        # Whoever died before it could tell leaves a row without edits.
+        edits = (
+            " Edits after promotion are not carried to the master table;"
+            " `enrichment-worker undo` brings the record back."
+        )
         return Reply(
             delivery.key, delivery.version, Status.COMPLETE,
-            f"This record was promoted on {day}. Edits after promotion are not carried to the master table;"
-            " `enrichment-worker undo` brings the record back.",
+            f"This record was promoted on {day}." + (edits if delivery.data != delivery.snapshot else ""),
             errors={}, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
         )  # fmt: skip
     why = (

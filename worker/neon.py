@@ -87,6 +87,27 @@ async def read_pushed(
     return [InvalidRow(**row) for row in await cursors[2].fetchall()]
 
 
+async def count_pushed(connection: Connection, entity: Entity) -> int:
+    """How many invalid rows are marked ``complete``."""
+    statement = sql.SQL("SELECT count(*) AS records FROM {} WHERE enrichment_status = 'complete'")
+    steps = *begin(read_only=True), (statement.format(entity.invalid_table.sql), None), COMMIT
+    cursors = await send(connection, *steps)
+    row = await cursors[2].fetchone()
+    assert row is not None
+    return int(row["records"])
+
+
+async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that this run promoted."""
+    statement = sql.SQL(
+        "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
+        " AND outcome = 'promoted' ORDER BY id"
+    ).format(LEDGER)
+    params = {"entity": entity.name, "keys": list(keys), "run": run.run_id}
+    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in await cursors[2].fetchall()]
+
+
 @dataclass(frozen=True)
 class Horizon:
     """What the next incremental pull may start from."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -18,7 +18,8 @@ from worker.entities import Entity
 from worker.merge import merge
 from worker.model import Action, Outcome, Status, new_run_id, utc_now
 from worker.neon import Entry, Horizon, InvalidRow, Run
-from worker.revalidation import chunks, judge_pushed
+from worker.progress import NOBODY, Progress
+from worker.revalidation import chunks, finish_carried, judge_pushed
 from worker.staging import Position, Refresh
 
 log = structlog.get_logger("worker.pull")
@@ -76,7 +77,7 @@ async def pull(
     full: bool = False,
     dry_run: bool = False,
     batch_size: int = STAGE_ROWS,
-    progress: Callable[[int], None] = lambda _rows: None,
+    progress: Progress = NOBODY,
 ) -> Pulled | None:
     """Pull one entity. Of several workers one pulls; the others return at once.
 
@@ -86,7 +87,7 @@ async def pull(
         full: compare every row; happens by itself the first time and once a day.
         dry_run: write nothing and say what would happen.
         batch_size: rows of a batch.
-        progress: called with the number of rows of each batch.
+        progress: told of every batch.
 
     Returns:
         What was done; None where another worker is pulling, or this one stops.
@@ -104,6 +105,9 @@ async def pull(
         async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
             task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run)
             reached = await neon.horizon(there, entity)
+            if full and progress.shown:
+                cursors = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
+                progress.expect(sum(row["records"] for row in await cursors[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else position.horizon, batch_size, progress)
                 if full:
@@ -119,11 +123,9 @@ async def pull(
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         await send(guard, staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full), COMMIT)
-    judged = await judge_pushed(
-        bridge, entity,
-        Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table)),
-        apply=(Action.FLAG, Action.PROMOTE), unjudged=True,
-    )  # fmt: skip
+    judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
+    judged = await judge_pushed(bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), unjudged=True)
+    judged.add(await finish_carried(bridge, entity, judging))
     pulled.promoted = len(judged.promoted)
     pulled.judged = len(judged.promoted) + len(judged.failed)
     log.info(
@@ -160,7 +162,7 @@ class _Pull:
         if not self.dry_run:
             await send(self.guard, (KEEP_ALIVE, None))
 
-    async def bring(self, since: Horizon | None, batch_size: int, progress: Callable[[int], None]) -> None:
+    async def bring(self, since: Horizon | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
         async with self.bridge.neon.connection() as source:
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0))
@@ -174,7 +176,7 @@ class _Pull:
                 for keys in chunks(staged.changed, self.bridge.batch_size):
                     await self._refresh(list(keys))
                     await self._go_on()
-                progress(batches.rows)
+                progress.advance(batches.rows)
                 await self._go_on()
             await send(source, COMMIT)
 

@@ -14,8 +14,9 @@ from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
 from worker.delivery import answer, judge, keys_with, release_ready, settle_batch, tell
 from worker.entities import Entity
-from worker.model import Action, Delivery, Outcome, State, Status, Verdict
+from worker.model import Action, Answer, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run
+from worker.progress import NOBODY, Progress
 
 
 @dataclass
@@ -74,6 +75,7 @@ async def judge_rows(
     found = Judged()
     at = await workspace.lock(here, entity, list(rows), look=dry_run)
     batch: list[Delivery] = []
+    untold: list[Delivery] = []
     for key, row in rows.items():
         if key in at and at[key].queued:
             found.left[key] = "the workspace has a newer edit on its way: push that first"
@@ -84,16 +86,22 @@ async def judge_rows(
             found.passed.append(key)
         else:
             found.failed[key] = _in_words(delivery.verdict.errors)
-        if delivery.action in apply and not _says_so_already(row, at.get(key), delivery.verdict):
+        if delivery.action not in apply:
+            continue
+        if not _says_so_already(row, delivery.verdict):
             batch.append(delivery)
-    if dry_run or not batch:
+        elif key in at and delivery.status == Status.COMPLETE:
+            # Flagged before, by somebody who could not tell the row any more.
+            delivery.answer = _flagged_before(row)
+            untold.append(delivery)
+    if dry_run or not (batch or untold):
         await send(here, COMMIT)
         return found
     await settle_batch(bridge, there, entity, batch, run, apply)
     for delivery in batch:
         _sort(found, delivery)
     # A row that an enricher is working on keeps what he has typed; the next pull merges it.
-    told = [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
+    told = untold + [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
     replies = [reply for delivery in told if (reply := answer(entity, delivery))]
     promoted = keys_with(batch, Outcome.PROMOTED)
     await tell(here, entity, replies, promoted)
@@ -102,14 +110,20 @@ async def judge_rows(
     return found
 
 
-def _says_so_already(row: InvalidRow, at: workspace.Row | None, verdict: Verdict) -> bool:
-    """Whether both sides already tell this failure, so that judging again changes nothing."""
+def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
+    """Whether Neon already tells this failure, so that judging again changes nothing there."""
     return (
         not verdict.passed
         and row.still_invalid
         and (row.errors, row.warnings, row.reason_code) == (verdict.errors, verdict.warnings, verdict.reason_code)
-        and (at is None or at.delivery.status == Status.FAILED)
     )
+
+
+def _flagged_before(row: InvalidRow) -> Answer:
+    return Answer(
+        row.key, State.REPEAT, Outcome.FLAGGED, row.data, row.errors, row.warnings, row.reason_code, (), (), None,
+        None, row.updated_at, row.hash,
+    )  # fmt: skip
 
 
 def _sort(found: Judged, delivery: Delivery) -> None:
@@ -141,6 +155,7 @@ async def judge_pushed(
     apply: Collection[Action],
     unjudged: bool = False,
     dry_run: bool = False,
+    progress: Progress = NOBODY,
 ) -> Judged:
     """Judge every record in Neon that is marked ``complete``, batch by batch.
 
@@ -151,6 +166,7 @@ async def judge_pushed(
         apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
         unjudged: leave out records that were found still invalid before.
         dry_run: write nothing.
+        progress: told of every batch.
     """
     total, after = Judged(), ""
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
@@ -161,7 +177,49 @@ async def judge_pushed(
             after = rows[-1].key
             batch = {row.key: row for row in rows}
             total.add(await judge_rows(bridge, there, here, entity, batch, run, apply=apply, dry_run=dry_run))
+            progress.advance(len(batch))
     return total
+
+
+async def finish_carried(bridge: Bridge, entity: Entity, run: Run) -> Judged:
+    """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
+    record, and before it could tell the row, would leave an enricher waiting for ever.
+
+    Raises:
+        psycopg.Error: nothing is lost; the next pull tries again.
+    """
+    total, after = Judged(), 0
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        while not bridge.stop.is_set():
+            some = await workspace.carried(here, entity, after, bridge.batch_size)
+            if not some:
+                break
+            after = max(some)
+            keys = list(some.values())
+            rows = await neon.read(there, entity, keys)
+            if rows:
+                total.add(await judge_rows(bridge, there, here, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE)))
+            await tell_gone(bridge, there, here, entity, [key for key in keys if key not in rows], run)
+    return total
+
+
+async def tell_gone(
+    bridge: Bridge, there: Connection, here: Connection, entity: Entity, keys: Sequence[str], run: Run
+) -> None:
+    """Tell the rows that were carried what became of their records, which left the invalid table.
+
+    Raises:
+        psycopg.Error: nothing is lost; tell again.
+    """
+    if not keys:
+        return
+    at = await workspace.lock(here, entity, keys)
+    batch = [row.delivery for row in at.values() if row.carried]
+    for delivery in batch:
+        judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
+    await settle_batch(bridge, there, entity, batch, run)
+    promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
+    await tell(here, entity, [reply for d in batch if (reply := answer(entity, d))], promoted)
 
 
 def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from worker import neon, workspace
@@ -12,7 +12,8 @@ from worker.delivery import Tally, deliver, judge
 from worker.entities import Entity
 from worker.model import Action, Outcome, new_run_id
 from worker.neon import Run
-from worker.revalidation import Judged, chunks, judge_pushed, judge_rows
+from worker.progress import NOBODY, Progress
+from worker.revalidation import Judged, chunks, judge_pushed, judge_rows, tell_gone
 
 
 @dataclass
@@ -31,30 +32,38 @@ class Pushed:
 
 
 async def push(
-    bridge: Bridge, entity: Entity, *, dry_run: bool = False, progress: Callable[[int], None] = lambda _n: None
-) -> Pushed:
+    bridge: Bridge, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NOBODY
+) -> None:
     """Carry every repaired record to the invalid table, without judging it.
+
+    Args:
+        bridge: both databases.
+        entity: whose records.
+        done: counts what was done; after a fault, call again with the same.
+        dry_run: write nothing.
+        progress: told of every batch.
 
     Raises:
         psycopg.Error: the batch is still in the queue.
     """
-    done = Pushed()
     if dry_run:
         await _look(bridge, entity, done)
-        return done
+        return
+    if progress.shown:
+        async with bridge.supabase.connection() as here:
+            progress.expect(await workspace.count_work(here, entity))
     while not bridge.stop.is_set():
         tally = await deliver(bridge, entity, action=Action.PUSH)
         if tally.claimed:
             done.run_ids.append(tally.run_id)
         _count(done, tally)
-        progress(tally.claimed)
+        progress.advance(tally.answered)
         if tally.claimed < bridge.batch_size or not tally.answered:
             break
     if not done.run_ids:
         run = Run(new_run_id("push"), str(entity.workspace_table), str(entity.invalid_table))
-        done.run_ids.append(run.run_id)
         await _log(bridge, run, 0, 0, 0)
-    return done
+        done.run_ids.append(run.run_id)
 
 
 def _count(done: Pushed, tally: Tally) -> None:
@@ -66,6 +75,7 @@ def _count(done: Pushed, tally: Tally) -> None:
 
 
 async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
+    done.pushed, done.gone, done.keys = 0, 0, {}
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         skip = 0
         while batch := await workspace.claim(here, entity, bridge.batch_size, look=True, skip=skip):
@@ -84,14 +94,17 @@ async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
                     done.gone += 1
 
 
-async def revalidate(bridge: Bridge, entity: Entity, *, dry_run: bool = False) -> Judged:
+async def revalidate(bridge: Bridge, entity: Entity, *, dry_run: bool = False, progress: Progress = NOBODY) -> Judged:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
 
     Raises:
         psycopg.Error: judge again.
     """
     run = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.invalid_table))
-    found = await judge_pushed(bridge, entity, run, apply=(Action.FLAG,), dry_run=dry_run)
+    if progress.shown:
+        async with bridge.neon.connection() as there:
+            progress.expect(await neon.count_pushed(there, entity))
+    found = await judge_pushed(bridge, entity, run, apply=(Action.FLAG,), dry_run=dry_run, progress=progress)
     if not dry_run:
         # What failed was logged with its settlement; the row counts all that was judged.
         await _log(bridge, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
@@ -103,36 +116,71 @@ async def _log(bridge: Bridge, run: Run, total: int, passed: int, failed: int) -
         await send(there, *begin(), neon.log_run(run, total, passed, failed), COMMIT)
 
 
-async def promote(bridge: Bridge, entities: Iterable[Entity], keys: Sequence[str], *, dry_run: bool = False) -> Judged:
+@dataclass
+class Promotion:
+    """A promotion under way. After a fault, :func:`promote` goes on with it where it was."""
+
+    keys: list[str]
+    """Which records; those dealt with are taken out."""
+    runs: dict[str, tuple[Run, Judged]] = field(default_factory=dict)
+    """Entity → what its promotions are booked under, and what became of its records."""
+
+
+async def promote(
+    bridge: Bridge,
+    entities: Iterable[Entity],
+    work: Promotion,
+    *,
+    dry_run: bool = False,
+    progress: Progress = NOBODY,
+) -> Judged:
     """Judge these records again and promote those that pass.
+
+    Args:
+        bridge: both databases.
+        entities: the kinds of records that the keys may be of.
+        work: the keys; after a fault, call again with the same.
+        dry_run: write nothing.
+        progress: told of every batch.
 
     Returns:
         ``promoted`` (``passed`` in a dry run), and in ``failed`` and ``left`` every key that was refused
         and why. A record that no longer passes is refused and left as it is.
 
     Raises:
-        psycopg.Error: promote again; what is promoted already is refused as gone.
+        psycopg.Error: a database failed; what was promoted stays so.
     """
-    total = Judged()
-    unknown = dict.fromkeys(keys)
+    progress.expect(len(work.keys) if not work.runs else 0)
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         for entity in entities:
-            run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
-            mine = Judged()
-            for some in chunks(list(unknown), bridge.batch_size):
+            again = entity.name in work.runs
+            if not again:
+                run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
+                work.runs[entity.name] = run, Judged()
+            run, mine = work.runs[entity.name]
+            for some in chunks(list(work.keys), bridge.batch_size):
                 rows = await neon.read(there, entity, some)
-                for key in rows:
-                    del unknown[key]
+                # Promoted by this very run, before a connection broke that should have said so.
+                missing = [key for key in some if key not in rows]
+                if done := await neon.promoted_in(there, entity, run, missing) if again else []:
+                    await tell_gone(bridge, there, here, entity, done, run)
+                judged = Judged(promoted=done)
                 if rows:
-                    judged = await judge_rows(
-                        bridge, there, here, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
+                    judged.add(
+                        await judge_rows(
+                            bridge, there, here, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
+                        )
                     )
-                    mine.add(judged)
+                mine.add(judged)
+                settled = {*rows, *done}
+                work.keys = [key for key in work.keys if key not in settled]
+                progress.advance(len(settled))
             if not dry_run:
                 refused = len(mine.failed) + len(mine.left)
                 everything = len(mine.promoted) + refused
                 step = neon.log_run(run, everything, len(mine.promoted), refused)
                 await send(there, *begin(), step, COMMIT)
-            total.add(mine)
-    total.left |= dict.fromkeys(unknown, "it is not in the invalid table")
+    total = Judged(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
+    for _, mine in work.runs.values():
+        total.add(mine)
     return total

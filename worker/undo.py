@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from worker.entities import ENTITIES, Entity, data_of
 from worker.faults import Kind, in_one_line, kind_of
 from worker.model import new_run_id
 from worker.neon import LEDGER
+from worker.progress import NOBODY, Progress
 
 ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
 
@@ -25,7 +27,7 @@ ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
 class Undone:
     """What was taken back, or would be, and what was refused and why; by key."""
 
-    run_id: str
+    run_id: str = field(default_factory=partial(new_run_id, "undo"))
     undone: dict[str, str] = field(default_factory=dict)
     """Key → what became of the master row."""
     refused: dict[str, str] = field(default_factory=dict)
@@ -41,22 +43,35 @@ async def keys_of_run(bridge: Bridge, run_id: str) -> list[str]:
         return [row["key"] for row in await cursors[2].fetchall()]
 
 
-async def undo(bridge: Bridge, keys: Sequence[str], *, run_id: str | None = None, dry_run: bool = False) -> Undone:
+async def undo(
+    bridge: Bridge,
+    keys: Sequence[str],
+    done: Undone,
+    *,
+    run_id: str | None = None,
+    dry_run: bool = False,
+    progress: Progress = NOBODY,
+) -> None:
     """Take the last promotion of each record back: master row and invalid row as they were, workspace row
     ``pending`` with what the enricher had typed. Each record in one Neon transaction.
 
     Args:
         bridge: both databases.
         keys: which records.
+        done: what was taken back and refused; after a fault, call again with the same.
         run_id: only where this run promoted them.
         dry_run: write nothing.
+        progress: told of every record.
 
     Raises:
         psycopg.Error: what was taken back stays so; call again for the rest.
     """
-    done = Undone(new_run_id("undo"))
+    todo = [key for key in dict.fromkeys(keys) if key not in done.undone and key not in done.refused]
+    if progress.shown:
+        progress.expect(len(todo))
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        for key in dict.fromkeys(keys):
+        for key in todo:
+            progress.advance(1)
             entity, entry = await _last_promotion(there, key, run_id)
             if entity is None or entry is None:
                 done.refused[key] = "no promotion is on record" + (f" in {run_id}" if run_id else "")
@@ -70,14 +85,14 @@ async def undo(bridge: Bridge, keys: Sequence[str], *, run_id: str | None = None
                 said = f"the database refuses: {in_one_line(error)}"
                 done.refused[key] = said
                 continue
+            if not dry_run and (said in _TAKEN_BACK or (entry["undone_in"] and not entry["promoted_again"])):
+                # Also where somebody had died before he could. Else the next full pull does it: the record is
+                # invalid again.
+                await send(here, *begin(), _reopen(entity, entry), COMMIT)
             if said in _TAKEN_BACK:
                 done.undone[key] = said
-                if not dry_run:
-                    # Where this does not come about, the next full pull does it: the record is invalid again.
-                    await send(here, *begin(), _reopen(entity, entry), COMMIT)
             else:
                 done.refused[key] = said
-    return done
 
 
 _TAKEN_BACK = ("the master row is removed", "the master row is as it was")
@@ -87,9 +102,12 @@ async def _last_promotion(
     there: Connection, key: str, run_id: str | None
 ) -> tuple[Entity | None, dict[str, Any] | None]:
     statement = sql.SQL(
-        "SELECT l.*, EXISTS (SELECT FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id"
-        " AND u.outcome = 'undone') AS undone FROM {ledger} l WHERE l.entity = ANY(%(entities)s) AND l.key = %(key)s"
-        " AND l.outcome = 'promoted' AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
+        "SELECT l.*, later.undone_in, later.promoted_again FROM {ledger} l CROSS JOIN LATERAL ("
+        "   SELECT min(u.run_id) FILTER (WHERE u.outcome = 'undone') AS undone_in,"
+        "     coalesce(bool_or(u.outcome = 'promoted'), false) AS promoted_again"
+        "   FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id) later"
+        " WHERE l.entity = ANY(%(entities)s) AND l.key = %(key)s AND l.outcome = 'promoted'"
+        " AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
     ).format(ledger=LEDGER)
     params = {"entities": list(ENTITIES), "key": key, "run": run_id}
     cursors = await send(there, *begin(read_only=True), (statement, params), COMMIT)
@@ -99,8 +117,9 @@ async def _last_promotion(
 
 async def _take_back(there: Connection, entity: Entity, entry: dict[str, Any], run_id: str, *, dry_run: bool) -> str:
     key, names = entry["key"], {"key": sql.Identifier(entity.key)}
-    if entry["undone"]:
-        return "it was taken back before"
+    if entry["undone_in"]:
+        # By this very run, where a connection broke that should have said so.
+        return _TAKEN_BACK[bool(entry["master_before"])] if entry["undone_in"] == run_id else "it was taken back before"
     lock = sql.SQL("" if dry_run else " FOR UPDATE")
     master = sql.SQL("SELECT to_jsonb(m) AS row FROM {table} m WHERE {key} = %(key)s").format(
         table=entity.master_table.sql, **names

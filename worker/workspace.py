@@ -94,6 +94,11 @@ class Row:
         return self.delivery.status == Status.COMPLETE and not self.pushed
 
     @property
+    def carried(self) -> bool:
+        """Whether it was carried to Neon and has not heard what became of it."""
+        return self.delivery.status == Status.COMPLETE and self.pushed and not self.promoted
+
+    @property
     def edited(self) -> bool:
         """Whether an enricher changed data since the snapshot."""
         return self.delivery.data != self.delivery.snapshot
@@ -224,6 +229,29 @@ async def has_work(connection: Connection, entities: Iterable[Entity]) -> set[st
     )
     cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
     return {row["entity"] for row in await cursors[2].fetchall()}
+
+
+async def count_work(connection: Connection, entity: Entity) -> int:
+    """How many rows of an entity are work."""
+    statement = sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(entity.workspace_table.sql, IS_WORK)
+    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = await cursors[2].fetchone()
+    assert row is not None
+    return int(row["rows"])
+
+
+async def carried(connection: Connection, entity: Entity, after: int, limit: int) -> dict[int, str]:
+    """Id and key of rows that were carried to Neon and have not heard what became of them, in the order of
+    their ids, after ``after``.
+    """
+    statement = sql.SQL(
+        "SELECT w.id, w.{key} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"
+        " AND w.pushed_to_neon_at IS NOT NULL AND w.promoted_at IS NULL AND w.id > %(after)s"
+        " ORDER BY w.id LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit}
+    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return {row["id"]: row["key"] for row in await cursors[2].fetchall()}
 
 
 async def waiting(connection: Connection, entity: Entity) -> dict[str, Data]:
