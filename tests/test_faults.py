@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 
 import psycopg
@@ -286,9 +287,12 @@ def test_an_operators_fault_stops_the_process_loudly(cli, links, daemon, neon, s
     fill(cli, neon, 1)
     worker = daemon()
     neon.execute("ALTER TABLE marketing.enrichment_ledger RENAME TO elsewhere")
-    complete(supabase, company(1), website="https://c1.example")
-    assert worker.process.wait(30) == 1
-    assert [event for event in worker.events if event["event"] == "worker.broken"]
+    with urllib.request.urlopen(f"http://{worker.address}/events", timeout=30) as page:
+        complete(supabase, company(1), website="https://c1.example")
+        assert worker.process.wait(30) == 1
+        assert page.read().startswith(b"event: status"), "an open page ends in order"
+    assert worker.wait_event("worker.broken")["error"].startswith("UndefinedTable: Neon: ")
+    assert not [event for event in worker.events if event["event"] == "library"]
     neon.execute("ALTER TABLE marketing.elsewhere RENAME TO enrichment_ledger")
     assert invalid(neon, company(1)) is not None
     daemon()

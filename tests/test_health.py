@@ -22,7 +22,7 @@ from worker.entities import ENTITIES
 from worker.faults import sort_of
 from worker.metrics import PREFIX, Metrics
 from worker.model import Told
-from worker.monitor import BACKLOG, STUCK_SECONDS, WATCHERS, Monitor
+from worker.monitor import BACKLOG, STUCK_SECONDS, UNHEARD, WATCHERS, Monitor
 from worker.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
 from worker.settings import load_settings
 
@@ -337,6 +337,23 @@ def test_work_nobody_notified_of_is_counted(running, neon, supabase, eventually)
     assert of(samples(running), "notifications_total", entity="company") == 0
 
 
+def test_a_missing_trigger_is_told_and_the_warning_goes_with_the_next_notification(
+    running, neon, supabase, eventually
+) -> None:
+    supabase.execute("ALTER TABLE company_needs_enrichment DISABLE TRIGGER enrichment_notify_update")
+    for times in range(1, UNHEARD + 1):
+        assert not status_of(running)["worker"]["warnings"]
+        complete(supabase, company(times), website="https://quiet.example")
+        eventually(lambda times=times: of(samples(running), "swept_total", entity="company") == times)
+    (warning,) = status_of(running)["worker"]["warnings"]
+    assert warning.startswith("company: 3 times in a row the sweep found work")
+    running.wait_event("sweep.unheard", entity="company")
+    assert running.health("/readyz")[0] == 200, "it does its job, if late"
+    supabase.execute("ALTER TABLE company_needs_enrichment ENABLE TRIGGER enrichment_notify_update")
+    complete(supabase, company(UNHEARD + 1), website="https://heard.example")
+    eventually(lambda: not status_of(running)["worker"]["warnings"])
+
+
 def test_a_listener_that_was_lost_is_seen(running, supabase, eventually) -> None:
     supabase.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'"
                      " AND pid <> pg_backend_pid() AND datname = current_database()")  # fmt: skip
@@ -390,7 +407,9 @@ def test_an_outage_of_neon_is_told_with_its_reason_and_its_retries(cli, own_serv
             one for one in json.loads(worker.health("/readyz")[1])["reasons"] if "company" in one.partition(":")[0]
         ], 60)  # fmt: skip
         assert worker.health("/readyz")[0] == 503
+        assert "Neon: " in reason
         assert "connect" in reason.lower() or "timeout" in reason.lower() or "terminat" in reason.lower()
+        assert "This probably means" not in reason
         found = samples(worker)
         assert of(found, "task_fault", task="company") == 1
         assert of(found, "ready") == 0

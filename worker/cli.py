@@ -26,7 +26,7 @@ from worker.cli_base import (
 )
 from worker.daemon import run as run_daemon
 from worker.database import Database
-from worker.faults import Kind, SetupMissing, in_one_line, kind_of
+from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
 from worker.settings import SettingsError
 
 
@@ -62,9 +62,12 @@ def _report(error: BaseException) -> NoReturn:
     if isinstance(error, SetupMissing):
         fail(str(error), 1)
     if kind_of(error) is Kind.TRANSIENT:
-        fail(f"a database could not be reached: {in_one_line(error)}; nothing is lost, try again", 3)
+        fail(f"a database could not be reached: {with_database(error)}; nothing is lost, try again", 3)
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        mend = "`enrichment-worker doctor` names every privilege that is missing"
+        fail(f"{with_database(error)}; {mend}", 1)
     if isinstance(error, psycopg.Error):
-        fail(f"a database refused: {in_one_line(error)}; `enrichment-worker setup` brings both up to date", 1)
+        fail(f"a database refused: {with_database(error)}; `enrichment-worker setup` brings both up to date", 1)
     fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)
 
 

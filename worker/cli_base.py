@@ -26,7 +26,7 @@ from rich.text import Text
 from worker import __version__, telemetry
 from worker.bridge import Bridge, open_bridge
 from worker.entities import ENTITIES
-from worker.faults import Kind, in_one_line, kind_of, pauses
+from worker.faults import Kind, kind_of, pauses, with_database
 from worker.progress import NOBODY, Progress
 from worker.settings import Settings, load_settings
 
@@ -83,7 +83,7 @@ def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None =
             except psycopg.Error as error:
                 if kind_of(error) is not Kind.TRANSIENT or attempt == TRIES - 1:
                     raise
-                say(f"trying again: {in_one_line(error)}")
+                say(f"trying again: {with_database(error)}")
                 await anyio.sleep(next(waits))
         raise AssertionError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -10,13 +11,14 @@ from functools import partial
 import anyio
 import psycopg
 import structlog
+from anyio import Event
 
 from worker import staging, workspace
 from worker.bridge import Bridge, open_bridge
 from worker.delivery import deliver
 from worker.entities import ENTITIES, Entity
-from worker.faults import Kind, Storm, in_one_line, kind_of, pauses
-from worker.health import bind, server
+from worker.faults import Kind, Storm, kind_of, pauses, with_database
+from worker.health import Server, bind, server
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
 from worker.pull import pull
@@ -66,32 +68,38 @@ class _Daemon:
         """Entities whose courier has nothing to do."""
         self._said_ready = False
 
-    async def run(self, link: object, ready: Callable[[], None], address: str) -> None:
+    async def run(self, link: socket.socket, ready: Callable[[], None], address: str) -> None:
         http = server(self.monitor)
         async with anyio.create_task_group() as serving:
-            serving.start_soon(partial(http.serve, sockets=[link]))  # type: ignore[list-item]
-            async with anyio.create_task_group() as tasks:
+            served = Event()
+            serving.start_soon(_serve, http, link, served)
+            try:
+                async with anyio.create_task_group() as tasks:
 
-                def report(reason: str | None) -> None:
-                    self.monitor.listening(reason)
-                    if reason is None and not self._said_ready:
-                        self._said_ready = True
-                        log.info("worker.ready", health_address=address)
-                        ready()
+                    def report(reason: str | None) -> None:
+                        self.monitor.listening(reason)
+                        if reason is None and not self._said_ready:
+                            self._said_ready = True
+                            log.info("worker.ready", health_address=address)
+                            ready()
 
-                tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.hear, report)
-                for entity in ENTITIES.values():
-                    tasks.start_soon(self._carry, entity)
-                tasks.start_soon(self._every, "sweep", self._sweep)
-                tasks.start_soon(self._every, "pull", self._pull)
-                tasks.start_soon(self._count)
-                await _signalled()
-                log.info("worker.stopping")
-                self.bridge.stop.set()
-                # What is under way is shielded and bounded; all else ends here.
-                tasks.cancel_scope.cancel()
-            self.monitor.feed.close()
-            http.should_exit = True
+                    tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.hear, report)
+                    for entity in ENTITIES.values():
+                        tasks.start_soon(self._carry, entity)
+                    tasks.start_soon(self._every, "sweep", self._sweep)
+                    tasks.start_soon(self._every, "pull", self._pull)
+                    tasks.start_soon(self._count)
+                    await _signalled()
+                    log.info("worker.stopping")
+                    self.bridge.stop.set()
+                    # What is under way is shielded and bounded; all else ends here.
+                    tasks.cancel_scope.cancel()
+            finally:
+                # Also where a task broke: open pages end in order.
+                self.monitor.feed.close()
+                http.should_exit = True
+                with anyio.CancelScope(shield=True):
+                    await served.wait()
         log.info("worker.stopped")
 
     def hear(self, name: str | None) -> None:
@@ -175,7 +183,7 @@ class _Daemon:
                 async with self.bridge.supabase.connection() as here:
                     status = await read_status(here, ENTITIES.values())
             except (psycopg.Error, OSError) as error:
-                reason = in_one_line(error)
+                reason = with_database(error)
                 self.monitor.not_counted(reason)
                 if (times := storm.seen(reason)) is not None:
                     log.warning("count.failed", error=reason, times=times)
@@ -197,7 +205,7 @@ class _Daemon:
 
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
         """Wait a transient fault out; stop the process loudly for any other, which needs an operator."""
-        reason, kind = in_one_line(error), kind_of(error)
+        reason, kind = with_database(error), kind_of(error)
         if kind is not Kind.TRANSIENT:
             log.critical("worker.broken", task=task, exc_info=error)
             raise error
@@ -210,6 +218,13 @@ class _Daemon:
             await self.bridge.neon.renew()
             await self.bridge.supabase.renew()
         await anyio.sleep(pause)
+
+
+async def _serve(http: Server, link: socket.socket, served: Event) -> None:
+    try:
+        await http.serve(sockets=[link])
+    finally:
+        served.set()
 
 
 async def _signalled() -> None:

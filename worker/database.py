@@ -13,14 +13,19 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import anyio
 import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from worker.faults import blame
 
 Connection = psycopg.AsyncConnection[DictRow]
+_NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
+"""Pooled connection → its database's name."""
 Cursor = psycopg.AsyncCursor[DictRow]
 Statement = sql.Composed | sql.SQL
 Params = Mapping[str, Any] | None
@@ -90,7 +95,11 @@ class Database:
             num_workers=2,
             open=False,
             name=name,
+            configure=self._remember,
         )
+
+    async def _remember(self, connection: Connection) -> None:
+        _NAMES[connection] = self.name
 
     async def __aenter__(self) -> Database:
         await self._pool.open()
@@ -125,15 +134,19 @@ class Database:
             psycopg.OperationalError: no connection within the pool's timeout.
         """
         with anyio.CancelScope(shield=True):
-            async with self._pool.connection() as connection:
-                try:
-                    yield connection
-                finally:
-                    # A transaction left open here was left by a fault: give its locks back at once.
-                    if connection.info.transaction_status not in _SETTLED:
-                        with suppress(psycopg.Error):
-                            async with within(connection, 5.0):
-                                await connection.rollback()
+            try:
+                async with self._pool.connection() as connection:
+                    try:
+                        yield connection
+                    finally:
+                        # A transaction left open here was left by a fault: give its locks back at once.
+                        if connection.info.transaction_status not in _SETTLED:
+                            with suppress(psycopg.Error):
+                                async with within(connection, 5.0):
+                                    await connection.rollback()
+            except PoolTimeout as error:
+                blame(error, self.name)
+                raise
 
     async def probe(self) -> None:
         """Connect once, to say in one line that a database cannot be reached.
@@ -196,7 +209,12 @@ async def within(connection: Connection, seconds: float) -> AsyncIterator[None]:
         psycopg.OperationalError: from the statement that was waiting.
     """
     with _alarm(connection, seconds):
-        yield
+        try:
+            yield
+        except psycopg.Error as error:
+            if name := _NAMES.get(connection):
+                blame(error, name)
+            raise
 
 
 @contextmanager

@@ -90,11 +90,30 @@ class Storm:
         return times
 
 
+_CHATTER = re.compile(
+    r"(^consuming input failed: )|( Is the server running on (that|the) host and accepting TCP/IP connections\?)"
+    r"|( This probably means the server terminated abnormally before or while processing the request\.)"
+)
+"""What libpq adds to its errors and nobody needs at three in the morning."""
+
+
 def in_one_line(error: BaseException) -> str:
     """The error in one line, without a password and without the SQL around it."""
     primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     text = " ".join((primary or str(error) or type(error).__name__).split())
-    return without_password(text)[:500]
+    return without_password(_CHATTER.sub("", text))[:500]
+
+
+def blame(error: BaseException, database: str) -> None:
+    """Remember of which database an error speaks. The first to know keeps its word."""
+    if not hasattr(error, "database"):
+        error.database = database  # type: ignore[attr-defined]
+
+
+def with_database(error: BaseException) -> str:
+    """The error in one line, headed by the name of its database where that is known."""
+    database = getattr(error, "database", None)
+    return f"{database}: {in_one_line(error)}" if database else in_one_line(error)
 
 
 def without_password(text: str) -> str:

@@ -14,7 +14,7 @@ import structlog
 from psycopg import sql
 
 from worker.database import Connection, connect, within
-from worker.faults import Storm, in_one_line, pauses
+from worker.faults import Storm, blame, pauses, with_database
 
 log = structlog.get_logger("worker.listener")
 
@@ -73,7 +73,8 @@ async def listen(
                         ring(_entity_in(notice.payload))
                     await _prove(connection, channel)
         except (psycopg.Error, OSError) as error:
-            reason = in_one_line(error)
+            blame(error, "Supabase")
+            reason = with_database(error)
             report(reason)
             pause = next(waits)
             if (times := storm.seen(reason)) is not None:
@@ -94,6 +95,6 @@ async def _prove(connection: Connection, channel: str) -> None:
 def _entity_in(payload: str) -> str | None:
     try:
         entity = json.loads(payload)["entity"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return entity if isinstance(entity, str) else None

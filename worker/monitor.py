@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
+import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from worker import __version__
@@ -30,6 +32,10 @@ BACKLOG = 64
 SHOWN = 25
 """Outcomes of one batch that are sent to a page one by one."""
 
+UNHEARD = 3
+"""So many times in a row the sweep finds work before it is said that notifications do not come: once is chance."""
+
+log = structlog.get_logger("worker.monitor")
 Event = tuple[str, dict[str, Any]]
 
 
@@ -118,6 +124,8 @@ class Monitor:
         self._moved = dict.fromkeys(self.entities, clock())
         self._oldest: dict[str, str | None] = {}
         self._heard = False
+        self._unheard: Counter[str] = Counter()
+        """Entity → how often the sweep found work since a notification came."""
 
     # What the tasks report
 
@@ -152,10 +160,14 @@ class Monitor:
         """Say that a notification came."""
         if entity in self.entities:
             self.metrics.notifications.labels(entity).inc()
+            self._unheard.pop(entity, None)
 
     def swept(self, entity: str) -> None:
         """Say that the sweep found work that no notification had told of."""
         self.metrics.swept.labels(entity).inc()
+        self._unheard[entity] += 1
+        if self._unheard[entity] == UNHEARD:
+            log.warning("sweep.unheard", entity=entity, times=UNHEARD)
 
     def delivered(self, entity: str, tally: Tally) -> None:
         """Say what became of a batch."""
@@ -259,6 +271,16 @@ class Monitor:
             if self._oldest.get(name) and now - at > STUCK_SECONDS
         ]
 
+    def warnings(self) -> list[str]:
+        """What is wrong although the worker does its job."""
+        return [
+            f"{name}: {times} times in a row the sweep found work that no notification had told of: answers are late."
+            " `enrichment-worker doctor` says whether the trigger is missing or the listen address is a transaction"
+            " pooler"
+            for name, times in self._unheard.items()
+            if times >= UNHEARD
+        ]
+
     def status(self) -> dict[str, Any]:
         """What ``/status.json`` says: the last count, and what only this process knows."""
         reasons = self.unready()
@@ -269,6 +291,7 @@ class Monitor:
                 "version": __version__,
                 "ready": not reasons,
                 "reasons": reasons,
+                "warnings": self.warnings(),
                 "uncounted": self.uncounted,
                 "started_at": self.started_at.isoformat(timespec="seconds"),
                 "now": datetime.now(UTC).isoformat(timespec="milliseconds"),

@@ -10,7 +10,7 @@ from typing import Literal
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from worker.faults import in_one_line, without_password
+from worker.faults import with_database, without_password
 
 
 def configure(log_format: Literal["json", "console"], *, level: int = logging.INFO) -> None:
@@ -45,7 +45,7 @@ def _error_in_one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict
         error = error[1]
     if isinstance(error, BaseException):
         frames = traceback.extract_tb(error.__traceback__)
-        event["error"] = f"{type(error).__name__}: {in_one_line(error)}"
+        event["error"] = f"{type(error).__name__}: {with_database(error)}"
         if frames:
             event["at"] = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno}"
     return event
