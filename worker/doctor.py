@@ -180,7 +180,10 @@ async def _triggers(connection: Connection, name: str, table: Table) -> Finding:
 async def _closed(connection: Connection, table: Table) -> Finding:
     row = await _one(
         connection,
-        "SELECT relrowsecurity AS secured, row_security_active(c.oid) AS blind,"
+        "SELECT relrowsecurity AS secured,"
+        " row_security_active(c.oid) AND NOT EXISTS (SELECT FROM pg_policy p WHERE polrelid = c.oid AND polpermissive"
+        "   AND polcmd = '*' AND pg_get_expr(polqual, polrelid) = 'true' AND EXISTS (SELECT FROM unnest(polroles) r"
+        "     WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS blind,"
         " ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon',"
         " 'authenticated') AND has_table_privilege(oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE')) AS open,"
         " EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS policy"
@@ -191,7 +194,7 @@ async def _closed(connection: Connection, table: Table) -> Finding:
     if not row["secured"]:
         return _problem(check, "is off: the REST API may show this table to anybody", catalogue.SETUP_MEND)
     if row["blind"]:
-        mend = "connect as the table's owner, or give this role BYPASSRLS or a policy"
+        mend = "connect as the table's owner, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
         return _problem(check, "hides rows from this role too: its work would go unseen", mend)
     if row["open"] and not row["policy"]:
         return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", catalogue.SETUP_MEND)
