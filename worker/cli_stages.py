@@ -118,9 +118,10 @@ def _pushed_in_words(entity: Entity, result: stages.Pushed, dry_run: bool) -> st
 @batch_option
 @dry_option
 @json_option
-def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool) -> None:
+@click.option("--stale", is_flag=True, help="Only records that another version of the rules refused.")
+def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, stale: bool) -> None:
     """Judge the pushed records in Neon. Prints the keys that passed, one a line."""
-    results = _revalidate(entity, batch_size, dry_run=dry_run)
+    results = _revalidate(entity, batch_size, dry_run=dry_run, stale=stale)
     if as_json:
         click.echo(json.dumps({name: asdict(result) for name, result in results.items()}))
     else:
@@ -130,11 +131,11 @@ def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_jso
     _say_judged(results, dry_run)
 
 
-def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[str, Judged]:
+def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool, stale: bool = False) -> dict[str, Judged]:
     async def work(bridge: Bridge) -> dict[str, Judged]:
         with progress("judging") as bar:
             return {
-                one.name: await stages.revalidate(bridge, one, dry_run=dry_run, progress=bar)
+                one.name: await stages.revalidate(bridge, one, stale=stale, dry_run=dry_run, progress=bar)
                 for one in entities_named(entity)
             }
 
@@ -145,7 +146,8 @@ def _say_judged(results: dict[str, Judged], dry_run: bool) -> None:
     for name, result in results.items():
         say(f"PASSED: {ENTITIES[name].count(len(result.passed))}")
         still = "" if dry_run else " (validation_errors still present)"
-        say(f"FAILED: {ENTITIES[name].count(len(result.failed))}{still if result.failed else ''}")
+        others = f", {len(result.otherwise)} for other reasons than before" if result.otherwise else ""
+        say(f"FAILED: {ENTITIES[name].count(len(result.failed))}{still if result.failed else ''}{others}")
         if dry_run:
             for line in one_by_one({key: f"would be flagged: {why}" for key, why in result.failed.items()}):
                 say(line)

@@ -123,6 +123,8 @@ def _event(entry: dict[str, Any]) -> Event:
     details += [f"warning in {name}: {say}" for name, say in entry["warnings"].items()]
     if entry["note"]:
         details.append(entry["note"])
+    if entry["rules_version"] and entry["outcome"] in ("promoted", "flagged"):
+        details.append(f"by the rules of version {entry['rules_version']}")
     return Event(entry["at"], what, details, entry["run_id"])
 
 

@@ -43,6 +43,11 @@ class Metrics:
         each = ("entity",)
 
         self.build = self._gauge("build_info", "Always 1; the labels say what runs.", ("version", "python"))
+        self.rules = self._gauge(
+            "rules_info",
+            "Always 1; the label is the version of the rules.",
+            ("entity", "rules_version"),
+        )
         self.ready = self._gauge("ready", "1 while /readyz answers 200, else 0.")
         self.fault = self._gauge("task_fault", "1 while this task cannot do its work, else 0.", ("task",))
         self.retries = self._counter("retries", "Faults that were waited out and tried again.", ("task", "kind"))

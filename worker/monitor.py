@@ -16,6 +16,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from worker import __version__
 from worker.database import Database
 from worker.delivery import Tally
+from worker.entities import ENTITIES
 from worker.faults import sort_of
 from worker.metrics import CHANGES, Metrics
 from worker.pull import Pulled
@@ -110,6 +111,9 @@ class Monitor:
         """
         self.entities, self.pools = list(entities), list(pools)
         self.metrics = Metrics(self.entities)
+        for name in self.entities:
+            if name in ENTITIES:
+                self.metrics.rules.labels(name, ENTITIES[name].rules.version()).set(1)
         self.recent, self.feed = Recent(), Feed()
         self.started_at = datetime.now(UTC)
         self.faults: dict[str, str] = {"listener": "not listening yet"}
@@ -289,6 +293,7 @@ class Monitor:
             **self._count,
             "worker": {
                 "version": __version__,
+                "rules_versions": {name: entity.rules.version() for name, entity in ENTITIES.items()},
                 "ready": not reasons,
                 "reasons": reasons,
                 "warnings": self.warnings(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from psycopg import sql
@@ -53,10 +54,32 @@ FROM {invalid} i
 """)
 
 
-def _read(entity: Entity, where: sql.SQL) -> sql.Composed:
+def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Composed:
     return _READ.format(
         key=sql.Identifier(entity.key), data=data_of(entity, "i"), invalid=entity.invalid_table.sql
-    ) + where.format(key=sql.Identifier("i", entity.key))
+    ) + where.format(key=sql.Identifier("i", entity.key), **parts)
+
+
+class Which(Enum):
+    """Which of the records marked ``complete`` in Neon."""
+
+    ALL = "i.enrichment_status = 'complete'"
+    UNJUDGED = "i.enrichment_status = 'complete' AND i.still_invalid IS NOT TRUE"
+    """Those that nobody found still invalid."""
+    STALE = (
+        "i.enrichment_status = 'complete' AND i.still_invalid AND (SELECT l.rules_version FROM {ledger} l"
+        " WHERE l.entity = %(entity)s AND l.key = i.{key} AND l.outcome = 'flagged' ORDER BY l.id DESC LIMIT 1)"
+        " IS DISTINCT FROM %(rules_version)s"
+    )
+    """Those that another version of the rules refused, or one that is no longer known."""
+
+
+def _which(entity: Entity, which: Which) -> sql.Composed:
+    return sql.SQL(which.value).format(ledger=LEDGER, key=sql.Identifier(entity.key))
+
+
+def _version(entity: Entity) -> dict[str, str]:
+    return {"entity": entity.name, "rules_version": entity.rules.version()}
 
 
 async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> dict[str, InvalidRow]:
@@ -67,7 +90,7 @@ async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> d
 
 
 async def read_pushed(
-    connection: Connection, entity: Entity, after: str, limit: int, *, unjudged: bool
+    connection: Connection, entity: Entity, after: str, limit: int, *, which: Which
 ) -> list[InvalidRow]:
     """Invalid rows marked ``complete``, in the order of their keys.
 
@@ -76,22 +99,20 @@ async def read_pushed(
         entity: which.
         after: only keys greater than this one; empty for the first batch.
         limit: rows at most.
-        unjudged: leave out those already found still invalid.
+        which: of those.
     """
-    where = "WHERE {key} > %(after)s AND i.enrichment_status = 'complete'"
-    if unjudged:
-        where += " AND i.still_invalid IS NOT TRUE"
-    statement = _read(entity, sql.SQL(where + " ORDER BY {key} LIMIT %(limit)s"))
-    params = {"after": after, "limit": limit}
+    where = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
+    statement = _read(entity, where, which=_which(entity, which))
+    params = {"after": after, "limit": limit, **_version(entity)}
     cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return [InvalidRow(**row) for row in await cursors[2].fetchall()]
 
 
-async def count_pushed(connection: Connection, entity: Entity) -> int:
-    """How many invalid rows are marked ``complete``."""
-    statement = sql.SQL("SELECT count(*) AS records FROM {} WHERE enrichment_status = 'complete'")
-    steps = *begin(read_only=True), (statement.format(entity.invalid_table.sql), None), COMMIT
-    cursors = await send(connection, *steps)
+async def count_pushed(connection: Connection, entity: Entity, which: Which) -> int:
+    """How many invalid rows are marked ``complete``, of this sort."""
+    statement = sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}")
+    step = statement.format(entity.invalid_table.sql, _which(entity, which)), _version(entity)
+    cursors = await send(connection, *begin(read_only=True), step, COMMIT)
     row = await cursors[2].fetchone()
     assert row is not None
     return int(row["records"])

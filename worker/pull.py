@@ -17,7 +17,7 @@ from worker.delivery import release_ready
 from worker.entities import Entity
 from worker.merge import merge
 from worker.model import Action, Outcome, Status, new_run_id, utc_now
-from worker.neon import Entry, Horizon, InvalidRow, Run
+from worker.neon import Entry, Horizon, InvalidRow, Run, Which
 from worker.progress import NOBODY, Progress
 from worker.revalidation import chunks, finish_carried, judge_pushed
 from worker.staging import Position, Refresh
@@ -124,7 +124,7 @@ async def pull(
                 pulled.estimated |= row["estimated"]
         await send(guard, staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full), COMMIT)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
-    judged = await judge_pushed(bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), unjudged=True)
+    judged = await judge_pushed(bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED)
     judged.add(await finish_carried(bridge, entity, judging))
     pulled.promoted = len(judged.promoted)
     pulled.judged = len(judged.promoted) + len(judged.failed)

@@ -15,7 +15,7 @@ from worker.database import COMMIT, Connection, send
 from worker.delivery import answer, judge, keys_with, release_ready, settle_batch, tell
 from worker.entities import Entity
 from worker.model import Action, Answer, Delivery, Outcome, State, Status, Verdict
-from worker.neon import InvalidRow, Run
+from worker.neon import InvalidRow, Run, Which
 from worker.progress import NOBODY, Progress
 
 
@@ -29,6 +29,8 @@ class Judged:
     """Key → what is wrong, in one line."""
     left: dict[str, str] = field(default_factory=dict)
     """Key → why it was not touched."""
+    otherwise: list[str] = field(default_factory=list)
+    """Of those that failed and had failed before: the keys whose reasons are others now."""
 
     def add(self, other: Judged) -> None:
         """Count another batch in."""
@@ -36,6 +38,7 @@ class Judged:
         self.promoted += other.promoted
         self.failed |= other.failed
         self.left |= other.left
+        self.otherwise += other.otherwise
 
 
 def begin_in_neon(entity: Entity, row: InvalidRow, at: workspace.Row | None) -> Delivery:
@@ -65,9 +68,12 @@ async def judge_rows(
     run: Run,
     *,
     apply: Collection[Action],
+    anew: bool = False,
     dry_run: bool = False,
 ) -> Judged:
     """Judge a batch of invalid rows, settle those whose action is in ``apply``, tell their workspace rows.
+
+    What fails as it did before is left as it is, unless ``anew`` asks for an entry of this version of the rules.
 
     Raises:
         psycopg.Error: nothing is lost; judge again.
@@ -86,9 +92,11 @@ async def judge_rows(
             found.passed.append(key)
         else:
             found.failed[key] = _in_words(delivery.verdict.errors)
+            if row.still_invalid and row.errors != delivery.verdict.errors:
+                found.otherwise.append(key)
         if delivery.action not in apply:
             continue
-        if not _says_so_already(row, delivery.verdict):
+        if anew or not _says_so_already(row, delivery.verdict):
             batch.append(delivery)
         elif key in at and delivery.status == Status.COMPLETE:
             # Flagged before, by somebody who could not tell the row any more.
@@ -153,7 +161,7 @@ async def judge_pushed(
     run: Run,
     *,
     apply: Collection[Action],
-    unjudged: bool = False,
+    which: Which = Which.ALL,
     dry_run: bool = False,
     progress: Progress = NOBODY,
 ) -> Judged:
@@ -164,19 +172,22 @@ async def judge_pushed(
         entity: which.
         run: what the ledger and the log book it under.
         apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
-        unjudged: leave out records that were found still invalid before.
+        which: of those records.
         dry_run: write nothing.
         progress: told of every batch.
     """
     total, after = Judged(), ""
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         while not bridge.stop.is_set():
-            rows = await neon.read_pushed(there, entity, after, bridge.batch_size, unjudged=unjudged)
+            rows = await neon.read_pushed(there, entity, after, bridge.batch_size, which=which)
             if not rows:
                 break
             after = rows[-1].key
             batch = {row.key: row for row in rows}
-            total.add(await judge_rows(bridge, there, here, entity, batch, run, apply=apply, dry_run=dry_run))
+            anew = which is Which.STALE
+            total.add(
+                await judge_rows(bridge, there, here, entity, batch, run, apply=apply, anew=anew, dry_run=dry_run)
+            )
             progress.advance(len(batch))
     return total
 

@@ -7,12 +7,18 @@ Messages are read by enrichers next to the field's name: what is wrong, then wha
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import sys
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version as installed
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from worker import values
 from worker.model import Data, Verdict
 from worker.values import (
     BLANK_INSIDE,
@@ -37,6 +43,9 @@ EMAIL_PLACEHOLDERS = frozenset({"test@test.com", "example@example.com", "n/a@n/a
 MIN_COMPANY_NAME = 2  # characters
 MIN_FULL_NAME = 3  # characters
 
+_DECIDING = ("email-validator", "idna", "phonenumberslite")
+"""Libraries whose release may change a verdict."""
+
 # By the beginning of pydantic's error type.
 _PLAIN_WORDS = {
     "string": "is not text: enter text",
@@ -46,6 +55,11 @@ _PLAIN_WORDS = {
     "bool": "is neither true nor false: enter one of them",
     "date": "is not a date: enter it as year-month-day",
 }
+
+
+def _substance(source: str) -> str:
+    lines = (line.rstrip() for line in source.splitlines())
+    return "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
 
 
 class RecordRules(BaseModel):
@@ -58,14 +72,26 @@ class RecordRules(BaseModel):
 
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
-    version: ClassVar[str] = "1"
-    """Changes whenever a rule does; the ledger keeps it with each outcome."""
     warn_when_missing: ClassVar[Mapping[str, str]] = {}
     """``{field: message}``: a warning where the field is empty or zero."""
     phone_fields: ClassVar[tuple[str, ...]] = ()
     """Fields that go to E.164."""
     phone_region: ClassVar[str] = "US"
     """Where a phone number without country code is from: ISO 3166-1 alpha-2."""
+
+    @classmethod
+    @cache
+    def version(cls) -> str:
+        """The version of these rules: twelve hex digits that change whenever a verdict might. The ledger keeps it
+        with each outcome.
+
+        A hash of the source of the rules and of the values' normal forms, comments and blank lines left out, of
+        the class, its phone region, and the versions of the libraries that decide. The same on every machine.
+        """
+        modules = dict.fromkeys((RecordRules.__module__, values.__name__, cls.__module__))
+        parts = [_substance(inspect.getsource(sys.modules[name])) for name in modules]
+        parts += [cls.__qualname__, cls.phone_region, *(f"{name} {installed(name)}" for name in _DECIDING)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     @classmethod
     def normalise(cls, data: Data) -> Data:

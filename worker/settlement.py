@@ -220,7 +220,7 @@ def _params(how: Settlement, deliveries: Sequence[Delivery], run: Run) -> dict[s
         "target": run.target,
         "executed_by": EXECUTED_BY,
         "notes": run.notes,
-        "rules_version": how.entity.rules.version,
+        "rules_version": how.entity.rules.version(),
     }
 
 

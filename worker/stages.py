@@ -11,7 +11,7 @@ from worker.database import COMMIT, begin, send
 from worker.delivery import Tally, deliver, judge
 from worker.entities import Entity
 from worker.model import Action, Outcome, new_run_id
-from worker.neon import Run
+from worker.neon import Run, Which
 from worker.progress import NOBODY, Progress
 from worker.revalidation import Judged, chunks, judge_pushed, judge_rows, tell_gone
 
@@ -94,17 +94,29 @@ async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
                     done.gone += 1
 
 
-async def revalidate(bridge: Bridge, entity: Entity, *, dry_run: bool = False, progress: Progress = NOBODY) -> Judged:
+async def revalidate(
+    bridge: Bridge, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
+) -> Judged:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
+
+    Args:
+        bridge: both databases.
+        entity: whose records.
+        stale: only those that another version of the rules refused.
+        dry_run: write nothing.
+        progress: told of every batch.
 
     Raises:
         psycopg.Error: judge again.
     """
     run = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.invalid_table))
+    which = Which.STALE if stale else Which.ALL
     if progress.shown:
         async with bridge.neon.connection() as there:
-            progress.expect(await neon.count_pushed(there, entity))
-    found = await judge_pushed(bridge, entity, run, apply=(Action.FLAG,), dry_run=dry_run, progress=progress)
+            progress.expect(await neon.count_pushed(there, entity, which))
+    found = await judge_pushed(
+        bridge, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, progress=progress
+    )
     if not dry_run:
         # What failed was logged with its settlement; the row counts all that was judged.
         await _log(bridge, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
