@@ -14,6 +14,7 @@ from worker import catalogue
 from worker.database import Database
 from worker.entities import ENTITIES, Entity, Table
 from worker.faults import Kind, in_one_line, kind_of
+from worker.outbox import OUTBOX
 from worker.settings import Settings, safe_address
 from worker.settlement import Settlement, settlement
 
@@ -32,6 +33,8 @@ class Bridge:
     batch_size: int
     stop: Event
     """Set when no new batch is to be begun."""
+    announces: bool = False
+    """Whether outcomes and pulls are announced: an event is written with each."""
 
 
 WORKER_COLUMNS = (
@@ -60,7 +63,7 @@ async def probe(database: Database, setting: str) -> None:
         ) from None
 
 
-async def check(bridge_neon: Database, bridge_supabase: Database) -> dict[str, Settlement]:
+async def check(bridge_neon: Database, bridge_supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
     """Check both schemas and compose the settlements.
 
     Raises:
@@ -78,6 +81,8 @@ async def check(bridge_neon: Database, bridge_supabase: Database) -> dict[str, S
         await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash",))
         await catalogue.require(neon, "Neon", Table("public", "shq_validation_log"), ("validation_run_id",))
         await catalogue.require(supabase, "Supabase", PULL_POSITION, ("position", "last_id", "last_result"))
+        if announces:
+            await catalogue.require(supabase, "Supabase", OUTBOX, ("entity", "event"))
     return settlements
 
 
@@ -89,20 +94,22 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
         Unreachable: a database did not answer.
         SetupMissing: a database is not as the worker needs it.
     """
-    size = len(ENTITIES) + 1
+    size, announces = len(ENTITIES) + 1, settings.n8n_webhook_url is not None
     # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
     neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
-    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + 3, max_idle=300.0)
+    # Beside the couriers: the sweep, the count, a pull's two; and a poster for each entity.
+    more = 3 + (len(ENTITIES) if announces else 0)
+    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + more, max_idle=300.0)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_probe_both, neon, supabase)
     async with neon, supabase:
         try:
-            settlements = await check(neon, supabase)
+            settlements = await check(neon, supabase, announces=announces)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise Unreachable(f"a database went away while it was checked: {in_one_line(error)}") from None
             raise
-        yield Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event())
+        yield Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
 
 
 async def _probe_both(neon: Database, supabase: Database) -> None:

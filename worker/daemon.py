@@ -24,6 +24,7 @@ from worker.monitor import Monitor
 from worker.pull import pull
 from worker.settings import Settings, SettingsError
 from worker.status import read_status
+from worker.webhook import Hook, post_events
 
 log = structlog.get_logger("worker.daemon")
 
@@ -62,6 +63,8 @@ class _Daemon:
         self.bridge, self.settings = bridge, settings
         self.monitor = Monitor(ENTITIES, (bridge.neon, bridge.supabase))
         self.bells = {name: Bell() for name in ENTITIES}
+        self.events = {name: Bell() for name in ENTITIES}
+        """Rung when there may be an event to post."""
         self.news = Bell()
         """Rung when the counts are not what they were."""
         self._waiting: set[str] = set()
@@ -89,6 +92,12 @@ class _Daemon:
                     tasks.start_soon(self._every, "sweep", self._sweep)
                     tasks.start_soon(self._every, "pull", self._pull)
                     tasks.start_soon(self._count)
+                    if self.settings.n8n_webhook_url:
+                        hook = Hook(self.settings.n8n_webhook_url, self.settings.n8n_webhook_token)
+                        for entity in ENTITIES.values():
+                            wait = self.events[entity.name].wait
+                            post = partial(post_events, every=self.settings.sweep_interval)
+                            tasks.start_soon(post, self.bridge, entity, hook, self.monitor, wait)
                     await _signalled()
                     log.info("worker.stopping")
                     self.bridge.stop.set()
@@ -141,6 +150,7 @@ class _Daemon:
                 self.monitor.fault(entity.name, None)
                 self.monitor.delivered(entity.name, tally)
                 self.news.ring()
+                self.events[entity.name].ring()
                 full = tally.claimed == limit
                 waits, limit = pauses(), min(limit * 2, self.bridge.batch_size)
                 if not full or not tally.answered:
@@ -201,6 +211,7 @@ class _Daemon:
             if pulled := await pull(self.bridge, ENTITIES[name]):
                 self.monitor.pulled(pulled)
                 self.news.ring()
+                self.events[name].ring()
             self.monitor.turn("pull")
 
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:

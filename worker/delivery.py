@@ -15,10 +15,10 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker import neon, workspace
+from worker import neon, outbox, workspace
 from worker.bridge import Bridge
 from worker.catalogue import Refusal, explain_refusal
-from worker.database import COMMIT, Connection, begin, send
+from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
@@ -62,19 +62,33 @@ class Tally:
         """Count what became of a batch."""
         since = sum(self.seconds.values()) - self.seconds["claim"]
         for delivery in batch:
-            said, verdict = delivery.answer, delivery.verdict
+            said = delivery.answer
             assert said is not None
-            what = str(said.outcome if said.outcome and said.state is not State.GONE else said.state)
+            _, what, code = _became(delivery)
             self.outcomes[what] += 1
             if said.state is State.APPLIED:
                 self.conflicts.update(conflict.winner for conflict in said.conflicts)
             if said.state in (State.CHANGED, State.BUSY):
                 continue
             flagged = what == Outcome.FLAGGED
-            code = said.reason_code or (verdict.reason_code if verdict else None)
             delay = None if delivery.age is None else delivery.age + since
             fields = tuple(sorted(said.errors)) if flagged else ()
-            self.told.append(Told(delivery.key, what, code if flagged else None, fields, delay))
+            self.told.append(Told(delivery.key, what, code, fields, delay))
+
+
+def _became(delivery: Delivery) -> tuple[str, str, str | None]:
+    """Key, outcome (or the state, where it has none) and reason code of a settled delivery."""
+    said, verdict = delivery.answer, delivery.verdict
+    assert said is not None
+    what = str(said.outcome if said.outcome and said.state is not State.GONE else said.state)
+    code = said.reason_code or (verdict.reason_code if verdict else None)
+    return delivery.key, what, code if what == Outcome.FLAGGED else None
+
+
+def news(bridge: Bridge, entity: Entity, run_id: str, batch: Sequence[Delivery]) -> list[Step]:
+    """The steps that announce what became of a settled batch; none where nobody wants to know."""
+    ended = [d for d in batch if d.answer and d.answer.state not in (State.CHANGED, State.BUSY)]
+    return outbox.outcomes(entity, run_id, map(_became, ended)) if bridge.announces else []
 
 
 async def deliver(
@@ -110,7 +124,7 @@ async def deliver(
         tally.answered = len(replies)
         promoted = keys_with(batch, Outcome.PROMOTED)
         with tally.timing("acknowledge"):
-            await tell(here, entity, replies, promoted)
+            await tell(here, entity, replies, promoted, news(bridge, entity, tally.run_id, batch))
         tally.count(batch)
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
@@ -295,8 +309,10 @@ def _gone(delivery: Delivery) -> Reply:
     )  # fmt: skip
 
 
-async def tell(here: Connection, entity: Entity, replies: Sequence[Reply], promoted: Sequence[str]) -> None:
-    """Acknowledge, wake whoever waits for what was promoted, and commit the claim: one round trip.
+async def tell(
+    here: Connection, entity: Entity, replies: Sequence[Reply], promoted: Sequence[str], events: Sequence[Step] = ()
+) -> None:
+    """Acknowledge, wake whoever waits for what was promoted, announce it, and commit the claim: one round trip.
 
     A row whose own constraints refuse the normalised values is told everything else.
 
@@ -305,14 +321,14 @@ async def tell(here: Connection, entity: Entity, replies: Sequence[Reply], promo
     """
     released = workspace.releases(entity, promoted)
     try:
-        await send(here, workspace.acknowledge(entity, replies), *released, COMMIT)
+        await send(here, workspace.acknowledge(entity, replies), *released, *events, COMMIT)
     except psycopg.Error as error:
         if kind_of(error) is not Kind.REFUSED:
             raise
         await send(here, (sql.SQL("ROLLBACK"), None))
         for reply in replies:
             await _tell_one(here, entity, reply)
-        await send(here, *begin(), *released, COMMIT)
+        await send(here, *begin(), *released, *events, COMMIT)
 
 
 async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> None:

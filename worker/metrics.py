@@ -98,6 +98,12 @@ class Metrics:
         self.notifications = self._counter("notifications", "Notifications heard.", each)
         self.swept = self._counter("swept", "Times the sweep found work that no notification had told of.", each)
 
+        self.posts = self._counter(
+            "webhook_posts", "Events posted to N8N_WEBHOOK_URL, and attempts that failed.", ("entity", "result")
+        )
+        self.pending = self._gauge("webhook_pending_events", "Events that wait to be posted.", each)
+        self.oldest_event = self._gauge("webhook_oldest_seconds", "Age of the oldest event that was not taken.", each)
+
         self.pool = self._gauge("pool_connections", "Pooled connections.", ("database", "state"))
         self.pool_waiting = self._gauge("pool_requests_waiting", "Tasks that wait for a connection.", ("database",))
         self.pool_errors = self._gauge(
@@ -114,6 +120,8 @@ class Metrics:
             self.batches.labels(entity)
             self.notifications.labels(entity)
             self.swept.labels(entity)
+            for result in ("posted", "failed"):
+                self.posts.labels(entity, result)
             for outcome in OUTCOMES:
                 self.outcomes.labels(entity, outcome)
             for outcome in ("promoted", "flagged"):

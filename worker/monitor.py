@@ -128,6 +128,8 @@ class Monitor:
         self._moved = dict.fromkeys(self.entities, clock())
         self._oldest: dict[str, str | None] = {}
         self._heard = False
+        self._unposted: dict[str, str] = {}
+        """Entity → why its events are not taken."""
         self._unheard: Counter[str] = Counter()
         """Entity → how often the sweep found work since a notification came."""
 
@@ -283,7 +285,28 @@ class Monitor:
             " pooler"
             for name, times in self._unheard.items()
             if times >= UNHEARD
-        ]
+        ] + list(self._unposted.values())
+
+    def posted(self, entity: str, pending: int | None) -> None:
+        """Say that an event was posted and how many wait; None: there was none to post."""
+        if pending is not None:
+            self.metrics.posts.labels(entity, "posted").inc()
+        self.metrics.pending.labels(entity).set(pending or 0)
+        self.metrics.oldest_event.labels(entity).set(0)
+        if self._unposted.pop(entity, None):
+            self._tell()
+
+    def not_posted(self, entity: str, reason: str, pending: int, age: float) -> None:
+        """Say why the receiver did not take an event, how many wait, and how many seconds the oldest does."""
+        self.metrics.posts.labels(entity, "failed").inc()
+        self.metrics.pending.labels(entity).set(pending)
+        self.metrics.oldest_event.labels(entity).set(age)
+        before = self._unposted.get(entity)
+        self._unposted[entity] = (
+            f"{entity}: N8N_WEBHOOK_URL does not take events: {reason}; {pending} waiting, none is lost"
+        )
+        if before != self._unposted[entity]:
+            self._tell()
 
     def status(self) -> dict[str, Any]:
         """What ``/status.json`` says: the last count, and what only this process knows."""

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from psycopg import sql
 
-from worker import neon, staging, workspace
+from worker import neon, outbox, staging, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, begin, send
 from worker.delivery import release_ready
@@ -122,7 +122,9 @@ async def pull(
             for row in await cursors[-2].fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
-        await send(guard, staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full), COMMIT)
+        news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []
+        position_saved = staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full)
+        await send(guard, position_saved, *news, COMMIT)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
     judged = await judge_pushed(bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED)
     judged.add(await finish_carried(bridge, entity, judging))
@@ -232,10 +234,12 @@ class _Pull:
                 for key in gone
             ],
         )  # fmt: skip
+        events = [(key, str(Outcome.WITHDRAWN), None) for key in gone]
         await send(
             self.here,
             staging.remove(self.entity, gone),
             staging.note(self.entity, orphans, LEFT_NOTE),
+            *(outbox.outcomes(self.entity, self.run.run_id, events) if self.bridge.announces else ()),
             COMMIT,
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from worker import neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
-from worker.delivery import answer, judge, keys_with, release_ready, settle_batch, tell
+from worker.delivery import answer, judge, keys_with, news, release_ready, settle_batch, tell
 from worker.entities import Entity
 from worker.model import Action, Answer, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run, Which
@@ -112,7 +112,7 @@ async def judge_rows(
     told = untold + [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
     replies = [reply for delivery in told if (reply := answer(entity, delivery))]
     promoted = keys_with(batch, Outcome.PROMOTED)
-    await tell(here, entity, replies, promoted)
+    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch))
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
         await release_ready(there, here, entity, waits)
     return found
@@ -230,7 +230,8 @@ async def tell_gone(
         judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
     await settle_batch(bridge, there, entity, batch, run)
     promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
-    await tell(here, entity, [reply for d in batch if (reply := answer(entity, d))], promoted)
+    replies = [reply for delivery in batch if (reply := answer(entity, delivery))]
+    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch))
 
 
 def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 SECRETS = (
     "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
+    "N8N_WEBHOOK_TOKEN",
 )  # fmt: skip
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     supabase_url: str | None = Field(None, validation_alias="SUPABASE_URL")
     supabase_api_key: str | None = Field(None, validation_alias="SUPABASE_API_KEY", repr=False)
     n8n_webhook_url: str | None = Field(None, validation_alias="N8N_WEBHOOK_URL", repr=False)
+    n8n_webhook_token: str | None = Field(None, validation_alias="N8N_WEBHOOK_TOKEN", repr=False)
     pull_interval: Seconds = Field(3600.0, validation_alias="WORKER_PULL_INTERVAL")
     sweep_interval: Seconds = Field(5.0, validation_alias="WORKER_SWEEP_INTERVAL")
     batch_size: int = Field(500, ge=1, le=10_000, validation_alias="WORKER_BATCH_SIZE")
@@ -126,6 +128,21 @@ class Settings(BaseSettings):
             good = False
         if not good:
             raise _fault("is no web address; it begins with https://")
+        return value
+
+    @field_validator("n8n_webhook_token")
+    @classmethod
+    def _token(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url = info.data.get("n8n_webhook_url")
+        if value is None or url is None:
+            return value
+        if not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
+            raise _fault("holds blanks or other characters that no header may carry; copy the token alone")
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not _is_here(parts.hostname or "") and not info.data.get("allow_insecure"):
+            raise _fault(
+                "would go to another machine without TLS; use https in N8N_WEBHOOK_URL, or set WORKER_ALLOW_INSECURE=1"
+            )
         return value
 
     @property

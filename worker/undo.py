@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker import catalogue
+from worker import catalogue, outbox
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import ENTITIES, Entity, data_of
@@ -88,7 +88,8 @@ async def undo(
             if not dry_run and (said in _TAKEN_BACK or (entry["undone_in"] and not entry["promoted_again"])):
                 # Also where somebody had died before he could. Else the next full pull does it: the record is
                 # invalid again.
-                await send(here, *begin(), _reopen(entity, entry), COMMIT)
+                event = [(key, "undone", None)] if said in _TAKEN_BACK and bridge.announces else []
+                await send(here, *begin(), _reopen(entity, entry), *outbox.outcomes(entity, done.run_id, event), COMMIT)
             if said in _TAKEN_BACK:
                 done.undone[key] = said
             else:

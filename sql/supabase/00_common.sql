@@ -31,3 +31,20 @@ DO $$ BEGIN
   END IF;
 END $$;
 SELECT public.enrichment_close_to_strangers('public.enrichment_pull_position');
+
+-- Events that wait to be posted to N8N_WEBHOOK_URL: each commits with what it tells of, and goes when it was taken.
+CREATE TABLE IF NOT EXISTS public.enrichment_outbox (
+  id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  entity     TEXT NOT NULL,
+  event      JSONB NOT NULL,   -- deploy/webhook.schema.json
+  attempts   INTEGER NOT NULL DEFAULT 0,
+  last_error TEXT,
+  created_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS enrichment_outbox_entity_idx ON public.enrichment_outbox (entity, id);
+DO $$ BEGIN
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_outbox'::regclass) THEN
+    ALTER TABLE public.enrichment_outbox ENABLE ROW LEVEL SECURITY;
+  END IF;
+END $$;
+SELECT public.enrichment_close_to_strangers('public.enrichment_outbox');

@@ -1,0 +1,241 @@
+"""Events to N8N_WEBHOOK_URL: at least once, in order, holding up nobody. A real HTTP server that fails, hangs and returns."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from pydantic import TypeAdapter
+from records import add_companies, add_people, company, complete, person, work
+
+from worker.outbox import OutcomesEvent, PullEvent, schema
+
+EVENTS: TypeAdapter[OutcomesEvent | PullEvent] = TypeAdapter(OutcomesEvent | PullEvent)
+
+
+class Receiver(ThreadingHTTPServer):
+    """Answers as it is told, and remembers every attempt."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answer = 200
+        self.hang = threading.Event()
+        self.hang.set()
+        self.begun: list[str] = []
+        """Keys of the records whose event arrived, also where it has no answer yet."""
+        self.attempts: list[tuple[dict[str, str], dict[str, Any], int]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/webhook/secret-path"
+
+    def taken(self, kind: str = "outcomes", entity: str = "company") -> list[dict[str, Any]]:
+        """The events that were taken, each once, in the order of their first arrival."""
+        events = {
+            event["id"]: event
+            for _, event, status in self.attempts
+            if status == 200 and event["type"] == kind and event["entity"] == entity
+        }
+        return list(events.values())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        server = self.server
+        assert isinstance(server, Receiver)
+        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server.begun += [record["key"] for record in event.get("records", [])] or [event["type"]]
+        server.hang.wait()
+        status = server.answer
+        server.attempts.append((dict(self.headers), event, status))
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(env) -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        env.update(N8N_WEBHOOK_URL=server.url, N8N_WEBHOOK_TOKEN="token-of-nobody", WORKER_SWEEP_INTERVAL="0.2")
+        yield server
+        server.hang.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def filled(cli, prepared, receiver, neon) -> None:
+    add_companies(neon, 1, 2, 3, 4, 5)
+    add_people(neon, 1, of=9)
+    assert cli("pull").returncode == 0
+
+
+def test_outcomes_and_pulls_are_posted_as_the_schema_says(filled, daemon, receiver, neon, supabase, eventually) -> None:
+    worker = daemon()
+    assert eventually(lambda: receiver.taken("pull"))[0]["counts"]["new"] == 5
+    complete(supabase, company(1), website="c1.example")
+    complete(supabase, company(2), website="n/a")
+    complete(supabase, person(1), email="robin@alder.example")
+    eventually(lambda: sum(len(e["records"]) for e in receiver.taken()) == 2 and receiver.taken(entity="people"))
+    told = {r["key"]: (r["outcome"], r["reason_code"]) for e in receiver.taken() for r in e["records"]}
+    assert told == {company(1): ("promoted", None), company(2): ("flagged", "PLACEHOLDER_WEBSITE")}
+    assert receiver.taken(entity="people")[0]["counts"] == {"waiting": 1}
+    assert receiver.taken()[0]["run_id"] == neon.execute(
+        "SELECT run_id FROM marketing.enrichment_ledger WHERE key = %s", [company(1)]
+    ).fetchone()["run_id"]  # fmt: skip
+    for headers, event, _ in receiver.attempts:
+        EVENTS.validate_python(event)
+        assert headers["Idempotency-Key"] == event["id"]
+        assert headers["Authorization"] == "Bearer token-of-nobody"
+        assert headers["Content-Type"] == "application/json"
+        assert not {"Alder Works", "c1.example", "robin"} & set(json.dumps(event).split('"')), "nothing personal"
+        assert "example" not in json.dumps(event)
+    assert supabase.execute("SELECT count(*) AS n FROM enrichment_outbox").fetchone()["n"] == 0
+    assert worker.terminate() == 0
+    assert "token-of-nobody" not in json.dumps(worker.events)
+    assert "secret-path" not in json.dumps(worker.events)
+
+
+def test_the_schema_in_deploy_is_that_of_the_events() -> None:
+    stored = json.loads((Path(ROOT) / "deploy" / "webhook.schema.json").read_text())
+    assert stored == schema(), "write it anew: python -m worker.outbox > deploy/webhook.schema.json"
+
+
+@pytest.mark.parametrize("status", [500, 302, 404])
+def test_a_receiver_that_fails_holds_up_nobody_and_gets_everything_in_order_when_it_returns(
+    filled, daemon, receiver, neon, supabase, eventually, status
+) -> None:
+    receiver.answer = status
+    worker = daemon()
+    failed = worker.wait_event("webhook.failed", entity="company")
+    assert str(status) in failed["error"]
+    for number in (1, 2, 3):
+        complete(supabase, company(number), website=f"c{number}.example")
+        eventually(lambda number=number: work(supabase, company(number))["promoted_at"])
+    assert not receiver.taken()
+    assert worker.health("/readyz")[0] == 200
+    assert [w for w in json.loads(worker.health("/status.json")[1])["worker"]["warnings"] if str(status) in w]
+    assert 'webhook_posts_total{entity="company",result="failed"}' in worker.health("/metrics")[1]
+    receiver.answer = 200
+    eventually(lambda: len(receiver.taken()) == 3)
+    assert [event["records"][0]["key"] for event in receiver.taken()] == [company(1), company(2), company(3)]
+    eventually(lambda: not json.loads(worker.health("/status.json")[1])["worker"]["warnings"])
+
+
+def test_a_worker_killed_while_it_posts_posts_again_under_the_same_key(
+    filled, daemon, receiver, supabase, eventually
+) -> None:
+    worker = daemon()
+    eventually(lambda: receiver.taken("pull") and receiver.taken("pull", "people"))
+    eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
+    receiver.hang.clear()
+    complete(supabase, company(1), website="c1.example")
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    # The event is on its way, and the outbox row is held, when the worker dies.
+    eventually(lambda: company(1) in receiver.begun)
+    worker.kill()
+    receiver.hang.set()
+    eventually(receiver.taken)
+    assert supabase.execute("SELECT id FROM enrichment_outbox WHERE event ->> 'type' = 'outcomes'").fetchone()
+    daemon()
+    eventually(
+        lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone() and len(receiver.attempts) > 2
+    )
+    keys = [h["Idempotency-Key"] for h, event, _ in receiver.attempts if event["type"] == "outcomes"]
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_a_receiver_that_hangs_does_not_hold_up_the_stop(filled, daemon, receiver, supabase, eventually) -> None:
+    receiver.hang.clear()
+    worker = daemon()
+    complete(supabase, company(1), website="c1.example")
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    eventually(lambda: "pull" in receiver.begun)
+    assert worker.terminate() == 0
+    assert supabase.execute("SELECT count(*) AS n FROM enrichment_outbox").fetchone()["n"] >= 1
+
+
+def test_two_workers_post_in_order_and_each_event_once(filled, daemon, receiver, supabase, eventually) -> None:
+    daemon()
+    daemon()
+    for number in (1, 2, 3, 4, 5):
+        complete(supabase, company(number), website=f"c{number}.example")
+        eventually(lambda number=number: work(supabase, company(number))["promoted_at"])
+    eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
+    posts = [event for _, event, _ in receiver.attempts if event["type"] == "outcomes"]
+    assert [event["records"][0]["key"] for event in posts] == [company(n) for n in (1, 2, 3, 4, 5)]
+
+
+def test_what_stages_undo_and_withdrawals_did_is_posted_by_the_daemon(
+    cli, filled, daemon, receiver, neon, supabase, eventually
+) -> None:
+    complete(supabase, company(1), website="c1.example")
+    assert cli("push").returncode == 0
+    assert cli("promote", input=company(1)).returncode == 0
+    assert cli("undo", company(1)).returncode == 0
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(3)])
+    assert cli("pull", "--full").returncode == 0
+    assert not receiver.attempts, "a command does not wait for the receiver"
+    daemon()
+    eventually(lambda: len(receiver.taken()) == 4)
+    told = [(r["key"], r["outcome"]) for e in receiver.taken() for r in e["records"]]
+    assert told == [
+        (company(1), "waiting"),
+        (company(1), "promoted"),
+        (company(1), "undone"),
+        (company(3), "withdrawn"),
+    ]
+
+
+def test_a_large_batch_is_several_events(cli, prepared, env, daemon, receiver, neon, supabase, eventually) -> None:
+    env["WORKER_BATCH_SIZE"] = "5000"
+    neon.execute(
+        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"
+        " SELECT format('04.04.01.01.%s.001', lpad(i::text, 5, '0')), 'Alder Works ' || i, 'EMPTY_WEBSITE', '{}'"
+        " FROM generate_series(1, 2500) i"
+    )
+    assert cli("pull").returncode == 0
+    supabase.execute("UPDATE company_needs_enrichment SET enrichment_status = 'complete'")
+    daemon()
+    eventually(lambda: sum(len(event["records"]) for event in receiver.taken()) == 2500)
+    assert max(len(event["records"]) for event in receiver.taken()) == 1000
+
+
+def test_without_the_setting_nothing_is_written(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1)
+    assert cli("pull").returncode == 0
+    complete(supabase, company(1), website="c1.example")
+    assert cli("push").returncode == 0
+    assert supabase.execute("SELECT count(*) AS n FROM enrichment_outbox").fetchone()["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"N8N_WEBHOOK_URL": "http://n8n.example/hook", "N8N_WEBHOOK_TOKEN": "hunter2"}, "without TLS"),
+        ({"N8N_WEBHOOK_URL": "https://n8n.example/hook", "N8N_WEBHOOK_TOKEN": "hunter2 x"}, "N8N_WEBHOOK_TOKEN"),
+        ({"N8N_WEBHOOK_URL": "ftp://n8n.example/hunter2"}, "N8N_WEBHOOK_URL"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_are_refused_by_name_and_not_shown(cli, env, settings, said) -> None:
+    env.update(settings)
+    done = cli("status")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "hunter2" not in done.stderr

@@ -1,0 +1,156 @@
+"""Posts the events of the outbox to ``N8N_WEBHOOK_URL``: at least once, in order per entity, holding up nobody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import psycopg
+import structlog
+
+from worker import outbox
+from worker.bridge import Bridge
+from worker.database import COMMIT, send
+from worker.entities import Entity
+from worker.faults import Storm, in_one_line, pauses
+from worker.monitor import Monitor
+from worker.outbox import Waiting
+
+log = structlog.get_logger("worker.webhook")
+
+POST_SECONDS = 10.0
+"""How long a receiver may take to answer; after that the event is posted again."""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Where events go. The address may be a secret: it is never shown, its host is."""
+
+    url: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host, fit for a log."""
+        return urlsplit(self.url).hostname or ""
+
+
+class NotPosted(Exception):
+    """The receiver did not take an event. The text says why, in one line."""
+
+    def __init__(self, reason: str, event: Waiting) -> None:
+        """Keep the event."""
+        super().__init__(reason)
+        self.event = event
+
+
+async def post_events(
+    bridge: Bridge,
+    entity: Entity,
+    hook: Hook,
+    monitor: Monitor,
+    news: Callable[[], Awaitable[object]],
+    *,
+    every: float,
+) -> None:
+    """Post the events of an entity, for ever; what fails is tried again with growing pauses, for as long as it takes.
+
+    Args:
+        bridge: both databases; Neon is not asked.
+        entity: whose events.
+        hook: where they go.
+        monitor: told how it goes; a dead receiver is a warning, no reason not to be ready.
+        news: returns when there may be an event.
+        every: seconds after which to look without news: another worker may have died.
+    """
+    waits, storm = pauses(), Storm()
+    async with httpx.AsyncClient(follow_redirects=False, timeout=POST_SECONDS) as client:
+        while True:
+            with anyio.move_on_after(every):
+                await news()
+            while True:
+                try:
+                    event = await _post_oldest(bridge, entity, hook, client)
+                except NotPosted as error:
+                    reason = str(error)
+                    monitor.not_posted(entity.name, reason, error.event.pending, error.event.age)
+                except (psycopg.Error, OSError) as error:
+                    reason = in_one_line(error)
+                else:
+                    waits = pauses()
+                    monitor.posted(entity.name, event.pending - 1 if event else None)
+                    if event is None:
+                        break
+                    continue
+                pause = next(waits)
+                if (times := storm.seen(reason)) is not None:
+                    log.warning(
+                        "webhook.failed", entity=entity.name, host=hook.host, error=reason, times=times,
+                        pause=round(pause, 2),
+                    )  # fmt: skip
+                await anyio.sleep(pause)
+
+
+async def _post_oldest(bridge: Bridge, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> Waiting | None:
+    """Post one event; None where none waits.
+
+    Raises:
+        NotPosted: it stays in the outbox.
+        psycopg.Error: likewise, and it may have been posted.
+    """
+    async with bridge.supabase.connection() as here:
+        event = await outbox.oldest(here, entity)
+        if event is None:
+            await send(here, COMMIT)
+            return None
+        if (reason := await _post(bridge, event, hook, client)) == STOPPED:
+            return None
+        if reason:
+            await outbox.not_posted(here, event, reason)
+            raise NotPosted(reason, event)
+        await outbox.posted(here, event)
+    return event
+
+
+STOPPED = "the worker stops"
+
+
+async def _post(bridge: Bridge, event: Waiting, hook: Hook, client: httpx.AsyncClient) -> str:
+    """Post an event; returns why it was not taken, nothing where it was."""
+    headers = {"Content-Type": "application/json", "Idempotency-Key": event.event["id"]}
+    if hook.token:
+        headers["Authorization"] = f"Bearer {hook.token}"
+    reason = STOPPED
+    async with anyio.create_task_group() as posting:
+
+        async def give_up() -> None:
+            await bridge.stop.wait()
+            posting.cancel_scope.cancel()
+
+        posting.start_soon(give_up)
+        try:
+            with anyio.fail_after(POST_SECONDS):
+                content = json.dumps(event.event, separators=(",", ":"))
+                # The answer's body is nobody's business, and may be without end.
+                async with client.stream("POST", hook.url, content=content, headers=headers) as answer:
+                    reason = "" if answer.is_success else _in_words(answer.status_code)
+        except TimeoutError:
+            reason = f"no answer within {POST_SECONDS:.0f} s"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            reason = in_one_line(error) if str(error) else type(error).__name__
+        posting.cancel_scope.cancel()
+    return reason
+
+
+def _in_words(status: int) -> str:
+    if 300 <= status < 400:
+        return f"HTTP {status}: redirects are not followed, give the address it leads to"
+    if status in (401, 403):
+        return f"HTTP {status}: check N8N_WEBHOOK_TOKEN"
+    if status == 404:
+        return "HTTP 404: is the workflow active, and the address its production one?"
+    return f"HTTP {status}"
