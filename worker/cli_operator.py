@@ -125,7 +125,7 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
 
     with_bridge(work)
     if run_id and not (result.undone or result.refused):
-        fail(f"no run {run_id} promoted anything", 1)
+        fail(f"no run {run_id} promoted anything, or retention has removed its backup from the ledger", 1)
     if as_json:
         click.echo(json.dumps(asdict(result)))
     else:

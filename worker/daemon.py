@@ -22,6 +22,7 @@ from worker.health import Server, bind, server
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
 from worker.pull import pull
+from worker.retention import prune
 from worker.settings import Settings, SettingsError
 from worker.status import read_status
 from worker.webhook import Hook, post_events
@@ -212,6 +213,12 @@ class _Daemon:
                 self.monitor.pulled(pulled)
                 self.news.ring()
                 self.events[name].ring()
+                # By the one that pulled, while Neon is awake.
+                pruned = await prune(
+                    self.bridge, ENTITIES[name], ledger_days=self.settings.ledger_retention,
+                    workspace_days=self.settings.workspace_retention,
+                )  # fmt: skip
+                self.monitor.pruned(pruned)
             self.monitor.turn("pull")
 
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:

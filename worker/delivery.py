@@ -286,8 +286,11 @@ def _fields(errors: object) -> str:
 def _gone(delivery: Delivery) -> Reply:
     said = delivery.answer
     assert said is not None
-    day = f"{said.at:%Y-%m-%d %H:%M} UTC" if said.at else "an earlier day"
-    if said.outcome is Outcome.PROMOTED:
+    # Where retention took the ledger row, the workspace row itself still knows of its promotion.
+    promoted_at = said.at if said.outcome is Outcome.PROMOTED else None if said.outcome else delivery.promoted_at
+    at = promoted_at or said.at
+    day = f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
+    if promoted_at:
         # Whoever died before it could tell leaves a row without edits.
         edits = (
             " Edits after promotion are not carried to the master table;"
@@ -296,7 +299,7 @@ def _gone(delivery: Delivery) -> Reply:
         return Reply(
             delivery.key, delivery.version, Status.COMPLETE,
             f"This record was promoted on {day}." + (edits if delivery.data != delivery.snapshot else ""),
-            errors={}, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
+            errors={}, pushed=True, promoted_at=promoted_at.isoformat(),
         )  # fmt: skip
     why = (
         f"it was withdrawn on {day} ({said.note or 'it left the invalid table by another way'})"

@@ -74,13 +74,18 @@ async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
     return History(
         entity.name,
         key,
-        _events(work["row"] if work else None, invalid["row"] if invalid else None, entries),
+        _events(work["row"] if work else None, invalid["row"] if invalid else None, entries, bool(master)),
         _now(entity, work and work["row"], bool(invalid), bool(master)),
     )
 
 
-def _events(work: dict[str, Any] | None, invalid: dict[str, Any] | None, entries: list[dict[str, Any]]) -> list[Event]:
+def _events(
+    work: dict[str, Any] | None, invalid: dict[str, Any] | None, entries: list[dict[str, Any]], master: bool
+) -> list[Event]:
     events: list[Event] = []
+    if master and not any(entry["outcome"] == "promoted" for entry in entries):
+        gone = "retention removed its ledger rows, with the backup that undo needs, or somebody else promoted it"
+        events.append(Event(None, "promoted, and not on record", [gone]))
     origin = (entries[0]["invalid_before"] if entries else None) or invalid
     if origin:
         why = [f"{origin['reason_code']}: {_plain(origin['validation_errors'])}"]

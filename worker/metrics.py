@@ -93,6 +93,10 @@ class Metrics:
             "neon_records", "Records in Neon's tables, as the last pull found them.", ("entity", "table")
         )
 
+        self.pruned = self._counter(
+            "pruned_rows", "Rows that were older than retention keeps them.", ("entity", "table")
+        )
+
         self.listening = self._gauge("listener_up", "1 while the worker hears notifications, else 0.")
         self.reconnects = self._counter("listener_reconnects", "Times the listener listened again after a loss.")
         self.notifications = self._counter("notifications", "Notifications heard.", each)
@@ -130,6 +134,8 @@ class Metrics:
                 self.stage.labels(entity, stage)
             for winner in WINNERS:
                 self.conflicts.labels(entity, winner)
+            for table in ("ledger", "workspace"):
+                self.pruned.labels(entity, table)
             for change in CHANGES:
                 self.pulled.labels(entity, change)
             for state in ("busy", "changed"):

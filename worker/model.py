@@ -135,6 +135,8 @@ class Delivery:
     enriched_at: datetime | None
     status: str = Status.COMPLETE
     """The workspace row's status when it was claimed."""
+    promoted_at: datetime | None = None
+    """When the workspace row says that the record was promoted before; UTC without zone."""
     age: float | None = None
     """Seconds since its flip when it was claimed, by Supabase's clock; None where it waited for another record."""
     # merge, normalise, judge

@@ -21,6 +21,7 @@ from worker.faults import sort_of
 from worker.metrics import CHANGES, Metrics
 from worker.pull import Pulled
 from worker.recent import Recent
+from worker.retention import Pruned
 
 STALLED_SECONDS = 180.0
 """A loop that has not turned for this long hangs: every batch is bounded well below."""
@@ -209,6 +210,11 @@ class Monitor:
         }
         for outcome, records in ended.items():
             self.metrics.outcomes.labels(pulled.entity, outcome).inc(records)
+
+    def pruned(self, pruned: Pruned) -> None:
+        """Say how many rows retention removed."""
+        self.metrics.pruned.labels(pruned.entity, "ledger").inc(pruned.ledger)
+        self.metrics.pruned.labels(pruned.entity, "workspace").inc(pruned.workspace)
 
     def not_counted(self, reason: str) -> None:
         """Say why the records could not be counted."""

@@ -52,6 +52,15 @@ def _seconds(value: object) -> object:
     return value
 
 
+def _whole_days(value: object) -> object:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d{1,5})\s*d?\s*", value.lower())
+        if not match or not int(match[1]):
+            raise _fault(f"{value[:40]!r} is no number of days; write 90 or 90d, or leave it out to keep all")
+        return int(match[1])
+    return value
+
+
 def _postgres_url(value: str) -> str:
     # Only the words the consoles use: a password may hold brackets, and no part of it may be shown.
     if match := re.search(r"\[(YOUR[A-Z _-]*|PASSWORD|PROJECT[A-Z _-]*|REGION)\]", value, re.IGNORECASE):
@@ -76,11 +85,12 @@ def _health_address(value: str) -> str:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=31 * 86400)]
+Days = Annotated[int, BeforeValidator(_whole_days), Field(ge=1, le=99_999)]
 PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 
 
 class Settings(BaseSettings):
-    """All settings of SPEC 8. Frozen; its ``repr`` shows no secret. Times are in seconds."""
+    """All settings of SPEC 8. Frozen; its ``repr`` shows no secret. Times are in seconds, retention in days."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -94,6 +104,8 @@ class Settings(BaseSettings):
     n8n_webhook_token: str | None = Field(None, validation_alias="N8N_WEBHOOK_TOKEN", repr=False)
     pull_interval: Seconds = Field(3600.0, validation_alias="WORKER_PULL_INTERVAL")
     sweep_interval: Seconds = Field(5.0, validation_alias="WORKER_SWEEP_INTERVAL")
+    ledger_retention: Days | None = Field(None, validation_alias="WORKER_LEDGER_RETENTION")
+    workspace_retention: Days | None = Field(None, validation_alias="WORKER_WORKSPACE_RETENTION")
     batch_size: int = Field(500, ge=1, le=10_000, validation_alias="WORKER_BATCH_SIZE")
     health_address: Annotated[str, AfterValidator(_health_address)] = Field(
         "127.0.0.1:8080", validation_alias="WORKER_HEALTH_ADDRESS"

@@ -74,7 +74,7 @@ async def undo(
             progress.advance(1)
             entity, entry = await _last_promotion(there, key, run_id)
             if entity is None or entry is None:
-                done.refused[key] = "no promotion is on record" + (f" in {run_id}" if run_id else "")
+                done.refused[key] = await _why_not_on_record(there, key, run_id)
                 continue
             try:
                 said = await _take_back(there, entity, entry, done.run_id, dry_run=dry_run)
@@ -85,18 +85,45 @@ async def undo(
                 said = f"the database refuses: {in_one_line(error)}"
                 done.refused[key] = said
                 continue
-            if not dry_run and (said in _TAKEN_BACK or (entry["undone_in"] and not entry["promoted_again"])):
-                # Also where somebody had died before he could. Else the next full pull does it: the record is
-                # invalid again.
-                event = [(key, "undone", None)] if said in _TAKEN_BACK and bridge.announces else []
-                await send(here, *begin(), _reopen(entity, entry), *outbox.outcomes(entity, done.run_id, event), COMMIT)
-            if said in _TAKEN_BACK:
-                done.undone[key] = said
-            else:
-                done.refused[key] = said
+            taken_back = said in _TAKEN_BACK
+            # A row is told also where somebody had died before he could.
+            if not dry_run and (taken_back or (entry["undone_in"] and not entry["promoted_again"])):
+                said += await _tell(bridge, here, entity, entry, done.run_id if taken_back else None)
+            (done.undone if taken_back else done.refused)[key] = said
+
+
+async def _tell(bridge: Bridge, here: Connection, entity: Entity, entry: dict[str, Any], run_id: str | None) -> str:
+    """Reopen the workspace row, and announce that this run took the promotion back; says so where no row is there.
+
+    Where this does not come about, the next full pull does it: the record is invalid again.
+    """
+    key = entry["key"]
+    announced = outbox.outcomes(entity, run_id, [(key, "undone", None)]) if run_id and bridge.announces else []
+    look = sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
+        entity.workspace_table.sql, sql.Identifier(entity.key)
+    )
+    cursors = await send(here, *begin(), _reopen(entity, entry), (look, {"key": key}), *announced, COMMIT)
+    gone = await cursors[3].fetchone() is None
+    return "; its workspace row is gone, `enrichment-worker pull --full` brings it back" if gone else ""
 
 
 _TAKEN_BACK = ("the master row is removed", "the master row is as it was")
+
+
+async def _why_not_on_record(there: Connection, key: str, run_id: str | None) -> str:
+    statement = sql.SQL(" UNION ALL ").join(
+        sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
+            entity.master_table.sql, sql.Identifier(entity.key)
+        )
+        for entity in ENTITIES.values()
+    )
+    cursors = await send(there, *begin(read_only=True), (statement, {"key": key}), COMMIT)
+    if await cursors[2].fetchone() and not run_id:
+        return (
+            "it is in the master table, but the ledger has no backup of it: retention removed that, or somebody"
+            " else promoted it"
+        )
+    return "no promotion is on record" + (f" in {run_id}" if run_id else "")
 
 
 async def _last_promotion(

@@ -22,7 +22,7 @@ RELEASED = "Queued: what the record waited for is there."
 _CLAIM = sql.SQL("""
 SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
-  w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted,
+  w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted, w.promoted_at,
   coalesce(w.enrichment_notes, '') <> '' AS noted, w.sync_note AS note,
   CASE WHEN w.sync_note IS DISTINCT FROM {released}
     THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age,
@@ -45,7 +45,7 @@ def _claim(entity: Entity, where: sql.Composable) -> sql.Composed:
 
 _DELIVERY_FIELDS = (
     "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
-    "age",
+    "age", "promoted_at",
 )  # fmt: skip
 
 
