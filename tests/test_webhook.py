@@ -182,6 +182,21 @@ def test_two_workers_post_in_order_and_each_event_once(filled, daemon, receiver,
     assert [event["records"][0]["key"] for event in posts] == [company(n) for n in (1, 2, 3, 4, 5)]
 
 
+def test_doctor_and_history_tell_of_events_that_wait(cli, filled, receiver, supabase) -> None:
+    complete(supabase, company(1), website="c1.example")
+    assert cli("push").returncode == 0
+    assert "1 of its events wait to be posted" in cli("history", company(1)).stdout
+    found = {one["check"]: one for one in json.loads(cli("doctor", "--json").stdout)}["events to N8N_WEBHOOK_URL"]
+    assert found["level"] == "ok"
+    supabase.execute("UPDATE enrichment_outbox SET created_at = now() - interval '1 hour', last_error = 'HTTP 500'")
+    found = {one["check"]: one for one in json.loads(cli("doctor", "--json").stdout)}["events to N8N_WEBHOOK_URL"]
+    assert (found["level"], "HTTP 500" in found["text"]) == ("warning", True)
+    supabase.execute("DROP TABLE enrichment_outbox")
+    found = {one["check"]: one for one in json.loads(cli("doctor", "--json").stdout)}["events to N8N_WEBHOOK_URL"]
+    assert (found["level"], found["mend"]) == ("problem", "run `enrichment-worker setup`")
+    assert "enrichment-worker setup" in cli("status").stderr + cli("push").stderr
+
+
 def test_what_stages_undo_and_withdrawals_did_is_posted_by_the_daemon(
     cli, filled, daemon, receiver, neon, supabase, eventually
 ) -> None:

@@ -24,9 +24,12 @@ from worker.bridge import INVALID_COLUMNS, PULL_POSITION, WORKER_COLUMNS
 from worker.database import Connection, connect, within
 from worker.entities import ENTITIES, Table
 from worker.faults import SetupMissing, in_one_line
+from worker.outbox import OUTBOX
 from worker.settings import Settings, is_remote, safe_address
 from worker.workspace import CHANNEL
 
+LATE_SECONDS = 900
+"""An event that waited for so long is not on its way."""
 CLOCK_SECONDS = 5.0
 NOTIFY_SECONDS = 5.0
 OLDEST = 140000
@@ -160,7 +163,32 @@ async def _supabase(connection: Connection, settings: Settings) -> AsyncIterator
         yield await _closed(connection, table)
     if ready:
         yield await _closed(connection, PULL_POSITION)
+    if settings.n8n_webhook_url:
+        yield await _outbox(connection)
     yield await _notify_arrives(connection, settings)
+
+
+async def _outbox(connection: Connection) -> Finding:
+    check = "events to N8N_WEBHOOK_URL"
+    try:
+        await catalogue.require(connection, "Supabase", OUTBOX, ("entity", "event"))
+    except SetupMissing as error:
+        text, _, mend = str(error).rpartition(": ")
+        return _problem(check, text, mend)
+    may = await _may(connection, check, [(OUTBOX, "SELECT, INSERT, UPDATE, DELETE")])
+    if may.level is not Level.OK:
+        return may
+    row = await _one(
+        connection,
+        "SELECT count(*) AS waiting, extract(epoch FROM now() - min(created_at)) > %(late)s AS late,"
+        " (array_agg(last_error ORDER BY id) FILTER (WHERE last_error IS NOT NULL))[1] AS why FROM"
+        " public.enrichment_outbox",
+        late=LATE_SECONDS,
+    )
+    if row["late"]:
+        mend = "mend the receiver, or let a worker run: they are posted when it answers"
+        return Finding(Level.WARNING, check, f"{row['waiting']} waiting, the oldest for long: {row['why']}", mend)
+    return _ok(check, f"{row['waiting']} waiting")
 
 
 async def _triggers(connection: Connection, name: str, table: Table) -> Finding:

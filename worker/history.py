@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
+from worker import outbox
 from worker.bridge import Bridge
 from worker.database import COMMIT, begin, send
 from worker.entities import ENTITIES, Entity
@@ -69,13 +70,15 @@ async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
             here, *begin(read_only=True), (whole.format(entity.workspace_table.sql, name), params), COMMIT
         )
         work = await cursors[2].fetchone()
+        unposted = await outbox.waiting_with(here, key) if bridge.announces else 0
     if not (invalid or master or entries or work):
         return None
     return History(
         entity.name,
         key,
         _events(work["row"] if work else None, invalid["row"] if invalid else None, entries, bool(master)),
-        _now(entity, work and work["row"], bool(invalid), bool(master)),
+        _now(entity, work and work["row"], bool(invalid), bool(master))
+        + (f"; {unposted} of its events wait to be posted to N8N_WEBHOOK_URL" if unposted else ""),
     )
 
 

@@ -124,6 +124,15 @@ async def oldest(connection: Connection, entity: Entity) -> Waiting | None:
     return Waiting(**row) if row else None
 
 
+async def waiting_with(connection: Connection, key: str) -> int:
+    """How many events that name this record wait to be posted."""
+    statement = sql.SQL("SELECT count(*) AS events FROM {} WHERE event -> 'records' @> %(record)s").format(OUTBOX.sql)
+    cursors = await send(connection, *begin(read_only=True), (statement, {"record": Jsonb([{"key": key}])}), COMMIT)
+    row = await cursors[2].fetchone()
+    assert row is not None
+    return int(row["events"])
+
+
 async def posted(connection: Connection, event: Waiting) -> None:
     """Take an event out that was posted, and end the transaction that held it."""
     statement = sql.SQL("DELETE FROM {} WHERE id = %(id)s").format(OUTBOX.sql)
