@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -239,6 +240,23 @@ def supabase(databases: Databases) -> Iterator[psycopg.Connection[DictRow]]:
         yield connection
 
 
+SECRET = "hush-3b7e0f"
+"""A password that no test server asks for, in the addresses of all that tests start: nothing may ever show it."""
+
+
+def with_secret(url: str) -> str:
+    """The address with a password, if it had none."""
+    parts = urlsplit(url)
+    return url if parts.password else urlunsplit(parts._replace(netloc=parts.netloc.replace("@", f":{SECRET}@", 1)))
+
+
+def leaks(env: dict[str, str], text: str) -> list[str]:
+    """The settings whose secret stands in what a process wrote."""
+    secrets_of = {name: urlsplit(value).password for name, value in env.items() if "://" in value and "@" in value}
+    secrets_of |= {name: value for name, value in env.items() if name.endswith(("_TOKEN", "_KEY"))}
+    return [name for name, secret in secrets_of.items() if secret and secret in text]
+
+
 @pytest.fixture
 def env(databases: Databases, pg_server: Server) -> dict[str, str]:
     """The settings of the processes that a test starts; change it before."""
@@ -246,8 +264,8 @@ def env(databases: Databases, pg_server: Server) -> dict[str, str]:
     insecure = {"WORKER_ALLOW_INSECURE": "1"} if isinstance(pg_server, DockerServer) else {}
     return {
         **insecure,
-        "NEON_DATABASE_URL": databases.neon_url,
-        "SUPABASE_DATABASE_URL": databases.supabase_url,
+        "NEON_DATABASE_URL": with_secret(databases.neon_url),
+        "SUPABASE_DATABASE_URL": with_secret(databases.supabase_url),
         "WORKER_HEALTH_ADDRESS": "127.0.0.1:0",
         "WORKER_LOG_FORMAT": "json",
     }
@@ -269,6 +287,7 @@ def cli(env: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Complet
             input=input if input is not None else "", capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
+        assert not leaks(env, done.stdout + done.stderr), "a secret was shown"
         return done
 
     return run
@@ -286,6 +305,8 @@ class Daemon:
     """``python -m worker run`` as a process of its own, and what it logs."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self._environment = environment
+        self.leaks: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
         self._news = threading.Condition()
@@ -300,6 +321,7 @@ class Daemon:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             with self._news:
+                self.leaks += leaks(self._environment, line)
                 try:
                     self.events.append(json.loads(line))
                 except ValueError:
@@ -328,9 +350,11 @@ class Daemon:
     def health(self, path: str) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
-                return answer.status, answer.read().decode()
+                status, text = answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
+            status, text = error.code, error.read().decode()
+        self.leaks += leaks(self._environment, text)
+        return status, text
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -359,6 +383,7 @@ def daemon(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], Daemon]
             one.kill()
         one._reader.join(timeout=10)
         one.process.stderr.close()
+        assert not one.leaks, f"a secret was shown: {one.leaks}"
         # One line to the operator at the end of a process that stops loudly, and nothing else.
         noise = [line for line in one.noise if not line.startswith("enrichment-worker: ")]
         assert not noise, f"the daemon wrote what is no log line: {noise}"

