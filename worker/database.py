@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -55,7 +55,9 @@ _SETTINGS = sql.SQL(
     "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true),"
     " set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true),"
     " set_config('idle_in_transaction_session_timeout', %(idle)s, true),"
-    " set_config('enrichment_worker.writer', 'on', true)"
+    " set_config('enrichment_worker.writer', 'on', true),"
+    # Compiling a statement that runs for milliseconds costs hundreds of them.
+    " set_config('jit', 'off', true)"
 )
 COMMIT: Step = (sql.SQL("COMMIT"), None)
 
@@ -167,6 +169,7 @@ def begin(
     repeatable: bool = False,
     statement: float = STATEMENT_SECONDS,
     idle: float = IDLE_SECONDS,
+    planner: Sequence[str] = (),
 ) -> list[Step]:
     """The steps that open a transaction with the worker's settings.
 
@@ -175,13 +178,15 @@ def begin(
         repeatable: every statement sees the same snapshot.
         statement: seconds a statement may run; 0 is without limit.
         idle: seconds the transaction may lie idle before the server ends it and its locks.
+        planner: what its planner is to do without: names of settings that are turned off.
     """
+    without = [sql.SQL(", set_config({}, 'off', true)").format(sql.Literal(name)) for name in planner]
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
     mode = "READ ONLY" if read_only else "READ WRITE"
     return [
         (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),
         (
-            _SETTINGS,
+            _SETTINGS + sql.SQL("").join(without),
             {
                 "statement": f"{int(statement * 1000)}",
                 "lock": f"{int(LOCK_SECONDS * 1000)}",
