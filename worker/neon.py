@@ -190,23 +190,24 @@ def totals(entity: Entity) -> Step:
     )
 
 
+STREAM_ROWS = 500
 PULLED = ("id", "reason_code", "validation_errors", "validation_warnings", "batch_id", "created_at", "updated_at")
 """What a pull carries beside the key and the data columns."""
 
 
 async def stream(
     connection: Connection, entity: Entity, since: Horizon | None, *, patience: float
-) -> AsyncIterator[bytes]:
-    """The invalid rows in COPY's text format, block by block, as the server sends them.
+) -> AsyncIterator[list[bytes]]:
+    """The invalid rows in COPY's text format, some hundred at a time, as the server sends them.
 
     Args:
         connection: to Neon, in a transaction that the caller opened.
         entity: which.
         since: only what changed since; None for all rows.
-        patience: seconds to wait for the next block.
+        patience: seconds to wait for the next rows.
 
     Raises:
-        psycopg.OperationalError: the next block did not come.
+        psycopg.OperationalError: the next rows did not come.
     """
     columns = sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
     where: sql.Composable = sql.SQL("")
@@ -216,12 +217,16 @@ async def stream(
         )
     statement = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(columns, entity.invalid_table.sql, where)
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        while True:
+        ended = False
+        while not ended:
+            rows: list[bytes] = []
+            # A timer for each row would cost more than the row.
             async with within(connection, patience):
-                block = await copy.read()
-            if not block:
-                return
-            yield bytes(block)
+                while len(rows) < STREAM_ROWS and (row := await copy.read()):
+                    rows.append(bytes(row))
+            ended = len(rows) < STREAM_ROWS
+            if rows:
+                yield rows
 
 
 async def missing(connection: Connection, entity: Entity, keys: Sequence[str]) -> list[str]:

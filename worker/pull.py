@@ -283,27 +283,20 @@ def _bring_up_to_date(entity: Entity, row: workspace.Row, fresh: InvalidRow) -> 
 class _Batches:
     """Cuts a stream of rows into batches without holding more than one block of them."""
 
-    def __init__(self, rows: AsyncIterator[bytes], size: int) -> None:
+    def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
         self._source, self._size = rows, size
-        self._next: bytes | None = None
+        self._next: list[bytes] = []
         self.rows = 0
 
     async def more(self) -> bool:
         """Whether there is another row."""
-        if self._next is None:
-            self._next = await anext(self._source, None)
-        return self._next is not None
+        self._next = self._next or await anext(self._source, [])
+        return bool(self._next)
 
     async def batch(self) -> AsyncIterator[bytes]:
-        """The next batch, in blocks of some ten thousand bytes."""
-        self.rows, buffer = 0, bytearray()
+        """The next batch, block by block."""
+        self.rows = 0
         while self.rows < self._size and await self.more():
-            assert self._next is not None
-            buffer += self._next
-            self._next = None
-            self.rows += 1
-            if len(buffer) > 65536:
-                yield bytes(buffer)
-                buffer.clear()
-        if buffer:
-            yield bytes(buffer)
+            block, self._next = self._next[: self._size - self.rows], self._next[self._size - self.rows :]
+            self.rows += len(block)
+            yield b"".join(block)

@@ -76,10 +76,7 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
 
 
 # The stage is small and the workspace may be huge: every stage row is looked up by the unique index.
-_BY_INDEX = sql.SQL(
-    "SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),"
-    " set_config('enable_seqscan', 'off', true)"
-)
+_PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 _CREATE = sql.SQL("""
 CREATE TEMP TABLE {stage} ON COMMIT DROP AS
 SELECT {key}, {columns}, neon_id, reason_code, original_validation_errors, original_validation_warnings,
@@ -94,17 +91,21 @@ SELECT s.{key}, {columns_s}, s.neon_id, s.reason_code, s.original_validation_err
   s.original_validation_warnings, s.source_batch_id, coalesce(s.created_at, now() AT TIME ZONE 'UTC'),
   coalesce(s.updated_at, now() AT TIME ZONE 'UTC'), 'pending', now() AT TIME ZONE 'UTC', d.data,
   md5(d.data::text)
-FROM {stage} s CROSS JOIN LATERAL (SELECT {data} AS data) d
+FROM {stage} s CROSS JOIN LATERAL (SELECT {data} AS data OFFSET 0) d  -- OFFSET: composed once
 WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key})
 ON CONFLICT ({key}) DO NOTHING
 """)
+# LIMIT keeps the planner from reading the stage once for each workspace row. What this transaction has inserted
+# is as Neon has it.
 _CHANGED = sql.SQL("""
-SELECT s.{key} AS key FROM {stage} s JOIN {workspace} w ON w.{key} = s.{key}
-WHERE w.last_sync_hash IS DISTINCT FROM md5({data}::text) OR w.neon_id IS DISTINCT FROM s.neon_id
+SELECT s.{key} AS key FROM {stage} s
+CROSS JOIN LATERAL (SELECT w.*, w.xmin FROM {workspace} w WHERE w.{key} = s.{key} LIMIT 1) w
+WHERE w.xmin <> pg_current_xact_id()::xid
+  AND (w.last_sync_hash IS DISTINCT FROM md5({data}::text) OR w.neon_id IS DISTINCT FROM s.neon_id
   OR w.promoted_at IS NOT NULL
   OR (w.enrichment_status = 'pending' AND
       (w.original_validation_errors, w.original_validation_warnings, w.reason_code)
-      IS DISTINCT FROM (s.original_validation_errors, s.original_validation_warnings, s.reason_code))
+      IS DISTINCT FROM (s.original_validation_errors, s.original_validation_warnings, s.reason_code)))
 ORDER BY s.{key}
 """)
 _NEW = sql.SQL("""
@@ -140,7 +141,7 @@ async def stage(connection: Connection, entity: Entity, blocks: AsyncIterable[by
         "columns_s": sql.SQL(", ").join(sql.Identifier("s", column) for column in entity.columns),
         "data": data_of(entity, "s"),
     }
-    await send(connection, *begin(statement=300.0), (_CREATE.format(**names), None))
+    await send(connection, *begin(statement=300.0, planner=_PLANNER), (_CREATE.format(**names), None))
     async with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN")) as copy:
         async for block in blocks:
             async with within(connection, PATIENCE):
@@ -148,15 +149,14 @@ async def stage(connection: Connection, entity: Entity, blocks: AsyncIterable[by
     new_step = (_NEW if dry_run else _INSERT).format(**names)
     cursors = await send(
         connection,
-        (_BY_INDEX, None),
         (new_step, None),
         (_CHANGED.format(**names), None),
         (sql.SQL("ROLLBACK") if dry_run else COMMIT[0], None),
         seconds=600.0,
     )
-    new = cursors[1].rowcount
-    new_keys = [row["key"] for row in await cursors[1].fetchall()] if dry_run else []
-    return Staged(new, new_keys, [row["key"] for row in await cursors[2].fetchall()])
+    new = cursors[0].rowcount
+    new_keys = [row["key"] for row in await cursors[0].fetchall()] if dry_run else []
+    return Staged(new, new_keys, [row["key"] for row in await cursors[1].fetchall()])
 
 
 @dataclass(frozen=True, slots=True)
