@@ -19,14 +19,16 @@ IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS N
 
 RELEASED = "Queued: what the record waited for is there."
 
+# The hash is taken outside, of the data as the lock found them, and they are composed once. Beside the row, in a
+# LATERAL, they would be those from before the lock where somebody edits the row in between.
 _CLAIM = sql.SQL("""
+SELECT c.*, md5(concat_ws('|', c.key, c.version::text, c.data::text)) AS delivery_hash FROM (
 SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
   w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted, w.promoted_at,
   coalesce(w.enrichment_notes, '') <> '' AS noted, w.sync_note AS note,
   CASE WHEN w.sync_note IS DISTINCT FROM {released}
-    THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age,
-  md5(concat_ws('|', w.{key}, w.updated_at::text, {data}::text)) AS delivery_hash
+    THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
 FROM {workspace} w
 """)
 
@@ -40,6 +42,7 @@ def _claim(entity: Entity, where: sql.Composable) -> sql.Composed:
             released=sql.Literal(RELEASED),
         )
         + where
+        + sql.SQL(") c")
     )
 
 

@@ -1,0 +1,120 @@
+"""What the big statements cost and see: counts from their plans, no times."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+
+import anyio
+import psycopg
+import pytest
+from psycopg import sql
+from records import add_companies, company, complete, edit, work
+
+from worker import database, settlement, staging, workspace
+from worker.bridge import open_bridge
+from worker.delivery import deliver
+from worker.entities import ENTITIES
+from worker.pull import pull
+from worker.settings import load_settings
+
+RECORDS = 200
+"""Looping once over a batch for each of its records would compare 40,000 times."""
+
+
+@pytest.fixture
+def settings(prepared, env, monkeypatch):
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    return load_settings()
+
+
+@pytest.fixture
+def plans(monkeypatch):
+    """The plans, with counts, of the statements that begin so; each is explained, rolled back, then executed."""
+    found = []
+    honest = database.send
+
+    async def send(connection, *steps, **options):
+        cursors = []
+        for statement, params in steps:
+            text = statement.as_string(connection)
+            if re.match(r"\s*(WITH d AS|SELECT s\.|INSERT INTO \S*_needs_enrichment)", text):
+                explain = sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ") + statement
+                look, *undo = map(sql.SQL, ("SAVEPOINT look", "ROLLBACK TO look", "RELEASE look"))
+                looked = await honest(connection, (look, None), (explain, params), *((step, None) for step in undo))
+                found.append((await looked[1].fetchone())["QUERY PLAN"][0]["Plan"])
+            cursors += await honest(connection, (statement, params), **options)
+        return cursors
+
+    for module in (settlement, staging):
+        monkeypatch.setattr(module, "send", send)
+    return found
+
+
+def discarded(plan) -> float:
+    """How many pairs of rows the joins of a plan compared for nothing."""
+    here = plan.get("Rows Removed by Join Filter", 0) * plan["Actual Loops"]
+    return here + sum(map(discarded, plan.get("Plans", [])))
+
+
+def read_whole(plan) -> set[str]:
+    """The tables that a plan reads from end to end."""
+    here = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" and plan["Actual Loops"] else set()
+    return here.union(*map(read_whole, plan.get("Plans", [])))
+
+
+@pytest.mark.parametrize("website", ["https://c.example", "n/a"])
+def test_settling_compares_no_record_with_all_others(settings, cli, neon, supabase, plans, website) -> None:
+    add_companies(neon, *range(1, RECORDS + 1))
+    neon.execute("ANALYZE")
+    assert cli("pull").returncode == 0
+    supabase.execute("UPDATE company_needs_enrichment SET enrichment_status = 'complete', website = %s", [website])
+
+    async def carry() -> None:
+        async with open_bridge(settings) as bridge:
+            await deliver(bridge, ENTITIES["company"])
+
+    anyio.run(carry)
+    assert [(discarded(plan), read_whole(plan)) for plan in plans] == [(0, set())]
+
+
+def test_a_pull_compares_no_record_with_all_others(settings, neon, plans) -> None:
+    add_companies(neon, *range(1, RECORDS + 1))
+
+    async def bring(times: int) -> None:
+        async with open_bridge(settings) as bridge:
+            for _ in range(times):
+                await pull(bridge, ENTITIES["company"], full=True)
+
+    anyio.run(bring, 2)
+    assert len(plans) == 4
+    assert [discarded(plan) for plan in plans] == [0] * 4
+    assert set().union(*map(read_whole, plans)) == {"enrichment_stage"}
+
+
+def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
+    settings, cli, databases, neon, supabase, eventually
+) -> None:
+    add_companies(neon, 1)
+    assert cli("pull").returncode == 0
+    complete(supabase, company(1), website="https://before.example")
+
+    async def lock_while_edited() -> workspace.Row:
+        async with open_bridge(settings) as bridge, bridge.supabase.connection() as here:
+            with psycopg.connect(databases.supabase_url) as enricher:
+                edit(enricher, company(1), website="https://after.example")
+                locking = asyncio.create_task(workspace.lock(here, ENTITIES["company"], [company(1)]))
+                waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+                await asyncio.to_thread(eventually, lambda: supabase.execute(waits).fetchone() is not None)
+            return (await locking)[company(1)]
+
+    row = anyio.run(lock_while_edited)
+    assert row.delivery.data["website"] == "https://after.example"
+    assert row.delivery.version == work(supabase, company(1))["updated_at"]
+    seal = supabase.execute(
+        "SELECT md5(concat_ws('|', %s::text, %s::timestamp::text, %s::jsonb::text)) AS seal",
+        [company(1), row.delivery.version, json.dumps(row.delivery.data)],
+    ).fetchone()
+    assert seal["seal"] == row.delivery.delivery_hash
