@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worker import values
 from worker.rules import CompanyRules, PeopleRules, RecordRules
 from worker.values import host_name, split_name, trim
 
@@ -166,3 +168,14 @@ def test_a_host_name_is_its_own_host_name(text: str) -> None:
     if host := host_name(text):
         assert host_name(host.shown) == host
     assert trim(trim(text)) == trim(text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.from_regex(values._NORTH_AMERICAN, fullmatch=True), st.sampled_from(["US", "DE"]))
+def test_the_short_way_for_phones_is_the_librarys(phone: str, region: str) -> None:
+    short, values._NORTH_AMERICAN = values._NORTH_AMERICAN, re.compile("(?!)")
+    try:
+        long_way = values.e164.__wrapped__(phone, region)
+    finally:
+        values._NORTH_AMERICAN = short
+    assert values.e164.__wrapped__(phone, region) == long_way

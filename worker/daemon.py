@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import time
@@ -29,6 +30,8 @@ from worker.webhook import Hook, post_events
 
 log = structlog.get_logger("worker.daemon")
 
+GARBAGE = 20_000
+"""New objects before the collector looks through them: a batch makes as many, and leaves no circles."""
 COUNT_SHARE = 50
 """A count of the workspace is followed by a pause this many times as long: it takes 2 % of a core at most."""
 COUNT_PAUSE = 1.0
@@ -56,6 +59,10 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
         host, port = link.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         async with open_bridge(settings) as bridge:
+            # What is there now stays to the end: no collection has to look through it again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(GARBAGE)
             await _Daemon(bridge, settings).run(link, partial(ready, address), address)
 
 

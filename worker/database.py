@@ -17,8 +17,10 @@ from weakref import WeakKeyDictionary
 
 import anyio
 import psycopg
+import pydantic_core
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker.faults import blame
@@ -68,7 +70,15 @@ async def connect(conninfo: str) -> Connection:
     Raises:
         psycopg.OperationalError: it cannot be had.
     """
-    return await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row, **CONNECT)
+    connection = await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row, **CONNECT)
+    _read_json_fast(connection)
+    return connection
+
+
+def _read_json_fast(connection: Connection) -> None:
+    """Read and write JSON with pydantic's parser: thrice as fast, and a delivery has seven values to read."""
+    set_json_loads(pydantic_core.from_json, connection)
+    set_json_dumps(pydantic_core.to_json, connection)
 
 
 class Database:
@@ -97,11 +107,12 @@ class Database:
             num_workers=2,
             open=False,
             name=name,
-            configure=self._remember,
+            configure=self._configure,
         )
 
-    async def _remember(self, connection: Connection) -> None:
+    async def _configure(self, connection: Connection) -> None:
         _NAMES[connection] = self.name
+        _read_json_fast(connection)
 
     async def __aenter__(self) -> Database:
         await self._pool.open()

@@ -188,16 +188,19 @@ class Monitor:
             metrics.conflicts.labels(entity, winner).inc(fields)
         for state in ("busy", "changed"):
             metrics.postponed.labels(entity, state).inc(tally.outcomes[state])
-        for told in tally.told:
-            metrics.outcomes.labels(entity, told.outcome).inc()
-            if told.outcome == "flagged":
-                metrics.flagged.labels(entity, told.reason_code or "OTHER").inc()
-            if told.delay is not None:
-                metrics.delay.labels(entity, told.outcome).observe(told.delay)
+        for outcome, records in Counter(told.outcome for told in tally.told).items():
+            metrics.outcomes.labels(entity, outcome).inc(records)
+            delay = metrics.delay.labels(entity, outcome)
+            for told in tally.told:
+                if told.outcome == outcome and told.delay is not None:
+                    delay.observe(told.delay)
+        flagged = Counter(told.reason_code or "OTHER" for told in tally.told if told.outcome == "flagged")
+        for code, records in flagged.items():
+            metrics.flagged.labels(entity, code).inc(records)
         if tally.told:
             self._moved[entity] = self._clock()
-            records = self.recent.add(entity, tally.told)
-            self.feed.publish("outcomes", {"records": records[-SHOWN:], "more": max(0, len(tally.told) - SHOWN)})
+            shown = self.recent.add(entity, tally.told)
+            self.feed.publish("outcomes", {"records": shown[-SHOWN:], "more": max(0, len(tally.told) - SHOWN)})
 
     def pulled(self, pulled: Pulled) -> None:
         """Say what a pull did."""

@@ -6,7 +6,7 @@ import re
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -47,32 +47,34 @@ class Recent:
         self._buckets: deque[_Bucket] = deque(maxlen=BUCKETS)
         self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
 
-    def add(self, entity: str, told: Iterable[Told]) -> list[dict[str, Any]]:
-        """Remember outcomes; returns them as the page shows them, latest last."""
+    def add(self, entity: str, told: Sequence[Told]) -> list[dict[str, Any]]:
+        """Remember outcomes; returns the latest as the page shows them, latest last."""
         now = time.time()
         start = int(now) // BUCKET_SECONDS * BUCKET_SECONDS
         if not self._buckets or self._buckets[-1].start != start:
             self._buckets.append(_Bucket(start))
         bucket = self._buckets[-1]
         at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-        shown: deque[dict[str, Any]] = deque(maxlen=LATEST)
-        for one in told:
-            bucket.outcomes[one.outcome] += 1
-            if one.delay is not None and one.outcome in ("promoted", "flagged"):
-                bucket.delays[bisect_left(BOUNDS, one.delay)] += 1
-            shown.append(
-                {
-                    "at": at,
-                    "entity": entity,
-                    "key": shown_key(one.key),
-                    "outcome": one.outcome,
-                    "reason_code": shown_code(one.reason_code) if one.outcome == "flagged" else None,
-                    "fields": list(one.fields),
-                    "seconds": None if one.delay is None else round(one.delay, 3),
-                }
-            )
+        bucket.outcomes.update(one.outcome for one in told)
+        bucket.delays.update(
+            bisect_left(BOUNDS, one.delay)
+            for one in told
+            if one.delay is not None and one.outcome in ("promoted", "flagged")
+        )
+        shown = [
+            {
+                "at": at,
+                "entity": entity,
+                "key": shown_key(one.key),
+                "outcome": one.outcome,
+                "reason_code": shown_code(one.reason_code) if one.outcome == "flagged" else None,
+                "fields": list(one.fields),
+                "seconds": None if one.delay is None else round(one.delay, 3),
+            }
+            for one in told[-LATEST:]
+        ]
         self._latest.extend(shown)
-        return list(shown)
+        return shown
 
     def latest(self) -> list[dict[str, Any]]:
         """The latest outcomes, newest first."""

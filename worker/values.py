@@ -37,6 +37,10 @@ _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-
 
 # What nearly every address has before its @: RFC 5322, section 3.2.3.
 _DOT_ATOM = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
+# A North American number as nearly everybody types it: its area code begins with 2 to 9, which no prefix does.
+_NORTH_AMERICAN = re.compile(
+    r"(?P<country>\+1[-. ]?)?\(?(?P<area>[2-9][0-9]{2})\)?[-. ]?(?P<exchange>[0-9]{3})[-. ]?(?P<line>[0-9]{4})"
+)
 
 
 class Host(NamedTuple):
@@ -82,6 +86,9 @@ def e164(phone: str, region: str) -> str:
         phone: as typed.
         region: ISO 3166-1 alpha-2, for numbers without country code.
     """
+    # phonenumbers reads these the same way, in fifty times the time.
+    if (plain := _NORTH_AMERICAN.fullmatch(phone)) and (plain["country"] or region == "US"):
+        return f"+1{plain['area']}{plain['exchange']}{plain['line']}"
     try:
         number = phonenumbers.parse(phone, region)
     except phonenumbers.NumberParseException:
@@ -120,7 +127,12 @@ def web_address(website: object) -> WebAddress | None:
     http or https, or a bare host, which gets ``https://``; host and scheme in lower case, the rest as typed.
     No user name or password, no IP address, no blanks, 2048 characters at most.
     """
-    if not isinstance(website, str) or len(website) > MAX_WEBSITE or BLANK_INSIDE.search(website):
+    return _web_address(website) if isinstance(website, str) and len(website) <= MAX_WEBSITE else None
+
+
+@lru_cache(maxsize=1024)  # the rules ask five times for one record
+def _web_address(website: str) -> WebAddress | None:
+    if BLANK_INSIDE.search(website):
         return None
     match = _URL.fullmatch(website)
     if match is None or not 1 <= int(match["port"] or 1) <= MAX_PORT or not (host := host_name(match["host"])):
