@@ -94,7 +94,8 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
         Unreachable: a database did not answer.
         SetupMissing: a database is not as the worker needs it.
     """
-    size, announces = len(ENTITIES) + 1, settings.n8n_webhook_url is not None
+    size = 2 * len(ENTITIES) + 1  # couriers and a pull
+    announces = settings.n8n_webhook_url is not None
     # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
     neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
     # Beside the couriers: the sweep, the count, a pull's two; and a poster for each entity.

@@ -1,4 +1,4 @@
-"""What ``run`` is made of: a listener, a courier for each entity, a sweep, a pull, the health address."""
+"""What ``run`` is made of: a listener, two couriers for each entity, a sweep, a pull, the health address."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from anyio import Event
 
 from worker import staging, workspace
 from worker.bridge import Bridge, open_bridge
-from worker.delivery import deliver
+from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
 from worker.faults import Kind, Storm, kind_of, pauses, with_database
 from worker.health import Server, bind, server
@@ -73,6 +73,10 @@ class _Daemon:
         self.bells = {name: Bell() for name in ENTITIES}
         self.events = {name: Bell() for name in ENTITIES}
         """Rung when there may be an event to post."""
+        self._more = {name: Bell() for name in ENTITIES}
+        """Rung when a courier's batch was full."""
+        self._helping: set[str] = set()
+        """Entities whose second courier is on its way."""
         self.news = Bell()
         """Rung when the counts are not what they were."""
         self._waiting: set[str] = set()
@@ -97,6 +101,7 @@ class _Daemon:
                     tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.hear, report)
                     for entity in ENTITIES.values():
                         tasks.start_soon(self._carry, entity)
+                        tasks.start_soon(self._help, entity)
                     tasks.start_soon(self._every, "sweep", self._sweep)
                     tasks.start_soon(self._every, "pull", self._pull)
                     tasks.start_soon(self._count)
@@ -150,19 +155,45 @@ class _Daemon:
                     if not self.bridge.neon.warm and not await self._has_work(entity):
                         self.monitor.fault(entity.name, None)
                         break
-                    tally = await deliver(self.bridge, entity, limit=limit)
+                    tally = await deliver(self.bridge, entity, limit=limit, claimed=partial(self._claimed, entity))
                 except (psycopg.Error, OSError) as error:
                     await self._fault(entity.name, error, waits, storm)
                     limit = max(1, limit // 2)
                     continue
                 self.monitor.fault(entity.name, None)
-                self.monitor.delivered(entity.name, tally)
-                self.news.ring()
-                self.events[entity.name].ring()
+                self._delivered(entity, tally)
                 full = tally.claimed == limit
                 waits, limit = pauses(), min(limit * 2, self.bridge.batch_size)
                 if not full or not tally.answered:
                     break
+
+    async def _help(self, entity: Entity) -> None:
+        """Carry the next batch while the courier is on its way with a full one, so that neither the databases nor
+        this process wait for each other. Whatever is in its way, the courier meets too, and deals with it.
+        """
+        while True:
+            await self._more[entity.name].wait()
+            self._helping.add(entity.name)
+            try:
+                while not self.bridge.stop.is_set():
+                    tally = await deliver(self.bridge, entity)
+                    self._delivered(entity, tally)
+                    if tally.claimed < self.bridge.batch_size or not tally.answered:
+                        break
+            except (psycopg.Error, OSError) as error:
+                self.monitor.retry(entity.name, error)
+                self.bells[entity.name].ring()
+            finally:
+                self._helping.discard(entity.name)
+
+    def _claimed(self, entity: Entity, records: int) -> None:
+        if records == self.bridge.batch_size:
+            self._more[entity.name].ring()
+
+    def _delivered(self, entity: Entity, tally: Tally) -> None:
+        self.monitor.delivered(entity.name, tally)
+        self.news.ring()
+        self.events[entity.name].ring()
 
     async def _has_work(self, entity: Entity) -> bool:
         async with self.bridge.supabase.connection() as here:
@@ -186,7 +217,7 @@ class _Daemon:
         """Find work that no notification told of."""
         async with self.bridge.supabase.connection() as here:
             for name in await workspace.has_work(here, ENTITIES.values()):
-                if name in self._waiting and not self.bells[name].rung:
+                if name in self._waiting and name not in self._helping and not self.bells[name].rung:
                     self.monitor.swept(name)
                 self.ring(name)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -92,7 +92,12 @@ def news(bridge: Bridge, entity: Entity, run_id: str, batch: Sequence[Delivery])
 
 
 async def deliver(
-    bridge: Bridge, entity: Entity, *, limit: int | None = None, action: Action = Action.PROMOTE
+    bridge: Bridge,
+    entity: Entity,
+    *,
+    limit: int | None = None,
+    action: Action = Action.PROMOTE,
+    claimed: Callable[[int], None] = lambda _records: None,
 ) -> Tally:
     """Carry one batch of an entity's work to Neon and its outcome back.
 
@@ -101,6 +106,7 @@ async def deliver(
         entity: whose work.
         limit: rows at most; by default a whole batch.
         action: ``PROMOTE`` judges and promotes or flags; ``PUSH`` only carries.
+        claimed: told how many records were claimed, as soon as they are.
 
     Raises:
         psycopg.Error: the batch is back in the queue; what took effect in Neon is recognised there.
@@ -113,6 +119,7 @@ async def deliver(
         with tally.timing("claim"):
             batch = await workspace.claim(here, entity, limit or bridge.batch_size)
         tally.claimed = len(batch)
+        claimed(tally.claimed)
         if not batch:
             return tally
         with tally.timing("judge"):

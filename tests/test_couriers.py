@@ -1,0 +1,76 @@
+"""Two couriers for each entity: the next batch is claimed while the first is settled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from oracle import check
+from records import add_companies, company, ledger, master, work
+
+FREE = "SELECT FROM company_needs_enrichment WHERE enrichment_status = 'complete' FOR UPDATE SKIP LOCKED"
+
+
+@pytest.fixture
+def backlog(cli, prepared, env, neon, supabase) -> list[str]:
+    """Seven companies on their way, in batches of two."""
+    env["WORKER_BATCH_SIZE"] = "2"
+    keys = add_companies(neon, *range(1, 8))
+    assert cli("pull").returncode == 0
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET enrichment_status = 'complete', website = 'c' || neon_id || '.example'"
+    )
+    return keys
+
+
+def answered(supabase: psycopg.Connection[Any], keys: list[str]) -> bool:
+    return all(work(supabase, key)["promoted_at"] for key in keys)
+
+
+def test_the_next_batch_is_claimed_while_the_first_is_settled(
+    backlog, databases, daemon, neon, supabase, eventually
+) -> None:
+    with psycopg.connect(databases.neon_url) as intake:
+        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
+        worker = daemon()
+        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+        assert master(neon, company(1)) is None
+    eventually(lambda: answered(supabase, backlog))
+    assert [len(ledger(neon, key)) for key in backlog] == [1] * 7
+    assert worker.terminate() == 0
+    check(neon, supabase)
+
+
+def test_both_batches_on_their_way_are_finished_when_the_worker_stops(
+    backlog, databases, daemon, neon, supabase, eventually
+) -> None:
+    with psycopg.connect(databases.neon_url) as intake:
+        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
+        worker = daemon()
+        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+        worker.process.terminate()
+        worker.wait_event("worker.stopping")
+    assert worker.process.wait(30) == 0
+    assert [answered(supabase, [key]) for key in backlog] == [True] * 4 + [False] * 3
+    daemon()
+    eventually(lambda: answered(supabase, backlog))
+    check(neon, supabase)
+
+
+def test_what_the_second_courier_cannot_carry_the_first_does(
+    backlog, databases, daemon, neon, supabase, eventually
+) -> None:
+    with psycopg.connect(databases.neon_url) as intake:
+        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
+        worker = daemon()
+        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+        ended = neon.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND datname = current_database() ORDER BY xact_start DESC LIMIT 1"
+        ).fetchall()
+        assert len(ended) == 1
+    eventually(lambda: answered(supabase, backlog))
+    assert [len(ledger(neon, key)) for key in backlog] == [1] * 7
+    assert worker.process.poll() is None
+    check(neon, supabase)
