@@ -250,3 +250,18 @@ def test_updated_at_is_the_enrichers_and_the_pull_keeps_it(cli, pulled, neon, su
     neon.execute("UPDATE marketing.company_invalid SET city = 'Elkins' WHERE company_unique_id = %s", [company(1)])
     pull(cli, "--full")
     assert work(supabase, company(1))["updated_at"] == at
+
+
+def test_a_workspace_that_refuses_a_pull_is_told_at_once_and_the_next_pull_brings_all(
+    cli, prepared, neon, supabase
+) -> None:
+    """The rows still come from Neon when the workspace refuses the first batch."""
+    records = 600
+    add_companies(neon, *range(1, records + 1), address="x" * 20_000)
+    supabase.execute("CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
+                     "CREATE TRIGGER no BEFORE INSERT ON company_needs_enrichment FOR EACH ROW EXECUTE FUNCTION no()")  # fmt: skip
+    done = cli("pull", "--entity", "company", "--batch-size", "10")
+    assert done.returncode == 1
+    assert "not now" in done.stderr
+    supabase.execute("DROP TRIGGER no ON company_needs_enrichment")
+    assert f"pulled {records} compan" in cli("pull", "--entity", "company").stdout

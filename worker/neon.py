@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
@@ -197,7 +197,7 @@ PULLED = ("id", "reason_code", "validation_errors", "validation_warnings", "batc
 
 async def stream(
     connection: Connection, entity: Entity, since: Horizon | None, *, patience: float
-) -> AsyncIterator[list[bytes]]:
+) -> AsyncGenerator[list[bytes]]:
     """The invalid rows in COPY's text format, some hundred at a time, as the server sends them.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -168,18 +169,19 @@ class _Pull:
         """Stream what changed since, batch by batch."""
         async with self.bridge.neon.connection() as source:
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0))
-            rows = neon.stream(source, self.entity, since, patience=PATIENCE)
-            batches = _Batches(rows, batch_size)
-            while await batches.more():
-                staged = await staging.stage(self.here, self.entity, batches.batch(), dry_run=self.dry_run)
-                self.pulled.seen += batches.rows
-                self.pulled.new += staged.new
-                self.pulled.keys |= dict.fromkeys(staged.new_keys, "new: would be pulled")
-                for keys in chunks(staged.changed, self.bridge.batch_size):
-                    await self._refresh(list(keys))
+            # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
+            async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:
+                batches = _Batches(rows, batch_size)
+                while await batches.more():
+                    staged = await staging.stage(self.here, self.entity, batches.batch(), dry_run=self.dry_run)
+                    self.pulled.seen += batches.rows
+                    self.pulled.new += staged.new
+                    self.pulled.keys |= dict.fromkeys(staged.new_keys, "new: would be pulled")
+                    for keys in chunks(staged.changed, self.bridge.batch_size):
+                        await self._refresh(list(keys))
+                        await self._go_on()
+                    progress.advance(batches.rows)
                     await self._go_on()
-                progress.advance(batches.rows)
-                await self._go_on()
             await send(source, COMMIT)
 
     async def _refresh(self, keys: list[str]) -> None:
