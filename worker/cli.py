@@ -89,8 +89,11 @@ def setup(dry_run: bool) -> None:
         for name, (conninfo, setting) in sides.items():
             await probe(Database(name, conninfo), setting)
         for name, (conninfo, _) in sides.items():
-            async with Database(name, conninfo) as database:
-                changes = await schema.setup(database)
+            try:
+                async with Database(name, conninfo) as database:
+                    changes = await schema.setup(database)
+            except psycopg.errors.InsufficientPrivilege as error:
+                fail(f"{name}: {in_one_line(error)}; setup runs as the tables' owner, the other commands need not", 1)
             for change in changes:
                 click.echo(f"{name}: {change.what} {change.thing}")
             if not changes:

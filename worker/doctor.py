@@ -25,6 +25,7 @@ from worker.database import Connection, connect, within
 from worker.entities import ENTITIES, Table
 from worker.faults import SetupMissing, in_one_line
 from worker.outbox import OUTBOX
+from worker.privileges import Found, look, needs
 from worker.settings import Settings, is_remote, safe_address
 from worker.workspace import CHANNEL
 
@@ -82,9 +83,13 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             try:
                 for finding in await _server(connection, name, setting, conninfo):
                     yield finding
+                for finding in await _privileges(connection, name, settings):
+                    yield finding
                 findings = _neon(connection) if name == "Neon" else _supabase(connection, settings)
                 async for finding in findings:
                     yield finding
+            except psycopg.errors.InsufficientPrivilege as error:
+                yield _problem(name, in_one_line(error), "grant what is named above, and run doctor again")
             except psycopg.Error as error:
                 yield _problem(name, in_one_line(error), "run doctor again when the database answers")
     yield await _public_api(settings)
@@ -131,8 +136,6 @@ async def _neon(connection: Connection) -> AsyncIterator[Finding]:
             yield _problem(check, text, mend)
         else:
             yield _ok(check, "all columns are there, and every needed one can be filled")
-            needed = [(entity.invalid_table, "SELECT, UPDATE, DELETE"), (entity.master_table, "SELECT, INSERT, UPDATE")]
-            yield await _may(connection, f"{entity.name}: Neon's privileges", needed)
     ledger, log = Table("marketing", "enrichment_ledger"), Table("public", "shq_validation_log")
     try:
         await catalogue.require(connection, "Neon", ledger, ("delivery_hash",))
@@ -140,8 +143,6 @@ async def _neon(connection: Connection) -> AsyncIterator[Finding]:
     except SetupMissing as error:
         text, _, mend = str(error).rpartition(": ")
         yield _problem("ledger and log", text, mend)
-    else:
-        yield await _may(connection, "ledger and log", [(ledger, "SELECT, INSERT"), (log, "SELECT, INSERT, UPDATE")])
 
 
 async def _supabase(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
@@ -156,9 +157,6 @@ async def _supabase(connection: Connection, settings: Settings) -> AsyncIterator
             ready = False
             continue
         yield _ok(check, "all columns are there")
-        yield await _may(
-            connection, f"{entity.name}: workspace privileges", [(table, "SELECT, INSERT, UPDATE, DELETE")]
-        )
         yield await _triggers(connection, entity.name, table)
         yield await _closed(connection, table)
     if ready:
@@ -175,9 +173,6 @@ async def _outbox(connection: Connection) -> Finding:
     except SetupMissing as error:
         text, _, mend = str(error).rpartition(": ")
         return _problem(check, text, mend)
-    may = await _may(connection, check, [(OUTBOX, "SELECT, INSERT, UPDATE, DELETE")])
-    if may.level is not Level.OK:
-        return may
     row = await _one(
         connection,
         "SELECT count(*) AS waiting, extract(epoch FROM now() - min(created_at)) > %(late)s AS late,"
@@ -214,7 +209,8 @@ async def _closed(connection: Connection, table: Table) -> Finding:
         "     WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS blind,"
         " ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon',"
         " 'authenticated') AND has_table_privilege(oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE')) AS open,"
-        " EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid) AS policy"
+        " EXISTS (SELECT FROM pg_policy, unnest(polroles) r LEFT JOIN pg_roles ON oid = r WHERE polrelid = c.oid"
+        "   AND (r = 0 OR rolname IN ('anon', 'authenticated'))) AS policy"
         " FROM pg_class c WHERE oid = to_regclass(%(table)s)",
         table=table.sql.as_string(connection),
     )
@@ -222,28 +218,28 @@ async def _closed(connection: Connection, table: Table) -> Finding:
     if not row["secured"]:
         return _problem(check, "is off: the REST API may show this table to anybody", catalogue.SETUP_MEND)
     if row["blind"]:
-        mend = "connect as the table's owner, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
+        mend = "run sql/roles/supabase.sql, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
         return _problem(check, "hides rows from this role too: its work would go unseen", mend)
     if row["open"] and not row["policy"]:
         return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", catalogue.SETUP_MEND)
     return _ok(check, "on" + (", with policies of your own" if row["policy"] else ", and strangers have no grants"))
 
 
-async def _may(connection: Connection, check: str, needed: Sequence[tuple[Table, str]]) -> Finding:
-    lacking = []
-    for table, privileges in needed:
-        for privilege in privileges.split(", "):
-            row = await _one(
-                connection,
-                "SELECT has_table_privilege(to_regclass(%(table)s), %(privilege)s) AS may",
-                table=table.sql.as_string(connection),
-                privilege=privilege,
-            )
-            if not row["may"]:
-                lacking.append(f"{privilege} on {table}")
+async def _privileges(connection: Connection, database: str, settings: Settings) -> list[Finding]:
+    """One finding for each thing the worker does: whether its role may."""
+    found: dict[str, list[Found]] = {}
+    for one in await look(connection, needs(database, prunes=settings.ledger_retention is not None)):
+        if one.may is not None:
+            found.setdefault(one.need.subject, []).append(one)
+    return [_may(subject, ones) for subject, ones in found.items()]
+
+
+def _may(subject: str, found: Sequence[Found]) -> Finding:
+    lacking = [one for one in found if not one.may]
     if lacking:
-        return _problem(check, f"this role lacks {', '.join(lacking)}", f"GRANT {lacking[0]} TO this role, and so on")
-    return _ok(check, "this role may do what it must")
+        text = f"this role lacks {', '.join(str(one.need) for one in lacking)}"
+        return _problem(subject, text, "as the owner: " + "; ".join(one.grant for one in lacking))
+    return _ok(subject, "this role may do what it must")
 
 
 async def _notify_arrives(connection: Connection, settings: Settings) -> Finding:

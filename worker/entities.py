@@ -51,6 +51,8 @@ class Entity:
     requirements: tuple[Requirement, ...] = ()
     releases: tuple[str, ...] = ()
     """Entities that may wait for a record of this one."""
+    reads: tuple[Table, ...] = ()
+    """Other tables in Neon that ``computed`` and ``requirements`` look at."""
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
@@ -169,6 +171,7 @@ PEOPLE = Entity(
             note="Waiting: company {key} has no slot for people yet. The record goes on by itself when it has.",
         ),
     ),
+    reads=(Table("marketing", "company_slots"), Table("marketing", "company_master")),
 )
 
 # Companies first: people wait for theirs.

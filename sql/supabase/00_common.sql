@@ -3,16 +3,44 @@
 -- Takes from Supabase's API roles what its default privileges gave them. Used by the files beside it.
 CREATE OR REPLACE FUNCTION public.enrichment_close_to_strangers(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
-DECLARE stranger text;
+DECLARE
+  stranger record;
+  numbers text;
 BEGIN
-  FOR stranger IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
-    -- A policy is the owner's decision to let a role in: its grants stay.
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_policy WHERE polrelid = relation) THEN
-      EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %I', relation, stranger);
+  FOR stranger IN SELECT oid, rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+    -- A policy is the owner's decision to let a role in: its grants stay. A view is as open as its tables.
+    IF NOT EXISTS (
+      SELECT FROM pg_catalog.pg_policy
+      WHERE polroles && ARRAY[0::oid, stranger.oid] AND (polrelid = relation OR polrelid IN (
+        SELECT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d
+          ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
+            AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        WHERE r.ev_class = relation))
+    ) THEN
+      EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %I', relation, stranger.rolname);
+      FOR numbers IN
+        SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_class c ON c.oid = d.objid
+        WHERE c.relkind = 'S' AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = relation
+          AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+      LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON SEQUENCE %s FROM %I', numbers, stranger.rolname);
+      END LOOP;
     END IF;
   END LOOP;
 END $$;
-REVOKE ALL ON FUNCTION public.enrichment_close_to_strangers(regclass) FROM PUBLIC;
+
+-- The same for a function: what lies in `public`, the REST API would call for anybody.
+CREATE OR REPLACE FUNCTION public.enrichment_close_function(its regprocedure) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE stranger text;
+BEGIN
+  EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', its);
+  FOR stranger IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
+    EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM %I', its, stranger);
+  END LOOP;
+END $$;
+SELECT public.enrichment_close_function('public.enrichment_close_to_strangers(regclass)');
+SELECT public.enrichment_close_function('public.enrichment_close_function(regprocedure)');
 
 -- The pull's position for each entity; its row lock is what lets one of several workers pull.
 CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (

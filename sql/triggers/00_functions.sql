@@ -88,6 +88,7 @@ BEGIN
     pg_catalog.jsonb_build_object('entity', TG_ARGV[0])::text);
   RETURN NULL;
 END $$;
-REVOKE ALL ON FUNCTION public.enrichment_row() FROM PUBLIC;
-REVOKE ALL ON FUNCTION public.enrichment_refuse_key_change() FROM PUBLIC;
-REVOKE ALL ON FUNCTION public.enrichment_notify() FROM PUBLIC;
+-- A trigger fires whoever may call its function.
+SELECT public.enrichment_close_function('public.enrichment_row()');
+SELECT public.enrichment_close_function('public.enrichment_refuse_key_change()');
+SELECT public.enrichment_close_function('public.enrichment_notify()');
