@@ -37,6 +37,8 @@ def main() -> NoReturn:
     except click.exceptions.Abort:
         fail("stopped", 130)
     except click.ClickException as error:
+        # A wrong argument is quoted, however long it is.
+        error.message = error.message[:500]  # type: ignore[misc]
         error.show(sys.stderr)
         sys.exit(2)
     except BrokenPipeError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
@@ -50,6 +50,26 @@ def fail(text: str, status: int) -> NoReturn:
     for line in text.splitlines():
         click.echo(f"enrichment-worker: {line}", err=True)
     sys.exit(status)
+
+
+LONGEST_SHOWN = 100
+
+
+def shown(text: str) -> str:
+    """What somebody else wrote, in short, and harmless to a terminal."""
+    text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuse what no database takes for text.
+
+    Raises:
+        click.UsageError: such a key is among them.
+    """
+    for key in keys:
+        if "\0" in key or (not key.isascii() and key.encode(errors="ignore").decode() != key):
+            raise click.UsageError(f"{shown(key)} is no text: a key looks like 04.04.01.01.00101.101")
 
 
 def say(text: str) -> None:
@@ -135,4 +155,4 @@ def one_by_one(keys: dict[str, str]) -> list[str]:
     """A line for each record of a dry run, where they are few."""
     if len(keys) > FEW:
         return [f"  {len(keys)} records; not listed one by one"]
-    return [f"  {key} {what}" for key, what in keys.items()]
+    return [f"  {shown(key)} {what}" for key, what in keys.items()]

@@ -14,6 +14,7 @@ import click
 from worker import catalogue
 from worker.bridge import PULL_POSITION, Bridge, probe
 from worker.cli_base import (
+    check_keys,
     commands,
     dry_option,
     fail,
@@ -21,6 +22,7 @@ from worker.cli_base import (
     progress,
     read_settings,
     say,
+    shown,
     with_bridge,
 )
 from worker.database import Database
@@ -87,13 +89,14 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
 @click.argument("key")
 def history(key: str, as_json: bool) -> None:
     """The life of one record across both databases, from the ledger."""
+    check_keys([key])
 
     async def work(bridge: Bridge) -> History | None:
         return await life_of(bridge, key.strip())
 
     found = with_bridge(work)
     if found is None:
-        fail(f"neither database knows {key!r}; keys look like 04.04.01.01.00101.101", 1)
+        fail(f"neither database knows '{shown(key)}'; keys look like 04.04.01.01.00101.101", 1)
     if as_json:
         click.echo(json.dumps(asdict(found), default=str))
         return
@@ -115,6 +118,7 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
     """Take promotions back: master row and invalid row as they were, workspace row pending."""
     if bool(keys) == bool(run_id):
         raise click.UsageError("give keys, or --run RUN_ID")
+    check_keys([*keys, run_id or ""])
 
     result = Undone()
 
@@ -125,14 +129,14 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
 
     with_bridge(work)
     if run_id and not (result.undone or result.refused):
-        fail(f"no run {run_id} promoted anything, or retention has removed its backup from the ledger", 1)
+        fail(f"no run {shown(str(run_id))} promoted anything, or retention has removed its backup from the ledger", 1)
     if as_json:
         click.echo(json.dumps(asdict(result)))
     else:
         for key, what in result.undone.items():
-            click.echo(f"{'would undo' if dry_run else 'undone'} {key}: {what}")
+            click.echo(f"{'would undo' if dry_run else 'undone'} {shown(key)}: {what}")
     for key, why in result.refused.items():
-        say(f"refused {key}: {why}")
+        say(f"refused {shown(key)}: {why}")
     sys.exit(1 if result.refused else 0)
 
 

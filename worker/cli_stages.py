@@ -13,6 +13,7 @@ from worker import stages
 from worker.bridge import Bridge, entities_named
 from worker.cli_base import (
     batch_option,
+    check_keys,
     commands,
     dry_option,
     entity_option,
@@ -20,6 +21,7 @@ from worker.cli_base import (
     one_by_one,
     progress,
     say,
+    shown,
     with_bridge,
 )
 from worker.entities import ENTITIES, Entity
@@ -152,7 +154,7 @@ def _say_judged(results: dict[str, Judged], dry_run: bool) -> None:
             for line in one_by_one({key: f"would be flagged: {why}" for key, why in result.failed.items()}):
                 say(line)
         for key, why in result.left.items():
-            say(f"  {key} was left: {why}")
+            say(f"  {shown(key)} was left: {why}")
 
 
 @commands.command()
@@ -178,8 +180,7 @@ def promote(
             keys = list(dict.fromkeys(line.strip() for line in source if line.strip()))
     except UnicodeDecodeError:
         raise click.UsageError("the keys are not UTF-8 text: give one key a line") from None
-    if any("\0" in key for key in keys):
-        raise click.UsageError("the keys are not text: give one key a line")
+    check_keys(keys)
     result = _promote(entity, batch_size, keys, dry_run=dry_run)
     sys.exit(_print_promoted(result, dry_run=dry_run, as_json=as_json))
 
@@ -205,7 +206,7 @@ def _print_promoted(result: Judged, *, dry_run: bool, as_json: bool) -> int:
     else:
         click.echo(f"promoted {len(result.promoted)} records")
     for key, why in refused.items():
-        say(f"refused {key}: {why}")
+        say(f"refused {shown(key)}: {why}")
     return 1 if refused else 0
 
 

@@ -84,7 +84,7 @@ class _Daemon:
         self._said_ready = False
 
     async def run(self, link: socket.socket, ready: Callable[[], None], address: str) -> None:
-        http = server(self.monitor)
+        http = server(self.monitor, self.settings.health_host)
         async with anyio.create_task_group() as serving:
             served = Event()
             serving.start_soon(_serve, http, link, served)

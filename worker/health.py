@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worker import page
+from worker.door import Connection, Door, is_local
 from worker.monitor import Monitor
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -72,9 +73,15 @@ def bind(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family)
 
 
-def server(monitor: Monitor) -> Server:
-    """The HTTP server; ``serve(sockets=[…])`` runs it until ``should_exit``."""
+def server(monitor: Monitor, host: str) -> Server:
+    """The HTTP server; ``serve(sockets=[…])`` runs it until ``should_exit``.
+
+    Args:
+        monitor: what it tells.
+        host: what it is bound to.
+    """
     config = uvicorn.Config(
-        application(monitor), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
-    )
+        Door(application(monitor), local=is_local(host)), http=Connection, ws="none", log_config=None,
+        access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2,
+    )  # fmt: skip
     return Server(config)
