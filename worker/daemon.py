@@ -6,7 +6,8 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 
 import anyio
@@ -15,17 +16,19 @@ import structlog
 from anyio import Event
 
 from worker import staging, workspace
-from worker.bridge import Bridge, open_bridge
+from worker.bridge import Bridge, Unreachable, open_bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
 from worker.faults import Kind, Storm, kind_of, pauses, with_database
 from worker.health import Server, bind, server
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
+from worker.progress import Progress
 from worker.pull import pull
 from worker.retention import prune
 from worker.settings import Settings, SettingsError
 from worker.status import read_status
+from worker.supervisor import Supervisor
 from worker.webhook import Hook, post_events
 
 log = structlog.get_logger("worker.daemon")
@@ -36,6 +39,11 @@ COUNT_SHARE = 50
 """A count of the workspace is followed by a pause this many times as long: it takes 2 % of a core at most."""
 COUNT_PAUSE = 1.0
 """Seconds between two counts at least."""
+START_PATIENCE = 300.0
+"""So many seconds a supervised start waits for a database. Then it ends, and the supervisor begins it anew with the
+addresses as they are by then: a wrong password cannot be told from an outage by its code."""
+TRY_SECONDS = 90.0
+"""One try to reach both databases, and the pause before it, take less."""
 
 
 async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _address: None) -> None:
@@ -47,8 +55,10 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
 
     Raises:
         SettingsError: the health address cannot be bound.
-        Unreachable, SetupMissing: see :func:`worker.bridge.open_bridge`.
+        Unreachable, SetupMissing: see :func:`worker.bridge.open_bridge`; under a supervisor an unreachable
+            database is waited for.
     """
+    supervisor = Supervisor.from_environment()
     try:
         link = bind(settings.health_host, settings.health_port)
     except OSError as error:
@@ -58,18 +68,63 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
     with link:
         host, port = link.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        async with open_bridge(settings) as bridge:
-            # What is there now stays to the end: no collection has to look through it again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(GARBAGE)
-            await _Daemon(bridge, settings).run(link, partial(ready, address), address)
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with AsyncExitStack() as stack:
+                if bridge := await _reach(settings, supervisor, signals, stack):
+                    # What is there now stays to the end: no collection has to look through it again.
+                    gc.collect()
+                    gc.freeze()
+                    gc.set_threshold(GARBAGE)
+                    await _Daemon(bridge, settings, supervisor).run(link, partial(ready, address), address, signals)
+
+
+async def _reach(
+    settings: Settings, supervisor: Supervisor, signals: AsyncIterator[signal.Signals], stack: AsyncExitStack
+) -> Bridge | None:
+    """Open both databases for as long as the stack is; None where a signal came first.
+
+    Raises:
+        Unreachable: there is no supervisor, or its patience is at an end.
+    """
+    bridge: Bridge | None = None
+    called_off = False
+    deadline, waits, storm = time.monotonic() + START_PATIENCE, pauses(), Storm()
+
+    async def heed(scope: anyio.CancelScope) -> None:
+        nonlocal called_off
+        await anext(signals)
+        called_off = True
+        scope.cancel()
+
+    async with anyio.create_task_group() as starting:
+        starting.start_soon(heed, starting.cancel_scope)
+        reason = "both databases are being reached"
+        while bridge is None:
+            supervisor.waiting(reason, TRY_SECONDS)
+            try:
+                bridge = await stack.enter_async_context(open_bridge(settings))
+            except* Unreachable as errors:
+                if not supervisor or time.monotonic() > deadline:
+                    raise
+                reason, pause = _first(errors), next(waits)
+                if (times := storm.seen(reason)) is not None:
+                    log.warning("worker.waiting", error=reason, times=times, pause=round(pause, 2))
+                supervisor.waiting(reason, TRY_SECONDS)
+                await anyio.sleep(pause)
+        starting.cancel_scope.cancel()
+    return None if called_off else bridge
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
 
 
 class _Daemon:
-    def __init__(self, bridge: Bridge, settings: Settings) -> None:
-        self.bridge, self.settings = bridge, settings
-        self.monitor = Monitor(ENTITIES, (bridge.neon, bridge.supabase))
+    def __init__(self, bridge: Bridge, settings: Settings, supervisor: Supervisor) -> None:
+        self.bridge, self.settings, self.supervisor = bridge, settings, supervisor
+        self.monitor = Monitor(ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval)
         self.bells = {name: Bell() for name in ENTITIES}
         self.events = {name: Bell() for name in ENTITIES}
         """Rung when there may be an event to post."""
@@ -83,11 +138,14 @@ class _Daemon:
         """Entities whose courier has nothing to do."""
         self._said_ready = False
 
-    async def run(self, link: socket.socket, ready: Callable[[], None], address: str) -> None:
+    async def run(
+        self, link: socket.socket, ready: Callable[[], None], address: str, signals: AsyncIterator[signal.Signals]
+    ) -> None:
         http = server(self.monitor, self.settings.health_host)
         async with anyio.create_task_group() as serving:
             served = Event()
             serving.start_soon(_serve, http, link, served)
+            serving.start_soon(self.supervisor.report, self.monitor)
             try:
                 async with anyio.create_task_group() as tasks:
 
@@ -96,6 +154,7 @@ class _Daemon:
                         if reason is None and not self._said_ready:
                             self._said_ready = True
                             log.info("worker.ready", health_address=address)
+                            self.supervisor.ready()
                             ready()
 
                     tasks.start_soon(listen, self.settings.listen_conninfo, workspace.CHANNEL, self.hear, report)
@@ -111,8 +170,9 @@ class _Daemon:
                             wait = self.events[entity.name].wait
                             post = partial(post_events, every=self.settings.sweep_interval)
                             tasks.start_soon(post, self.bridge, entity, hook, self.monitor, wait)
-                    await _signalled()
+                    await anext(signals)
                     log.info("worker.stopping")
+                    self.supervisor.stopping()
                     self.bridge.stop.set()
                     # What is under way is shielded and bounded; all else ends here.
                     tasks.cancel_scope.cancel()
@@ -122,6 +182,7 @@ class _Daemon:
                 http.should_exit = True
                 with anyio.CancelScope(shield=True):
                     await served.wait()
+                serving.cancel_scope.cancel()
         log.info("worker.stopped")
 
     def hear(self, name: str | None) -> None:
@@ -247,7 +308,7 @@ class _Daemon:
         async with self.bridge.supabase.connection() as here:
             names = await staging.due(here, list(ENTITIES.values()), self.settings.pull_interval)
         for name in names:
-            if pulled := await pull(self.bridge, ENTITIES[name]):
+            if pulled := await pull(self.bridge, ENTITIES[name], progress=_Turns(self.monitor)):
                 self.monitor.pulled(pulled)
                 self.news.ring()
                 self.events[name].ring()
@@ -283,7 +344,12 @@ async def _serve(http: Server, link: socket.socket, served: Event) -> None:
         served.set()
 
 
-async def _signalled() -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            return
+class _Turns(Progress):
+    """A long pull is no pull that hangs: its every batch is a turn."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def advance(self, records: int) -> None:
+        """A batch is done."""
+        self._monitor.turn("pull")

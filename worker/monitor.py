@@ -102,6 +102,7 @@ class Monitor:
         entities: Iterable[str],
         pools: Iterable[Database] = (),
         clock: Callable[[], float] = time.monotonic,
+        rest: float = 0.0,
     ) -> None:
         """Begin with a worker that does not listen yet.
 
@@ -109,6 +110,7 @@ class Monitor:
             entities: their names.
             pools: whose figures to tell.
             clock: the monotonic clock.
+            rest: seconds a task may rest between two turns when there is nothing to do.
         """
         self.entities, self.pools = list(entities), list(pools)
         self.metrics = Metrics(self.entities)
@@ -123,7 +125,7 @@ class Monitor:
         """Task → when its loop last turned."""
         self.uncounted: str | None = "not counted yet"
         """Why the counts are old."""
-        self._clock = clock
+        self._clock, self._rest = clock, rest
         self._count: dict[str, Any] = {"at": None, "entities": {}}
         self._counted_at = clock()
         self._moved = dict.fromkeys(self.entities, clock())
@@ -266,8 +268,8 @@ class Monitor:
 
     def stalled(self) -> list[str]:
         """The tasks whose loop hangs."""
-        now = self._clock()
-        return [f"{task} hangs" for task, at in self.turned.items() if now - at > STALLED_SECONDS]
+        latest = self._clock() - STALLED_SECONDS - self._rest
+        return [f"{task} hangs" for task, at in self.turned.items() if at < latest]
 
     def unready(self) -> list[str]:
         """Why the worker does not do its job at the moment; tasks with the same reason together."""
@@ -276,6 +278,14 @@ class Monitor:
             tasks.setdefault(reason, []).append(task)
         reasons = [f"{', '.join(names)}: {reason}" for reason, names in tasks.items()]
         return reasons + self._stuck() + self.stalled()
+
+    def in_words(self) -> str:
+        """What the worker is doing, in one line: its trouble, or its queue as last counted."""
+        trouble = self.unready() or ([f"count: {self.uncounted}"] if self.uncounted else [])
+        if trouble:
+            return f"Trouble: {'; '.join(trouble)}"
+        queues = [f"{entity['queue']} {name}" for name, entity in self._count["entities"].items()]
+        return f"Listening; in the queue: {', '.join(queues)}"
 
     def _stuck(self) -> list[str]:
         now = self._clock()

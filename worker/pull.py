@@ -19,7 +19,7 @@ from worker.entities import Entity
 from worker.merge import merge
 from worker.model import Action, Outcome, Status, new_run_id, utc_now
 from worker.neon import Entry, Horizon, InvalidRow, Run, Which
-from worker.progress import NOBODY, Progress
+from worker.progress import NOBODY, Progress, Pulse
 from worker.revalidation import chunks, finish_carried, judge_pushed
 from worker.staging import Position, Refresh
 
@@ -104,7 +104,7 @@ async def pull(
         pulled = Pulled(new_run_id("pull"), entity.name, full)
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run)
+            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress))
             reached = await neon.horizon(there, entity)
             if full and progress.shown:
                 cursors = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
@@ -127,8 +127,11 @@ async def pull(
         position_saved = staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full)
         await send(guard, position_saved, *news, COMMIT)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
-    judged = await judge_pushed(bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED)
-    judged.add(await finish_carried(bridge, entity, judging))
+    pulse = Pulse(progress)
+    judged = await judge_pushed(
+        bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=pulse
+    )
+    judged.add(await finish_carried(bridge, entity, judging, pulse))
     pulled.promoted = len(judged.promoted)
     pulled.judged = len(judged.promoted) + len(judged.failed)
     log.info(
@@ -157,9 +160,11 @@ class _Pull:
     here: Connection
     guard: Connection
     dry_run: bool
+    pulse: Pulse
 
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and prove that this is still the only puller."""
+        self.pulse.advance(0)
         if self.bridge.stop.is_set():
             raise _Stopped
         if not self.dry_run:

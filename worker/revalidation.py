@@ -192,7 +192,7 @@ async def judge_pushed(
     return total
 
 
-async def finish_carried(bridge: Bridge, entity: Entity, run: Run) -> Judged:
+async def finish_carried(bridge: Bridge, entity: Entity, run: Run, progress: Progress = NOBODY) -> Judged:
     """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
     record, and before it could tell the row, would leave an enricher waiting for ever.
 
@@ -211,6 +211,7 @@ async def finish_carried(bridge: Bridge, entity: Entity, run: Run) -> Judged:
             if rows:
                 total.add(await judge_rows(bridge, there, here, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE)))
             await tell_gone(bridge, there, here, entity, [key for key in keys if key not in rows], run)
+            progress.advance(len(keys))
     return total
 
 
