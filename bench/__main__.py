@@ -1,0 +1,81 @@
+"""``python -m bench``: measures every figure of SPEC 10, side by side with others at the same job."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from bench import report
+from bench.contestants import CONTESTANTS
+from bench.lab import NEON_VERSION, SETTINGS, SUPABASE_VERSION, Lab
+from bench.process import ROOT
+from bench.scenarios import SCENARIOS, Bench, Sizes
+
+QUICK = 0.002
+QUIET = 0.3
+"""The load of the last minute above which the machine is not quiet."""
+
+
+@click.command()
+@click.option(
+    "--scenario", "chosen", multiple=True, type=click.Choice([*SCENARIOS]), help="Only these; may be repeated."
+)
+@click.option(
+    "--contestants", help=f"Only these, with commas: {','.join(n for n, c in CONTESTANTS.items() if not c.hidden)}."
+)
+@click.option("--scale", type=click.FloatRange(0.0001, 1.0), default=1.0, show_default=True, help="Of the full sizes.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--quick", is_flag=True, help=f"One round at scale {QUICK}: shows that the bench works, and no figures.")
+@click.option("--fsync", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Of both servers.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=ROOT / "bench" / "results", help="Folder of JSON and plot."
+)
+def main(
+    *, chosen: tuple[str, ...], contestants: str | None, scale: float, rounds: int, quick: bool, fsync: str, out: Path
+) -> None:
+    """Measure, print the tables, write OUT/bench.json, draw OUT/bench.svg."""
+    names = contestants.split(",") if contestants else None
+    if unknown := sorted(set(names or ()) - set(CONTESTANTS)):
+        raise click.UsageError(f"no such contestant: {', '.join(unknown)}; there are {', '.join(CONTESTANTS)}")
+    if quick:
+        scale, rounds = QUICK, 1
+    began, load = datetime.now(UTC), os.getloadavg()[0]
+    if load > QUIET:
+        print(f"bench: the machine is not quiet: its load is {load:.2f}", file=sys.stderr)
+    clock = time.monotonic()
+    with Lab(fsync=fsync == "on") as lab:
+        bench = Bench(lab, Sizes().scaled(scale), rounds, names)
+        try:
+            bench.run(chosen or tuple(SCENARIOS))
+        except KeyboardInterrupt:
+            print("bench: interrupted; what was measured follows", file=sys.stderr)
+    results = report.Results(bench.trials)
+    conditions = {
+        "at": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock), "scale": scale,
+        "rounds": rounds, "load_before": round(load, 2), "quiet": load <= QUIET, "fsync": fsync,
+        "servers": {"neon": NEON_VERSION, "supabase": SUPABASE_VERSION, "settings": SETTINGS},
+        "scenario_seconds": bench.durations, "command": ["python", "-m", "bench", *sys.argv[1:]],
+    }  # fmt: skip
+    machine = report.machine()
+    report.print_tables(results, Console(width=None if sys.stdout.isatty() else 150))
+    out.mkdir(parents=True, exist_ok=True)
+    whole = {"conditions": conditions, "machine": machine, **report.as_json(results), "trials": bench.as_json()}
+    (out / "bench.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    quiet = "quiet" if conditions["quiet"] else "NOT QUIET"
+    caption = (
+        f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, {quiet}; medians of {rounds} rounds,"
+        f" bars from least to most; scale {scale:g}; fsync {fsync}; {began:%Y-%m-%d}"
+    )
+    report.plot(results, out / "bench.svg", caption)
+    print(f"{out / 'bench.json'}, {out / 'bench.svg'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""psql, of the embedded servers' programs."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+
+from bench.lab import NEON_VERSION
+from bench.process import Failed
+from worker.embedded import binaries
+
+
+def psql(url: str, *statements: str) -> list[str]:
+    """The command line that runs the statements in one transaction, in silence, and stops at the first error."""
+    commands = [part for statement in statements for part in ("-c", statement)]
+    return [str(binaries(NEON_VERSION) / "psql"), "-XqAt", "-1", "-v", "ON_ERROR_STOP=1", "-d", url, *commands]
+
+
+def pipe(source: Sequence[str], sink: Sequence[str]) -> None:
+    """Run two commands with a pipe between them, to their ends.
+
+    Raises:
+        Failed: one of them ended with an error.
+    """
+    with subprocess.Popen(source, stdout=subprocess.PIPE) as one:
+        other = subprocess.run(sink, stdin=one.stdout, capture_output=True, text=True, check=False)
+    if one.returncode or other.returncode:
+        raise Failed(f"psql: {other.stderr.strip()[:300] or 'the source ended with an error'}")

@@ -1,0 +1,31 @@
+"""Pulls companies whenever a line comes on stdin, and says how long it took. Started by :mod:`bench.pulls`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import structlog
+
+from worker.bridge import open_bridge
+from worker.entities import COMPANY
+from worker.pull import pull
+from worker.settings import load_settings
+
+
+async def _main() -> None:
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the answers
+    async with open_bridge(load_settings()) as bridge:
+        while await asyncio.to_thread(sys.stdin.readline):
+            began = time.perf_counter()
+            pulled = await pull(bridge, COMPANY)
+            took = time.perf_counter() - began
+            assert pulled is not None
+            sys.stdout.write(json.dumps({"seconds": took, "new": pulled.new, "full": pulled.full}) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
