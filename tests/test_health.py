@@ -20,9 +20,10 @@ from worker.bridge import open_bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES
 from worker.faults import sort_of
+from worker.feed import BACKLOG, WATCHERS
 from worker.metrics import PREFIX, Metrics
 from worker.model import Told
-from worker.monitor import BACKLOG, STUCK_SECONDS, UNHEARD, WATCHERS, Monitor
+from worker.monitor import STUCK_SECONDS, UNHEARD, Monitor
 from worker.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
 from worker.settings import load_settings
 

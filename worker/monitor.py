@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import anyio
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from worker import __version__
 from worker.database import Database
 from worker.delivery import Tally
 from worker.entities import ENTITIES
 from worker.faults import sort_of
+from worker.feed import Feed
 from worker.metrics import CHANGES, Metrics
 from worker.pull import Pulled
 from worker.recent import Recent
@@ -27,71 +25,12 @@ STALLED_SECONDS = 180.0
 """A loop that has not turned for this long hangs: every batch is bounded well below."""
 STUCK_SECONDS = 120.0
 """A queue from which nothing has gone for this long does not move."""
-WATCHERS = 32
-"""Status pages at most, so that nobody exhausts the worker by opening them."""
-BACKLOG = 64
-"""Events that a slow page may be behind before it is cut off; it connects again and starts afresh."""
 SHOWN = 25
 """Outcomes of one batch that are sent to a page one by one."""
-
 UNHEARD = 3
 """So many times in a row the sweep finds work before it is said that notifications do not come: once is chance."""
 
 log = structlog.get_logger("worker.monitor")
-Event = tuple[str, dict[str, Any]]
-
-
-class Feed:
-    """Hands events to whoever watches. Nobody is waited for."""
-
-    def __init__(self) -> None:
-        self._watchers: set[MemoryObjectSendStream[Event]] = set()
-        self._open = 0
-        self._closed = False
-
-    def publish(self, name: str, data: dict[str, Any]) -> None:
-        """Hand an event to all; who is too far behind is cut off."""
-        for watcher in list(self._watchers):
-            try:
-                watcher.send_nowait((name, data))
-            except (anyio.WouldBlock, anyio.BrokenResourceError):
-                self._cut(watcher)
-
-    @property
-    def watchers(self) -> int:
-        """How many watch, those included that were cut off and have not gone."""
-        return self._open
-
-    @property
-    def full(self) -> bool:
-        """Whether no other may watch."""
-        return self._closed or self._open >= WATCHERS
-
-    @contextmanager
-    def watch(self) -> Iterator[MemoryObjectReceiveStream[Event]]:
-        """The events from now on; the stream ends when the worker stops or its reader is too slow."""
-        send, receive = anyio.create_memory_object_stream[Event](BACKLOG)
-        if self._closed:
-            send.close()
-        else:
-            self._watchers.add(send)
-        self._open += 1
-        try:
-            with receive:
-                yield receive
-        finally:
-            self._open -= 1
-            self._cut(send)
-
-    def close(self) -> None:
-        """End all streams, and every later one at once."""
-        self._closed = True
-        for watcher in list(self._watchers):
-            self._cut(watcher)
-
-    def _cut(self, watcher: MemoryObjectSendStream[Event]) -> None:
-        self._watchers.discard(watcher)
-        watcher.close()
 
 
 class Monitor:

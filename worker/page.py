@@ -14,7 +14,8 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from worker.monitor import Event, Monitor
+from worker.feed import Event
+from worker.monitor import Monitor
 
 HEARTBEAT_SECONDS = 15.0
 """How often a silent stream says that it is there, so that both ends notice when the other is not."""
