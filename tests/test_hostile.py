@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from records import add_companies, add_people, company, complete, invalid, ledger, master, person, work
 
+from worker.database import TOO_DEEP
 from worker.door import CONNECTIONS, _names_this_machine
 from worker.entities import COMPANY, ENTITIES
 from worker.history import _plain
@@ -150,6 +151,12 @@ def test_errors_of_any_shape_are_pulled_shown_and_overwritten(
     for _ in range(500):
         deep = [deep]
     shapes = [*SHAPES, deep]
+    # Deeper than Python reads or writes, and no deeper than Postgres does.
+    abyss = "[" * 3000 + "]" * 3000
+    neon.execute(
+        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"
+        " VALUES (%s, 'Alder Works', 'X', %s)", [company(99), abyss]
+    )  # fmt: skip
     for number, shape in enumerate(shapes, start=1):
         add_companies(neon, number, validation_errors=Jsonb(shape), validation_warnings=Jsonb(shape))
     assert cli("pull").returncode == 0
@@ -160,12 +167,13 @@ def test_errors_of_any_shape_are_pulled_shown_and_overwritten(
                          [Jsonb(shape), Jsonb(shape), company(number)])  # fmt: skip
         for command in (["history", company(number)], ["history", company(number), "--json"])[: 1 + (number == 1)]:
             assert cli(*command).returncode == 0, str(shape)[:60]
+    assert TOO_DEEP in cli("history", company(99)).stdout
     assert cli("status").returncode == 0
-    supabase.execute("SELECT * FROM needs_attention")
+    supabase.execute("SELECT key FROM needs_attention")
     worker = daemon()
     eventually(lambda: json.loads(worker.health("/status.json")[1])["entities"]["company"]["counts"]["failed"])
     supabase.execute("UPDATE company_needs_enrichment SET website = 'n/a', enrichment_status = 'complete'")
-    eventually(lambda: all(ledger(neon, company(n)) for n in range(1, len(shapes) + 1)))
+    eventually(lambda: all(ledger(neon, company(n)) for n in (*range(1, len(shapes) + 1), 99)))
     assert set(invalid(neon, company(3))["validation_errors"]) == {"website"}
 
 

@@ -8,10 +8,12 @@ mode there is no session to keep them, and start-up ``options`` are rejected.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +22,7 @@ import psycopg
 import pydantic_core
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker.faults import blame
@@ -53,14 +55,6 @@ CONNECT: Mapping[str, Any] = {
     "prepare_threshold": None,
 }
 
-_SETTINGS = sql.SQL(
-    "SELECT set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true),"
-    " set_config('statement_timeout', %(statement)s, true), set_config('lock_timeout', %(lock)s, true),"
-    " set_config('idle_in_transaction_session_timeout', %(idle)s, true),"
-    " set_config('enrichment_worker.writer', 'on', true),"
-    # Compiling a statement that runs for milliseconds costs hundreds of them.
-    " set_config('jit', 'off', true)"
-)
 COMMIT: Step = (sql.SQL("COMMIT"), None)
 
 
@@ -76,9 +70,27 @@ async def connect(conninfo: str) -> Connection:
 
 
 def _read_json_fast(connection: Connection) -> None:
-    """Read and write JSON with pydantic's parser: thrice as fast, and a delivery has seven values to read."""
-    set_json_loads(pydantic_core.from_json, connection)
-    set_json_dumps(pydantic_core.to_json, connection)
+    """Read JSON with pydantic's parser: thrice as fast, and a delivery has seven values to read."""
+    set_json_loads(_loads, connection)
+
+
+TOO_DEEP = "(nested too deeply to be read)"
+_DEEPER = 100
+"""What a value is written inside of, and what calls it, with room to spare."""
+
+
+def _loads(text: str | bytes) -> Any:
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:  # it goes 200 deep, Postgres some thousand: what nobody could write again is not read either
+        try:
+            value = nest = json.loads(text)
+            for _ in range(_DEEPER):
+                nest = [nest]
+            json.dumps(nest)
+        except RecursionError:
+            return TOO_DEEP
+        return value
 
 
 class Database:
@@ -174,14 +186,24 @@ class Database:
 _SETTLED = (psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.UNKNOWN)
 
 
+_SETTINGS = sql.SQL("SELECT {}")
+_SETTING = sql.SQL("set_config({}, {}, true)")
+
+
+def composed(statement: sql.Composable) -> sql.SQL:
+    """The statement put together for good: a large one costs more to compose than to send."""
+    return sql.SQL(statement.as_string())
+
+
+@lru_cache(maxsize=64)
 def begin(
     *,
     read_only: bool = False,
     repeatable: bool = False,
     statement: float = STATEMENT_SECONDS,
     idle: float = IDLE_SECONDS,
-    planner: Sequence[str] = (),
-) -> list[Step]:
+    planner: tuple[str, ...] = (),
+) -> Sequence[Step]:
     """The steps that open a transaction with the worker's settings.
 
     Args:
@@ -191,20 +213,24 @@ def begin(
         idle: seconds the transaction may lie idle before the server ends it and its locks.
         planner: what its planner is to do without: names of settings that are turned off.
     """
-    without = [sql.SQL(", set_config({}, 'off', true)").format(sql.Literal(name)) for name in planner]
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
     mode = "READ ONLY" if read_only else "READ WRITE"
-    return [
+    settings = {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO",
+        "statement_timeout": f"{int(statement * 1000)}",
+        "lock_timeout": f"{int(LOCK_SECONDS * 1000)}",
+        "idle_in_transaction_session_timeout": f"{int(idle * 1000)}",
+        "enrichment_worker.writer": "on",
+        # Compiling a statement that runs for milliseconds costs hundreds of them.
+        "jit": "off",
+        **dict.fromkeys(planner, "off"),
+    }
+    calls = sql.SQL(", ").join(_SETTING.format(name, value) for name, value in settings.items())
+    return (
         (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),
-        (
-            _SETTINGS + sql.SQL("").join(without),
-            {
-                "statement": f"{int(statement * 1000)}",
-                "lock": f"{int(LOCK_SECONDS * 1000)}",
-                "idle": f"{int(idle * 1000)}",
-            },
-        ),
-    ]
+        (composed(_SETTINGS.format(calls)), None),
+    )
 
 
 async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Cursor]:

@@ -16,6 +16,7 @@ import structlog
 from psycopg import sql
 
 from worker import neon, outbox, workspace
+from worker.apart import settle_apart
 from worker.bridge import Bridge
 from worker.catalogue import Refusal, explain_refusal
 from worker.database import COMMIT, Connection, Step, begin, send
@@ -24,7 +25,7 @@ from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
 from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Told, Verdict, new_run_id
 from worker.neon import Run
-from worker.settlement import settle, settle_apart
+from worker.settlement import settle
 from worker.workspace import Reply
 
 log = structlog.get_logger("worker.delivery")

@@ -27,12 +27,13 @@ class Table:
         return f"{self.schema}.{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Entity:
     """One kind of record: where it lives, what is carried, how it maps to the master, what judges it.
 
     ``mapping`` and ``computed`` say how a master row is made. A computed column is SQL over ``r``, the
-    invalid row with the merged data laid over it, and ``d``, the delivery (``d.enriched_by``).
+    invalid row with the merged data laid over it, and ``d``, the delivery (``d.enriched_by``). Two declarations
+    are never equal: statements are composed once for each.
     """
 
     name: str

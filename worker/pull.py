@@ -173,7 +173,9 @@ class _Pull:
     async def bring(self, since: Horizon | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
         async with self.bridge.neon.connection() as source:
-            await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0))
+            # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
+            planner = () if since is None else ("enable_seqscan",)
+            await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
             async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:
                 batches = _Batches(rows, batch_size)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.catalogue import Refusal
-from worker.database import COMMIT, Connection, Step, begin, send
+from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import Entity, data_of
-from worker.faults import REFUSING
 from worker.model import Action, Answer, Conflict, Delivery, Outcome, State
 from worker.neon import EXECUTED_BY, LEDGER, Run
 
@@ -119,7 +116,7 @@ LEFT JOIN LATERAL (
 
 # The planner expects one row of most steps above. Left to itself it joins 500 with 500 by looping, which is 250,000
 # comparisons a join, and reads a small table whole. Tables are looked up by index (ANY), steps are joined by hash.
-_PLANNER = ("enable_nestloop", "enable_seqscan")
+PLANNER = ("enable_nestloop", "enable_seqscan")
 
 
 @dataclass(frozen=True)
@@ -127,9 +124,9 @@ class Settlement:
     """The composed statements that settle a batch of one entity, as its master table allows."""
 
     entity: Entity
-    lock_invalid: sql.Composed
-    lock_master: sql.Composed
-    settle: sql.Composed
+    lock_invalid: sql.SQL
+    lock_master: sql.SQL
+    settle: sql.SQL
 
 
 def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
@@ -154,23 +151,25 @@ def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
     lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
     return Settlement(
         entity,
-        lock.format(entity.invalid_table.sql, key=key),
-        lock.format(entity.master_table.sql, key=key),
-        _SETTLE.format(
-            ledger=LEDGER,
-            key=key,
-            invalid=entity.invalid_table.sql,
-            master=entity.master_table.sql,
-            data_i=data_of(entity, "i"),
-            data_r=data_of(entity, "r"),
-            waits_for=_case(unmet, [what for _, what in unmet], "text"),
-            requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
-            master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
-            master_values=sql.SQL(", ").join(values.values()),
-            master_updates=sql.SQL(", ").join(updates),
-            invalid_updates=sql.SQL(", ").join(
-                sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
-            ),
+        composed(lock.format(entity.invalid_table.sql, key=key)),
+        composed(lock.format(entity.master_table.sql, key=key)),
+        composed(
+            _SETTLE.format(
+                ledger=LEDGER,
+                key=key,
+                invalid=entity.invalid_table.sql,
+                master=entity.master_table.sql,
+                data_i=data_of(entity, "i"),
+                data_r=data_of(entity, "r"),
+                waits_for=_case(unmet, [what for _, what in unmet], "text"),
+                requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
+                master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+                master_values=sql.SQL(", ").join(values.values()),
+                master_updates=sql.SQL(", ").join(updates),
+                invalid_updates=sql.SQL(", ").join(
+                    sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
+                ),
+            )
         ),
     )
 
@@ -203,13 +202,14 @@ async def settle(
     if not deliveries:
         return {}
     cursors = await send(
-        connection, *begin(planner=_PLANNER), *_locks(how, deliveries), (how.settle, _params(how, deliveries, run)),
+        connection, *begin(planner=PLANNER), *locks(how, deliveries), (how.settle, parameters(how, deliveries, run)),
         COMMIT,
     )  # fmt: skip
-    return {row["key"]: _answer(how.entity, row) for row in await cursors[-2].fetchall()}
+    return {row["key"]: answer_of(how.entity, row) for row in await cursors[-2].fetchall()}
 
 
-def _locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
+def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
+    """The steps that lock what a settlement will touch."""
     keys = {"keys": [delivery.key for delivery in deliveries]}
     return [
         # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
@@ -221,7 +221,8 @@ def _locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
     ]
 
 
-def _params(how: Settlement, deliveries: Sequence[Delivery], run: Run) -> dict[str, Any]:
+def parameters(how: Settlement, deliveries: Sequence[Delivery], run: Run) -> dict[str, Any]:
+    """What the settling statement is given."""
     return {
         "records": Jsonb([_as_record(delivery) for delivery in deliveries]),
         "entity": how.entity.name,
@@ -232,91 +233,6 @@ def _params(how: Settlement, deliveries: Sequence[Delivery], run: Run) -> dict[s
         "notes": run.notes,
         "rules_version": how.entity.rules.version(),
     }
-
-
-APART_SECONDS = 20.0
-# Settles a batch by halves, each in a subtransaction, until every refused record stands alone: its cost
-# grows with the number of refused records. One round trip, however many there are.
-_APART = """
-CREATE OR REPLACE FUNCTION pg_temp.enrichment_settle(the_records jsonb) RETURNS SETOF jsonb
-LANGUAGE plpgsql AS $enrichment$
-#variable_conflict use_column
-DECLARE
-  the_half int := jsonb_array_length(the_records) / 2;
-  the_answer record; the_answers jsonb[] := '{}'; the_part jsonb;
-  the_code text; the_message text; the_constraint text; the_schema text; the_table text; the_column text;
-BEGIN
-  BEGIN
-    FOR the_answer IN %(settle)s LOOP
-      the_answers := array_append(the_answers, to_jsonb(the_answer));
-    END LOOP;
-    RETURN QUERY SELECT unnest(the_answers);
-    RETURN;
-  EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS the_code = RETURNED_SQLSTATE, the_message = MESSAGE_TEXT,
-      the_constraint = CONSTRAINT_NAME, the_schema = SCHEMA_NAME, the_table = TABLE_NAME, the_column = COLUMN_NAME;
-    -- What is no record's fault is everybody's.
-    IF left(the_code, 2) <> ALL (ARRAY[%(refusing)s]) THEN
-      RAISE;
-    END IF;
-  END;
-  IF the_half = 0 THEN
-    RETURN NEXT jsonb_build_object('key', the_records -> 0 ->> 'key', 'refused', jsonb_build_object(
-      'sqlstate', the_code, 'message', the_message, 'constraint', nullif(the_constraint, ''),
-      'schema', nullif(the_schema, ''), 'table', nullif(the_table, ''), 'column', nullif(the_column, '')));
-    RETURN;
-  END IF;
-  FOREACH the_part IN ARRAY ARRAY[
-    (SELECT jsonb_agg(r ORDER BY n) FROM jsonb_array_elements(the_records) WITH ORDINALITY x (r, n)
-      WHERE n <= the_half),
-    (SELECT jsonb_agg(r ORDER BY n) FROM jsonb_array_elements(the_records) WITH ORDINALITY x (r, n)
-      WHERE n > the_half)]
-  LOOP
-    RETURN QUERY SELECT * FROM pg_temp.enrichment_settle(the_part);
-  END LOOP;
-END $enrichment$
-"""
-# Parts of a batch come back often: they are planned once.
-_PLANNED_ONCE = sql.SQL("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
-
-
-async def settle_apart(
-    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run
-) -> tuple[dict[str, Answer], dict[str, Refusal]]:
-    """Settle what can be settled of a batch that was refused as a whole.
-
-    Returns:
-        The answers, and for each record that the database refuses by itself, why; by key.
-
-    Raises:
-        psycopg.Error: as :func:`settle`.
-    """
-    params = _params(how, deliveries, run)
-    records = params.pop("records")
-    literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
-    statement = how.settle.as_string(connection) % {**literals, "records": "the_records"}
-    refusing = ", ".join(sql.Literal(code).as_string(connection) for code in REFUSING)
-    function = sql.SQL(_APART % {"settle": statement, "refusing": refusing})
-    call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
-    cursors = await send(
-        connection,
-        *begin(statement=APART_SECONDS, planner=_PLANNER),
-        *_locks(how, deliveries),
-        (_PLANNED_ONCE, None),
-        (function, None),
-        (call, {"records": records}),
-        (sql.SQL("DROP FUNCTION pg_temp.enrichment_settle(jsonb)"), None),
-        COMMIT,
-        seconds=APART_SECONDS + 5.0,
-    )
-    rows = [row["answer"] for row in await cursors[-3].fetchall()]
-    refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
-    answers = {
-        row["key"]: _answer(how.entity, row | {"at": row["at"] and datetime.fromisoformat(row["at"])})
-        for row in rows
-        if "refused" not in row
-    }
-    return answers, refused
 
 
 def _as_record(delivery: Delivery) -> dict[str, Any]:
@@ -340,7 +256,8 @@ def _as_record(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _answer(entity: Entity, row: Mapping[str, Any]) -> Answer:
+def answer_of(entity: Entity, row: Mapping[str, Any]) -> Answer:
+    """A row of the settling statement's result."""
     note = row["note"]
     if row["requirement"] is not None:
         note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.database import COMMIT, Connection, Step, begin, send
+from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import ENTITIES, Entity, data_of
 from worker.model import Data, Delivery, Status
 
@@ -33,15 +34,24 @@ FROM {workspace} w
 """)
 
 
-def _claim(entity: Entity, where: sql.Composable) -> sql.Composed:
-    return (
+_ROWS = {
+    "work": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED"),
+    "work, only looked at": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
+    "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w"),
+    "keys, only looked at": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
+}
+
+
+@cache
+def _claim(entity: Entity, rows: str) -> sql.SQL:
+    return composed(
         _CLAIM.format(
             key=sql.Identifier(entity.key),
             data=data_of(entity, "w"),
             workspace=entity.workspace_table.sql,
             released=sql.Literal(RELEASED),
         )
-        + where
+        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key))
         + sql.SQL(") c")
     )
 
@@ -73,10 +83,9 @@ async def claim(
         look: read only and lock nothing.
         skip: rows to pass over first, where one only looks.
     """
-    lock = sql.SQL(" OFFSET %(skip)s") if look else sql.SQL(" FOR UPDATE OF w SKIP LOCKED")
-    where = sql.SQL("WHERE {} ORDER BY w.updated_at, w.id LIMIT %(limit)s").format(IS_WORK) + lock
+    rows = "work, only looked at" if look else "work"
     params = {"limit": limit, "skip": skip} if look else {"limit": limit}
-    cursors = await send(connection, *begin(read_only=look), (_claim(entity, where), params))
+    cursors = await send(connection, *begin(read_only=look), (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in await cursors[-1].fetchall()]
 
 
@@ -114,10 +123,8 @@ class Row:
 
 async def lock(connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False) -> dict[str, Row]:
     """The workspace rows with these keys, locked in a transaction that stays open; waits for locks."""
-    where = sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}").format(key=sql.Identifier(entity.key))
-    if not look:
-        where += sql.SQL(" FOR UPDATE OF w")
-    cursors = await send(connection, *begin(read_only=look), (_claim(entity, where), {"keys": list(keys)}))
+    which = "keys, only looked at" if look else "keys"
+    cursors = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
     rows = await cursors[-1].fetchall()
     return {
         row["key"]: Row(_delivery(entity, row), row["pushed"], row["promoted"], noted=row["noted"], note=row["note"])
@@ -165,22 +172,26 @@ WHERE w.{key} = a.key AND w.updated_at IS NOT DISTINCT FROM a.version
 
 _RELEASE = sql.SQL("""
 UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}
-WHERE w.id IN (SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
-  FOR UPDATE SKIP LOCKED)
+WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
+  FOR UPDATE SKIP LOCKED))
 """)
 
 
 def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
     """The step that tells the enrichers."""
+    return _acknowledge(entity), {"replies": Jsonb([_as_json(reply) for reply in replies])}
+
+
+@cache
+def _acknowledge(entity: Entity) -> sql.SQL:
     columns = [sql.Identifier(column) for column in entity.columns]
-    return (
+    return composed(
         _ACKNOWLEDGE.format(
             workspace=entity.workspace_table.sql,
             key=sql.Identifier(entity.key),
             columns=sql.SQL(", ").join(columns),
             columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
-        ),
-        {"replies": Jsonb([_as_json(reply) for reply in replies])},
+        )
     )
 
 
@@ -209,11 +220,13 @@ def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> 
         keys: what they wait for, or their own keys.
         by: the column that ``keys`` are of.
     """
-    return (
-        _RELEASE.format(
-            workspace=entity.workspace_table.sql, column=sql.Identifier(by), released=sql.Literal(RELEASED)
-        ),
-        {"keys": list(keys)},
+    return _release(entity, by), {"keys": list(keys)}
+
+
+@cache
+def _release(entity: Entity, by: str) -> sql.SQL:
+    return composed(
+        _RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by), released=sql.Literal(RELEASED))
     )
 
 
