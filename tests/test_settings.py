@@ -220,6 +220,7 @@ VALUES = {
     "SUPABASE_LISTEN_URL": LOCAL,
     "SUPABASE_API_KEY": "anon-key",
     "N8N_WEBHOOK_URL": "https://n8n.example/hook",
+    "N8N_WEBHOOK_TOKEN": "token-of-nobody",
 }
 
 

@@ -73,13 +73,18 @@ async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
         unposted = await outbox.waiting_with(here, key) if bridge.announces else 0
     if not (invalid or master or entries or work):
         return None
-    return History(
-        entity.name,
-        key,
-        _events(work["row"] if work else None, invalid["row"] if invalid else None, entries, bool(master)),
-        _now(entity, work and work["row"], bool(invalid), bool(master))
-        + (f"; {unposted} of its events wait to be posted to N8N_WEBHOOK_URL" if unposted else ""),
-    )
+    work_row, invalid_row = _shown(work), _shown(invalid)
+    events = _events(work_row, invalid_row, entries, bool(master))
+    if (work and not work_row) or (invalid and not invalid_row):
+        events.insert(0, Event(None, "stands in a row with a value that is nested too deeply to be shown"))
+    now = _now(entity, work_row, bool(invalid), bool(master))
+    if unposted:
+        now += f"; {unposted} of its events wait to be posted to N8N_WEBHOOK_URL"
+    return History(entity.name, key, events, now)
+
+
+def _shown(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    return found["row"] if found and isinstance(found["row"], dict) else None
 
 
 def _events(
