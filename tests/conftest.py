@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -254,7 +254,7 @@ def leaks(env: dict[str, str], text: str) -> list[str]:
     """The settings whose secret stands in what a process wrote."""
     secrets_of = {name: urlsplit(value).password for name, value in env.items() if "://" in value and "@" in value}
     secrets_of |= {name: value for name, value in env.items() if name.endswith(("_TOKEN", "_KEY"))}
-    return [name for name, secret in secrets_of.items() if secret and secret in text]
+    return [name for name, secret in secrets_of.items() if secret and (secret in text or unquote(secret) in text)]
 
 
 @pytest.fixture

@@ -172,7 +172,11 @@ def test_errors_of_any_shape_are_pulled_shown_and_overwritten(
     worker = daemon()
     eventually(lambda: json.loads(worker.health("/status.json")[1])["entities"]["company"]["counts"]["failed"])
     supabase.execute("UPDATE company_needs_enrichment SET website = 'n/a', enrichment_status = 'complete'")
-    eventually(lambda: all(ledger(neon, company(n)) for n in (*range(1, len(shapes) + 1), 99)))
+    eventually(lambda: all(ledger(neon, company(n)) for n in range(1, len(shapes) + 1)))
+    told = (
+        "SELECT sync_note FROM company_needs_enrichment WHERE company_unique_id = %s AND enrichment_status = 'failed'"
+    )
+    assert eventually(lambda: supabase.execute(told, [company(99)]).fetchone())["sync_note"].startswith("Not promoted")
     assert set(invalid(neon, company(3))["validation_errors"]) == {"website"}
 
 

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pooler
+import psycopg
 import pytest
+from conftest import leaks
 from records import add_companies, company, complete, everything, work
+
+from worker import settings as worker_settings
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 PASSWORD = "correct-horse-9d1c"
@@ -89,6 +93,18 @@ def test_the_servers_identity_is_verified_where_asked_for(cli, far, authority, h
     assert tls_of(cli("doctor")) == ["on (sslmode=verify-full)"] * 2
 
 
+def test_the_systems_roots_are_found_although_psycopgs_wheel_looks_elsewhere(
+    far, authority, monkeypatch, tmp_path
+) -> None:
+    for name in ("NEON_DATABASE_URL", "SUPABASE_DATABASE_URL"):
+        far[name] += "?sslmode=verify-full&sslrootcert=system"
+    for name, value in {**far, "SSL_CERT_FILE": "", "SSL_CERT_DIR": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(worker_settings, "SYSTEM_ROOTS", (str(tmp_path / "none"), str(authority / "ca.crt")))
+    with psycopg.connect(worker_settings.load_settings().neon_conninfo) as connection:
+        assert connection.pgconn.ssl_in_use
+
+
 @pytest.mark.parametrize("name", ["NEON_DATABASE_URL", "SUPABASE_DATABASE_URL"])
 def test_a_server_that_somebody_else_signed_is_refused_in_one_line(cli, far, authority, name) -> None:
     far[name] += f"?sslmode=verify-full&sslrootcert={authority / 'other.crt'}"
@@ -131,3 +147,12 @@ def test_secrets_from_files_and_credentials_work_and_are_not_shown(cli, far, tmp
     done = cli("doctor")
     assert tls_of(done) == ["on (sslmode=require)"] * 2
     assert PASSWORD not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["log in with p%40ss-word", "password=p@ss-word", '{"error": "p@ss-word"}', "Bearer t0ken"]
+)
+def test_a_secret_that_is_shown_fails_any_test(text) -> None:
+    env = {"NEON_DATABASE_URL": "postgresql://me:p%40ss-word@db.example/neon", "N8N_WEBHOOK_TOKEN": "t0ken"}
+    assert not leaks(env, "me is told nothing of it at db.example")
+    assert len(leaks(env, text)) == 1

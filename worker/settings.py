@@ -27,6 +27,11 @@ SECRETS = (
     "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
     "N8N_WEBHOOK_TOKEN",
 )  # fmt: skip
+SYSTEM_ROOTS = (
+    "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)  # fmt: skip
+"""Where systems keep the authorities they trust: Debian, Fedora, openSUSE, Alpine and macOS."""
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -228,7 +233,19 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
     if faults:
         raise SettingsError(faults)
     assert settings is not None
+    _find_roots()
     return settings
+
+
+def _find_roots() -> None:
+    """Point OpenSSL to this system's roots, for ``sslrootcert=system``: psycopg's wheel brings an OpenSSL that
+    looks for them where no system has them.
+    """
+    if not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+        for roots in SYSTEM_ROOTS:
+            if Path(roots).is_file():
+                os.environ["SSL_CERT_FILE"] = roots
+                return
 
 
 def _listen_fault(url: str) -> list[str]:
