@@ -20,6 +20,7 @@ from conftest import ROOT
 
 SUITE, PYTHON = "bookworm", "3.11"
 """The oldest Python and nearly the oldest systemd that the worker promises to run with."""
+DOWNLOAD_SECONDS = 300
 PACKAGES = ("systemd", "systemd-sysv", "python3", "python3-venv", "ca-certificates")
 SOURCES = ("worker", "sql", "deploy", "README.md", "constraints.txt", "pyproject.toml")
 
@@ -43,10 +44,13 @@ def base() -> Path:
         if not there.exists():
             new = cache / "new"
             shutil.rmtree(new, ignore_errors=True)
-            done = subprocess.run(
-                [debootstrap, "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, new],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(
+                    [debootstrap, "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, new],
+                    capture_output=True, text=True, check=False, timeout=DOWNLOAD_SECONDS,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise Unavailable(f"debootstrap made no {SUITE} in {DOWNLOAD_SECONDS} s; is its mirror slow?") from None
             if done.returncode != 0:
                 last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
                 raise Unavailable(f"debootstrap could not make {SUITE}: {' '.join(last)}")
