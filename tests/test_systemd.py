@@ -314,6 +314,11 @@ class Life:
         current = self.machine.root / "opt/enrichment-worker/current"
         old, over, flipped = current.readlink(), threading.Event(), []
         process = self.machine.show()["MainPID"]
+        (self.machine.root / "src/broken-1.0-py3-none-any.whl").touch()
+        broken = self.machine.run("/src/deploy/install", "--from", "/src/broken-1.0-py3-none-any.whl", check=False)
+        assert "nothing was changed" in broken.stderr
+        assert current.readlink() == old
+        assert [one.name for one in (current.parent / "releases").iterdir()] == [old.name]
 
         def work() -> None:
             with self.machine.connect("supabase") as enricher:

@@ -300,7 +300,7 @@ def _in_words(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0]) if error["loc"] else "settings"
     match error["type"]:
         case "missing":
-            return f"{name}: is required; set it in the environment or in .env"
+            return f"{name}: is required; set it in the environment, in .env or as a credential"
         case "bool_parsing":
             return f"{name}: is neither 1 nor 0"
         case "literal_error":
