@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from worker.metrics import PREFIX
 from worker.monitor import Monitor
+from worker.settings import SECRETS
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 KEYWORDS = {"instance", "job", "le"}  # labels that Prometheus adds
@@ -91,3 +92,13 @@ def test_panels_do_not_lie_over_each_other() -> None:
         assert at["x"] + at["w"] <= 24
         taken |= cells
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+@pytest.mark.parametrize("unit", ["enrichment-worker.service", "enrichment-worker@.service"])
+def test_a_unit_hands_over_every_secret_and_may_do_without_those_that_are_optional(unit) -> None:
+    text = (DEPLOY / "systemd" / unit).read_text()
+    folder = "/etc/enrichment-worker/credentials"
+    for name in SECRETS:
+        assert f"LoadCredential={name}:{folder}/{name}\n" in text
+        assert (f"SetCredential={name}:\\n" in text) != (name in ("NEON_DATABASE_URL", "SUPABASE_DATABASE_URL"))
+        assert name in (DEPLOY / "install").read_text()
