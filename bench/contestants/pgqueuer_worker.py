@@ -21,7 +21,7 @@ from bench.contestants import carry
 
 BATCH = int(os.environ.get("BENCH_PGQUEUER_BATCH", "100"))
 TASKS = int(os.environ.get("BENCH_PGQUEUER_TASKS", "1000"))
-POOL = int(os.environ.get("BENCH_PGQUEUER_POOL", "20"))
+POOL = int(os.environ.get("BENCH_PGQUEUER_POOL", "50"))
 
 
 async def _main() -> None:

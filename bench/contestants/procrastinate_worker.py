@@ -21,10 +21,18 @@ POOL = int(os.environ.get("BENCH_PROCRASTINATE_POOL", "20"))
 _CONNECTION = {"autocommit": True, "row_factory": dict_row}
 
 
+async def _autocommit(connection: Any) -> None:
+    # Its documentation does not ask for it: without, every statement is three round trips, and a third slower.
+    await connection.set_autocommit(True)
+
+
 async def _main(what: str) -> None:
     logging.disable(logging.WARNING)
     connector = procrastinate.PsycopgConnector(
-        conninfo=os.environ["SUPABASE_DATABASE_URL"], min_size=POOL if what == "run" else 1, max_size=POOL
+        conninfo=os.environ["SUPABASE_DATABASE_URL"],
+        min_size=POOL if what == "run" else 1,
+        max_size=POOL,
+        configure=_autocommit,
     )
     app = procrastinate.App(connector=connector)
     if what == "install":
