@@ -6,8 +6,11 @@ import subprocess
 from collections.abc import Sequence
 
 from bench.lab import NEON_VERSION
-from bench.process import Failed
+from bench.process import Failed, TimedOut
 from worker.embedded import binaries
+
+PATIENCE = 1800.0
+"""Seconds after which a pipe is given up."""
 
 
 def psql(url: str, *statements: str) -> list[str]:
@@ -23,6 +26,12 @@ def pipe(source: Sequence[str], sink: Sequence[str]) -> None:
         Failed: one of them ended with an error.
     """
     with subprocess.Popen(source, stdout=subprocess.PIPE) as one:
-        other = subprocess.run(sink, stdin=one.stdout, capture_output=True, text=True, check=False)
+        try:
+            other = subprocess.run(
+                sink, stdin=one.stdout, capture_output=True, text=True, check=False, timeout=PATIENCE
+            )
+        except subprocess.TimeoutExpired:
+            one.kill()
+            raise TimedOut(f"psql: not within {PATIENCE:.0f} s") from None
     if one.returncode or other.returncode:
         raise Failed(f"psql: {other.stderr.strip()[:300] or 'the source ended with an error'}")
