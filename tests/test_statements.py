@@ -118,3 +118,27 @@ def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
         [company(1), row.delivery.version, json.dumps(row.delivery.data)],
     ).fetchone()
     assert seal["seal"] == row.delivery.delivery_hash
+
+
+def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
+    """Also where the statistics are older than the flip, and say that nothing is complete."""
+    supabase.execute(
+        "INSERT INTO company_needs_enrichment (company_unique_id) SELECT 'k' || i FROM generate_series(1, 5000) i"
+    )
+    supabase.execute("ANALYZE company_needs_enrichment")
+    supabase.execute("UPDATE company_needs_enrichment SET enrichment_status = 'complete'")
+
+    async def read_by_a_claim() -> tuple[int, int]:
+        async with open_bridge(settings) as bridge, bridge.supabase.connection() as here:
+            batch = await workspace.claim(here, ENTITIES["company"], 10)
+            cursor = await here.execute(
+                "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_xact_user_tables"
+                " WHERE relname = 'company_needs_enrichment'"
+            )
+            row = await cursor.fetchone()
+            assert row is not None
+            return len(batch), row["rows"]
+
+    claimed, rows = anyio.run(read_by_a_claim)
+    assert claimed == 10
+    assert rows <= 100
