@@ -24,7 +24,6 @@ from worker.cli_base import (
     fail,
     read_settings,
 )
-from worker.daemon import run as run_daemon
 from worker.database import Database
 from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
 from worker.settings import SettingsError
@@ -107,6 +106,8 @@ def setup(dry_run: bool) -> None:
 @commands.command()
 def run() -> None:
     """Listen, deliver and pull until stopped. This is what the service runs."""
+    from worker.daemon import run as run_daemon  # noqa: PLC0415 - a quarter of what other commands would load
+
     anyio.run(run_daemon, read_settings())
 
 
