@@ -9,7 +9,7 @@ from psycopg import sql
 
 from worker.catalogue import Refusal
 from worker.database import COMMIT, Connection, begin, send
-from worker.faults import REFUSING
+from worker.faults import NOBODYS
 from worker.model import Answer, Delivery
 from worker.neon import Run
 from worker.settlement import PLANNER, Settlement, answer_of, locks, parameters
@@ -36,7 +36,7 @@ BEGIN
     GET STACKED DIAGNOSTICS the_code = RETURNED_SQLSTATE, the_message = MESSAGE_TEXT,
       the_constraint = CONSTRAINT_NAME, the_schema = SCHEMA_NAME, the_table = TABLE_NAME, the_column = COLUMN_NAME;
     -- What is no record's fault is everybody's.
-    IF left(the_code, 2) <> ALL (ARRAY[%(refusing)s]) THEN
+    IF left(the_code, 2) = ANY (ARRAY[%(nobodys)s]) THEN
       RAISE;
     END IF;
   END;
@@ -75,8 +75,8 @@ async def settle_apart(
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
     statement = how.settle.as_string(connection) % {**literals, "records": "the_records"}
-    refusing = ", ".join(sql.Literal(code).as_string(connection) for code in REFUSING)
-    function = sql.SQL(_APART % {"settle": statement, "refusing": refusing})
+    nobodys = ", ".join(sql.Literal(code).as_string(connection) for code in NOBODYS)
+    function = sql.SQL(_APART % {"settle": statement, "nobodys": nobodys})
     call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
     cursors = await send(
         connection,
@@ -92,8 +92,14 @@ async def settle_apart(
     rows = [row["answer"] for row in await cursors[-3].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
     answers = {
-        row["key"]: answer_of(how.entity, row | {"at": row["at"] and datetime.fromisoformat(row["at"])})
-        for row in rows
-        if "refused" not in row
+        row["key"]: answer_of(how.entity, row | {"at": _moment(row["at"])}) for row in rows if "refused" not in row
     }
     return answers, refused
+
+
+def _moment(text: str | None) -> datetime | None:
+    """The moment that JSON tells; None where it is off the calendar, as infinity is."""
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None

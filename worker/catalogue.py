@@ -12,6 +12,8 @@ from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity, Table
 from worker.faults import SetupMissing
 
+SWALLOWED = "enrichment_ledger_promoted_check"
+"""What the ledger says where a trigger of the master let a row vanish."""
 SETUP_MEND = "run `enrichment-worker setup`"
 
 
@@ -125,22 +127,29 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
     field = next((name for name in fields if name in entity.columns), "record")
     where = ", ".join(fields) or "the record"
     said = " ".join(refusal.message.split())[:500]
+    # Which table spoke; a value's type and a trigger do not say, and it is the master's nearly always.
+    table_ = Table(refusal.schema or "public", refusal.table) if refusal.table else entity.master_table
+    its = "the master table" if table_ == entity.master_table else f"the table {table_}"
     match refusal.sqlstate:
+        case "23514" if refusal.constraint == SWALLOWED:
+            message = "a trigger of the master table does not let this record in, without a reason: tell the operator"
+        case "23503" if table_ not in (entity.master_table, entity.invalid_table):
+            message = f"the table {table_} refers to this record, which keeps it where it is: tell the operator"
         case "23502" if set(involved) & set(entity.computed):
-            message = f"leads to no {', '.join(involved)}, which the master table needs: check this value"
+            message = f"leads to no {', '.join(involved)}, which {its} needs: check this value"
         case "23502":
-            message = f"the master table needs a value for {where}"
+            message = f"{its} needs a value for {where}"
         case "23514" if definition:
             rule = re.sub(r"^CHECK \((.*)\)( NOT VALID)?$", r"\1", definition, flags=re.DOTALL)
-            message = f"the master table refuses this value: its rule is {rule}"
+            message = f"{its} refuses this value: its rule is {rule}"
         case "23505":
-            message = f"another record in the master table already has this {where}"
+            message = f"another record in {its} already has this {where}"
         case "23503":
             message = f"{where} refers to a row that is not in {other or 'the other table'}"
         case "22001":
-            message = f"a value is too long for the master table: {said}"
+            message = f"a value is too long for {its}: {said}"
         case _:
-            message = f"the master table refuses this record: {said}"
+            message = f"{its} refuses this record: {said}"
     return field, message
 
 

@@ -130,6 +130,8 @@ class _Daemon:
         """Rung when there may be an event to post."""
         self._more = {name: Bell() for name in ENTITIES}
         """Rung when a courier's batch was full."""
+        self._carrying: dict[str, int] = dict.fromkeys(ENTITIES, 1)
+        """How many records an entity's courier tries to carry."""
         self._helping: set[str] = set()
         """Entities whose second courier is on its way."""
         self.news = Bell()
@@ -197,9 +199,10 @@ class _Daemon:
 
     async def _carry(self, entity: Entity) -> None:
         """Deliver whenever the bell rings, until the queue is empty. A fault halves the next batch, so
-        that what cannot be carried holds up as little as possible.
+        that what cannot be carried holds up as little as possible; what fails alone, or is locked by somebody
+        in Neon, is passed over for this time.
         """
-        waits, limit, storm = pauses(), self.bridge.batch_size, Storm()
+        waits, limit, skip, storm = pauses(), self.bridge.batch_size, 0, Storm()
         bell = self.bells[entity.name]
         while True:
             self.monitor.turn(entity.name)
@@ -216,16 +219,25 @@ class _Daemon:
                     if not self.bridge.neon.warm and not await self._has_work(entity):
                         self.monitor.fault(entity.name, None)
                         break
-                    tally = await deliver(self.bridge, entity, limit=limit, claimed=partial(self._claimed, entity))
+                    self._carrying[entity.name] = limit
+                    claimed = partial(self._claimed, entity)
+                    tally = await deliver(self.bridge, entity, limit=limit, skip=skip, claimed=claimed)
                 except (psycopg.Error, OSError) as error:
                     await self._fault(entity.name, error, waits, storm)
-                    limit = max(1, limit // 2)
+                    carrying = min(limit, self._carrying[entity.name])
+                    limit, skip = max(1, carrying // 2), skip + 1 if carrying == 1 else skip
                     continue
+                if skip and not tally.claimed:
+                    skip = 0
+                    if entity.name in self.monitor.faults:
+                        continue  # nobody is behind what failed: to that again, after a longer pause
+                    break
                 self.monitor.fault(entity.name, None)
                 self._delivered(entity, tally)
-                full = tally.claimed == limit
+                full, skip = tally.claimed == limit, skip if tally.answered else skip + tally.claimed
                 waits, limit = pauses(), min(limit * 2, self.bridge.batch_size)
-                if not full or not tally.answered:
+                if not full:
+                    skip = 0
                     break
 
     async def _help(self, entity: Entity) -> None:
@@ -248,6 +260,7 @@ class _Daemon:
                 self._helping.discard(entity.name)
 
     def _claimed(self, entity: Entity, records: int) -> None:
+        self._carrying[entity.name] = records
         if records == self.bridge.batch_size:
             self._more[entity.name].ring()
 

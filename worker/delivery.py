@@ -18,13 +18,13 @@ from psycopg import sql
 from worker import neon, outbox, workspace
 from worker.apart import settle_apart
 from worker.bridge import Bridge
-from worker.catalogue import Refusal, explain_refusal
+from worker.catalogue import SWALLOWED, Refusal, explain_refusal
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
-from worker.model import Action, Data, Delivery, Merged, Outcome, State, Status, Told, Verdict, new_run_id
-from worker.neon import Run
+from worker.model import Action, Answer, Data, Delivery, Merged, Outcome, State, Status, Told, Verdict, new_run_id
+from worker.neon import Entry, InvalidRow, Run
 from worker.settlement import settle
 from worker.workspace import Reply
 
@@ -34,6 +34,8 @@ ROUNDS = 5
 """How often a batch follows a Neon row that keeps moving under it, before it leaves it for the next."""
 REFUSED = "REFUSED_BY_MASTER"
 KEPT = "the enricher's values are kept in the workspace only"
+STUCK = "the invalid table does not take the flag"
+_BOOKS = ("enrichment_ledger", "shq_validation_log")
 
 
 @dataclass
@@ -97,6 +99,7 @@ async def deliver(
     entity: Entity,
     *,
     limit: int | None = None,
+    skip: int = 0,
     action: Action = Action.PROMOTE,
     claimed: Callable[[int], None] = lambda _records: None,
 ) -> Tally:
@@ -106,6 +109,7 @@ async def deliver(
         bridge: both databases.
         entity: whose work.
         limit: rows at most; by default a whole batch.
+        skip: rows of the queue to pass over.
         action: ``PROMOTE`` judges and promotes or flags; ``PUSH`` only carries.
         claimed: told how many records were claimed, as soon as they are.
 
@@ -118,7 +122,7 @@ async def deliver(
     # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         with tally.timing("claim"):
-            batch = await workspace.claim(here, entity, limit or bridge.batch_size)
+            batch = await workspace.claim(here, entity, limit or bridge.batch_size, skip=skip)
         tally.claimed = len(batch)
         claimed(tally.claimed)
         if not batch:
@@ -160,7 +164,7 @@ def judge(
 
     Rules that crash on a record flag that record, and no other.
     """
-    rules = entity.rules
+    rules, delivery.note = entity.rules, None
     delivery.expected_hash = theirs_hash
     try:
         merged = merge(delivery.snapshot, delivery.data, theirs, delivery.version, theirs_at, rules.normalise)
@@ -172,7 +176,8 @@ def judge(
         delivery.verdict = Verdict(
             {"record": "the rules could not judge this record; tell the operator"}, {}, "RULES_CRASHED"
         )
-    delivery.action = action if delivery.verdict.passed or action is Action.PUSH else Action.FLAG
+    carried = delivery.verdict.passed or (action is Action.PUSH and delivery.note != KEPT)
+    delivery.action = action if carried else Action.FLAG
 
 
 async def settle_batch(
@@ -217,36 +222,71 @@ async def _settle_or_split(
         answers, refused = await settle_apart(there, how, batch, run)
         if refused:
             again = [delivery for delivery in batch if delivery.key in refused]
-            await _make_flags(there, entity, again, refused, error)
-            await _settle_or_split(bridge, there, entity, again, run)
+            await _make_flags(there, entity, again, refused, run, error)
+            await _settle_or_split(bridge, there, entity, [d for d in again if d.note != STUCK], run)
     for delivery in batch:
         if delivery.key in answers:
             delivery.answer = answers[delivery.key]
 
 
 async def _make_flags(
-    there: Connection, entity: Entity, batch: Sequence[Delivery], refused: Mapping[str, Refusal], error: psycopg.Error
+    there: Connection,
+    entity: Entity,
+    batch: Sequence[Delivery],
+    refused: Mapping[str, Refusal],
+    run: Run,
+    error: psycopg.Error,
 ) -> None:
     """Make flags of refused records. Where the values do not even fit the invalid table, they stay in the
-    workspace only, where the enricher sees them, and Neon keeps what it has.
+    workspace only, where the enricher sees them, and Neon keeps what it has. Where the invalid table does not
+    take a flag on its own values, the flag stands in the ledger and the workspace only.
 
     Raises:
-        psycopg.Error: the invalid table refuses its own values.
+        psycopg.Error: it is the ledger or the log that refuses, which is no record's fault.
     """
+    if any(why.table in _BOOKS and why.constraint != SWALLOWED for why in refused.values()):
+        raise error
     reasons = {reason: await explain_refusal(there, entity, reason) for reason in set(refused.values())}
     unfit = [delivery for delivery in batch if delivery.action is not Action.PROMOTE]
     rows = await neon.read(there, entity, [delivery.key for delivery in unfit]) if unfit else {}
     for delivery in unfit:
         row = rows.get(delivery.key)
-        if row is None or delivery.note == KEPT:
-            raise error
-        delivery.merged, delivery.expected_hash, delivery.note = Merged(row.data), row.hash, KEPT
+        if row is None:  # it went just now, and says so when it is settled
+            delivery.expected_hash = None
+        elif delivery.note == KEPT:
+            delivery.note = STUCK
+            why = f"Neon cannot take this record back: {reasons[refused[delivery.key]][1]}; tell the operator"
+            delivery.answer = flagged(row, {"record": why}, {}, REFUSED, KEPT)
+        else:
+            delivery.merged, delivery.expected_hash, delivery.note = Merged(row.data), row.hash, KEPT
+    stuck = [delivery for delivery in batch if delivery.note == STUCK]
+    entries = [
+        Entry(d.key, Outcome.FLAGGED, d.delivery_hash, d.answer.record, note=d.answer.errors["record"])
+        for d in stuck if d.answer
+    ]  # fmt: skip
+    await neon.book(there, entity, run.run_id, entries)
     for delivery in batch:
+        if delivery.note == STUCK:
+            continue
         field_, message = reasons[refused[delivery.key]]
         warnings = delivery.verdict.warnings if delivery.verdict else {}
         delivery.verdict, delivery.action = Verdict({field_: message}, warnings, REFUSED), Action.FLAG
     codes = Counter(refused[delivery.key].sqlstate for delivery in batch)
     log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
+
+
+def flagged(
+    row: InvalidRow,
+    errors: Mapping[str, str],
+    warnings: Mapping[str, str],
+    reason_code: str | None,
+    note: str | None = None,
+) -> Answer:
+    """The answer of a row that is flagged, though no settlement says so now."""
+    return Answer(
+        row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), (), None, note,
+        row.updated_at, row.hash,
+    )  # fmt: skip
 
 
 def answer(entity: Entity, delivery: Delivery) -> Reply | None:

@@ -30,8 +30,12 @@ class SetupMissing(Exception):
 
 
 # SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
-REFUSING = ("22", "23", "44", "54", "P0")
-"""Classes of SQLSTATE that speak of a record's values: data, integrity, check option, limits, a trigger's RAISE."""
+NOBODYS = (
+    "00", "01", "02", "03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "24", "25", "26", "28", "2B", "2D",
+    "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "HV", "XX",
+)  # fmt: skip
+"""Postgres' classes of SQLSTATE that speak of no record. All others do: data, integrity, check option, limits, what a
+trigger raises, in PL/pgSQL's own class or in one that its author made up (``45000``, ``PT403``)."""
 _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
 _TRANSIENT_CODES = frozenset({"25006", "25P03", "55P03", "55006"})
 
@@ -42,7 +46,7 @@ def kind_of(error: BaseException) -> Kind:
     if isinstance(error, psycopg.Error) and state:
         if state in _TRANSIENT_CODES or state[:2] in _TRANSIENT_CLASSES:
             return Kind.TRANSIENT
-        return Kind.REFUSED if state[:2] in REFUSING else Kind.BROKEN
+        return Kind.BROKEN if state[:2] in NOBODYS else Kind.REFUSED
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError | TimeoutError):
         return Kind.TRANSIENT
     return Kind.BROKEN

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from worker import neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
-from worker.delivery import answer, judge, keys_with, news, release_ready, settle_batch, tell
+from worker.delivery import answer, flagged, judge, keys_with, news, release_ready, settle_batch, tell
 from worker.entities import Entity
-from worker.model import Action, Answer, Delivery, Outcome, State, Status, Verdict
+from worker.model import Action, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run, Which
 from worker.progress import NOBODY, Progress
 
@@ -100,7 +100,7 @@ async def judge_rows(
             batch.append(delivery)
         elif key in at and delivery.status == Status.COMPLETE:
             # Flagged before, by somebody who could not tell the row any more.
-            delivery.answer = _flagged_before(row)
+            delivery.answer = flagged(row, row.errors, row.warnings, row.reason_code)
             untold.append(delivery)
     if dry_run or not (batch or untold):
         await send(here, COMMIT)
@@ -125,13 +125,6 @@ def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
         and row.still_invalid
         and (row.errors, row.warnings, row.reason_code) == (verdict.errors, verdict.warnings, verdict.reason_code)
     )
-
-
-def _flagged_before(row: InvalidRow) -> Answer:
-    return Answer(
-        row.key, State.REPEAT, Outcome.FLAGGED, row.data, row.errors, row.warnings, row.reason_code, (), (), None,
-        None, row.updated_at, row.hash,
-    )  # fmt: skip
 
 
 def _sort(found: Judged, delivery: Delivery) -> None:

@@ -28,16 +28,19 @@ SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot 
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
   w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted, w.promoted_at,
   coalesce(w.enrichment_notes, '') <> '' AS noted, w.sync_note AS note,
-  CASE WHEN w.sync_note IS DISTINCT FROM {released}
+  CASE WHEN w.sync_note IS DISTINCT FROM {released} AND isfinite(w.updated_at)
     THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
 FROM {workspace} w
 """)
 
 
 _ROWS = {
-    "work": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED"),
+    "work": sql.SQL(
+        "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
+    ),
     "work, only looked at": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
     "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w"),
+    "free keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w SKIP LOCKED"),
     "keys, only looked at": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
 }
 
@@ -87,10 +90,10 @@ async def claim(
         entity: which.
         limit: rows at most.
         look: read only and lock nothing.
-        skip: rows to pass over first, where one only looks.
+        skip: rows to pass over first.
     """
     rows = "work, only looked at" if look else "work"
-    params = {"limit": limit, "skip": skip} if look else {"limit": limit}
+    params = {"limit": limit, "skip": skip}
     cursors = await send(connection, *begin(read_only=look, planner=_IN_ORDER), (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in await cursors[-1].fetchall()]
 
@@ -127,9 +130,19 @@ class Row:
         return self.delivery.status == Status.PENDING and not self.edited and not self.noted
 
 
-async def lock(connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False) -> dict[str, Row]:
-    """The workspace rows with these keys, locked in a transaction that stays open; waits for locks."""
-    which = "keys, only looked at" if look else "keys"
+async def lock(
+    connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False, wait: bool = True
+) -> dict[str, Row]:
+    """The workspace rows with these keys, locked in a transaction that stays open.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        keys: which.
+        look: read only and lock nothing.
+        wait: for whoever holds a row; else his rows are left out.
+    """
+    which = "keys, only looked at" if look else "keys" if wait else "free keys"
     cursors = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
     rows = await cursors[-1].fetchall()
     return {
@@ -173,7 +186,10 @@ UPDATE {workspace} w SET
 FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text, data jsonb,
   snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean, promoted_at timestamp,
   waiting_for text)
-WHERE w.{key} = a.key AND w.updated_at IS NOT DISTINCT FROM a.version
+WHERE w.{key} = a.key
+  -- Compared as it was read: the worker's calendar has four digits for a year.
+  AND CASE WHEN w.updated_at IS NOT NULL THEN least(greatest(w.updated_at, '0001-01-01'),
+    '9999-12-31 23:59:59.999999') END IS NOT DISTINCT FROM a.version
 """)
 
 _RELEASE = sql.SQL("""

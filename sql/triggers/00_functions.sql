@@ -37,8 +37,10 @@ BEGIN
     IF NEW IS NOT DISTINCT FROM OLD THEN
       RETURN NEW;
     END IF;
-    -- Moves by itself, and never backwards: the worker tells one version of the row from the next by it.
-    NEW.updated_at := greatest(utc_now, OLD.updated_at + interval '1 microsecond');
+    -- Moves by itself, and never backwards: the worker tells one version of the row from the next by it. From a
+    -- day that is far off, such as infinity, it comes back to the present: no later one could be told from it.
+    NEW.updated_at := CASE WHEN OLD.updated_at < utc_now + interval '1 day'
+      THEN greatest(utc_now, OLD.updated_at + interval '1 microsecond') ELSE utc_now END;
     IF NEW.enrichment_status = 'complete' AND OLD.enrichment_status = 'complete'
        AND OLD.pushed_to_neon_at IS NOT NULL AND NEW.pushed_to_neon_at IS NOT NULL
        AND (pg_catalog.to_jsonb(NEW) - own) = (pg_catalog.to_jsonb(OLD) - own) THEN
