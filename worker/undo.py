@@ -181,14 +181,15 @@ def _objection(entry: dict[str, Any], now: dict[str, Any] | None, again: bool) -
 
 async def _restore(there: Connection, entity: Entity, entry: dict[str, Any], run_id: str) -> list[Step]:
     key = sql.Identifier(entity.key)
-    params = {"key": entry["key"], "master": Jsonb(entry["master_before"]), "invalid": Jsonb(entry["invalid_before"])}
+    # From the ledger itself: a number that had passed through Python would have lost its last digits.
+    params = {"key": entry["key"], "id": entry["id"]}
     if entry["master_before"]:
         columns = [c.name for c in await catalogue.columns(there, entity.master_table, inside=True) if c.writable]
         listed = sql.SQL(", ").join(map(sql.Identifier, columns))
         back = sql.SQL(
             "UPDATE {table} m SET ({columns}) = (SELECT {columns} FROM jsonb_populate_record("
-            "NULL::{table}, %(master)s)) WHERE m.{key} = %(key)s"
-        ).format(table=entity.master_table.sql, columns=listed, key=key)
+            "NULL::{table}, (SELECT master_before FROM {ledger} WHERE id = %(id)s))) WHERE m.{key} = %(key)s"
+        ).format(table=entity.master_table.sql, columns=listed, key=key, ledger=LEDGER)
     else:
         back = sql.SQL("DELETE FROM {} WHERE {} = %(key)s").format(entity.master_table.sql, key)
     columns = [c.name for c in await catalogue.columns(there, entity.invalid_table, inside=True) if c.writable]
@@ -200,8 +201,14 @@ async def _restore(there: Connection, entity: Entity, entry: dict[str, Any], run
         for name in columns
     )  # fmt: skip
     again = sql.SQL(
-        "INSERT INTO {table} ({columns}) SELECT {values} FROM jsonb_populate_record(NULL::{table}, %(invalid)s) r"
-    ).format(table=entity.invalid_table.sql, columns=sql.SQL(", ").join(map(sql.Identifier, columns)), values=values)
+        "INSERT INTO {table} ({columns}) SELECT {values} FROM {ledger} l"
+        " CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, l.invalid_before) r WHERE l.id = %(id)s"
+    ).format(
+        table=entity.invalid_table.sql,
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+        values=values,
+        ledger=LEDGER,
+    )
     book = sql.SQL(
         "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,"
         " master_after, record, note, enriched_by, enriched_at)"
@@ -220,15 +227,18 @@ def _reopen(entity: Entity, entry: dict[str, Any]) -> Step:
         " sync_note = 'The promotion was taken back: check the record, and set complete again.'"
         " FROM (SELECT {data} AS data, r.validation_errors AS errors, r.reason_code"
         "   FROM jsonb_to_record(%(invalid)s) AS r ({typed}, validation_errors jsonb, reason_code text)) s"
-        " WHERE w.{key} = %(key)s AND w.promoted_at IS NOT NULL"
+        # Or it stands in the queue as it was promoted: a worker died before it could tell, and the next one would.
+        " WHERE w.{key} = %(key)s AND (w.promoted_at IS NOT NULL OR w.enrichment_status = 'complete'"
+        "   AND md5(concat_ws('|', w.{key}, w.updated_at::text, ({data_w})::text)) = %(delivery)s)"
     )
     typed = sql.SQL(", ").join(sql.SQL("{} jsonb").format(sql.Identifier(column)) for column in entity.columns)
     return (
         statement.format(
             workspace=entity.workspace_table.sql,
             data=data_of(entity, "r"),
+            data_w=data_of(entity, "w"),
             typed=typed,
             key=sql.Identifier(entity.key),
         ),
-        {"key": entry["key"], "invalid": Jsonb(entry["invalid_before"])},
+        {"key": entry["key"], "invalid": Jsonb(entry["invalid_before"]), "delivery": entry["delivery_hash"]},
     )
