@@ -68,6 +68,8 @@ def _pulled_in_words(entity: Entity, result: Pulled | None, dry_run: bool) -> st
         parts.append(f"{result.withdrawn} withdrawn")
     if result.orphaned:
         parts.append(f"{result.orphaned} kept with a note, their record left Neon")
+    if result.refused:
+        parts.append(f"{result.refused} that the workspace does not take (see the log)")
     if result.judged:
         parts.append(f"{result.judged} judged that somebody had pushed by hand")
     lines = [", ".join(parts) + ("" if dry_run else f" ({result.run_id})")]

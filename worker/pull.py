@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import structlog
 from psycopg import sql
 
@@ -16,6 +17,7 @@ from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, begin, send
 from worker.delivery import release_ready
 from worker.entities import Entity
+from worker.faults import Kind, in_one_line, kind_of
 from worker.merge import merge
 from worker.model import Action, Outcome, Status, new_run_id, utc_now
 from worker.neon import Entry, Horizon, InvalidRow, Run, Which
@@ -28,6 +30,8 @@ log = structlog.get_logger("worker.pull")
 FULL_EVERY = timedelta(days=1)
 STAGE_ROWS = 10_000
 PATIENCE = 60.0
+MOST_REFUSED = 50
+"""How many records the workspace may refuse, before the pull takes it for the workspace's own fault."""
 KEEP_ALIVE = sql.SQL("SELECT 1")
 LEFT_NOTE = (
     "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
@@ -46,6 +50,8 @@ class Pulled:
     changed: int = 0
     withdrawn: int = 0
     orphaned: int = 0
+    refused: int = 0
+    """Those that the workspace does not take."""
     released: int = 0
     judged: int = 0
     promoted: int = 0
@@ -124,6 +130,8 @@ async def pull(
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []
+        if task.held:
+            reached, full = position.horizon or reached, False
         position_saved = staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full)
         await send(guard, position_saved, *news, COMMIT)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
@@ -136,7 +144,8 @@ async def pull(
     pulled.judged = len(judged.promoted) + len(judged.failed)
     log.info(
         "pull.done", entity=entity.name, run_id=pulled.run_id, full=full, seen=pulled.seen, new=pulled.new,
-        changed=pulled.changed, withdrawn=pulled.withdrawn, judged=pulled.judged,
+        changed=pulled.changed, withdrawn=pulled.withdrawn, refused=pulled.refused,
+        judged=pulled.judged,
     )  # fmt: skip
     return pulled
 
@@ -161,6 +170,8 @@ class _Pull:
     guard: Connection
     dry_run: bool
     pulse: Pulse
+    held: bool = False
+    """Whether somebody held a row that was to be brought up to date."""
 
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and prove that this is still the only puller."""
@@ -180,20 +191,48 @@ class _Pull:
             async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:
                 batches = _Batches(rows, batch_size)
                 while await batches.more():
-                    staged = await staging.stage(self.here, self.entity, batches.batch(), dry_run=self.dry_run)
+                    batch = batches.batch()
+                    staged = await staging.stage(self.here, self.entity, batch, self._refused, dry_run=self.dry_run)
                     self.pulled.seen += batches.rows
                     self.pulled.new += staged.new
                     self.pulled.keys |= dict.fromkeys(staged.new_keys, "new: would be pulled")
                     for keys in chunks(staged.changed, self.bridge.batch_size):
-                        await self._refresh(list(keys))
+                        await self._in_parts(self._refresh, list(keys))
                         await self._go_on()
                     progress.advance(batches.rows)
                     await self._go_on()
             await send(source, COMMIT)
 
+    def _refused(self, key: str, error: psycopg.Error) -> None:
+        """One record that the workspace does not take holds up no other; many are no record's fault.
+
+        Raises:
+            psycopg.Error: there are too many.
+        """
+        self.pulled.refused += 1
+        if self.pulled.refused > MOST_REFUSED:
+            raise error
+        log.warning("pull.refused", entity=self.entity.name, key=key, error=in_one_line(error))
+
+    async def _in_parts(self, step: Callable[[list[str]], Awaitable[None]], keys: list[str]) -> None:
+        """Do a step for these rows; where the workspace refuses one of them, for all the others."""
+        try:
+            await step(keys)
+        except psycopg.Error as error:
+            if kind_of(error) is not Kind.REFUSED:
+                raise
+            await send(self.here, (sql.SQL("ROLLBACK"), None))
+            if len(keys) == 1:
+                self._refused(keys[0], error)
+                return
+            for part in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                await self._in_parts(step, part)
+
     async def _refresh(self, keys: list[str]) -> None:
         """Bring changed records to their rows, from a fresh read under the rows' locks."""
-        rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run)
+        # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
+        rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
+        self.held |= len(rows) < len(keys)
         fresh = await neon.read(self.there, self.entity, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
@@ -204,13 +243,15 @@ class _Pull:
             refresh, entry = _bring_up_to_date(self.entity, row, fresh[key])
             refreshed.append(refresh)
             entries += entry
-        self.pulled.changed += len(refreshed)
         if self.dry_run:
             self.pulled.keys |= dict.fromkeys((r.key for r in refreshed), "changed: would be merged")
             await send(self.here, COMMIT)
-            return
-        await neon.book(self.there, self.entity, self.run.run_id, entries)
-        await send(self.here, staging.refresh(self.entity, refreshed), COMMIT)
+        else:
+            # The ledger hears of what the workspace took, and before that is for good.
+            await send(self.here, staging.refresh(self.entity, refreshed))
+            await neon.book(self.there, self.entity, self.run.run_id, entries)
+            await send(self.here, COMMIT)
+        self.pulled.changed += len(refreshed)
 
     async def withdraw(self) -> None:
         """Remove untouched rows whose record left the invalid table; tell the others."""
@@ -219,22 +260,32 @@ class _Pull:
             after = keys[-1]
             gone = await neon.missing(self.there, self.entity, keys)
             for some in chunks(gone, self.bridge.batch_size):
-                await self._withdraw(list(some))
+                await self._in_parts(self._withdraw, list(some))
             await self._go_on()
 
     async def _withdraw(self, keys: list[str]) -> None:
-        rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run)
+        rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         still = await neon.missing(self.there, self.entity, keys)
         rows = {key: rows[key] for key in still if key in rows and not rows[key].queued}
         gone = [key for key, row in rows.items() if row.untouched]
         orphans = [key for key, row in rows.items() if not row.untouched and row.note != LEFT_NOTE and not row.promoted]
-        self.pulled.withdrawn += len(gone)
-        self.pulled.orphaned += len(orphans)
         if self.dry_run:
             self.pulled.keys |= dict.fromkeys(gone, "left Neon: would be withdrawn")
             self.pulled.keys |= dict.fromkeys(orphans, "left Neon, but edited here: would be kept with a note")
             await send(self.here, COMMIT)
-            return
+        else:
+            await self._remove(gone, orphans, rows)
+        self.pulled.withdrawn += len(gone)
+        self.pulled.orphaned += len(orphans)
+
+    async def _remove(self, gone: list[str], orphans: list[str], rows: dict[str, workspace.Row]) -> None:
+        events = [(key, str(Outcome.WITHDRAWN), None) for key in gone]
+        await send(
+            self.here,
+            staging.remove(self.entity, gone),
+            staging.note(self.entity, orphans, LEFT_NOTE),
+            *(outbox.outcomes(self.entity, self.run.run_id, events) if self.bridge.announces else ()),
+        )
         await neon.book(
             self.there, self.entity, self.run.run_id,
             [
@@ -243,14 +294,7 @@ class _Pull:
                 for key in gone
             ],
         )  # fmt: skip
-        events = [(key, str(Outcome.WITHDRAWN), None) for key in gone]
-        await send(
-            self.here,
-            staging.remove(self.entity, gone),
-            staging.note(self.entity, orphans, LEFT_NOTE),
-            *(outbox.outcomes(self.entity, self.run.run_id, events) if self.bridge.announces else ()),
-            COMMIT,
-        )
+        await send(self.here, COMMIT)
 
     async def wake_waiting(self) -> None:
         """Put waiting rows back in the queue whose company came by another way."""

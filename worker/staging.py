@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity, data_of
+from worker.faults import Kind, kind_of
 from worker.model import Data
 from worker.neon import Horizon
 
@@ -89,7 +92,8 @@ INSERT INTO {workspace} ({key}, {columns}, neon_id, reason_code, original_valida
   pulled_from_neon_at, neon_snapshot, last_sync_hash)
 SELECT s.{key}, {columns_s}, s.neon_id, s.reason_code, s.original_validation_errors,
   s.original_validation_warnings, s.source_batch_id, coalesce(s.created_at, now() AT TIME ZONE 'UTC'),
-  coalesce(s.updated_at, now() AT TIME ZONE 'UTC'), 'pending', now() AT TIME ZONE 'UTC', d.data,
+  CASE WHEN s.updated_at BETWEEN '1970-01-01' AND now() AT TIME ZONE 'UTC' THEN s.updated_at
+    ELSE now() AT TIME ZONE 'UTC' END, 'pending', now() AT TIME ZONE 'UTC', d.data,
   md5(d.data::text)
 FROM {stage} s CROSS JOIN LATERAL (SELECT {data} AS data OFFSET 0) d  -- OFFSET: composed once
 WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key})
@@ -101,6 +105,7 @@ _CHANGED = sql.SQL("""
 SELECT s.{key} AS key FROM {stage} s
 CROSS JOIN LATERAL (SELECT w.*, w.xmin FROM {workspace} w WHERE w.{key} = s.{key} LIMIT 1) w
 WHERE w.xmin <> pg_current_xact_id()::xid
+  AND NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false)  -- the delivery's
   AND (w.last_sync_hash IS DISTINCT FROM md5({data}::text) OR w.neon_id IS DISTINCT FROM s.neon_id
   OR w.promoted_at IS NOT NULL
   OR (w.enrichment_status = 'pending' AND
@@ -124,15 +129,58 @@ class Staged:
     changed: list[str]
 
 
-async def stage(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool) -> Staged:
+async def stage(
+    connection: Connection,
+    entity: Entity,
+    blocks: AsyncIterable[bytes],
+    refused: Callable[[str, psycopg.Error], None],
+    *,
+    dry_run: bool,
+) -> Staged:
     """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ.
+
+    A workspace that was made by hand may refuse a value that Neon takes: then all other rows arrive.
 
     Args:
         connection: to Supabase.
         entity: which.
         blocks: rows in COPY's text format, as :func:`worker.neon.stream` yields them.
+        refused: told the key of each record that the workspace does not take, and why.
         dry_run: write nothing.
     """
+    kept: list[bytes] = []
+
+    async def keep() -> AsyncGenerator[bytes]:
+        async for block in blocks:
+            kept.append(block)
+            yield block
+
+    try:
+        async with aclosing(keep()) as all_blocks:
+            return await _stage(connection, entity, all_blocks, dry_run=dry_run)
+    except psycopg.Error as error:
+        if kind_of(error) is not Kind.REFUSED:
+            raise
+        await send(connection, (sql.SQL("ROLLBACK"), None))
+        # COPY's text format has a line for each row.
+        rows = [row + b"\n" for row in b"".join(kept).removesuffix(b"\n").split(b"\n")]
+        if len(rows) == 1:
+            refused(rows[0].split(b"\t", 1)[0].decode(), error)
+            return Staged(0, [], [])
+        kept.clear()
+    half = len(rows) // 2
+    parts = [
+        await stage(connection, entity, _once(part), refused, dry_run=dry_run) for part in (rows[:half], rows[half:])
+    ]
+    first, second = parts
+    return Staged(first.new + second.new, first.new_keys + second.new_keys, sorted({*first.changed, *second.changed}))
+
+
+async def _once(rows: list[bytes]) -> AsyncGenerator[bytes]:
+    yield b"".join(rows)
+
+
+async def _stage(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool) -> Staged:
     names = {
         "stage": STAGE,
         "key": sql.Identifier(entity.key),
