@@ -6,11 +6,18 @@ import json
 import os
 from pathlib import Path
 
+import anyio
 import psycopg
 import pytest
 from conftest import Daemon, _environment
 from psycopg import sql
 from records import add_companies, add_master, company, complete, invalid, ledger, master, work
+
+from worker.bridge import open_bridge
+from worker.entities import COMPANY
+from worker.model import Data, Verdict
+from worker.settings import load_settings
+from worker.stages import Pushed, push
 
 HERE = Path(__file__).parent
 
@@ -215,3 +222,25 @@ def test_a_table_that_refers_to_the_invalid_row(running, neon, supabase, eventua
     complete(supabase, company(1), website="https://a.example")
     row = eventually(answered(supabase, company(1)))
     assert "refers to a row that is not in" not in json.dumps(row["validation_errors"]), row["validation_errors"]
+
+
+def test_a_push_whose_rules_crash_keeps_what_the_enricher_typed(
+    cli, prepared, env, neon, supabase, monkeypatch
+) -> None:
+    def crash(_data: Data) -> Verdict:
+        raise ZeroDivisionError
+
+    async def carry() -> None:
+        async with open_bridge(load_settings()) as bridge:
+            await push(bridge, COMPANY, Pushed())
+
+    add_companies(neon, 1)
+    assert cli("pull").returncode == 0
+    complete(supabase, company(1), website="https://typed.example")
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(COMPANY.rules, "judge", crash)
+    anyio.run(carry)
+    row = work(supabase, company(1))
+    assert (row["website"], row["enrichment_status"]) == ("https://typed.example", "failed")
+    assert "tell the operator" in row["validation_errors"]["record"]
