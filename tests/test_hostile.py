@@ -170,7 +170,8 @@ def test_errors_of_any_shape_are_pulled_shown_and_overwritten(
     assert cli("status").returncode == 0
     supabase.execute("SELECT key FROM needs_attention")
     worker = daemon()
-    eventually(lambda: json.loads(worker.health("/status.json")[1])["entities"]["company"]["counts"]["failed"])
+    eventually(lambda: json.loads(worker.health("/status.json")[1])["entities"])  # it was counted
+    assert json.loads(worker.health("/status.json")[1])["entities"]["company"]["counts"]["failed"]
     supabase.execute("UPDATE company_needs_enrichment SET website = 'n/a', enrichment_status = 'complete'")
     eventually(lambda: all(ledger(neon, company(n)) for n in range(1, len(shapes) + 1)))
     told = (

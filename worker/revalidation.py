@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from worker import neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
-from worker.delivery import answer, flagged, judge, keys_with, news, release_ready, settle_batch, tell
+from worker.delivery import flagged, judge, keys_with, news, release_ready, settle_batch, tell
 from worker.entities import Entity
 from worker.model import Action, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run, Which
 from worker.progress import NOBODY, Progress
+from worker.replies import reply_to
 
 
 @dataclass
@@ -110,7 +111,7 @@ async def judge_rows(
         _sort(found, delivery)
     # A row that an enricher is working on keeps what he has typed; the next pull merges it.
     told = untold + [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
-    replies = [reply for delivery in told if (reply := answer(entity, delivery))]
+    replies = [reply for delivery in told if (reply := reply_to(delivery))]
     promoted = keys_with(batch, Outcome.PROMOTED)
     await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch))
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
@@ -224,7 +225,7 @@ async def tell_gone(
         judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
     await settle_batch(bridge, there, entity, batch, run)
     promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
-    replies = [reply for delivery in batch if (reply := answer(entity, delivery))]
+    replies = [reply for delivery in batch if (reply := reply_to(delivery))]
     await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch))
 
 
