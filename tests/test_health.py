@@ -76,7 +76,7 @@ def running(cli, prepared, neon, daemon, env, supabase, eventually):
     add_slot(neon, 2, of=2)
     worker = daemon()
     eventually(lambda: status_of(worker)["entities"].get("people", {}).get("total") == 2)
-    eventually(lambda: status_of(worker)["entities"]["company"]["total"] == 12)
+    eventually(lambda: status_of(worker)["entities"].get("company", {}).get("total") == 12)
     return worker
 
 
