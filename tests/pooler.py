@@ -38,6 +38,7 @@ class Pooler:
             self.port = probe.getsockname()[1]
         parts = urlsplit(url)
         (folder / "users").write_text(f'"postgres" "{password or ""}"\n', encoding="utf-8")
+        login = f" user={parts.username} password={parts.password}" if parts.password else ""
         tls = ""
         if certificate:
             for name, path in zip(("cert", "key"), certificate, strict=True):
@@ -47,7 +48,7 @@ class Pooler:
                 f"client_tls_key_file = {folder}/key\n"
             )
         (folder / "ini").write_text(
-            f"[databases]\n* = host=127.0.0.1 port={parts.port}\n[pgbouncer]\nlisten_addr = {host}\n"
+            f"[databases]\n* = host=127.0.0.1 port={parts.port}{login}\n[pgbouncer]\nlisten_addr = {host}\n"
             f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = {'scram-sha-256' if password else 'trust'}\n"
             f"auth_file = {folder}/users\n{tls}pool_mode = {mode}\ndefault_pool_size = {3 if mode == 'transaction' else 50}\nmax_client_conn = 100\nadmin_users = postgres\n"
             # The poolers of both services refuse start-up options.
