@@ -137,7 +137,7 @@ def test_trouble_is_told_and_goes_away(opened, pg_server, supabase) -> None:
     assert "listener" in seen.page.locator("#reasons").inner_text()
     with connect(pg_server.url()) as admin:
         admin.execute(f"ALTER DATABASE {supabase.info.dbname} ALLOW_CONNECTIONS true")
-    seen.page.locator("#state", has_text="Ready").filter(has_not_text="Not").wait_for(timeout=2 * PATIENCE)
+    seen.page.locator("#state", has_text="Ready").filter(has_not_text="Not").wait_for(timeout=4 * PATIENCE)
     assert seen.page.locator("#trouble").is_hidden()
 
 
