@@ -118,6 +118,37 @@ def test_many_rows_go_in_batches(aged, env, daemon, neon, supabase) -> None:
     assert 'pruned_rows_total{entity="company",table="ledger"} 2502.0' in worker.health("/metrics")[1]
 
 
+def test_a_ledger_that_lets_nobody_delete_stops_no_worker(aged, env, daemon, neon, supabase, eventually) -> None:
+    env["WORKER_LEDGER_RETENTION"] = "90"
+    neon.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE insufficient_privilege; END $$;"
+        "CREATE TRIGGER no BEFORE DELETE ON marketing.enrichment_ledger EXECUTE FUNCTION no()"
+    )
+    worker = daemon()
+    assert "doctor" in worker.wait_event("retention.failed", entity="company")["mend"]
+    complete(supabase, company(2), website="c2.example")
+    eventually(lambda: master(neon, company(2)))
+    assert worker.terminate() == 0
+
+
+def test_the_other_entity_s_young_rows_are_not_read_to_find_old_ones(aged, env, daemon, neon) -> None:
+    env["WORKER_LEDGER_RETENTION"] = "90"
+    neon.execute(
+        "INSERT INTO marketing.enrichment_ledger (run_id, entity, key, outcome, delivery_hash)"
+        " SELECT 'X', 'company', 'k' || i, 'flagged', i::text FROM generate_series(1, 3000) i"
+    )
+    neon.execute(
+        "INSERT INTO marketing.enrichment_ledger (run_id, entity, key, outcome, delivery_hash, recorded_at)"
+        " VALUES ('X', 'people', 'p', 'flagged', 'p', now() - interval '91 days')"
+    )
+    worker = daemon()
+    worker.wait_event("retention.pruned", entity="company", ledger=2)
+    worker.wait_event("pull.done", entity="people")
+    assert worker.terminate() == 0
+    # An old row behind a thousand young ones would take a walk over all of them, at every pull.
+    assert "p" in in_ledger(neon)
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "1h", "1.5"])
 def test_a_wrong_number_of_days_is_refused_by_name(cli, env, value) -> None:
     env["WORKER_LEDGER_RETENTION"] = value

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg
 import structlog
 from psycopg import sql
 
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
+from worker.faults import Kind, kind_of, with_database
 from worker.neon import LEDGER
 
 log = structlog.get_logger("worker.retention")
@@ -30,14 +32,22 @@ class Pruned:
 async def prune(bridge: Bridge, entity: Entity, *, ledger_days: int | None, workspace_days: int | None) -> Pruned:
     """Remove what is older than so many days; None keeps all. Ends early when the worker stops.
 
+    What a database does not allow is told and left: records matter more than that old ones go.
+
     Raises:
-        psycopg.Error: what was removed stays so; the next pull goes on.
+        psycopg.Error: a fault that passes. What was removed stays so; the next pull goes on.
     """
     done = Pruned(entity.name)
-    if workspace_days is not None:
-        await _prune_workspace(bridge, entity, workspace_days, done)
-    if ledger_days is not None:
-        await _prune_ledger(bridge, entity, ledger_days, done)
+    try:
+        if workspace_days is not None:
+            await _prune_workspace(bridge, entity, workspace_days, done)
+        if ledger_days is not None:
+            await _prune_ledger(bridge, entity, ledger_days, done)
+    except psycopg.Error as error:
+        if kind_of(error) is Kind.TRANSIENT:
+            raise
+        mend = "`enrichment-worker doctor` names a privilege that is missing"
+        log.warning("retention.failed", entity=entity.name, error=with_database(error), mend=mend)
     if done.ledger or done.workspace:
         log.info("retention.pruned", entity=entity.name, ledger=done.ledger, workspace=done.workspace)
     return done
@@ -63,10 +73,11 @@ async def _prune_workspace(bridge: Bridge, entity: Entity, days: int, done: Prun
                 return
 
 
-# In the order of their ids, which is nearly that of their age: reading ends where the young ones begin.
+# In the order of their ids, which is nearly that of their age: reading ends where the young ones begin. Of every
+# entity: looking for the few rows of a rare one would read the whole ledger.
 _OLDEST = sql.SQL(
-    "SELECT id, key, recorded_at < now() - make_interval(days => %(days)s) AS old FROM {ledger}"
-    " WHERE id > %(after)s AND entity = %(entity)s ORDER BY id LIMIT %(limit)s"
+    "SELECT id, key, entity = %(entity)s AS mine, recorded_at < now() - make_interval(days => %(days)s) AS old"
+    " FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s"
 )
 
 
@@ -82,8 +93,11 @@ async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned)
             if not old:
                 return
             after = rows[-1]["id"]
-            needed = await _untold(here, entity, [row["key"] for row in old])
-            ids = [row["id"] for row in old if row["key"] not in needed]
+            mine = [row for row in old if row["mine"]]
+            if not mine:
+                continue
+            needed = await _untold(here, entity, [row["key"] for row in mine])
+            ids = [row["id"] for row in mine if row["key"] not in needed]
             cursors = await send(there, *begin(), (delete, {"ids": ids}), COMMIT)
             done.ledger += cursors[2].rowcount
 
