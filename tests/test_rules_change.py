@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 
 import pytest
 from records import add_companies, company, complete, everything, invalid, ledger, master, work
@@ -84,6 +86,14 @@ def test_the_version_changes_with_the_rules_and_with_nothing_else(monkeypatch) -
         pass
 
     assert len({CompanyRules.version(), Abroad.version(), Stricter.version()}) == 3
+    # A subclass elsewhere changes with the module that it inherits from.
+    elsewhere = type("Elsewhere", (Stricter,), {"__module__": "worker.rules"})
+    before, source = elsewhere.version(), inspect.getsource
+    same = type("Elsewhere", (Stricter,), {"__module__": "worker.rules", "__qualname__": elsewhere.__qualname__})
+    here = sys.modules[__name__]
+    monkeypatch.setattr(inspect, "getsource", lambda module: source(module) + ("x" if module is here else ""))
+    assert same.version() != before
+    monkeypatch.undo()
     from worker import rules
 
     plain = "a = 1\n\n# why\nb = 2\n"

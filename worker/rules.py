@@ -88,7 +88,8 @@ class RecordRules(BaseModel):
         A hash of the source of the rules and of the values' normal forms, comments and blank lines left out, of
         the class, its phone region, and the versions of the libraries that decide. The same on every machine.
         """
-        modules = dict.fromkeys((RecordRules.__module__, values.__name__, cls.__module__))
+        inherited = [one.__module__ for one in reversed(cls.__mro__) if issubclass(one, RecordRules)]
+        modules = dict.fromkeys((RecordRules.__module__, values.__name__, *inherited))
         parts = [_substance(inspect.getsource(sys.modules[name])) for name in modules]
         parts += [cls.__qualname__, cls.phone_region, *(f"{name} {installed(name)}" for name in _DECIDING)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
