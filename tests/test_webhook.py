@@ -232,6 +232,75 @@ def test_a_large_batch_is_several_events(cli, prepared, env, daemon, receiver, n
     assert max(len(event["records"]) for event in receiver.taken()) == 1000
 
 
+def test_a_proxy_that_cannot_be_used_is_refused_at_start_in_one_line(cli, prepared, env) -> None:
+    env.update(N8N_WEBHOOK_URL="https://n8n.example/hunter2", ALL_PROXY="socks5://user:hunter2@127.0.0.1:1")
+    done = cli("run")
+    assert done.returncode == 2
+    assert "set an http:// proxy" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_a_worker_that_finds_another_posting_does_not_take_the_trouble_for_over(
+    filled, env, daemon, receiver, supabase, eventually
+) -> None:
+    receiver.answer = 500
+    worker = daemon()
+    worker.wait_event("webhook.failed", entity="company")
+    with supabase.transaction():
+        eventually(lambda: supabase.execute(
+            "SELECT id FROM enrichment_outbox WHERE entity = 'company' FOR UPDATE SKIP LOCKED").fetchone())  # fmt: skip
+        failed = worker.health("/metrics")[1].split('webhook_posts_total{entity="company",result="failed"} ')[1][:5]
+        turns = len(receiver.begun)
+        eventually(lambda: len(receiver.begun) > turns + 2)  # people's events; company's are looked at as often
+        assert failed in worker.health("/metrics")[1]
+        assert [w for w in json.loads(worker.health("/status.json")[1])["worker"]["warnings"] if "company" in w]
+
+
+def test_what_nobody_could_announce_is_announced_by_who_finds_it(cli, filled, receiver, neon, supabase) -> None:
+    complete(supabase, company(1), website="c1.example")
+    assert cli("push").returncode == 0
+    assert cli("promote", input=company(1)).returncode == 0
+    assert cli("undo", company(1)).returncode == 0
+    # As an undo left it that died before it told the row, and was said again.
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute(
+            "UPDATE company_needs_enrichment SET enrichment_status = 'complete', pushed_to_neon_at = now(),"
+            " promoted_at = now() WHERE neon_id = 1"
+        )
+    supabase.execute("DELETE FROM enrichment_outbox")
+    assert "taken back before" in cli("undo", company(1)).stderr
+    assert "taken back before" in cli("undo", company(1)).stderr
+    told = [row["event"] for row in supabase.execute("SELECT event FROM enrichment_outbox").fetchall()]
+    assert [(e["records"][0]["outcome"], e["run_id"]) for e in told] == [
+        ("undone", neon.execute("SELECT run_id FROM marketing.enrichment_ledger WHERE outcome = 'undone'").fetchone()["run_id"])
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("website", "became"), [("c1.example", "promoted"), ("n/a", "flagged")])
+def test_a_stage_that_died_before_it_told_is_announced_as_what_it_was(
+    cli, filled, daemon, receiver, supabase, eventually, website, became
+) -> None:
+    complete(supabase, company(1), website=website)
+    assert cli("push").returncode == 0
+    carried = supabase.execute("SELECT * FROM company_needs_enrichment WHERE neon_id = 1").fetchone()
+    assert cli(*(("promote",) if became == "promoted" else ("revalidate",)), input=company(1)).returncode == 0
+    # Neon has it, and the workspace is as it was before.
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute(
+            "UPDATE company_needs_enrichment SET enrichment_status = %(enrichment_status)s, promoted_at = NULL,"
+            " pushed_to_neon_at = %(pushed_to_neon_at)s, updated_at = %(updated_at)s, website = %(website)s,"
+            " sync_note = %(sync_note)s WHERE neon_id = 1",
+            carried,
+        )
+    supabase.execute("DELETE FROM enrichment_outbox")
+    assert cli("pull").returncode == 0
+    told = supabase.execute("SELECT event -> 'records' AS r FROM enrichment_outbox WHERE event ? 'records'").fetchall()
+    assert [(r["key"], r["outcome"]) for row in told for r in row["r"]] == [(company(1), became)]
+
+
 def test_without_the_setting_nothing_is_written(cli, prepared, neon, supabase) -> None:
     add_companies(neon, 1)
     assert cli("pull").returncode == 0
@@ -245,11 +314,12 @@ def test_without_the_setting_nothing_is_written(cli, prepared, neon, supabase) -
     [
         ({"N8N_WEBHOOK_URL": "http://n8n.example/hook", "N8N_WEBHOOK_TOKEN": "hunter2"}, "without TLS"),
         ({"N8N_WEBHOOK_URL": "https://n8n.example/hook", "N8N_WEBHOOK_TOKEN": "hunter2 x"}, "N8N_WEBHOOK_TOKEN"),
+        ({"N8N_WEBHOOK_URL": "http://127.0.0.1:99999/hunter2"}, "N8N_WEBHOOK_URL"),
         ({"N8N_WEBHOOK_URL": "ftp://n8n.example/hunter2"}, "N8N_WEBHOOK_URL"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused_by_name_and_not_shown(cli, env, settings, said) -> None:
-    env.update(settings)
+    env.update(settings, WORKER_ALLOW_INSECURE="0")
     done = cli("status")
     assert done.returncode == 2
     assert said in done.stderr

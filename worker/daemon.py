@@ -29,7 +29,7 @@ from worker.retention import prune
 from worker.settings import Settings, SettingsError
 from worker.status import read_status
 from worker.supervisor import Supervisor
-from worker.webhook import Hook, post_events
+from worker.webhook import Hook, new_client, post_events
 
 log = structlog.get_logger("worker.daemon")
 
@@ -54,11 +54,13 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
         ready: called once, with the health address, when it listens.
 
     Raises:
-        SettingsError: the health address cannot be bound.
+        SettingsError: the health address cannot be bound, or the environment's proxy not used.
         Unreachable, SetupMissing: see :func:`worker.bridge.open_bridge`; under a supervisor an unreachable
             database is waited for.
     """
     supervisor = Supervisor.from_environment()
+    if settings.n8n_webhook_url:
+        await new_client().aclose()  # says what is wrong before anything begins
     try:
         link = bind(settings.health_host, settings.health_port)
     except OSError as error:

@@ -88,10 +88,21 @@ def _became(delivery: Delivery) -> tuple[str, str, str | None]:
     return delivery.key, what, code if what == Outcome.FLAGGED else None
 
 
-def news(bridge: Bridge, entity: Entity, run_id: str, batch: Sequence[Delivery]) -> list[Step]:
-    """The steps that announce what became of a settled batch; none where nobody wants to know."""
+def news(
+    bridge: Bridge, entity: Entity, run_id: str, batch: Sequence[Delivery], *, promoted: Collection[str] = ()
+) -> list[Step]:
+    """The steps that announce what became of a settled batch; none where nobody wants to know.
+
+    Args:
+        bridge: whether somebody does.
+        entity: of the batch.
+        run_id: of the batch.
+        batch: settled.
+        promoted: keys that are gone because they were promoted, which nobody could announce.
+    """
     ended = [d for d in batch if d.answer and d.answer.state not in (State.CHANGED, State.BUSY)]
-    return outbox.outcomes(entity, run_id, map(_became, ended)) if bridge.announces else []
+    became = [(d.key, str(Outcome.PROMOTED), None) if d.key in promoted else _became(d) for d in ended]
+    return outbox.outcomes(entity, run_id, became) if bridge.announces else []
 
 
 async def deliver(

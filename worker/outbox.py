@@ -108,20 +108,30 @@ class Waiting:
 
 # Whoever holds the oldest event of an entity is the one that posts: the events of an entity keep their order.
 _OLDEST = sql.SQL("""
-SELECT o.id, o.event, (SELECT count(*) FROM {outbox} WHERE entity = %(entity)s) AS pending,
-  extract(epoch FROM clock_timestamp() - o.created_at)::float8 AS age
-FROM {outbox} o WHERE o.id = (SELECT min(id) FROM {outbox} WHERE entity = %(entity)s) FOR UPDATE OF o SKIP LOCKED
+SELECT o.id, o.event, all_of.pending, extract(epoch FROM clock_timestamp() - o.created_at)::float8 AS age
+FROM (SELECT count(*) AS pending FROM {outbox} WHERE entity = %(entity)s) all_of LEFT JOIN (
+  SELECT * FROM {outbox} WHERE id = (SELECT min(id) FROM {outbox} WHERE entity = %(entity)s)
+  FOR UPDATE SKIP LOCKED) o ON true
 """)
 
 
+class Held(Exception):
+    """Another worker posts the events of this entity."""
+
+
 async def oldest(connection: Connection, entity: Entity) -> Waiting | None:
-    """The oldest event of an entity, locked in a transaction that stays open; None where none waits or another
-    worker posts.
+    """The oldest event of an entity, locked in a transaction that stays open; None where none waits.
+
+    Raises:
+        Held: another worker posts.
     """
     step = _OLDEST.format(outbox=OUTBOX.sql), {"entity": entity.name}
     cursors = await send(connection, *begin(), step)
     row = await cursors[-1].fetchone()
-    return Waiting(**row) if row else None
+    assert row is not None
+    if row["pending"] and row["id"] is None:
+        raise Held
+    return Waiting(**row) if row["pending"] else None
 
 
 async def waiting_with(connection: Connection, key: str) -> int:

@@ -113,7 +113,8 @@ async def judge_rows(
     told = untold + [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
     replies = [reply for delivery in told if (reply := reply_to(delivery))]
     promoted = keys_with(batch, Outcome.PROMOTED)
-    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch))
+    # Who died before he could tell a row could not announce it either.
+    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, [*batch, *untold]))
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
         await release_ready(there, here, entity, waits)
     return found
@@ -226,7 +227,7 @@ async def tell_gone(
     await settle_batch(bridge, there, entity, batch, run)
     promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
     replies = [reply for delivery in batch if (reply := reply_to(delivery))]
-    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch))
+    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch, promoted=promoted))
 
 
 def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:

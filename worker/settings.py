@@ -140,7 +140,7 @@ class Settings(BaseSettings):
             return None
         try:
             parts = urlsplit(value)
-            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:  # its message would quote user and password
             good = False
         if not good:

@@ -93,17 +93,20 @@ async def undo(
 
 
 async def _tell(bridge: Bridge, here: Connection, entity: Entity, entry: dict[str, Any], run_id: str | None) -> str:
-    """Reopen the workspace row, and announce that this run took the promotion back; says so where no row is there.
+    """Reopen the workspace row, and announce that the promotion was taken back; says so where no row is there.
 
     Where this does not come about, the next full pull does it: the record is invalid again.
     """
     key = entry["key"]
-    announced = outbox.outcomes(entity, run_id, [(key, "undone", None)]) if run_id and bridge.announces else []
     look = sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
         entity.workspace_table.sql, sql.Identifier(entity.key)
     )
-    cursors = await send(here, *begin(), _reopen(entity, entry), (look, {"key": key}), *announced, COMMIT)
+    cursors = await send(here, *begin(), _reopen(entity, entry), (look, {"key": key}))
     gone = await cursors[3].fetchone() is None
+    # The run that took it back may have died before it told: who tells the row announces it.
+    run_id = run_id or (entry["undone_in"] if cursors[2].rowcount else None)
+    announced = outbox.outcomes(entity, run_id, [(key, "undone", None)]) if run_id and bridge.announces else []
+    await send(here, *announced, COMMIT)
     return "; its workspace row is gone, `enrichment-worker pull --full` brings it back" if gone else ""
 
 

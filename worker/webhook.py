@@ -18,7 +18,8 @@ from worker.database import COMMIT, send
 from worker.entities import Entity
 from worker.faults import Storm, in_one_line, pauses
 from worker.monitor import Monitor
-from worker.outbox import Waiting
+from worker.outbox import Held, Waiting
+from worker.settings import SettingsError
 
 log = structlog.get_logger("worker.webhook")
 
@@ -48,6 +49,23 @@ class NotPosted(Exception):
         self.event = event
 
 
+def new_client() -> httpx.AsyncClient:
+    """What posts; it heeds the environment's proxies and certificates.
+
+    Raises:
+        SettingsError: they cannot be used.
+    """
+    try:
+        return httpx.AsyncClient(follow_redirects=False, timeout=POST_SECONDS)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        what = "set an http:// proxy" if isinstance(error, ImportError) else type(error).__name__
+        said = (
+            "N8N_WEBHOOK_URL: the environment's proxy (ALL_PROXY, HTTP_PROXY, HTTPS_PROXY) or certificates"
+            f" (SSL_CERT_FILE, SSL_CERT_DIR) cannot be used to post: {what}"
+        )
+        raise SettingsError([said]) from None
+
+
 async def post_events(
     bridge: Bridge,
     entity: Entity,
@@ -68,13 +86,15 @@ async def post_events(
         every: seconds after which to look without news: another worker may have died.
     """
     waits, storm = pauses(), Storm()
-    async with httpx.AsyncClient(follow_redirects=False, timeout=POST_SECONDS) as client:
+    async with new_client() as client:
         while True:
             with anyio.move_on_after(every):
                 await news()
             while True:
                 try:
                     event = await _post_oldest(bridge, entity, hook, client)
+                except Held:
+                    break  # whether it goes well is his to say
                 except NotPosted as error:
                     reason = str(error)
                     monitor.not_posted(entity.name, reason, error.event.pending, error.event.age)
@@ -100,6 +120,7 @@ async def _post_oldest(bridge: Bridge, entity: Entity, hook: Hook, client: httpx
 
     Raises:
         NotPosted: it stays in the outbox.
+        Held: another worker posts.
         psycopg.Error: likewise, and it may have been posted.
     """
     async with bridge.supabase.connection() as here:
@@ -140,7 +161,7 @@ async def _post(bridge: Bridge, event: Waiting, hook: Hook, client: httpx.AsyncC
                     reason = "" if answer.is_success else _in_words(answer.status_code)
         except TimeoutError:
             reason = f"no answer within {POST_SECONDS:.0f} s"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except Exception as error:  # noqa: BLE001 - what an address or an answer may do must not end the worker
             reason = in_one_line(error) if str(error) else type(error).__name__
         posting.cancel_scope.cancel()
     return reason
