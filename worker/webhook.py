@@ -120,8 +120,8 @@ async def _post_oldest(bridge: Bridge, entity: Entity, hook: Hook, client: httpx
 
     Raises:
         NotPosted: it stays in the outbox.
+        psycopg.Error: it stays in the outbox, and may have been posted.
         Held: another worker posts.
-        psycopg.Error: likewise, and it may have been posted.
     """
     async with bridge.supabase.connection() as here:
         event = await outbox.oldest(here, entity)
