@@ -27,7 +27,7 @@ from worker.progress import Progress
 from worker.pull import pull
 from worker.retention import prune
 from worker.settings import Settings, SettingsError
-from worker.status import read_status
+from worker.status import COUNT_SECONDS, read_status
 from worker.supervisor import Supervisor
 from worker.webhook import Hook, new_client, post_events
 
@@ -303,18 +303,23 @@ class _Daemon:
         """
         storm = Storm()
         while True:
-            began = time.perf_counter()
+            counting = 0.0
             try:
                 async with self.bridge.supabase.connection() as here:
+                    began = time.perf_counter()
                     status = await read_status(here, ENTITIES.values())
+                counting = time.perf_counter() - began
             except (psycopg.Error, OSError) as error:
+                # Only a count that the server was busy with is paused after: not a wait for a lost connection.
+                if isinstance(error, psycopg.errors.QueryCanceled):
+                    counting = COUNT_SECONDS
                 reason = with_database(error)
                 self.monitor.not_counted(reason)
                 if (times := storm.seen(reason)) is not None:
                     log.warning("count.failed", error=reason, times=times)
             else:
-                self.monitor.counted(status, time.perf_counter() - began)
-            await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * (time.perf_counter() - began)))
+                self.monitor.counted(status, counting)
+            await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * counting))
             with anyio.move_on_after(self.settings.sweep_interval):
                 await self.news.wait()
 
