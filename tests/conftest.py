@@ -88,6 +88,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             terminalreporter.write_line(line)
 
 
+def as_role(url: str, role: str, password: str) -> str:
+    """The address, logged in to as somebody else."""
+    parts = urlsplit(url)
+    where = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{role}:{password}@{where}"))
+
+
 class DockerServer:
     """PostgreSQL in a container, with the interface of :class:`EmbeddedServer` that tests use."""
 

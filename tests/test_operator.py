@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pooler
 import pytest
+from conftest import as_role
 from records import add_companies, company, complete
 
 
@@ -101,10 +102,10 @@ def test_doctor_names_what_is_broken_with_its_mend(cli, prepared, neon, supabase
 
 
 def test_doctor_names_a_missing_privilege(cli, prepared, env, neon, databases) -> None:
-    neon.execute("DO $$ BEGIN CREATE ROLE meek LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+    neon.execute("DO $$ BEGIN CREATE ROLE meek LOGIN PASSWORD 'only-meek'; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
                  "GRANT USAGE ON SCHEMA marketing TO meek; GRANT SELECT ON ALL TABLES IN SCHEMA marketing TO meek;"
                  "GRANT SELECT ON public.shq_validation_log TO meek")  # fmt: skip
-    env["NEON_DATABASE_URL"] = databases.neon_url.replace("postgres@", "meek@")
+    env["NEON_DATABASE_URL"] = as_role(databases.neon_url, "meek", "only-meek")
     found = findings(cli)
     assert "DELETE on marketing.company_invalid" in found["company: Neon's privileges"]["text"]
     assert "INSERT on marketing.enrichment_ledger" in found["ledger and log"]["text"]
@@ -114,9 +115,9 @@ def test_doctor_names_a_missing_privilege(cli, prepared, env, neon, databases) -
 def test_doctor_notices_that_row_level_security_hides_the_rows_from_the_worker(
     cli, prepared, env, supabase, databases
 ) -> None:
-    supabase.execute("DO $$ BEGIN CREATE ROLE blind LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+    supabase.execute("DO $$ BEGIN CREATE ROLE blind LOGIN PASSWORD 'only-blind'; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
                      "GRANT ALL ON ALL TABLES IN SCHEMA public TO blind")  # fmt: skip
-    env["SUPABASE_DATABASE_URL"] = databases.supabase_url.replace("postgres@", "blind@")
+    env["SUPABASE_DATABASE_URL"] = as_role(databases.supabase_url, "blind", "only-blind")
     found = findings(cli)["public.company_needs_enrichment: row level security"]
     assert found["level"] == "problem"
     assert "BYPASSRLS" in found["mend"]

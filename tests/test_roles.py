@@ -6,12 +6,11 @@ import json
 import secrets
 from collections.abc import Iterator
 from functools import partial
-from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 import psycopg
 import pytest
-from conftest import ROOT, Databases, connect
+from conftest import ROOT, Databases, as_role, connect
 from psycopg import sql
 from records import (
     Connection,
@@ -42,12 +41,6 @@ from worker.undo import Undone, undo
 
 ROLE = "enrichment_worker"
 SIDES = ("Neon", "Supabase")
-
-
-def as_role(url: str, role: str, password: str) -> str:
-    parts = urlsplit(url)
-    where = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{role}:{password}@{where}"))
 
 
 @pytest.fixture

@@ -128,6 +128,9 @@ def test_a_server_without_tls_is_refused_and_no_password_sent(cli, prepared, env
         assert "WORKER_ALLOW_INSECURE" in done.stderr
         env["WORKER_ALLOW_INSECURE"] = "1"
         assert cli("pull").returncode == 0
+        done = cli("doctor")
+        assert done.returncode == 0, done.stdout
+        assert "warning   Neon TLS: off, as WORKER_ALLOW_INSECURE=1 allows" in done.stdout
 
 
 def test_a_wrong_password_is_one_line_without_it(cli, far) -> None:

@@ -119,7 +119,9 @@ async def _server(connection: Connection, name: str, setting: str, conninfo: str
         mode = conninfo_to_dict(conninfo).get("sslmode")
         found.append(_ok(f"{name} TLS", f"on (sslmode={mode})"))
     else:
-        found.append(_problem(f"{name} TLS", "off", f"use sslmode=require in {setting}"))
+        # The settings refuse it but where the operator allowed it.
+        text, mend = "off, as WORKER_ALLOW_INSECURE=1 allows", f"use sslmode=require in {setting}"
+        found.append(Finding(Level.WARNING, f"{name} TLS", text, mend))
     return found
 
 
