@@ -37,6 +37,7 @@ class _Counter:
         self._started = False
         self._statements, self._messages = 0, 0
         self._texts: list[str] = []
+        self._prepared: dict[bytes, str] = {}
 
     def feed(self, data: bytes) -> None:
         self._buffer += data
@@ -60,7 +61,10 @@ class _Counter:
         if kind == b"Q":
             self._texts.append(body.split(b"\0")[0].decode(errors="replace"))
         elif kind == b"P":
-            self._texts.append(body.split(b"\0")[1].decode(errors="replace"))
+            name, text = body.split(b"\0")[:2]
+            self._prepared[name] = text.decode(errors="replace")
+        elif kind == b"B":  # one that was prepared earlier is sent by its name
+            self._texts.append(self._prepared.get(body.split(b"\0")[1], ""))
         self._statements += kind in b"QE"
         self._messages += 1
         if kind == b"Q" or (kind in b"SHcf" and self._messages > 1):

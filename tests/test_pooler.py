@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import anyio
 import pooler
 import pytest
 from oracle import check
 from records import add_people, add_slot, company, complete, person, work
 from test_faults import fill, flip, settled
+
+from worker.database import COMMIT, PREPARE_AFTER, Database, begin, send
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 
@@ -23,6 +26,20 @@ def behind(prepared, env, databases) -> Iterator[None]:
             NEON_DATABASE_URL=neon.url, SUPABASE_DATABASE_URL=here.url, SUPABASE_LISTEN_URL=databases.supabase_url
         )
         yield
+
+
+def test_statements_are_prepared_only_where_no_pooler_is_between(prepared, databases) -> None:
+    async def prepared_there(url: str) -> int | None:
+        async with Database("Neon", url) as database, database.connection() as connection:
+            for _ in range(3 * PREPARE_AFTER):
+                await send(connection, *begin(), COMMIT)
+            cursor = await connection.execute("SELECT count(*) AS n FROM pg_prepared_statements")
+            return (await cursor.fetchone())["n"]
+
+    assert anyio.run(prepared_there, databases.neon_url) > 0
+    for mode in ("transaction", "session"):
+        with pooler.Pooler(databases.neon_url, mode=mode) as between:
+            assert anyio.run(prepared_there, between.url) == 0
 
 
 def test_every_command_works(behind, cli, neon, supabase) -> None:

@@ -11,12 +11,12 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 import psycopg
@@ -34,6 +34,9 @@ from worker.faults import blame
 Connection = psycopg.AsyncConnection[DictRow]
 _NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 """Pooled connection → its database's name."""
+_UNTRIED: WeakSet[Connection] = WeakSet()
+"""Pooled connections of which it is not known whether a pooler is between."""
+_PID = "backend_pid"
 Cursor = psycopg.AsyncCursor[DictRow]
 Statement = sql.Composed | sql.SQL
 Params = Mapping[str, Any] | None
@@ -43,6 +46,8 @@ STATEMENT_SECONDS = 15.0
 LOCK_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 """How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
+PREPARE_AFTER = 2
+"""So many times a statement was sent by a connection before it is prepared there."""
 CLIENT_SECONDS = 20.0
 """After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
 
@@ -161,6 +166,7 @@ class Database:
     async def _configure(self, connection: Connection) -> None:
         _NAMES[connection] = self.name
         _adapt(connection)
+        _UNTRIED.add(connection)
 
     async def __aenter__(self) -> Database:
         await self._pool.open()
@@ -239,6 +245,7 @@ def begin(
     statement: float = STATEMENT_SECONDS,
     idle: float = IDLE_SECONDS,
     planner: tuple[str, ...] = (),
+    durable: bool = True,
 ) -> Sequence[Step]:
     """The steps that open a transaction with the worker's settings.
 
@@ -248,6 +255,7 @@ def begin(
         statement: seconds a statement may run; 0 is without limit.
         idle: seconds the transaction may lie idle before the server ends it and its locks.
         planner: what its planner is to do without: names of settings that are turned off.
+        durable: its COMMIT waits for the disk. Else a crash of the server may take the last moments back, in order.
     """
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
     mode = "READ ONLY" if read_only else "READ WRITE"
@@ -260,9 +268,11 @@ def begin(
         "enrichment_worker.writer": "on",
         # Compiling a statement that runs for milliseconds costs hundreds of them.
         "jit": "off",
-        **dict.fromkeys(planner, "off"),
+        **dict.fromkeys(planner if durable else (*planner, "synchronous_commit"), "off"),
     }
-    calls = sql.SQL(", ").join(_SETTING.format(name, value) for name, value in settings.items())
+    calls = sql.SQL(", ").join(
+        [*(_SETTING.format(name, value) for name, value in settings.items()), sql.SQL(f"pg_backend_pid() AS {_PID}")]
+    )
     return (
         (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),
         (composed(_SETTINGS.format(calls)), None),
@@ -276,7 +286,23 @@ async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SEC
         psycopg.Error: the first step that failed; the steps after it did not run.
     """
     async with within(connection, seconds), connection.pipeline():
-        return [await connection.execute(statement, params) for statement, params in steps]
+        cursors = [await connection.execute(statement, params) for statement, params in steps]
+    if connection in _UNTRIED:
+        await _try(connection, cursors)
+    return cursors
+
+
+async def _try(connection: Connection, cursors: Iterable[Cursor]) -> None:
+    """Have statements prepared where the session is the server's own, which the first transaction tells.
+
+    A pooler gives its client another process id than the server's. Behind one, a statement that was prepared in one
+    transaction is unknown in the next, or is somebody else's. Without one, planning it again is saved.
+    """
+    for cursor in cursors:
+        if cursor.description and cursor.description[-1].name == _PID and (row := await cursor.fetchone()):
+            _UNTRIED.discard(connection)
+            if row[_PID] == connection.info.backend_pid:
+                connection.prepare_threshold = PREPARE_AFTER
 
 
 @asynccontextmanager

@@ -133,7 +133,10 @@ async def deliver(
     # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         with tally.timing("claim"):
-            batch = await workspace.claim(here, entity, limit or bridge.batch_size, skip=skip)
+            # An acknowledgement that a crash of Supabase takes back is given anew, from Neon's ledger. Only what was
+            # announced could not be called back.
+            durable = bridge.announces
+            batch = await workspace.claim(here, entity, limit or bridge.batch_size, skip=skip, durable=durable)
         tally.claimed = len(batch)
         claimed(tally.claimed)
         if not batch:

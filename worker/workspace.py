@@ -79,7 +79,7 @@ queue for short, and would read and sort the whole of it for each batch.
 
 
 async def claim(
-    connection: Connection, entity: Entity, limit: int, *, look: bool = False, skip: int = 0
+    connection: Connection, entity: Entity, limit: int, *, look: bool = False, skip: int = 0, durable: bool = True
 ) -> list[Delivery]:
     """The oldest work of an entity, in a transaction that keeps it from all other workers.
 
@@ -91,10 +91,12 @@ async def claim(
         limit: rows at most.
         look: read only and lock nothing.
         skip: rows to pass over first.
+        durable: the transaction's COMMIT waits for the disk.
     """
     rows = "work, only looked at" if look else "work"
     params = {"limit": limit, "skip": skip}
-    cursors = await send(connection, *begin(read_only=look, planner=_IN_ORDER), (_claim(entity, rows), params))
+    steps = begin(read_only=look, planner=_IN_ORDER, durable=durable)
+    cursors = await send(connection, *steps, (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in await cursors[-1].fetchall()]
 
 
