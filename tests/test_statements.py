@@ -142,3 +142,35 @@ def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
     claimed, rows = anyio.run(read_by_a_claim)
     assert claimed == 10
     assert rows <= 100
+
+
+def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whole(prepared, settings) -> None:
+    """What is prepared is planned once, maybe with three rows there, and used with a million."""
+
+    async def plan(side: database.Database, statement: sql.SQL, planner: tuple[str, ...]) -> str:
+        names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement.as_string())))
+        text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement.as_string())
+        async with side.connection() as connection:
+            await database.send(connection, *database.begin(planner=planner))
+            found = connection.pgconn.exec_(f"EXPLAIN (GENERIC_PLAN) {text.replace('%%', '%')}".encode())
+            assert found.ntuples, found.error_message
+            return "\n".join(found.get_value(row, 0).decode() for row in range(found.ntuples))
+
+    async def plans() -> dict[str, str]:
+        async with open_bridge(settings) as bridge:
+            found = {}
+            for name, entity in ENTITIES.items():
+                how = bridge.settlements[name]
+                for what, statement in (("i", how.lock_invalid), ("m", how.lock_master), ("settle", how.settle)):
+                    found[f"{name}: {what}"] = await plan(bridge.neon, statement, settlement.PLANNER)
+                for what, step in (
+                    ("claim", workspace._claim(entity, "work")), ("acknowledge", workspace._acknowledge(entity))
+                ):  # fmt: skip
+                    found[f"{name}: {what}"] = await plan(bridge.supabase, step, workspace._PLANNER)
+            return found
+
+    for what, found in anyio.run(plans).items():
+        assert "Seq Scan" not in found, f"{what}\n{found}"
+        assert "Nested Loop  (" not in found or "settle" in what, f"{what}\n{found}"
+        for line in re.findall(r"Index(?: Only)? Scan using .*\n *(?!.*Cond).*", found):
+            assert "queue_idx" in line, f"{what}: an index is read whole\n{found}"

@@ -72,9 +72,10 @@ def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
     return Delivery(**row)
 
 
-_IN_ORDER = ("enable_sort",)
+_PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
 """The queue's index has the oldest first. After a flip of many rows, and until the next ANALYZE, the planner takes the
-queue for short, and would read and sort the whole of it for each batch.
+queue for short, and would read and sort the whole of it for each batch. What is acknowledged is looked up by index and
+joined by hash, however small the workspace was when the statement was prepared.
 """
 
 
@@ -95,7 +96,7 @@ async def claim(
     """
     rows = "work, only looked at" if look else "work"
     params = {"limit": limit, "skip": skip}
-    steps = begin(read_only=look, planner=_IN_ORDER, durable=durable)
+    steps = begin(read_only=look, planner=_PLANNER, durable=durable)
     cursors = await send(connection, *steps, (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in await cursors[-1].fetchall()]
 
@@ -173,6 +174,11 @@ class Reply:
 
 
 _ACKNOWLEDGE = sql.SQL("""
+WITH a AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
+    data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
+    promoted_at timestamp, waiting_for text)
+)
 UPDATE {workspace} w SET
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
   neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
@@ -185,10 +191,8 @@ UPDATE {workspace} w SET
   promoted_at = coalesce(a.promoted_at, w.promoted_at),
   waiting_for = a.waiting_for,
   sync_note = a.note
-FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text, data jsonb,
-  snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean, promoted_at timestamp,
-  waiting_for text)
-WHERE w.{key} = a.key
+FROM a
+WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
   -- Compared as it was read: the worker's calendar has four digits for a year.
   AND CASE WHEN w.updated_at IS NOT NULL THEN least(greatest(w.updated_at, '0001-01-01'),
     '9999-12-31 23:59:59.999999') END IS NOT DISTINCT FROM a.version
