@@ -14,10 +14,9 @@ from bench.flips import Disqualified
 from bench.lab import Lab, Pair, connect
 from bench.process import Failed, environment, run
 from bench.psql import pipe, psql
-from worker.neon import PULLED
 
 _COLUMNS = ", ".join(("company_unique_id", *records.COLUMNS))
-_THERE = f"{_COLUMNS}, {', '.join(PULLED)}"
+_THERE = f"{_COLUMNS}, id, reason_code, validation_errors, validation_warnings, batch_id, created_at, updated_at"
 _HERE = (
     f"{_COLUMNS}, neon_id, reason_code, original_validation_errors, original_validation_warnings, source_batch_id,"
     " created_at, updated_at"

@@ -244,6 +244,25 @@ def test_position_survives_a_session_in_another_time_zone(cli, prepared, neon: C
     assert work(supabase, company(1))["neon_snapshot"]["company_name"] == "Alder Works 1"
 
 
+def test_a_first_pull_goes_on_where_a_row_came_in_meanwhile(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1, 2, 3)
+    # Somebody imports company 2 in the moment in which company 1 arrives in the empty workspace.
+    supabase.execute(
+        "CREATE FUNCTION import_2() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.company_unique_id = '" + company(1) + "' THEN"
+        " INSERT INTO public.company_needs_enrichment (company_unique_id, company_name, city, enrichment_status)"
+        " VALUES ('" + company(2) + "', 'Typed by hand', 'Elkins', 'in_progress'); END IF; RETURN NULL; END $$;"
+        " CREATE TRIGGER import_2 AFTER INSERT ON public.company_needs_enrichment"
+        " FOR EACH ROW EXECUTE FUNCTION import_2()"
+    )
+    result = pull(cli, "--batch-size", "1")["company"]
+    assert (result["seen"], result["new"], result["changed"], result["refused"]) == (3, 2, 1, 0)
+    row = work(supabase, company(2))
+    assert (row["company_name"], row["city"], row["enrichment_status"]) == ("Typed by hand", "Elkins", "in_progress")
+    assert row["neon_snapshot"]["company_name"] == invalid(neon, company(2))["company_name"]
+    assert [work(supabase, company(n))["neon_id"] for n in (1, 3)] == [invalid(neon, company(n))["id"] for n in (1, 3)]
+
+
 def test_updated_at_is_the_enrichers_and_the_pull_keeps_it(cli, pulled, neon, supabase) -> None:
     edit(supabase, company(1), website="https://mine.example")
     at = work(supabase, company(1))["updated_at"]

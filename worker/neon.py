@@ -191,14 +191,36 @@ def totals(entity: Entity) -> Step:
 
 
 STREAM_ROWS = 500
-PULLED = ("id", "reason_code", "validation_errors", "validation_warnings", "batch_id", "created_at", "updated_at")
-"""What a pull carries beside the key and the data columns."""
+PULLED: Mapping[str, str] = {
+    "neon_id": "i.id",
+    "reason_code": "i.reason_code",
+    "original_validation_errors": "i.validation_errors",
+    "original_validation_warnings": "i.validation_warnings",
+    "source_batch_id": "i.batch_id",
+    "created_at": "coalesce(i.created_at, now() AT TIME ZONE 'UTC')",
+    "updated_at": "CASE WHEN i.updated_at BETWEEN '1970-01-01' AND now() AT TIME ZONE 'UTC' THEN i.updated_at"
+    " ELSE now() AT TIME ZONE 'UTC' END",
+    "enrichment_status": "'pending'",
+    "pulled_from_neon_at": "now() AT TIME ZONE 'UTC'",
+    "neon_snapshot": "d.data",
+    "last_sync_hash": "md5(d.data)",
+}
+"""What a pull carries after the key and the data columns: workspace column → SQL over ``i``, the invalid row, and
+``d``, its snapshot. It is all that a new workspace row needs, so that COPY brings it as it is.
+"""
+_STREAM = sql.SQL("""
+COPY (
+  SELECT {columns}, {pulled}
+  FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  -- OFFSET: composed once
+  {where}
+) TO STDOUT
+""")
 
 
 async def stream(
     connection: Connection, entity: Entity, since: Horizon | None, *, patience: float
 ) -> AsyncGenerator[list[bytes]]:
-    """The invalid rows in COPY's text format, some hundred at a time, as the server sends them.
+    """The invalid rows as new workspace rows in COPY's text format, some hundred at a time, as the server sends them.
 
     Args:
         connection: to Neon, in a transaction that the caller opened.
@@ -209,13 +231,18 @@ async def stream(
     Raises:
         psycopg.OperationalError: the next rows did not come.
     """
-    columns = sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
     where: sql.Composable = sql.SQL("")
     if since is not None:
-        where = sql.SQL(" WHERE updated_at >= {} OR id > {}").format(
+        where = sql.SQL("WHERE i.updated_at >= {} OR i.id > {}").format(
             sql.Literal(since.position), sql.Literal(since.last_id)
         )
-    statement = sql.SQL("COPY (SELECT {} FROM {}{}) TO STDOUT").format(columns, entity.invalid_table.sql, where)
+    statement = _STREAM.format(
+        columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
+        pulled=sql.SQL(", ").join(map(sql.SQL, PULLED.values())),
+        invalid=entity.invalid_table.sql,
+        data=data_of(entity, "i"),
+        where=where,
+    )
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
         ended = False
         while not ended:

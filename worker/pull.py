@@ -117,7 +117,7 @@ async def pull(
                 progress.expect(sum(row["records"] for row in await cursors[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else position.horizon, batch_size, progress)
-                if full:
+                if full and not task.began_vacant:
                     await task.withdraw()
                 if dry_run:
                     return pulled
@@ -172,6 +172,8 @@ class _Pull:
     pulse: Pulse
     held: bool = False
     """Whether somebody held a row that was to be brought up to date."""
+    began_vacant: bool = False
+    """Whether the workspace was empty: all that it holds by now is from this very look at Neon."""
 
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and prove that this is still the only puller."""
@@ -183,6 +185,9 @@ class _Pull:
 
     async def bring(self, since: Horizon | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
+        direct = False
+        if since is None and not self.dry_run:
+            self.began_vacant, direct = await staging.vacancy(self.here, self.entity)
         async with self.bridge.neon.connection() as source:
             # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
             planner = () if since is None else ("enable_seqscan",)
@@ -191,8 +196,10 @@ class _Pull:
             async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:
                 batches = _Batches(rows, batch_size)
                 while await batches.more():
-                    batch = batches.batch()
-                    staged = await staging.stage(self.here, self.entity, batch, self._refused, dry_run=self.dry_run)
+                    staged = await staging.stage(
+                        self.here, self.entity, batches.batch(), self._refused, dry_run=self.dry_run, direct=direct
+                    )
+                    direct = staged.direct
                     self.pulled.seen += batches.rows
                     self.pulled.new += staged.new
                     self.pulled.keys |= dict.fromkeys(staged.new_keys, "new: would be pulled")

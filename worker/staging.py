@@ -13,10 +13,10 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
-from worker.entities import Entity, data_of
+from worker.entities import Entity
 from worker.faults import Kind, kind_of
 from worker.model import Data
-from worker.neon import Horizon
+from worker.neon import PULLED, Horizon
 
 POSITION = sql.Identifier("public", "enrichment_pull_position")
 STAGE = sql.Identifier("enrichment_stage")
@@ -81,21 +81,10 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
 # The stage is small and the workspace may be huge: every stage row is looked up by the unique index.
 _PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 _CREATE = sql.SQL("""
-CREATE TEMP TABLE {stage} ON COMMIT DROP AS
-SELECT {key}, {columns}, neon_id, reason_code, original_validation_errors, original_validation_warnings,
-  source_batch_id, created_at, updated_at
-FROM {workspace} WITH NO DATA
+CREATE TEMP TABLE {stage} ON COMMIT DROP AS SELECT {columns} FROM {workspace} WITH NO DATA
 """)
 _INSERT = sql.SQL("""
-INSERT INTO {workspace} ({key}, {columns}, neon_id, reason_code, original_validation_errors,
-  original_validation_warnings, source_batch_id, created_at, updated_at, enrichment_status,
-  pulled_from_neon_at, neon_snapshot, last_sync_hash)
-SELECT s.{key}, {columns_s}, s.neon_id, s.reason_code, s.original_validation_errors,
-  s.original_validation_warnings, s.source_batch_id, coalesce(s.created_at, now() AT TIME ZONE 'UTC'),
-  CASE WHEN s.updated_at BETWEEN '1970-01-01' AND now() AT TIME ZONE 'UTC' THEN s.updated_at
-    ELSE now() AT TIME ZONE 'UTC' END, 'pending', now() AT TIME ZONE 'UTC', d.data,
-  md5(d.data::text)
-FROM {stage} s CROSS JOIN LATERAL (SELECT {data} AS data OFFSET 0) d  -- OFFSET: composed once
+INSERT INTO {workspace} ({columns}) SELECT {columns} FROM {stage} s
 WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key})
 ON CONFLICT ({key}) DO NOTHING
 """)
@@ -106,7 +95,7 @@ SELECT s.{key} AS key FROM {stage} s
 CROSS JOIN LATERAL (SELECT w.*, w.xmin FROM {workspace} w WHERE w.{key} = s.{key} LIMIT 1) w
 WHERE w.xmin <> pg_current_xact_id()::xid
   AND NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false)  -- the delivery's
-  AND (w.last_sync_hash IS DISTINCT FROM md5({data}::text) OR w.neon_id IS DISTINCT FROM s.neon_id
+  AND (w.last_sync_hash IS DISTINCT FROM s.last_sync_hash OR w.neon_id IS DISTINCT FROM s.neon_id
   OR w.promoted_at IS NOT NULL
   OR (w.enrichment_status = 'pending' AND
       (w.original_validation_errors, w.original_validation_warnings, w.reason_code)
@@ -127,6 +116,19 @@ class Staged:
     new_keys: list[str]
     """Only where nothing was written."""
     changed: list[str]
+    direct: bool = False
+    """Whether it went straight to the workspace, and the next one may."""
+
+
+async def vacancy(connection: Connection, entity: Entity) -> tuple[bool, bool]:
+    """Whether the workspace has no row, and whether it then takes rows by COPY, as row level security does not."""
+    statement = sql.SQL(
+        "SELECT NOT EXISTS (SELECT FROM {}) AS vacant, NOT row_security_active({}::regclass) AS direct"
+    ).format(entity.workspace_table.sql, sql.Literal(entity.workspace_table.sql.as_string()))
+    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = await cursors[2].fetchone()
+    assert row is not None
+    return row["vacant"], row["vacant"] and row["direct"]
 
 
 async def stage(
@@ -136,6 +138,7 @@ async def stage(
     refused: Callable[[str, psycopg.Error], None],
     *,
     dry_run: bool,
+    direct: bool = False,
 ) -> Staged:
     """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ.
 
@@ -147,6 +150,7 @@ async def stage(
         blocks: rows in COPY's text format, as :func:`worker.neon.stream` yields them.
         refused: told the key of each record that the workspace does not take, and why.
         dry_run: write nothing.
+        direct: the workspace was empty: the rows are copied straight into it, unless it refuses one.
     """
     kept: list[bytes] = []
 
@@ -157,11 +161,15 @@ async def stage(
 
     try:
         async with aclosing(keep()) as all_blocks:
+            if direct:
+                return await _load(connection, entity, all_blocks)
             return await _stage(connection, entity, all_blocks, dry_run=dry_run)
     except psycopg.Error as error:
         if kind_of(error) is not Kind.REFUSED:
             raise
         await send(connection, (sql.SQL("ROLLBACK"), None))
+        if direct:
+            return await stage(connection, entity, _once(kept), refused, dry_run=dry_run)
         # COPY's text format has a line for each row.
         rows = [row + b"\n" for row in b"".join(kept).removesuffix(b"\n").split(b"\n")]
         if len(rows) == 1:
@@ -180,20 +188,38 @@ async def _once(rows: list[bytes]) -> AsyncGenerator[bytes]:
     yield b"".join(rows)
 
 
+def _columns(entity: Entity) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
+
+
+async def _copy(connection: Connection, statement: sql.Composable, blocks: AsyncIterable[bytes]) -> int:
+    async with connection.cursor() as cursor:
+        async with cursor.copy(statement) as copy:
+            async for block in blocks:
+                async with within(connection, PATIENCE):
+                    await copy.write(block)
+        return cursor.rowcount
+
+
+async def _load(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes]) -> Staged:
+    into = sql.SQL("COPY {} ({}) FROM STDIN").format(entity.workspace_table.sql, _columns(entity))
+    # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
+    await send(connection, *begin(statement=300.0, durable=False))
+    new = await _copy(connection, into, blocks)
+    await send(connection, COMMIT)
+    return Staged(new, [], [], direct=True)
+
+
 async def _stage(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool) -> Staged:
     names = {
         "stage": STAGE,
         "key": sql.Identifier(entity.key),
         "workspace": entity.workspace_table.sql,
-        "columns": sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
-        "columns_s": sql.SQL(", ").join(sql.Identifier("s", column) for column in entity.columns),
-        "data": data_of(entity, "s"),
+        "columns": _columns(entity),
     }
-    await send(connection, *begin(statement=300.0, planner=_PLANNER), (_CREATE.format(**names), None))
-    async with connection.cursor() as cursor, cursor.copy(sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN")) as copy:
-        async for block in blocks:
-            async with within(connection, PATIENCE):
-                await copy.write(block)
+    opening = begin(statement=300.0, planner=_PLANNER, durable=False)
+    await send(connection, *opening, (_CREATE.format(**names), None))
+    await _copy(connection, sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN"), blocks)
     new_step = (_NEW if dry_run else _INSERT).format(**names)
     cursors = await send(
         connection,
