@@ -26,7 +26,7 @@ from psycopg.abc import AdaptContext, Buffer
 from psycopg.abc import Loader as AnyLoader
 from psycopg.adapt import Loader
 from psycopg.rows import DictRow, dict_row
-from psycopg.types.json import set_json_loads
+from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker.faults import blame
@@ -79,8 +79,9 @@ async def connect(conninfo: str) -> Connection:
 
 
 def _adapt(connection: Connection) -> None:
-    """Read JSON with pydantic's parser: thrice as fast, and a delivery has seven values to read. Read every date."""
+    """Read and write JSON by pydantic: thrice as fast, and a delivery has seven values to read. Read every date."""
     set_json_loads(_loads, connection)
+    set_json_dumps(_dumps, connection)
     for name, loader in _LOADERS.items():
         connection.adapters.register_loader(name, loader)
 
@@ -132,6 +133,13 @@ def _loads(text: str | bytes) -> Any:
         except RecursionError:
             return TOO_DEEP
         return value
+
+
+def _dumps(value: Any) -> str | bytes:
+    try:
+        return pydantic_core.to_json(value)  # in less than half of the time
+    except ValueError:  # nested too deeply for it, or no UTF-8
+        return json.dumps(value)
 
 
 class Database:

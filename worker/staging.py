@@ -192,7 +192,7 @@ def _columns(entity: Entity) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
 
 
-async def _copy(connection: Connection, statement: sql.Composable, blocks: AsyncIterable[bytes]) -> int:
+async def _copy(connection: Connection, statement: sql.SQL | sql.Composed, blocks: AsyncIterable[bytes]) -> int:
     async with connection.cursor() as cursor:
         async with cursor.copy(statement) as copy:
             async for block in blocks:
