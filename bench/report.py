@@ -205,7 +205,7 @@ def _memory(results: Results) -> Row:
 
 def _workers(results: Results) -> Row:
     what, target = "two workers against one, 5 ms each way", "≥ 1.8 ×"
-    scenario = _largest(results, r"workers, .*")
+    scenario = _largest(results, r"workers, .* 5 ms")
     found = {n: s.median for n in ("1", "2", "4") if scenario and (s := results.each(scenario, n, "rows_per_second"))}
     if not {"1", "2"} <= set(found):
         return _row(what, target, None, None)
