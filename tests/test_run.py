@@ -277,6 +277,22 @@ def test_every_batch_leaves_its_row_in_the_log(running, neon, supabase, eventual
     assert row["validation_run_id"] == ledger(neon, company(1))[0]["run_id"]
 
 
+def test_a_column_whose_type_changes_under_a_prepared_statement_stops_nobody(
+    running, databases, supabase, eventually
+) -> None:
+    # Until every connection of the pool has prepared what it sends.
+    for number in range(20):
+        complete(supabase, company(7), website=f"no address {number}")
+        eventually(lambda: work(supabase, company(7))["enrichment_status"] == "failed")
+    supabase.execute("ALTER TABLE company_needs_enrichment ALTER last_sync_hash TYPE varchar(64)")
+    # In the session that flipped before, PL/pgSQL itself would stumble over the change.
+    with psycopg.connect(databases.supabase_url, autocommit=True) as enricher:
+        complete(enricher, company(8), website="https://alder.example")
+    assert eventually(answered(supabase, company(8)))["promoted_at"] is not None
+    assert running.wait_event("worker.fault", error="Supabase: cached plan must not change result type")
+    assert running.terminate() == 0
+
+
 def test_sigterm_drains_and_exits_0(running, supabase, neon, eventually) -> None:
     supabase.execute(
         "UPDATE company_needs_enrichment SET website = 'https://a.example', enrichment_status = 'complete'"

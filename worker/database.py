@@ -29,7 +29,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from worker.faults import blame
+from worker.faults import blame, is_stale_plan
 
 Connection = psycopg.AsyncConnection[DictRow]
 _NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
@@ -293,8 +293,13 @@ async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SEC
     Raises:
         psycopg.Error: the first step that failed; the steps after it did not run.
     """
-    async with within(connection, seconds), connection.pipeline():
-        cursors = [await connection.execute(statement, params) for statement, params in steps]
+    try:
+        async with within(connection, seconds), connection.pipeline():
+            cursors = [await connection.execute(statement, params) for statement, params in steps]
+    except psycopg.Error as error:
+        if is_stale_plan(error):
+            await connection.close()  # what it has prepared goes with it; the next try has another connection
+        raise
     if connection in _UNTRIED:
         await _try(connection, cursors)
     return cursors

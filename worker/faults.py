@@ -40,11 +40,22 @@ _TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
 _TRANSIENT_CODES = frozenset({"25006", "25P03", "55P03", "55006"})
 
 
+def is_stale_plan(error: BaseException) -> bool:
+    """Whether the session has prepared a statement whose columns have other types by now.
+
+    ``cached plan must not change result type`` shares its code with all that PostgreSQL does not support, and its text
+    is translated: it is known by who says it.
+    """
+    return (
+        isinstance(error, psycopg.errors.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
+    )
+
+
 def kind_of(error: BaseException) -> Kind:
     """Classify an error by SQLSTATE, never by its text."""
     state = getattr(error, "sqlstate", None)
     if isinstance(error, psycopg.Error) and state:
-        if state in _TRANSIENT_CODES or state[:2] in _TRANSIENT_CLASSES:
+        if state in _TRANSIENT_CODES or state[:2] in _TRANSIENT_CLASSES or is_stale_plan(error):
             return Kind.TRANSIENT
         return Kind.BROKEN if state[:2] in NOBODYS else Kind.REFUSED
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError | TimeoutError):
