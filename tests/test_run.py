@@ -19,6 +19,7 @@ from records import (
     ledger,
     master,
     person,
+    slot,
     work,
 )
 
@@ -179,6 +180,26 @@ def test_a_record_in_the_master_is_updated_never_with_null_over_a_value(running,
     )  # fmt: skip
     (entry,) = ledger(neon, company(1))
     assert entry["master_before"]["website_url"] == "https://old.example"
+
+
+def test_a_record_in_the_master_keeps_what_the_new_one_lacks(filled, daemon, neon, supabase, eventually) -> None:
+    neon.execute("UPDATE marketing.people_invalid SET company_unique_id = NULL WHERE unique_id = %s", [person(1)])
+    neon.execute(
+        "INSERT INTO marketing.people_master (unique_id, company_unique_id, company_slot_unique_id, first_name, last_name,"
+        " source_system) VALUES (%s, %s, %s, 'Robin', 'Alder1', 'intake')", [person(1), company(1), slot(1)]
+    )  # fmt: skip
+    # Not null in a master that is stricter than ours.
+    neon.execute("ALTER TABLE marketing.company_master ALTER employee_count SET NOT NULL")
+    add_master(neon, 1, employee_count=12)
+    daemon().wait_event("pull.done", entity="people")
+    complete(supabase, person(1), email="robin@alder.example")
+    complete(supabase, company(1), website="https://alder.example")
+    assert eventually(answered(supabase, person(1)))["promoted_at"] is not None
+    assert eventually(answered(supabase, company(1)))["promoted_at"] is not None
+    there = master(neon, person(1))
+    assert (there["email"], there["company_unique_id"]) == ("robin@alder.example", company(1))
+    assert there["company_slot_unique_id"] == slot(1)
+    assert master(neon, company(1))["employee_count"] == 12
 
 
 def test_neons_own_change_meanwhile_is_merged(running, neon, supabase, eventually) -> None:

@@ -26,12 +26,15 @@ class Column:
     """NOT NULL, without default, not generated: an INSERT must bring it."""
     writable: bool
     """Neither generated nor an identity column that refuses values."""
+    not_null: bool
+    category: str
+    """Of its type: ``S`` text, ``N`` a number, …; https://www.postgresql.org/docs/current/catalog-pg-type.html."""
 
 
 _COLUMNS = sql.SQL("""
 SELECT a.attname AS name,
   a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL AS needed,
-  a.attgenerated = '' AND a.attidentity <> 'a' AS writable
+  a.attgenerated = '' AND a.attidentity <> 'a' AS writable, a.attnotnull AS not_null, t.typcategory::text AS category
 FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
 WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
 """)
@@ -51,7 +54,7 @@ async def columns(connection: Connection, table: Table, *, inside: bool = False)
     return [Column(**row) for row in await cursors[steps.index(step)].fetchall()]
 
 
-async def master_columns(connection: Connection, entity: Entity) -> list[str]:
+async def master_columns(connection: Connection, entity: Entity) -> list[Column]:
     """The writable columns of the master table.
 
     Raises:
@@ -67,7 +70,7 @@ async def master_columns(connection: Connection, entity: Entity) -> list[str]:
             f"{entity.master_table} has NOT NULL columns without default that the worker cannot fill: "
             f"{', '.join(blank)}; give them a default"
         )
-    return [column.name for column in found if column.writable]
+    return [column for column in found if column.writable]
 
 
 async def require(connection: Connection, where: str, table: Table, names: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker.catalogue import Column
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import Entity, data_of
 from worker.model import Action, Answer, Conflict, Delivery, Outcome, State
@@ -28,7 +29,7 @@ WITH d AS MATERIALIZED (
   SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
 ), prior AS MATERIALIZED (
-  SELECT m.{key} AS key, to_jsonb(m) AS row FROM {master} m
+  SELECT m.{key} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
 ), held AS MATERIALIZED (
   -- In the master, and locked by somebody else.
@@ -51,7 +52,7 @@ WITH d AS MATERIALIZED (
 ), placed AS (
   INSERT INTO {master} AS m ({key}, {master_columns})
   SELECT d.key, {master_values}
-  FROM todo d JOIN going USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
+  FROM todo d JOIN going USING (key) LEFT JOIN prior p USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
   ON CONFLICT ({key}) DO UPDATE SET {master_updates}
   RETURNING m.{key} AS key, to_jsonb(m) AS row
 ), kept AS (
@@ -129,14 +130,21 @@ class Settlement:
     settle: sql.SQL
 
 
-def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
+# NOT NULL refuses a row before ON CONFLICT updates the one that is there: what the record lacks is that one's own.
+_KEEP = {
+    "S": sql.SQL("coalesce(({value})::text, (p.old).{column}::text)"),
+    "N": sql.SQL("coalesce({value}, (p.old).{column})"),
+}
+
+
+def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
     """Compose the settlement of an entity.
 
     Args:
         entity: the declaration.
         master_columns: the master's columns that exist and can be written; others are not filled.
     """
-    there = set(master_columns)
+    there = {column.name: column for column in master_columns}
     values: dict[str, sql.Composable] = {
         column: sql.Identifier("r", source) for column, source in entity.mapping.items() if column in there
     }
@@ -146,6 +154,12 @@ def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
     ]
     if "updated_at" in there:
         updates.append(sql.SQL("updated_at = now()"))
+    written = [
+        _KEEP[there[name].category].format(value=value, column=sql.Identifier(name))
+        if there[name].not_null and there[name].category in _KEEP
+        else value
+        for name, value in values.items()
+    ]
     unmet = [(sql.SQL(r.unmet), sql.SQL(r.waits_for)) for r in entity.requirements]
     key = sql.Identifier(entity.key)
     lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
@@ -164,7 +178,7 @@ def settlement(entity: Entity, master_columns: Iterable[str]) -> Settlement:
                 waits_for=_case(unmet, [what for _, what in unmet], "text"),
                 requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
                 master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
-                master_values=sql.SQL(", ").join(values.values()),
+                master_values=sql.SQL(", ").join(written),
                 master_updates=sql.SQL(", ").join(updates),
                 invalid_updates=sql.SQL(", ").join(
                     sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
