@@ -199,7 +199,8 @@ def test_every_batch_of_a_long_pull_is_a_turn(prepared, databases, env, neon) ->
     async def job() -> None:
         heart.advance = lambda records: (beats.append(records), _Turns.advance(heart, records))
         async with open_bridge(Settings(**env)) as bridge:
-            await pull(bridge, ENTITIES["company"], batch_size=3, progress=heart)
+            await pull(bridge, ENTITIES["company"])
+            await pull(bridge, ENTITIES["company"], full=True, batch_size=3, progress=heart)
 
     anyio.run(job)
     # Each batch, the proof after it that this is still the only puller, and the look for what left Neon.
