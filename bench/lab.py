@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +125,9 @@ class Lab:
         self._number += 1
         name = f"trial_{self._number}"
         try:
-            yield self._create(name, template)
+            pair = self._create(name, template)
+            os.sync()  # else the disk is still writing the copy while the first contestants run
+            yield pair
         finally:
             with suppress(psycopg.Error):
                 self._drop(name)
