@@ -68,9 +68,8 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     whole = {"conditions": conditions, "machine": machine, **report.as_json(results), "trials": bench.as_json()}
     (out / "bench.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    quiet = "quiet" if conditions["quiet"] else "NOT QUIET"
     caption = (
-        f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, {quiet}; medians of {rounds} rounds,"
+        f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, load {load:.2f} before; medians of {rounds} rounds,"
         f" bars from least to most; scale {scale:g}; fsync {fsync}; {began:%Y-%m-%d}"
     )
     report.plot(results, out / "bench.svg", caption)
