@@ -11,7 +11,8 @@ from oracle import check
 from records import add_people, add_slot, company, complete, person, work
 from test_faults import fill, flip, settled
 
-from worker.database import COMMIT, PREPARE_AFTER, Database, begin, send
+from worker.database import COMMIT, Database, begin, send
+from worker.pipeline import PREPARE_AFTER
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 

@@ -44,7 +44,7 @@ def plans(monkeypatch):
                 explain = sql.SQL("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) ") + statement
                 look, *undo = map(sql.SQL, ("SAVEPOINT look", "ROLLBACK TO look", "RELEASE look"))
                 looked = await honest(connection, (look, None), (explain, params), *((step, None) for step in undo))
-                found.append((await looked[1].fetchone())["QUERY PLAN"][0]["Plan"])
+                found.append(looked[1].fetchone()["QUERY PLAN"][0]["Plan"])
             cursors += await honest(connection, (statement, params), **options)
         return cursors
 

@@ -78,7 +78,7 @@ async def settle_apart(
     nobodys = ", ".join(sql.Literal(code).as_string(connection) for code in NOBODYS)
     function = sql.SQL(_APART % {"settle": statement, "nobodys": nobodys})
     call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
-    cursors = await send(
+    results = await send(
         connection,
         *begin(statement=APART_SECONDS, planner=PLANNER),
         *locks(how, deliveries),
@@ -89,7 +89,7 @@ async def settle_apart(
         COMMIT,
         seconds=APART_SECONDS + 5.0,
     )
-    rows = [row["answer"] for row in await cursors[-3].fetchall()]
+    rows = [row["answer"] for row in results[-3].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
     answers = {
         row["key"]: answer_of(how.entity, row | {"at": _moment(row["at"])}) for row in rows if "refused" not in row

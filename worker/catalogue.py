@@ -50,8 +50,8 @@ async def columns(connection: Connection, table: Table, *, inside: bool = False)
     """
     step = (_COLUMNS, {"table": table.sql.as_string(connection)})
     steps = [step] if inside else [*begin(read_only=True), step, COMMIT]
-    cursors = await send(connection, *steps)
-    return [Column(**row) for row in await cursors[steps.index(step)].fetchall()]
+    results = await send(connection, *steps)
+    return [Column(**row) for row in results[steps.index(step)].fetchall()]
 
 
 async def master_columns(connection: Connection, entity: Entity) -> list[Column]:
@@ -122,8 +122,8 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
     if refusal.constraint and refusal.table:
         table = sql.Identifier(refusal.schema or "public", refusal.table).as_string(connection)
         step = (_CONSTRAINT, {"table": table, "name": refusal.constraint})
-        cursors = await send(connection, *begin(read_only=True), step, COMMIT)
-        if row := await cursors[2].fetchone():
+        results = await send(connection, *begin(read_only=True), step, COMMIT)
+        if row := results[2].fetchone():
             definition, other, involved = row["definition"], row["other"] or "", row["columns"]
     sources = {**entity.mapping, **{master: _field_in(sql_) for master, sql_ in entity.computed.items()}}
     fields = [sources.get(column) or column for column in involved]

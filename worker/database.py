@@ -25,19 +25,19 @@ from psycopg import sql
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.abc import Loader as AnyLoader
 from psycopg.adapt import Loader
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker.faults import blame, is_stale_plan
+from worker.pipeline import Connection as Connection
+from worker.pipeline import Result, exchange, may_prepare
 
-Connection = psycopg.AsyncConnection[DictRow]
 _NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 """Pooled connection → its database's name."""
 _UNTRIED: WeakSet[Connection] = WeakSet()
 """Pooled connections of which it is not known whether a pooler is between."""
 _PID = "backend_pid"
-Cursor = psycopg.AsyncCursor[DictRow]
 Statement = sql.Composed | sql.SQL
 Params = Mapping[str, Any] | None
 Step = tuple[Statement, Params]
@@ -46,8 +46,6 @@ STATEMENT_SECONDS = 15.0
 LOCK_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 """How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
-PREPARE_AFTER = 2
-"""So many times a statement was sent by a connection before it is prepared there."""
 CLIENT_SECONDS = 20.0
 """After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
 
@@ -287,35 +285,35 @@ def begin(
     )
 
 
-async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Cursor]:
-    """Send the steps in one pipeline: one round trip. Their results are ready in the cursors.
+async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Result]:
+    """Send the steps together: one round trip. Their results are here when it returns.
 
     Raises:
         psycopg.Error: the first step that failed; the steps after it did not run.
     """
     try:
-        async with within(connection, seconds), connection.pipeline():
-            cursors = [await connection.execute(statement, params) for statement, params in steps]
+        async with within(connection, seconds):
+            results = await exchange(connection, [(step.as_string(connection), params) for step, params in steps])
     except psycopg.Error as error:
         if is_stale_plan(error):
             await connection.close()  # what it has prepared goes with it; the next try has another connection
         raise
     if connection in _UNTRIED:
-        await _try(connection, cursors)
-    return cursors
+        _try(connection, results)
+    return results
 
 
-async def _try(connection: Connection, cursors: Iterable[Cursor]) -> None:
+def _try(connection: Connection, results: Iterable[Result]) -> None:
     """Have statements prepared where the session is the server's own, which the first transaction tells.
 
     A pooler gives its client another process id than the server's. Behind one, a statement that was prepared in one
     transaction is unknown in the next, or is somebody else's. Without one, planning it again is saved.
     """
-    for cursor in cursors:
-        if cursor.description and cursor.description[-1].name == _PID and (row := await cursor.fetchone()):
+    for result in results:
+        if _PID in result.columns and (row := result.fetchone()):
             _UNTRIED.discard(connection)
             if row[_PID] == connection.info.backend_pid:
-                connection.prepare_threshold = PREPARE_AFTER
+                may_prepare(connection)
 
 
 @asynccontextmanager

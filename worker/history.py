@@ -56,7 +56,7 @@ async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
         "SELECT *, recorded_at AT TIME ZONE 'UTC' AS at FROM {} WHERE entity = %(entity)s AND key = %(key)s ORDER BY id"
     )
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        cursors = await send(
+        results = await send(
             there,
             *begin(read_only=True),
             (whole.format(entity.invalid_table.sql, name), params),
@@ -64,12 +64,12 @@ async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
             (ledger.format(LEDGER), params),
             COMMIT,
         )
-        invalid, master = [await cursor.fetchone() for cursor in cursors[2:4]]
-        entries = await cursors[4].fetchall()
-        cursors = await send(
+        invalid, master = [result.fetchone() for result in results[2:4]]
+        entries = results[4].fetchall()
+        results = await send(
             here, *begin(read_only=True), (whole.format(entity.workspace_table.sql, name), params), COMMIT
         )
-        work = await cursors[2].fetchone()
+        work = results[2].fetchone()
         unposted = await outbox.waiting_with(here, key) if bridge.announces else 0
     if not (invalid or master or entries or work):
         return None

@@ -85,8 +85,8 @@ def _version(entity: Entity) -> dict[str, str]:
 async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> dict[str, InvalidRow]:
     """The invalid rows with these keys, as they are now, by key."""
     statement = _read(entity, sql.SQL("WHERE {key} = ANY(%(keys)s)"))
-    cursors = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
-    return {row["key"]: InvalidRow(**row) for row in await cursors[2].fetchall()}
+    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    return {row["key"]: InvalidRow(**row) for row in results[2].fetchall()}
 
 
 async def read_pushed(
@@ -104,16 +104,16 @@ async def read_pushed(
     where = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
     statement = _read(entity, where, which=_which(entity, which))
     params = {"after": after, "limit": limit, **_version(entity)}
-    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [InvalidRow(**row) for row in await cursors[2].fetchall()]
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [InvalidRow(**row) for row in results[2].fetchall()]
 
 
 async def count_pushed(connection: Connection, entity: Entity, which: Which) -> int:
     """How many invalid rows are marked ``complete``, of this sort."""
     statement = sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}")
     step = statement.format(entity.invalid_table.sql, _which(entity, which)), _version(entity)
-    cursors = await send(connection, *begin(read_only=True), step, COMMIT)
-    row = await cursors[2].fetchone()
+    results = await send(connection, *begin(read_only=True), step, COMMIT)
+    row = results[2].fetchone()
     assert row is not None
     return int(row["records"])
 
@@ -125,8 +125,8 @@ async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Se
         " AND outcome = 'promoted' ORDER BY id"
     ).format(LEDGER)
     params = {"entity": entity.name, "keys": list(keys), "run": run.run_id}
-    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in await cursors[2].fetchall()]
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,8 @@ FROM (SELECT min(xact_start) AS since,
 async def horizon(connection: Connection, entity: Entity) -> Horizon:
     """Where the next incremental pull may start, read before this one reads a row."""
     statement = _HORIZON.format(invalid=entity.invalid_table.sql)
-    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = await cursors[2].fetchone()
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
     assert row is not None
     return Horizon(row["position"], row["last_id"])
 
@@ -261,8 +261,8 @@ async def missing(connection: Connection, entity: Entity, keys: Sequence[str]) -
     statement = sql.SQL(
         "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
     ).format(entity.invalid_table.sql, sql.Identifier(entity.key))
-    cursors = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
-    return [row["key"] for row in await cursors[2].fetchall()]
+    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
 
 
 async def ready(connection: Connection, entity: Entity, records: Mapping[str, Data]) -> list[str]:
@@ -276,8 +276,8 @@ async def ready(connection: Connection, entity: Entity, records: Mapping[str, Da
         " WHERE i.{key} = d.key AND ({unmet}))"
     ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), unmet=unmet)
     params = {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}
-    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in await cursors[2].fetchall()]
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
 
 
 @dataclass(frozen=True, slots=True)

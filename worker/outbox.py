@@ -126,8 +126,8 @@ async def oldest(connection: Connection, entity: Entity) -> Waiting | None:
         Held: another worker posts.
     """
     step = _OLDEST.format(outbox=OUTBOX.sql), {"entity": entity.name}
-    cursors = await send(connection, *begin(), step)
-    row = await cursors[-1].fetchone()
+    results = await send(connection, *begin(), step)
+    row = results[-1].fetchone()
     assert row is not None
     if row["pending"] and row["id"] is None:
         raise Held
@@ -137,8 +137,8 @@ async def oldest(connection: Connection, entity: Entity) -> Waiting | None:
 async def waiting_with(connection: Connection, key: str) -> int:
     """How many events that name this record wait to be posted."""
     statement = sql.SQL("SELECT count(*) AS events FROM {} WHERE event -> 'records' @> %(record)s").format(OUTBOX.sql)
-    cursors = await send(connection, *begin(read_only=True), (statement, {"record": Jsonb([{"key": key}])}), COMMIT)
-    row = await cursors[2].fetchone()
+    results = await send(connection, *begin(read_only=True), (statement, {"record": Jsonb([{"key": key}])}), COMMIT)
+    row = results[2].fetchone()
     assert row is not None
     return int(row["events"])
 

@@ -113,8 +113,8 @@ async def pull(
             task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress))
             reached = await neon.horizon(there, entity)
             if full and progress.shown:
-                cursors = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
-                progress.expect(sum(row["records"] for row in await cursors[2].fetchall() if row["name"] == "invalid"))
+                results = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
+                progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else position.horizon, batch_size, progress)
                 if full and not task.began_vacant:
@@ -125,8 +125,8 @@ async def pull(
             except _Stopped:
                 return None
             changed = pulled.new + pulled.changed + pulled.withdrawn
-            cursors = await send(there, *begin(), neon.log_run(run, changed, changed, 0), neon.totals(entity), COMMIT)
-            for row in await cursors[-2].fetchall():
+            results = await send(there, *begin(), neon.log_run(run, changed, changed, 0), neon.totals(entity), COMMIT)
+            for row in results[-2].fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []

@@ -67,9 +67,9 @@ async def _prune_workspace(bridge: Bridge, entity: Entity, days: int, done: Prun
     params = {"days": days, "limit": BATCH}
     async with bridge.supabase.connection() as here:
         while not bridge.stop.is_set():
-            cursors = await send(here, *begin(), (statement, params), COMMIT)
-            done.workspace += cursors[2].rowcount
-            if cursors[2].rowcount < BATCH:
+            results = await send(here, *begin(), (statement, params), COMMIT)
+            done.workspace += results[2].rowcount
+            if results[2].rowcount < BATCH:
                 return
 
 
@@ -87,8 +87,8 @@ async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned)
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         while not bridge.stop.is_set():
             params = {"days": days, "after": after, "entity": entity.name, "limit": BATCH}
-            cursors = await send(there, *begin(read_only=True), (_OLDEST.format(ledger=LEDGER), params), COMMIT)
-            rows = await cursors[2].fetchall()
+            results = await send(there, *begin(read_only=True), (_OLDEST.format(ledger=LEDGER), params), COMMIT)
+            rows = results[2].fetchall()
             old = [row for row in rows if row["old"]]
             if not old:
                 return
@@ -98,8 +98,8 @@ async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned)
                 continue
             needed = await _untold(here, entity, [row["key"] for row in mine])
             ids = [row["id"] for row in mine if row["key"] not in needed]
-            cursors = await send(there, *begin(), (delete, {"ids": ids}), COMMIT)
-            done.ledger += cursors[2].rowcount
+            results = await send(there, *begin(), (delete, {"ids": ids}), COMMIT)
+            done.ledger += results[2].rowcount
 
 
 async def _untold(here: Connection, entity: Entity, keys: list[str]) -> set[str]:
@@ -108,5 +108,5 @@ async def _untold(here: Connection, entity: Entity, keys: list[str]) -> set[str]
         "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
         " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    cursors = await send(here, *begin(read_only=True), (statement, {"keys": keys}), COMMIT)
-    return {row["key"] for row in await cursors[2].fetchall()}
+    results = await send(here, *begin(read_only=True), (statement, {"keys": keys}), COMMIT)
+    return {row["key"] for row in results[2].fetchall()}

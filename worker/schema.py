@@ -78,13 +78,13 @@ async def setup(database: Database) -> list[Change]:
         psycopg.Error: nothing was changed.
     """
     async with database.connection() as connection:
-        before_cursor = (await send(connection, *begin(statement=SECONDS, idle=60.0), (_INVENTORY, None)))[-1]
-        before = {row["thing"]: row["shape"] for row in await before_cursor.fetchall()}
+        results = await send(connection, *begin(statement=SECONDS, idle=60.0), (_INVENTORY, None))
+        before = {row["thing"]: row["shape"] for row in results[-1].fetchall()}
         async with within(connection, SECONDS):
             for path in files(database.name):
                 await connection.execute(path.read_text().encode())
-        cursors = await send(connection, (_INVENTORY, None), (sql.SQL("COMMIT"), None))
-        after = {row["thing"]: row["shape"] for row in await cursors[0].fetchall()}
+        results = await send(connection, (_INVENTORY, None), (sql.SQL("COMMIT"), None))
+        after = {row["thing"]: row["shape"] for row in results[0].fetchall()}
     return _changes(before, after)
 
 

@@ -215,11 +215,11 @@ async def settle(
     """
     if not deliveries:
         return {}
-    cursors = await send(
+    results = await send(
         connection, *begin(planner=PLANNER), *locks(how, deliveries), (how.settle, parameters(how, deliveries, run)),
         COMMIT,
     )  # fmt: skip
-    return {row["key"]: answer_of(how.entity, row) for row in await cursors[-2].fetchall()}
+    return {row["key"]: answer_of(how.entity, row) for row in results[-2].fetchall()}
 
 
 def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:

@@ -39,8 +39,8 @@ async def take_position(connection: Connection, entity: Entity) -> Position | No
     add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION)
     await send(connection, *begin(), (add, {"entity": entity.name}), COMMIT)
     take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION)
-    cursors = await send(connection, *begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
-    row = await cursors[-1].fetchone()
+    results = await send(connection, *begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
+    row = results[-1].fetchone()
     if row is None:
         return None
     since = Horizon(row["position"], row["last_id"] or 0) if row["position"] else None
@@ -73,8 +73,8 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
         " OR p.last_pull_at <= clock_timestamp() AT TIME ZONE 'UTC' - make_interval(secs => %(interval)s)"
     ).format(POSITION)
     params = {"entities": [entity.name for entity in entities], "interval": interval}
-    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    names = {row["entity"] for row in await cursors[2].fetchall()}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    names = {row["entity"] for row in results[2].fetchall()}
     return [entity.name for entity in entities if entity.name in names]
 
 
@@ -125,8 +125,8 @@ async def vacancy(connection: Connection, entity: Entity) -> tuple[bool, bool]:
     statement = sql.SQL(
         "SELECT NOT EXISTS (SELECT FROM {}) AS vacant, NOT row_security_active({}::regclass) AS direct"
     ).format(entity.workspace_table.sql, sql.Literal(entity.workspace_table.sql.as_string()))
-    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = await cursors[2].fetchone()
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
     assert row is not None
     return row["vacant"], row["vacant"] and row["direct"]
 
@@ -221,16 +221,16 @@ async def _stage(connection: Connection, entity: Entity, blocks: AsyncIterable[b
     await send(connection, *opening, (_CREATE.format(**names), None))
     await _copy(connection, sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN"), blocks)
     new_step = (_NEW if dry_run else _INSERT).format(**names)
-    cursors = await send(
+    results = await send(
         connection,
         (new_step, None),
         (_CHANGED.format(**names), None),
         (sql.SQL("ROLLBACK") if dry_run else COMMIT[0], None),
         seconds=600.0,
     )
-    new = cursors[0].rowcount
-    new_keys = [row["key"] for row in await cursors[0].fetchall()] if dry_run else []
-    return Staged(new, new_keys, [row["key"] for row in await cursors[1].fetchall()])
+    new = results[0].rowcount
+    new_keys = [row["key"] for row in results[0].fetchall()] if dry_run else []
+    return Staged(new, new_keys, [row["key"] for row in results[1].fetchall()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,8 +289,8 @@ async def pulled_keys(connection: Connection, entity: Entity, after: str, limit:
         " ORDER BY {key} LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit}
-    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in await cursors[2].fetchall()]
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
 
 
 def remove(entity: Entity, keys: Sequence[str]) -> Step:

@@ -91,9 +91,9 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
         for entity in names
     )
     steps = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
-    cursors = await send(connection, *steps, (counts, None), (reasons, None), COMMIT)
-    rows = {row["entity"]: row for row in await cursors[2].fetchall()}
-    failures = _failures(await cursors[3].fetchall())
+    results = await send(connection, *steps, (counts, None), (reasons, None), COMMIT)
+    rows = {row["entity"]: row for row in results[2].fetchall()}
+    failures = _failures(results[3].fetchall())
     return {
         "at": _utc(max(row["at"] for row in rows.values())),
         "entities": {

@@ -39,8 +39,8 @@ async def keys_of_run(bridge: Bridge, run_id: str) -> list[str]:
         LEDGER
     )
     async with bridge.neon.connection() as there:
-        cursors = await send(there, *begin(read_only=True), (statement, {"run": run_id}), COMMIT)
-        return [row["key"] for row in await cursors[2].fetchall()]
+        results = await send(there, *begin(read_only=True), (statement, {"run": run_id}), COMMIT)
+        return [row["key"] for row in results[2].fetchall()]
 
 
 async def undo(
@@ -101,10 +101,10 @@ async def _tell(bridge: Bridge, here: Connection, entity: Entity, entry: dict[st
     look = sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
         entity.workspace_table.sql, sql.Identifier(entity.key)
     )
-    cursors = await send(here, *begin(), _reopen(entity, entry), (look, {"key": key}))
-    gone = await cursors[3].fetchone() is None
+    results = await send(here, *begin(), _reopen(entity, entry), (look, {"key": key}))
+    gone = results[3].fetchone() is None
     # The run that took it back may have died before it told: who tells the row announces it.
-    run_id = run_id or (entry["undone_in"] if cursors[2].rowcount else None)
+    run_id = run_id or (entry["undone_in"] if results[2].rowcount else None)
     announced = outbox.outcomes(entity, run_id, [(key, "undone", None)]) if run_id and bridge.announces else []
     await send(here, *announced, COMMIT)
     return "; its workspace row is gone, `enrichment-worker pull --full` brings it back" if gone else ""
@@ -120,8 +120,8 @@ async def _why_not_on_record(there: Connection, key: str, run_id: str | None) ->
         )
         for entity in ENTITIES.values()
     )
-    cursors = await send(there, *begin(read_only=True), (statement, {"key": key}), COMMIT)
-    if await cursors[2].fetchone() and not run_id:
+    results = await send(there, *begin(read_only=True), (statement, {"key": key}), COMMIT)
+    if results[2].fetchone() and not run_id:
         return (
             "it is in the master table, but the ledger has no backup of it: retention removed that, or somebody"
             " else promoted it"
@@ -141,8 +141,8 @@ async def _last_promotion(
         " AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
     ).format(ledger=LEDGER)
     params = {"entities": list(ENTITIES), "key": key, "run": run_id}
-    cursors = await send(there, *begin(read_only=True), (statement, params), COMMIT)
-    row = await cursors[2].fetchone()
+    results = await send(there, *begin(read_only=True), (statement, params), COMMIT)
+    row = results[2].fetchone()
     return (ENTITIES[row["entity"]], row) if row else (None, None)
 
 
@@ -158,8 +158,8 @@ async def _take_back(there: Connection, entity: Entity, entry: dict[str, Any], r
     invalid = sql.SQL("SELECT 1 AS there FROM {table} WHERE {key} = %(key)s").format(
         table=entity.invalid_table.sql, **names
     )
-    cursors = await send(there, *begin(read_only=dry_run), (master + lock, {"key": key}), (invalid, {"key": key}))
-    now, again = await cursors[2].fetchone(), await cursors[3].fetchone()
+    results = await send(there, *begin(read_only=dry_run), (master + lock, {"key": key}), (invalid, {"key": key}))
+    now, again = results[2].fetchone(), results[3].fetchone()
     said = _objection(entry, now and now["row"], bool(again))
     if said or dry_run:
         await send(there, COMMIT)

@@ -97,8 +97,8 @@ async def claim(
     rows = "work, only looked at" if look else "work"
     params = {"limit": limit, "skip": skip}
     steps = begin(read_only=look, planner=_PLANNER, durable=durable)
-    cursors = await send(connection, *steps, (_claim(entity, rows), params))
-    return [_delivery(entity, row) for row in await cursors[-1].fetchall()]
+    results = await send(connection, *steps, (_claim(entity, rows), params))
+    return [_delivery(entity, row) for row in results[-1].fetchall()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +146,8 @@ async def lock(
         wait: for whoever holds a row; else his rows are left out.
     """
     which = "keys, only looked at" if look else "keys" if wait else "free keys"
-    cursors = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
-    rows = await cursors[-1].fetchall()
+    results = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
+    rows = results[-1].fetchall()
     return {
         row["key"]: Row(_delivery(entity, row), row["pushed"], row["promoted"], noted=row["noted"], note=row["note"])
         for row in rows
@@ -271,15 +271,15 @@ async def has_work(connection: Connection, entities: Iterable[Entity]) -> set[st
     statement = sql.SQL(" UNION ALL ").join(
         one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK) for entity in entities
     )
-    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    return {row["entity"] for row in await cursors[2].fetchall()}
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    return {row["entity"] for row in results[2].fetchall()}
 
 
 async def count_work(connection: Connection, entity: Entity) -> int:
     """How many rows of an entity are work."""
     statement = sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(entity.workspace_table.sql, IS_WORK)
-    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = await cursors[2].fetchone()
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
     assert row is not None
     return int(row["rows"])
 
@@ -294,8 +294,8 @@ async def carried(connection: Connection, entity: Entity, after: int, limit: int
         " ORDER BY w.id LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit}
-    cursors = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return {row["id"]: row["key"] for row in await cursors[2].fetchall()}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return {row["id"]: row["key"] for row in results[2].fetchall()}
 
 
 async def waiting(connection: Connection, entity: Entity) -> dict[str, Data]:
@@ -303,5 +303,5 @@ async def waiting(connection: Connection, entity: Entity) -> dict[str, Data]:
     statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.waiting_for IS NOT NULL").format(
         sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
     )
-    cursors = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    return {row["key"]: row["data"] for row in await cursors[2].fetchall()}
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    return {row["key"]: row["data"] for row in results[2].fetchall()}
