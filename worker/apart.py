@@ -12,7 +12,7 @@ from worker.database import COMMIT, Connection, begin, send
 from worker.faults import NOBODYS
 from worker.model import Answer, Delivery
 from worker.neon import Run
-from worker.settlement import PLANNER, Settlement, answer_of, locks, parameters
+from worker.settlement import PLANNER, Settlement, answers_of, locks, parameters
 
 APART_SECONDS = 20.0
 # Settles a batch by halves, each in a subtransaction, until every refused record stands alone: its cost
@@ -91,10 +91,8 @@ async def settle_apart(
     )
     rows = [row["answer"] for row in results[-3].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
-    answers = {
-        row["key"]: answer_of(how.entity, row | {"at": _moment(row["at"])}) for row in rows if "refused" not in row
-    }
-    return answers, refused
+    answered = (row | {"at": _moment(row["at"])} for row in rows if "refused" not in row)
+    return answers_of(how.entity, deliveries, answered), refused
 
 
 def _moment(text: str | None) -> datetime | None:

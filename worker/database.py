@@ -29,10 +29,11 @@ from psycopg.rows import dict_row
 from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from worker import pipeline
 from worker.faults import blame, is_stale_plan
-from worker.pipeline import Connection as Connection
 from worker.pipeline import Result, exchange, may_prepare
 
+Connection = pipeline.Connection
 _NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 """Pooled connection → its database's name."""
 _UNTRIED: WeakSet[Connection] = WeakSet()

@@ -298,7 +298,7 @@ def flagged(
 ) -> Answer:
     """The answer of a row that is flagged, though no settlement says so now."""
     return Answer(
-        row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), (), None, note,
+        row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), None, note,
         row.updated_at, row.hash,
     )  # fmt: skip
 

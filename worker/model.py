@@ -107,7 +107,6 @@ class Answer:
     errors: Mapping[str, str]
     warnings: Mapping[str, str]
     reason_code: str | None
-    enriched_fields: tuple[str, ...]
     conflicts: tuple[Conflict, ...]
     waits_for: str | None
     note: str | None

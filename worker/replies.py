@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from worker.model import Delivery, Outcome, State, Status
+from worker.model import Data, Delivery, Outcome, State, Status
 from worker.workspace import Reply
 
 KEPT = "the enricher's values are kept in the workspace only"
 """The note of a record whose values fit neither of Neon's tables."""
 
 
-def reply_to(delivery: Delivery) -> Reply | None:
-    """What the workspace row is told; None where it stays in the queue for the next batch."""
+def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
+    """What the workspace row is told; None where it stays in the queue for the next batch.
+
+    Args:
+        delivery: settled.
+        holds: the row's own data columns, where they are others than the delivery's.
+    """
     said = delivery.answer
     assert said is not None
     key, version = delivery.key, delivery.version
@@ -21,10 +26,13 @@ def reply_to(delivery: Delivery) -> Reply | None:
     lost = "".join(
         f" Your change to {c.field} was not kept: Neon has a newer value." for c in said.conflicts if c.winner == "neon"
     )
+    holds = delivery.data if holds is None else holds
+    # Only what differs travels: mostly a website that was tidied, or nothing.
+    data = {name: value for name, value in (said.record or {}).items() if name not in holds or holds[name] != value}
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
-                key, version, Status.COMPLETE, "Promoted to the master table." + lost, said.record,
+                key, version, Status.COMPLETE, "Promoted to the master table." + lost, data,
                 said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
             )  # fmt: skip
         case Outcome.FLAGGED:
@@ -32,7 +40,7 @@ def reply_to(delivery: Delivery) -> Reply | None:
                 key, version, Status.FAILED,
                 f"Not promoted: {_fields(said.errors)}. See validation_errors, repair it, and set complete again."
                 + lost,
-                None if said.note == KEPT else said.record, said.record, said.errors, said.warnings,
+                None if said.note == KEPT else data, said.record, said.errors, said.warnings,
                 said.reason_code, pushed=True,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
@@ -43,7 +51,7 @@ def reply_to(delivery: Delivery) -> Reply | None:
         case _:
             return Reply(
                 key, version, Status.COMPLETE, "Carried to Neon, where it waits for re-validation." + lost,
-                said.record, said.record, pushed=True,
+                data, said.record, pushed=True,
             )  # fmt: skip
 
 

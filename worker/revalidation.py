@@ -111,7 +111,7 @@ async def judge_rows(
         _sort(found, delivery)
     # A row that an enricher is working on keeps what he has typed; the next pull merges it.
     told = untold + [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
-    replies = [reply for delivery in told if (reply := reply_to(delivery))]
+    replies = [reply for d in told if (reply := reply_to(d, at[d.key].delivery.data))]
     promoted = keys_with(batch, Outcome.PROMOTED)
     # Who died before he could tell a row could not announce it either.
     await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, [*batch, *untold]))

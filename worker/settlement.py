@@ -17,7 +17,9 @@ from worker.neon import EXECUTED_BY, LEDGER, Run
 
 _SETTLE = sql.SQL("""
 WITH d AS MATERIALIZED (
-  SELECT * FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
+  SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
+    reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note
+  FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
     data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
     enriched_fields jsonb, conflicts jsonb, note text)
 ), past AS MATERIALIZED (
@@ -98,12 +100,10 @@ SELECT d.key,
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
        WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
   coalesce(p.outcome, b.outcome, l.outcome) AS outcome,
-  coalesce(p.record, b.record, h.data, l.record) AS record,
-  coalesce(p.errors, b.errors, l.errors, '{{}}') AS errors,
-  coalesce(p.warnings, b.warnings, l.warnings, '{{}}') AS warnings,
-  b.reason_code,
-  coalesce(p.enriched_fields, b.enriched_fields, '[]') AS enriched_fields,
-  coalesce(p.conflicts, b.conflicts, '[]') AS conflicts,
+  -- What was applied as it was sent is not sent back.
+  CASE WHEN b.key IS NULL THEN coalesce(p.record, h.data, l.record) WHEN b.record <> d.data THEN b.record END AS record,
+  coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
+  p.conflicts,
   b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
   CASE WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
@@ -219,7 +219,7 @@ async def settle(
         connection, *begin(planner=PLANNER), *locks(how, deliveries), (how.settle, parameters(how, deliveries, run)),
         COMMIT,
     )  # fmt: skip
-    return {row["key"]: answer_of(how.entity, row) for row in results[-2].fetchall()}
+    return answers_of(how.entity, deliveries, results[-2].fetchall())
 
 
 def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
@@ -253,38 +253,51 @@ def _as_record(delivery: Delivery) -> dict[str, Any]:
     merged, verdict = delivery.merged, delivery.verdict
     assert merged is not None
     assert verdict is not None
-    return {
+    record: dict[str, Any] = {
         "key": delivery.key,
         "hash": delivery.delivery_hash,
         "expected": delivery.expected_hash,
         "action": delivery.action,
         "data": merged.data,
-        "errors": dict(verdict.errors) if delivery.action is Action.FLAG else {},
-        "warnings": dict(verdict.warnings),
-        "reason_code": verdict.reason_code if delivery.action is Action.FLAG else None,
         "enriched_by": delivery.enriched_by,
         "enriched_at": delivery.enriched_at.isoformat() if delivery.enriched_at else None,
-        "enriched_fields": list(merged.enriched_fields),
-        "conflicts": [asdict(conflict) for conflict in merged.conflicts],
-        "note": delivery.note,
+        "enriched_fields": merged.enriched_fields,
     }
+    # What is empty is left out: half of a record's bytes would say nothing.
+    if delivery.action is Action.FLAG:
+        record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}
+    if verdict.warnings:
+        record["warnings"] = dict(verdict.warnings)
+    if merged.conflicts:
+        record["conflicts"] = [asdict(conflict) for conflict in merged.conflicts]
+    if delivery.note is not None:
+        record["note"] = delivery.note
+    return record
 
 
-def answer_of(entity: Entity, row: Mapping[str, Any]) -> Answer:
-    """A row of the settling statement's result."""
-    note = row["note"]
+def answers_of(entity: Entity, deliveries: Sequence[Delivery], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
+    """The rows of the settling statement's result, by key."""
+    sent = {delivery.key: delivery for delivery in deliveries}
+    return {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
+
+
+def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
+    note, state = row["note"], State(row["state"])
     if row["requirement"] is not None:
         note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"])
+    merged, verdict = sent.merged, sent.verdict
+    assert merged is not None
+    assert verdict is not None
+    applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
     return Answer(
-        key=row["key"],
-        state=State(row["state"]),
+        key=sent.key,
+        state=state,
         outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-        record=row["record"],
-        errors=row["errors"],
-        warnings=row["warnings"],
-        reason_code=row["reason_code"],
-        enriched_fields=tuple(row["enriched_fields"]),
-        conflicts=tuple(Conflict(**conflict) for conflict in row["conflicts"]),
+        record=merged.data if applied and row["record"] is None else row["record"],
+        errors=(verdict.errors if flagged else {}) if applied else row["errors"] or {},
+        warnings=verdict.warnings if applied else row["warnings"] or {},
+        reason_code=verdict.reason_code if applied and flagged else None,
+        conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
         waits_for=row["waits_for"],
         note=note,
         at=row["at"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -164,6 +164,7 @@ class Reply:
     status: str
     note: str | None
     data: Data | None = None
+    """Data columns that get other values than the row has."""
     snapshot: Data | None = None
     errors: Mapping[str, str] | None = None
     warnings: Mapping[str, str] | None = None
@@ -173,6 +174,7 @@ class Reply:
     waiting_for: str | None = None
 
 
+_REPLIED = tuple(field.name for field in fields(Reply))
 _ACKNOWLEDGE = sql.SQL("""
 WITH a AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
@@ -224,20 +226,10 @@ def _acknowledge(entity: Entity) -> sql.SQL:
 
 
 def _as_json(reply: Reply) -> dict[str, Any]:
-    return {
-        "key": reply.key,
-        "version": reply.version.isoformat() if reply.version else None,
-        "status": reply.status,
-        "note": reply.note,
-        "data": reply.data,
-        "snapshot": reply.snapshot,
-        "errors": None if reply.errors is None else dict(reply.errors),
-        "warnings": None if reply.warnings is None else dict(reply.warnings),
-        "reason_code": reply.reason_code,
-        "pushed": reply.pushed,
-        "promoted_at": reply.promoted_at,
-        "waiting_for": reply.waiting_for,
-    }
+    said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
+    if reply.version:
+        said["version"] = reply.version.isoformat()
+    return said
 
 
 def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> Step:
