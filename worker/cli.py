@@ -8,7 +8,6 @@ import os
 import sys
 from typing import NoReturn
 
-import anyio
 import click
 import psycopg
 
@@ -23,6 +22,7 @@ from worker.cli_base import (
     commands,
     fail,
     read_settings,
+    run_async,
 )
 from worker.database import Database
 from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
@@ -100,7 +100,7 @@ def setup(dry_run: bool) -> None:
             if not changes:
                 click.echo(f"{name}: everything is in place")
 
-    anyio.run(job)
+    run_async(job)
 
 
 @commands.command()
@@ -108,7 +108,7 @@ def run() -> None:
     """Listen, deliver and pull until stopped. This is what the service runs."""
     from worker.daemon import run as run_daemon  # noqa: PLC0415 - a quarter of what other commands would load
 
-    anyio.run(run_daemon, read_settings())
+    run_async(run_daemon, read_settings())
 
 
 @commands.command()

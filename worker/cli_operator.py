@@ -21,6 +21,7 @@ from worker.cli_base import (
     json_option,
     progress,
     read_settings,
+    run_async,
     say,
     shown,
     with_bridge,
@@ -60,7 +61,7 @@ def status(as_json: bool, watch: bool) -> None:
                     return
                 await anyio.sleep(WATCH_SECONDS)
 
-    anyio.run(look)
+    run_async(look)
 
 
 WATCH_SECONDS = 2.0
@@ -155,7 +156,7 @@ def doctor(as_json: bool) -> None:
                 click.echo(f"{finding.level:8}  {finding.check}: {finding.text}{mend}")
         return found
 
-    found = anyio.run(work)
+    found = run_async(work)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in found]))
     if any(finding.check.endswith(" connection") and finding.level is Level.PROBLEM for finding in found):

@@ -209,18 +209,18 @@ class Database:
         """
         with anyio.CancelScope(shield=True):
             try:
-                async with self._pool.connection() as connection:
-                    try:
-                        yield connection
-                    finally:
-                        # A transaction left open here was left by a fault: give its locks back at once.
-                        if connection.info.transaction_status not in _SETTLED:
-                            with suppress(psycopg.Error):
-                                async with within(connection, 5.0):
-                                    await connection.rollback()
+                connection = await self._pool.getconn()
             except PoolTimeout as error:
                 blame(error, self.name)
                 raise
+            try:
+                yield connection
+            finally:
+                # A transaction left open here was left by a fault: give its locks back at once.
+                if connection.info.transaction_status not in _SETTLED:
+                    with suppress(psycopg.Error), within(connection, 5.0):
+                        await connection.rollback()
+                await self._pool.putconn(connection)
 
     async def probe(self) -> None:
         """Connect once, to say in one line that a database cannot be reached.
@@ -293,7 +293,7 @@ async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SEC
         psycopg.Error: the first step that failed; the steps after it did not run.
     """
     try:
-        async with within(connection, seconds):
+        with within(connection, seconds):
             results = await exchange(connection, [(step.as_string(connection), params) for step, params in steps])
     except psycopg.Error as error:
         if is_stale_plan(error):
@@ -317,24 +317,14 @@ def _try(connection: Connection, results: Iterable[Result]) -> None:
                 may_prepare(connection)
 
 
-@asynccontextmanager
-async def within(connection: Connection, seconds: float) -> AsyncIterator[None]:
+@contextmanager
+def within(connection: Connection, seconds: float) -> Iterator[None]:
     """Cut the connection's socket after ``seconds``, so that whoever waits on it gets an error.
 
     Raises:
         psycopg.OperationalError: from the statement that was waiting.
     """
-    with _alarm(connection, seconds):
-        try:
-            yield
-        except psycopg.Error as error:
-            if name := _NAMES.get(connection):
-                blame(error, name)
-            raise
 
-
-@contextmanager
-def _alarm(connection: Connection, seconds: float) -> Iterator[None]:
     def cut() -> None:
         with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as link:
             link.shutdown(socket.SHUT_RDWR)
@@ -342,5 +332,9 @@ def _alarm(connection: Connection, seconds: float) -> Iterator[None]:
     timer = asyncio.get_running_loop().call_later(seconds, cut)
     try:
         yield
+    except psycopg.Error as error:
+        if name := _NAMES.get(connection):
+            blame(error, name)
+        raise
     finally:
         timer.cancel()

@@ -251,7 +251,7 @@ async def _notify_arrives(connection: Connection, settings: Settings) -> Finding
     try:
         ear = await connect(settings.listen_conninfo)
         async with ear:
-            async with within(ear, NOTIFY_SECONDS):
+            with within(ear, NOTIFY_SECONDS):
                 await ear.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
             await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
             with anyio.move_on_after(NOTIFY_SECONDS):

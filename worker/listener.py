@@ -83,7 +83,7 @@ async def listen(
 
 
 async def _prove(connection: Connection, channel: str) -> None:
-    async with within(connection, PROBE_SECONDS):
+    with within(connection, PROBE_SECONDS):
         cursor = await connection.execute("SELECT pg_listening_channels() AS channel")
         channels = [row["channel"] for row in await cursor.fetchall()]
     if channel not in channels:

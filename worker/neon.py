@@ -248,7 +248,7 @@ async def stream(
         while not ended:
             rows: list[bytes] = []
             # A timer for each row would cost more than the row.
-            async with within(connection, patience):
+            with within(connection, patience):
                 while len(rows) < STREAM_ROWS and (row := await copy.read()):
                     rows.append(bytes(row))
             ended = len(rows) < STREAM_ROWS

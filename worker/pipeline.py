@@ -113,10 +113,9 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
         raise psycopg.OperationalError("the connection is closed")
     link.enter_pipeline_mode()
     try:
-        number = 0
+        number, dumping, encoding = 0, Transformer(connection), connection.info.encoding
         for text, params in statements:
-            query, names = _numbered(text, params is not None, connection.info.encoding)
-            dumping = Transformer(connection)
+            query, names = _numbered(text, params is not None, encoding)
             values = dumping.dump_sequence([params[name] for name in names] if params else (), _AUTO * len(names))
             types, formats = dumping.types or (), dumping.formats
             key = query, types

@@ -80,7 +80,7 @@ async def setup(database: Database) -> list[Change]:
     async with database.connection() as connection:
         results = await send(connection, *begin(statement=SECONDS, idle=60.0), (_INVENTORY, None))
         before = {row["thing"]: row["shape"] for row in results[-1].fetchall()}
-        async with within(connection, SECONDS):
+        with within(connection, SECONDS):
             for path in files(database.name):
                 await connection.execute(path.read_text().encode())
         results = await send(connection, (_INVENTORY, None), (sql.SQL("COMMIT"), None))

@@ -196,7 +196,7 @@ async def _copy(connection: Connection, statement: sql.SQL | sql.Composed, block
     async with connection.cursor() as cursor:
         async with cursor.copy(statement) as copy:
             async for block in blocks:
-                async with within(connection, PATIENCE):
+                with within(connection, PATIENCE):
                     await copy.write(block)
         return cursor.rowcount
 
