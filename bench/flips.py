@@ -37,10 +37,14 @@ class Disqualified(Failed):
     """The final state is not what it must be."""
 
 
-def start(stack: ExitStack, lab: Lab, contestant: Contestant, pair: Pair, number: int = 1) -> list[Process]:
+def start(
+    stack: ExitStack, lab: Lab, contestant: Contestant, pair: Pair, number: int = 1, **settings: str
+) -> list[Process]:
     """Start ``number`` processes of a contestant on a pair, and wait until they are ready and quiet."""
     started = [
-        stack.enter_context(Process(contestant.command, pair.env(), lab.folder / f"{contestant.name}-{next(_STARTED)}"))
+        stack.enter_context(
+            Process(contestant.command, pair.env(**settings), lab.folder / f"{contestant.name}-{next(_STARTED)}")
+        )
         for _ in range(number)
     ]
     for process in started:
@@ -131,11 +135,27 @@ def check(pair: Pair, flipped: int, contestant: Contestant, *, without: list[int
 
 
 def backlog(
-    lab: Lab, contestant: Contestant, rows: int, *, delay: float = 0.0, workers: int = 1, seconds: float | None = None
+    lab: Lab,
+    contestant: Contestant,
+    rows: int,
+    *,
+    delay: float = 0.0,
+    workers: int = 1,
+    seconds: float | None = None,
+    **settings: str,
 ) -> dict[str, Any]:
     """Set ``rows`` records to complete in one statement, and measure from its commit to the last acknowledgement.
 
     What a queue's trigger does in that statement is told apart, and not counted.
+
+    Args:
+        lab: the servers.
+        contestant: who.
+        rows: how many.
+        delay: seconds added to each direction of both links.
+        workers: how many processes of the contestant.
+        seconds: the longest wait for all of it.
+        settings: of the processes, beside both addresses: environment variables.
 
     Raises:
         Failed: it was not done in time, or the final state is wrong.
@@ -148,7 +168,7 @@ def backlog(
         with running, connect(pair.supabase) as enricher:
             seen, _ = linked(running, pair, delay=delay)
             if contestant.once is None:
-                processes = start(running, lab, contestant, seen, workers)
+                processes = start(running, lab, contestant, seen, workers, **settings)
             cpu = [process.cpu_seconds() for process in processes]
             began = time.perf_counter()
             enricher.execute(records.FLIP_ALL)

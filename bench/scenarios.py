@@ -20,6 +20,10 @@ LATENCY = (*QUEUES, "naive", "floor")
 BACKLOG = (*LATENCY, "set-based")
 FAR, NEAR = 0.020, 0.005
 """Seconds added to each direction of both links."""
+FAR_PATIENCE = 400.0
+"""Seconds until a backlog over far links must be done."""
+DEFAULT_BATCH, SMALL_BATCH = 500, 50
+"""Records of a worker's batch: the default, and the least that the guide names."""
 
 
 @dataclass(frozen=True)
@@ -171,17 +175,22 @@ def _backlog_far(bench: Bench) -> None:
     names = [name for name in bench.those(BACKLOG) if name not in ("naive", "set-based")]
     bench.interleave(
         f"backlog {rows}, 20 ms", names,
-        lambda name: flips.backlog(bench.lab, CONTESTANTS[name], rows, delay=FAR), rounds=min(3, bench.rounds),
+        # So long that whoever works at all is done: a job a record, one after the other, takes minutes.
+        lambda name: flips.backlog(bench.lab, CONTESTANTS[name], rows, delay=FAR, seconds=FAR_PATIENCE),
+        rounds=min(3, bench.rounds),
     )  # fmt: skip
 
 
 def _workers(bench: Bench) -> None:
     rows, worker = bench.sizes.workers_backlog, CONTESTANTS["worker"]
-    # Where the cores are too few for what the target asks, the farther links show whether workers share the queue well.
-    for delay in (NEAR, FAR):
+    # Where the cores are too few for what the target asks, smaller batches and farther links show whether workers share
+    # the queue well: there the links are the limit.
+    for delay, batch in ((NEAR, DEFAULT_BATCH), (NEAR, SMALL_BATCH), (FAR, DEFAULT_BATCH)):
         bench.interleave(
-            f"workers, backlog {rows}, {delay * 1000:.0f} ms", ["1", "2", "4"],
-            lambda name, delay=delay: flips.backlog(bench.lab, worker, rows, delay=delay, workers=int(name)),
+            f"workers, backlog {rows}, batches of {batch}, {delay * 1000:.0f} ms", ["1", "2", "4"],
+            lambda name, delay=delay, batch=batch: flips.backlog(
+                bench.lab, worker, rows, delay=delay, workers=int(name), WORKER_BATCH_SIZE=str(batch)
+            ),
         )  # fmt: skip
     bench.lab.forget(rows)
 

@@ -16,7 +16,7 @@ import structlog
 from anyio import Event
 
 from worker import staging, workspace
-from worker.bridge import Bridge, Unreachable, open_bridge
+from worker.bridge import Bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
 from worker.faults import Kind, Storm, kind_of, pauses, with_database
@@ -27,6 +27,7 @@ from worker.progress import Progress
 from worker.pull import pull
 from worker.retention import prune
 from worker.settings import Settings, SettingsError
+from worker.startup import reach
 from worker.status import COUNT_SECONDS, read_status
 from worker.supervisor import Supervisor
 from worker.webhook import Hook, new_client, post_events
@@ -39,11 +40,6 @@ COUNT_SHARE = 50
 """A count of the workspace is followed by a pause this many times as long: it takes 2 % of a core at most."""
 COUNT_PAUSE = 1.0
 """Seconds between two counts at least."""
-START_PATIENCE = 300.0
-"""So many seconds a supervised start waits for a database. Then it ends, and the supervisor begins it anew with the
-addresses as they are by then: a wrong password cannot be told from an outage by its code."""
-TRY_SECONDS = 90.0
-"""One try to reach both databases, and the pause before it, take less."""
 
 
 async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _address: None) -> None:
@@ -72,55 +68,12 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with AsyncExitStack() as stack:
-                if bridge := await _reach(settings, supervisor, signals, stack):
+                if bridge := await reach(settings, supervisor, signals, stack):
                     # What is there now stays to the end: no collection has to look through it again.
                     gc.collect()
                     gc.freeze()
                     gc.set_threshold(GARBAGE)
                     await _Daemon(bridge, settings, supervisor).run(link, partial(ready, address), address, signals)
-
-
-async def _reach(
-    settings: Settings, supervisor: Supervisor, signals: AsyncIterator[signal.Signals], stack: AsyncExitStack
-) -> Bridge | None:
-    """Open both databases for as long as the stack is; None where a signal came first.
-
-    Raises:
-        Unreachable: there is no supervisor, or its patience is at an end.
-    """
-    bridge: Bridge | None = None
-    called_off = False
-    deadline, waits, storm = time.monotonic() + START_PATIENCE, pauses(), Storm()
-
-    async def heed(scope: anyio.CancelScope) -> None:
-        nonlocal called_off
-        await anext(signals)
-        called_off = True
-        scope.cancel()
-
-    async with anyio.create_task_group() as starting:
-        starting.start_soon(heed, starting.cancel_scope)
-        reason = "both databases are being reached"
-        while bridge is None:
-            supervisor.waiting(reason, TRY_SECONDS)
-            try:
-                bridge = await stack.enter_async_context(open_bridge(settings))
-            except* Unreachable as errors:
-                if not supervisor or time.monotonic() > deadline:
-                    raise
-                reason, pause = _first(errors), next(waits)
-                if (times := storm.seen(reason)) is not None:
-                    log.warning("worker.waiting", error=reason, times=times, pause=round(pause, 2))
-                supervisor.waiting(reason, TRY_SECONDS)
-                await anyio.sleep(pause)
-        starting.cancel_scope.cancel()
-    return None if called_off else bridge
-
-
-def _first(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
 
 
 class _Daemon:

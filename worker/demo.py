@@ -5,7 +5,6 @@ The worker is the real one, in a process of its own, as a service would run it.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import random
@@ -28,6 +27,7 @@ from rich.live import Live
 from rich.table import Table
 
 from worker import demo_data
+from worker.demo_worker import PATIENCE, DemoFailed, Worker
 from worker.embedded import EmbeddedServer, EmbeddedUnavailable
 from worker.entities import COMPANY, ENTITIES, PEOPLE, Entity
 
@@ -35,11 +35,6 @@ Connection = psycopg.Connection[DictRow]
 ENRICHERS = ("ana@enrichers.example", "ben@enrichers.example", "chi@enrichers.example")
 THINKING = 0.09
 """Seconds an enricher takes for a record, on average."""
-PATIENCE = 120.0
-
-
-class DemoFailed(Exception):
-    """The databases do not say what the demo promises. The text is one line."""
 
 
 @dataclass
@@ -53,49 +48,6 @@ class Stage:
     worker: Worker
     console: Console
     echo: Callable[[str], None]
-
-
-class Worker:
-    """``enrichment-worker run`` as a process of its own."""
-
-    def __init__(self, environment: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "run"], env=environment, stderr=subprocess.PIPE, text=True
-        )
-        self.last_lines: list[str] = []
-        self._addresses: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.last_lines = [*self.last_lines[-4:], line.rstrip()]
-            if '"worker.ready"' in line:
-                self._addresses.put(json.loads(line)["health_address"])
-        self._addresses.put(None)
-
-    def address(self) -> str:
-        """The health address, as soon as it listens.
-
-        Raises:
-            DemoFailed: it ended, or did not come up.
-        """
-        try:
-            address = self._addresses.get(timeout=PATIENCE)
-        except queue.Empty:
-            address = None
-        if address is None:
-            raise DemoFailed("the worker did not come up: " + " / ".join(self.last_lines))
-        return address
-
-    def stop(self) -> int:
-        """Stop it as systemd would, and return its exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            return self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait()
 
 
 def main(*, keep: bool, echo: Callable[[str], None]) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import NoReturn
 
 import anyio
 import psycopg
@@ -63,14 +64,16 @@ async def listen(
         try:
             connection = await connect(conninfo)
             async with connection:
+                # Also what comes while the connection is proved is heard at once: far away that takes a while.
+                connection.add_notify_handler(lambda notice: ring(_entity_in(notice.payload)))
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 log.info("listener.listening", channel=channel)
                 report(None)
                 ring(None)
                 waits = pauses()
                 while True:
-                    async for notice in connection.notifies(timeout=PROBE_EVERY):
-                        ring(_entity_in(notice.payload))
+                    with anyio.move_on_after(PROBE_EVERY):
+                        await _hear(connection, ring)
                     await _prove(connection, channel)
         except (psycopg.Error, OSError) as error:
             blame(error, "Supabase")
@@ -80,6 +83,14 @@ async def listen(
             if (times := storm.seen(reason)) is not None:
                 log.warning("listener.lost", error=reason, times=times, pause=round(pause, 2))
             await anyio.sleep(pause)
+
+
+async def _hear(connection: Connection, ring: Callable[[str | None], None]) -> NoReturn:
+    while True:
+        await anyio.wait_readable(connection.fileno())
+        connection.pgconn.consume_input()
+        while notice := connection.pgconn.notifies():
+            ring(_entity_in(notice.extra))
 
 
 async def _prove(connection: Connection, channel: str) -> None:
@@ -92,7 +103,7 @@ async def _prove(connection: Connection, channel: str) -> None:
         )
 
 
-def _entity_in(payload: str) -> str | None:
+def _entity_in(payload: str | bytes) -> str | None:
     try:
         entity = json.loads(payload)["entity"]
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -194,7 +194,7 @@ class _Pull:
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
             async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:
-                batches = _Batches(rows, batch_size)
+                batches = staging.Batches(rows, batch_size)
                 while await batches.more():
                     staged = await staging.stage(
                         self.here, self.entity, batches.batch(), self._refused, dry_run=self.dry_run, direct=direct
@@ -338,25 +338,3 @@ def _bring_up_to_date(entity: Entity, row: workspace.Row, fresh: InvalidRow) -> 
         return refresh, []
     seal = f"{mine.key}|{mine.delivery_hash}|{fresh.hash}"
     return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]
-
-
-class _Batches:
-    """Cuts a stream of rows into batches without holding more than one block of them."""
-
-    def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
-        self._source, self._size = rows, size
-        self._next: list[bytes] = []
-        self.rows = 0
-
-    async def more(self) -> bool:
-        """Whether there is another row."""
-        self._next = self._next or await anext(self._source, [])
-        return bool(self._next)
-
-    async def batch(self) -> AsyncIterator[bytes]:
-        """The next batch, block by block."""
-        self.rows = 0
-        while self.rows < self._size and await self.more():
-            block, self._next = self._next[: self._size - self.rows], self._next[self._size - self.rows :]
-            self.rows += len(block)
-            yield b"".join(block)

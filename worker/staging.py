@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -306,3 +306,25 @@ def note(entity: Entity, keys: Sequence[str], text: str) -> Step:
         "keys": list(keys),
         "text": text,
     }
+
+
+class Batches:
+    """Cuts a stream of rows into batches without holding more than one block of them."""
+
+    def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
+        self._source, self._size = rows, size
+        self._next: list[bytes] = []
+        self.rows = 0
+
+    async def more(self) -> bool:
+        """Whether there is another row."""
+        self._next = self._next or await anext(self._source, [])
+        return bool(self._next)
+
+    async def batch(self) -> AsyncIterator[bytes]:
+        """The next batch, block by block."""
+        self.rows = 0
+        while self.rows < self._size and await self.more():
+            block, self._next = self._next[: self._size - self.rows], self._next[self._size - self.rows :]
+            self.rows += len(block)
+            yield b"".join(block)

@@ -1,0 +1,60 @@
+"""The worker of the demo: the real one, in a process of its own, as a service would run it."""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+
+PATIENCE = 120.0
+"""Seconds within which what the demo promises must come about."""
+
+
+class DemoFailed(Exception):
+    """The databases do not say what the demo promises. The text is one line."""
+
+
+class Worker:
+    """``enrichment-worker run`` as a process of its own."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "worker", "run"], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        self.last_lines: list[str] = []
+        self._addresses: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.last_lines = [*self.last_lines[-4:], line.rstrip()]
+            if '"worker.ready"' in line:
+                self._addresses.put(json.loads(line)["health_address"])
+        self._addresses.put(None)
+
+    def address(self) -> str:
+        """The health address, as soon as it listens.
+
+        Raises:
+            DemoFailed: it ended, or did not come up.
+        """
+        try:
+            address = self._addresses.get(timeout=PATIENCE)
+        except queue.Empty:
+            address = None
+        if address is None:
+            raise DemoFailed("the worker did not come up: " + " / ".join(self.last_lines))
+        return address
+
+    def stop(self) -> int:
+        """Stop it as systemd would, and return its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
