@@ -16,10 +16,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg.abc import PQGen
+from psycopg import abc
+from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import DictRow
 from psycopg.waiting import Ready, Wait
@@ -105,19 +106,19 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
     Raises:
         psycopg.Error: of the first statement that failed, or of the connection.
     """
+    if connection.closed:
+        raise psycopg.OperationalError("the connection is closed")
     link, session = connection.pgconn, _SESSIONS.get(connection)
+    dumping, encoding = Transformer(connection), connection.info.encoding
+    # All of it before anything is sent: a value that cannot be written costs nobody the connection.
+    written = [_written(text, params, dumping, encoding) for text, params in statements]
     preparing: dict[int, _Key] = {}
     """Number of an answer → what was prepared by it."""
     answers: list[PGresult] = []
-    if connection.closed:
-        raise psycopg.OperationalError("the connection is closed")
     link.enter_pipeline_mode()
     try:
-        number, dumping, encoding = 0, Transformer(connection), connection.info.encoding
-        for text, params in statements:
-            query, names = _numbered(text, params is not None, encoding)
-            values = dumping.dump_sequence([params[name] for name in names] if params else (), _AUTO * len(names))
-            types, formats = dumping.types or (), dumping.formats
+        number = 0
+        for query, values, types, formats in written:
             key = query, types
             name = session.prepared.get(key) if session else None
             if session and name is None and (name := session.wanted(key)):
@@ -185,6 +186,15 @@ async def _leave(connection: Connection) -> None:
         connection.pgconn.exit_pipeline_mode()
     except psycopg.OperationalError:
         await connection.close()
+
+
+def _written(
+    text: str, params: Mapping[str, Any] | None, dumping: abc.Transformer, encoding: str
+) -> tuple[bytes, Sequence[Buffer | None], tuple[int, ...], list[Format] | None]:
+    """A statement as libpq takes it: text, values, and the types and formats of the values."""
+    query, names = _numbered(text, params is not None, encoding)
+    values = dumping.dump_sequence([params[name] for name in names] if params else (), _AUTO * len(names))
+    return query, values, dumping.types or (), dumping.formats
 
 
 @lru_cache(maxsize=256)

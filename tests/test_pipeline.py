@@ -1,0 +1,208 @@
+"""Statements sent together: one answer each, the first error told, the connection good for the next or closed."""
+
+from __future__ import annotations
+
+import anyio
+import psycopg
+import pytest
+from psycopg import sql
+
+from worker.database import COMMIT, Database, begin, send, within
+from worker.pipeline import PREPARE_AFTER, exchange
+
+MEGABYTES = 8
+
+
+@pytest.fixture
+def on(databases):
+    """Runs a coroutine function with a pooled connection."""
+
+    def run(work):
+        async def connected():
+            async with Database("Neon", databases.neon_url) as database, database.connection() as connection:
+                return await work(connection)
+
+        return anyio.run(connected)
+
+    return run
+
+
+def step(text: str, **params: object) -> tuple[sql.SQL, dict[str, object] | None]:
+    return sql.SQL(text), params or None
+
+
+ROLLBACK = step("ROLLBACK")
+
+
+def test_every_statement_has_its_own_result(on) -> None:
+    async def work(connection):
+        return await send(
+            connection,
+            step("CREATE TEMP TABLE t (n int, word text)"),
+            step("INSERT INTO t SELECT n, %(word)s FROM generate_series(1, 3) n", word="a"),
+            step("UPDATE t SET word = 'b' WHERE n > %(n)s", n=1),
+            step("SELECT n, word AS say FROM t ORDER BY n"),
+            step("SELECT n FROM t WHERE false"),
+        )
+
+    made, inserted, updated, rows, none = on(work)
+    assert (inserted.rowcount, updated.rowcount, rows.rowcount, none.rowcount) == (3, 2, 3, 0)
+    assert made.columns == []
+    assert rows.fetchall() == [{"n": 1, "say": "a"}, {"n": 2, "say": "b"}, {"n": 3, "say": "b"}]
+    assert rows.fetchone() == {"n": 1, "say": "a"}
+    assert none.fetchall() == []
+    assert none.fetchone() is None
+
+
+def test_placeholders_are_psycopgs(on) -> None:
+    async def work(connection):
+        results = await send(
+            connection,
+            step("SELECT %(a)s || %(b)s || %(a)s AS said, 7 %% 4 AS rest, 'x' LIKE '%%' AS like", a="é%s", b="%(a)s"),
+            step("SELECT 7 % 4 AS rest, '%(a)s' AS said"),
+            step("SELECT %(none)s::text AS none, %(keys)s::text[] AS keys", none=None, keys=["a", 'b,"c']),
+        )
+        return [result.fetchone() for result in results]
+
+    assert on(work) == [
+        {"said": "é%s%(a)sé%s", "rest": 3, "like": True},
+        {"rest": 3, "said": "%(a)s"},
+        {"none": None, "keys": ["a", 'b,"c']},
+    ]
+
+
+def test_the_first_error_is_told_and_what_comes_after_is_not_run(on) -> None:
+    async def work(connection):
+        await send(connection, step("CREATE TEMP TABLE t (n int)"))
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await send(
+                connection,
+                *begin(),
+                step("INSERT INTO t VALUES (1)"),
+                step("SELECT 1 / 0"),
+                step("SELECT nothing"),
+                COMMIT,
+            )
+        assert connection.info.transaction_status is psycopg.pq.TransactionStatus.INERROR
+        await send(connection, ROLLBACK)
+        return (await send(connection, step("SELECT count(*) AS n FROM t")))[0].fetchone()
+
+    assert on(work) == {"n": 0}
+
+
+def test_an_error_at_the_end_is_told(on) -> None:
+    async def work(connection):
+        await send(connection, step("CREATE TEMP TABLE t (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            await send(connection, *begin(), step("INSERT INTO t VALUES (1), (1)"), COMMIT)
+        return connection.info.transaction_status
+
+    assert on(work) is psycopg.pq.TransactionStatus.IDLE
+
+
+def test_a_session_that_is_ended_says_why(on) -> None:
+    async def work(connection):
+        with pytest.raises(psycopg.errors.AdminShutdown) as ended:
+            await send(
+                connection, *begin(), step("SELECT pg_terminate_backend(pg_backend_pid())"), step("SELECT 1"), COMMIT
+            )
+        assert connection.closed
+        assert ended.value.database == "Neon"
+        with pytest.raises(psycopg.OperationalError, match="closed"):
+            await send(connection, *begin())
+
+    on(work)
+
+
+def test_a_link_that_is_cut_ends_the_wait(on) -> None:
+    async def work(connection):
+        with pytest.raises(psycopg.OperationalError):
+            await send(connection, step("SELECT pg_sleep(60)"), seconds=0.05)
+        assert connection.closed
+
+    on(work)
+
+
+def test_large_values_go_both_ways_at_once(on) -> None:
+    """Both sides' buffers are full: who only writes waits for ever for one who only writes."""
+
+    async def work(connection):
+        large = "x" * (MEGABYTES * 2**20)
+        with within(connection, 60):
+            results = await exchange(connection, [("SELECT %(large)s::text AS large", {"large": large})] * 4)
+        return [result.fetchone()["large"] == large for result in results]
+
+    assert on(work) == [True] * 4
+
+
+def test_what_cannot_be_sent_leaves_the_connection_usable(on) -> None:
+    async def work(connection):
+        with pytest.raises(psycopg.ProgrammingError):
+            await send(connection, step("SELECT 1"), step("SELECT %(what)s", what=object()))
+        return (await send(connection, step("SELECT 2 AS n")))[0].fetchone()
+
+    assert on(work) == {"n": 2}
+
+
+async def prepared(connection) -> list[str]:
+    cursor = await connection.execute("SELECT statement FROM pg_prepared_statements ORDER BY statement")
+    return [row["statement"] for row in await cursor.fetchall()]
+
+
+def test_what_is_sent_often_is_prepared_once_for_each_sort_of_parameters(on) -> None:
+    async def work(connection):
+        await send(connection, *begin(), COMMIT)  # tells that no pooler is between
+        said = [
+            (await send(connection, step("SELECT %(value)s AS said", value=value)))[0].fetchone()["said"]
+            for _ in range(2 * PREPARE_AFTER)
+            for value in ("a", 1, None)
+        ]
+        assert said == ["a", 1, None] * 2 * PREPARE_AFTER
+        return [text for text in await prepared(connection) if "said" in text]
+
+    assert on(work) == ["SELECT $1 AS said"] * 2  # text, whose type is unknown as that of NULL is; number
+
+
+def test_a_statement_that_could_not_be_prepared_is_prepared_when_it_can(on) -> None:
+    async def work(connection):
+        await send(connection, *begin(), COMMIT)
+        ask = step("SELECT n FROM late")
+        for _ in range(2 * PREPARE_AFTER):
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await send(connection, ask)
+        # In a transaction that an earlier statement broke, nothing is prepared either.
+        other = step("SELECT 1 AS one")
+        for _ in range(2 * PREPARE_AFTER):
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                await send(connection, ask, other)
+        await send(connection, step("CREATE TEMP TABLE late AS SELECT 5 AS n"))
+        found = [(await send(connection, ask, other))[0].fetchone() for _ in range(2 * PREPARE_AFTER)]
+        assert found == [{"n": 5}] * len(found)
+        return await prepared(connection)
+
+    texts = on(work)
+    assert "SELECT n FROM late" in texts
+    assert "SELECT 1 AS one" in texts
+    assert len(texts) == len(set(texts))
+
+
+def test_a_cancelled_wait_leaves_no_answer_for_the_next(on) -> None:
+    async def work(connection):
+        with anyio.move_on_after(0.05):
+            await send(connection, step("SELECT pg_sleep(30)"), step("SELECT 1 AS n"))
+        if not connection.closed:
+            assert (await send(connection, step("SELECT 2 AS n")))[0].fetchone() == {"n": 2}
+
+    async def uncovered():
+        # Outside of the pool's shield, which no cancellation passes.
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True, row_factory=psycopg.rows.dict_row)
+        async with connection:
+            await work(connection)
+
+    url = on(_url)
+    anyio.run(uncovered)
+
+
+async def _url(connection) -> str:
+    info = connection.info
+    return f"postgresql://{info.user}:{info.password}@{info.host}:{info.port}/{info.dbname}"
