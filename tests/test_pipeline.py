@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import anyio
 import psycopg
 import pytest
 from psycopg import sql
 
 from worker.database import COMMIT, Database, begin, send, within
+from worker.faults import Kind, kind_of
 from worker.pipeline import PREPARE_AFTER, exchange
 
 MEGABYTES = 8
@@ -186,10 +189,58 @@ def test_a_statement_that_could_not_be_prepared_is_prepared_when_it_can(on) -> N
     assert len(texts) == len(set(texts))
 
 
-def test_a_cancelled_wait_leaves_no_answer_for_the_next(on) -> None:
+def test_dates_are_read_whatever_style_the_session_had_before(on) -> None:
+    """Each transaction sets its own, and psycopg does not hear of it before it is over."""
+
     async def work(connection):
-        with anyio.move_on_after(0.05):
-            await send(connection, step("SELECT pg_sleep(30)"), step("SELECT 1 AS n"))
+        await connection.execute("SET datestyle = 'SQL, DMY'")
+        dates = step(
+            "SELECT timestamp '2026-03-04 05:06:07.12' AS a, timestamptz '2026-03-04 05:06:07+02' AS b,"
+            " timestamp 'infinity' AS c, timestamp '20000-01-01' AS d, timestamp '0044-03-15 BC' AS e, NULL::timestamp AS f"
+        )
+        (_, _, found, _) = await send(connection, *begin(), dates, COMMIT)
+        return found.fetchone()
+
+    assert on(work) == {
+        "a": datetime(2026, 3, 4, 5, 6, 7, 120_000), "b": datetime(2026, 3, 4, 3, 6, 7, tzinfo=UTC),
+        "c": datetime.max, "d": datetime.max, "e": datetime.min, "f": None,
+    }  # fmt: skip
+
+
+def test_a_session_that_lost_what_it_had_prepared_is_given_up(on) -> None:
+    async def work(connection):
+        await send(connection, *begin(), COMMIT)
+        for _ in range(2 * PREPARE_AFTER):
+            await send(connection, step("SELECT 1 AS one"))
+        await connection.execute("DEALLOCATE ALL")
+        with pytest.raises(psycopg.errors.InvalidSqlStatementName) as lost:
+            await send(connection, step("SELECT 1 AS one"))
+        assert kind_of(lost.value) is Kind.TRANSIENT
+        assert connection.closed
+
+    on(work)
+
+
+def test_a_link_that_breaks_while_it_is_written_to_is_lost_and_nothing_else(on) -> None:
+    async def work(connection):
+        await connection.execute("SET idle_session_timeout = 1")
+        await anyio.wait_readable(connection.fileno())
+        large = "x" * (MEGABYTES * 2**20)
+        with pytest.raises(psycopg.OperationalError) as lost:
+            await send(connection, *[step("SELECT %(large)s::text", large=large)] * 3)
+        assert "pipeline" not in str(lost.value)
+        assert kind_of(lost.value) is Kind.TRANSIENT
+
+    on(work)
+
+
+@pytest.mark.parametrize("writing", [False, True])
+def test_a_cancelled_wait_leaves_no_answer_for_the_next(on, writing, caplog) -> None:
+    size = MEGABYTES * 2**20 if writing else 1
+
+    async def work(connection):
+        with anyio.move_on_after(0.3):
+            await send(connection, step("SELECT pg_sleep(30)"), step("SELECT %(large)s::text AS n", large="x" * size))
         if not connection.closed:
             assert (await send(connection, step("SELECT 2 AS n")))[0].fetchone() == {"n": 2}
 
@@ -201,6 +252,7 @@ def test_a_cancelled_wait_leaves_no_answer_for_the_next(on) -> None:
 
     url = on(_url)
     anyio.run(uncovered)
+    assert "TypeError" not in caplog.text
 
 
 async def _url(connection) -> str:

@@ -56,8 +56,6 @@ BEGIN
   END LOOP;
 END $enrichment$
 """
-# Parts of a batch come back often: they are planned once.
-_PLANNED_ONCE = sql.SQL("SELECT set_config('plan_cache_mode', 'force_generic_plan', true)")
 
 
 async def settle_apart(
@@ -80,9 +78,9 @@ async def settle_apart(
     call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
     results = await send(
         connection,
-        *begin(statement=APART_SECONDS, planner=PLANNER),
+        # Parts of a batch come back often.
+        *begin(statement=APART_SECONDS, planner=PLANNER, planned_once=True),
         *locks(how, deliveries),
-        (_PLANNED_ONCE, None),
         (function, None),
         (call, {"records": records}),
         (sql.SQL("DROP FUNCTION pg_temp.enrichment_settle(jsonb)"), None),

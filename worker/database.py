@@ -86,8 +86,9 @@ def _adapt(connection: Connection) -> None:
 
 
 def _within_the_calendar(name: str, first: datetime, last: datetime) -> type[AnyLoader]:
-    """A loader of dates that shows what lies outside of Python's years 1 to 9999 as its nearest moment: a year
-    typed with five digits is one cell's slip, and no reason to read no row.
+    """A loader of dates as the worker's transactions write them, ISO, whatever style the session had before: that is
+    not what psycopg goes by. What lies outside of Python's years 1 to 9999 is shown as its nearest moment: a year typed
+    with five digits is one cell's slip, and no reason to read no row.
     """
     found = psycopg.adapters.get_loader(psycopg.adapters.types[name].oid, psycopg.pq.Format.TEXT)
     assert found is not None
@@ -96,14 +97,15 @@ def _within_the_calendar(name: str, first: datetime, last: datetime) -> type[Any
     class Within(Loader):
         def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
             super().__init__(oid, context)
-            self._plain = plain(oid, context)
+            self._context = context
 
         def load(self, data: Buffer) -> Any:
-            try:
-                return self._plain.load(data)
-            except psycopg.DataError:
-                text = bytes(data)
-                return first if text.startswith(b"-") or text.endswith(b"BC") else last
+            text = bytes(data).decode()
+            with suppress(ValueError):
+                return datetime.fromisoformat(text)
+            with suppress(psycopg.Error, NotImplementedError):
+                return plain(self.oid, self._context).load(data)
+            return first if text.startswith("-") or text.endswith("BC") else last
 
     return Within
 
@@ -216,11 +218,13 @@ class Database:
             try:
                 yield connection
             finally:
-                # A transaction left open here was left by a fault: give its locks back at once.
-                if connection.info.transaction_status not in _SETTLED:
-                    with suppress(psycopg.Error), within(connection, 5.0):
-                        await connection.rollback()
-                await self._pool.putconn(connection)
+                try:
+                    # A transaction left open here was left by a fault: give its locks back at once.
+                    if connection.info.transaction_status not in _SETTLED:
+                        with suppress(psycopg.Error), within(connection, 5.0):
+                            await connection.rollback()
+                finally:
+                    await self._pool.putconn(connection)
 
     async def probe(self) -> None:
         """Connect once, to say in one line that a database cannot be reached.
@@ -252,6 +256,7 @@ def begin(
     statement: float = STATEMENT_SECONDS,
     idle: float = IDLE_SECONDS,
     planner: tuple[str, ...] = (),
+    planned_once: bool = False,
     durable: bool = True,
 ) -> Sequence[Step]:
     """The steps that open a transaction with the worker's settings.
@@ -262,6 +267,7 @@ def begin(
         statement: seconds a statement may run; 0 is without limit.
         idle: seconds the transaction may lie idle before the server ends it and its locks.
         planner: what its planner is to do without: names of settings that are turned off.
+        planned_once: a prepared statement is planned for any parameters at once, not anew for the first five it gets.
         durable: its COMMIT waits for the disk. Else a crash of the server may take the last moments back, in order.
     """
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
@@ -276,6 +282,7 @@ def begin(
         # Compiling a statement that runs for milliseconds costs hundreds of them.
         "jit": "off",
         **dict.fromkeys(planner if durable else (*planner, "synchronous_commit"), "off"),
+        **({"plan_cache_mode": "force_generic_plan"} if planned_once else {}),
     }
     calls = sql.SQL(", ").join(
         [*(_SETTING.format(name, value) for name, value in settings.items()), sql.SQL(f"pg_backend_pid() AS {_PID}")]

@@ -41,11 +41,14 @@ _TRANSIENT_CODES = frozenset({"25006", "25P03", "55P03", "55006"})
 
 
 def is_stale_plan(error: BaseException) -> bool:
-    """Whether the session has prepared a statement whose columns have other types by now.
+    """Whether the session has prepared a statement whose columns have other types by now, or does not know, or knows
+    already, what it was thought to have prepared.
 
     ``cached plan must not change result type`` shares its code with all that PostgreSQL does not support, and its text
     is translated: it is known by who says it.
     """
+    if isinstance(error, psycopg.errors.InvalidSqlStatementName | psycopg.errors.DuplicatePreparedStatement):
+        return True
     return (
         isinstance(error, psycopg.errors.FeatureNotSupported) and error.diag.source_function == "RevalidateCachedQuery"
     )

@@ -71,16 +71,17 @@ class _Session:
     """What was prepared on a connection."""
 
     def __init__(self) -> None:
-        self.seen: Counter[_Key] = Counter()
+        self.seen: Counter[int] = Counter()
+        """By the hash of what was sent: texts that come once each are long, and many."""
         self.prepared: dict[_Key, bytes] = {}
         self._number = 0
 
     def wanted(self, key: _Key) -> bytes | None:
         """The name to prepare a statement under now, where it is time to."""
         if len(self.seen) > 10 * MOST_PREPARED:
-            self.seen.clear()  # texts that come once each
-        self.seen[key] += 1
-        if self.seen[key] <= PREPARE_AFTER or len(self.prepared) >= MOST_PREPARED:
+            self.seen.clear()
+        self.seen[hash(key)] += 1
+        if self.seen[hash(key)] <= PREPARE_AFTER or len(self.prepared) >= MOST_PREPARED:
             return None
         self._number += 1
         self.prepared[key] = b"worker_%d" % self._number
@@ -115,6 +116,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
     preparing: dict[int, _Key] = {}
     """Number of an answer → what was prepared by it."""
     answers: list[PGresult] = []
+    unsent = True
     link.enter_pipeline_mode()
     try:
         number = 0
@@ -131,10 +133,13 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
                 link.send_query_params(query, values, param_types=types, param_formats=formats)
             number += 1
         link.pipeline_sync()
+        unsent = False
         await connection.wait(_answers(connection, answers))
-    except psycopg.OperationalError:
-        # What the server said last tells more than that the connection broke.
+    except psycopg.OperationalError as error:
+        # What the server said last tells more than that the connection broke, and this more than libpq's next words.
         _raise_first(connection, answers)
+        if unsent and link.status == ConnStatus.BAD:
+            raise psycopg.OperationalError("the connection is lost") from error
         raise
     finally:
         if session:
@@ -149,7 +154,8 @@ def _answers(connection: Connection, answers: list[PGresult]) -> PQGen[None]:
     link = connection.pgconn
     while link.flush():
         # The server may wait for its answers to be read before it reads on.
-        if (yield Wait.RW) & Ready.R:
+        ready = yield Wait.RW
+        if ready and ready & Ready.R:  # nothing is ready where the wait was cancelled
             link.consume_input()
     while True:
         while link.is_busy():
@@ -197,7 +203,7 @@ def _written(
     return query, values, dumping.types or (), dumping.formats
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _numbered(text: str, named: bool, encoding: str) -> tuple[bytes, tuple[str, ...]]:
     """The statement with ``$1`` for ``%(name)s``, and the names in the order of their numbers."""
     names: dict[str, int] = {}

@@ -216,8 +216,8 @@ async def settle(
     if not deliveries:
         return {}
     results = await send(
-        connection, *begin(planner=PLANNER), *locks(how, deliveries), (how.settle, parameters(how, deliveries, run)),
-        COMMIT,
+        connection, *begin(planner=PLANNER, planned_once=True), *locks(how, deliveries),
+        (how.settle, parameters(how, deliveries, run)), COMMIT,
     )  # fmt: skip
     return answers_of(how.entity, deliveries, results[-2].fetchall())
 
@@ -294,8 +294,8 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         state=state,
         outcome=Outcome(row["outcome"]) if row["outcome"] else None,
         record=merged.data if applied and row["record"] is None else row["record"],
-        errors=(verdict.errors if flagged else {}) if applied else row["errors"] or {},
-        warnings=verdict.warnings if applied else row["warnings"] or {},
+        errors=(dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
+        warnings=dict(verdict.warnings) if applied else row["warnings"] or {},
         reason_code=verdict.reason_code if applied and flagged else None,
         conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
         waits_for=row["waits_for"],

@@ -96,7 +96,7 @@ async def claim(
     """
     rows = "work, only looked at" if look else "work"
     params = {"limit": limit, "skip": skip}
-    steps = begin(read_only=look, planner=_PLANNER, durable=durable)
+    steps = begin(read_only=look, planner=_PLANNER, planned_once=True, durable=durable)
     results = await send(connection, *steps, (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in results[-1].fetchall()]
 
