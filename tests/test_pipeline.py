@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import UTC, datetime
 
 import anyio
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.adapt import Loader
 
 from worker.database import COMMIT, Database, begin, send, within
 from worker.faults import Kind, kind_of
@@ -205,6 +207,22 @@ def test_dates_are_read_whatever_style_the_session_had_before(on) -> None:
         "a": datetime(2026, 3, 4, 5, 6, 7, 120_000), "b": datetime(2026, 3, 4, 3, 6, 7, tzinfo=UTC),
         "c": datetime.max, "d": datetime.max, "e": datetime.min, "f": None,
     }  # fmt: skip
+
+
+def test_a_result_goes_when_nobody_holds_it(on) -> None:
+    """The collector looks seldom, and does not see how large a result is: in a circle it would stay for long."""
+
+    async def work(connection):
+        gc.disable()
+        try:
+            (result,) = await send(connection, step("SELECT now() AS a, now()::timestamp AS b, '{}'::jsonb AS c"))
+            assert result.fetchone()
+            del result
+            return [type(one).__name__ for one in gc.get_objects() if isinstance(one, Loader)]
+        finally:
+            gc.enable()
+
+    assert on(work) == []
 
 
 def test_a_session_that_lost_what_it_had_prepared_is_given_up(on) -> None:

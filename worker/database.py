@@ -22,7 +22,7 @@ import anyio
 import psycopg
 import pydantic_core
 from psycopg import sql
-from psycopg.abc import AdaptContext, Buffer
+from psycopg.abc import Buffer
 from psycopg.abc import Loader as AnyLoader
 from psycopg.adapt import Loader
 from psycopg.rows import dict_row
@@ -95,16 +95,12 @@ def _within_the_calendar(name: str, first: datetime, last: datetime) -> type[Any
     plain: type[AnyLoader] = found
 
     class Within(Loader):
-        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
-            super().__init__(oid, context)
-            self._context = context
-
         def load(self, data: Buffer) -> Any:
             text = bytes(data).decode()
             with suppress(ValueError):
                 return datetime.fromisoformat(text)
             with suppress(psycopg.Error, NotImplementedError):
-                return plain(self.oid, self._context).load(data)
+                return plain(self.oid, self.connection).load(data)
             return first if text.startswith("-") or text.endswith("BC") else last
 
     return Within
