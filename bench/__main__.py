@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from bench import report
 from bench.contestants import CONTESTANTS
 from bench.lab import NEON_VERSION, SETTINGS, SUPABASE_VERSION, Lab
 from bench.process import ROOT
-from bench.scenarios import SCENARIOS, Bench, Sizes
+from bench.scenarios import SCENARIOS, Bench, Sizes, Trial
 
 QUICK = 0.002
 QUIET = 0.3
@@ -37,8 +38,21 @@ QUIET = 0.3
 @click.option(
     "--out", type=click.Path(path_type=Path), default=ROOT / "bench" / "results", help="Folder of JSON and plot."
 )
+@click.option(
+    "--backlog", "backlogs", multiple=True, type=click.IntRange(60), help="Only these sizes; may be repeated."
+)
+@click.option("--keep", is_flag=True, help="Keep what OUT/bench.json has of other scenarios: goes on after a stop.")
 def main(
-    *, chosen: tuple[str, ...], contestants: str | None, scale: float, rounds: int, quick: bool, fsync: str, out: Path
+    *,
+    chosen: tuple[str, ...],
+    contestants: str | None,
+    scale: float,
+    rounds: int,
+    quick: bool,
+    fsync: str,
+    out: Path,
+    keep: bool,
+    backlogs: tuple[int, ...],
 ) -> None:
     """Measure, print the tables, write OUT/bench.json, draw OUT/bench.svg."""
     names = contestants.split(",") if contestants else None
@@ -51,22 +65,33 @@ def main(
         print(f"bench: the machine is not quiet: its load is {load:.2f}", file=sys.stderr)
     clock = time.monotonic()
     with Lab(fsync=fsync == "on") as lab:
-        bench = Bench(lab, Sizes().scaled(scale), rounds, names)
+        sizes = Sizes().scaled(scale)
+        bench = Bench(lab, replace(sizes, backlogs=backlogs or sizes.backlogs), rounds, names)
         try:
             bench.run(chosen or tuple(SCENARIOS))
         except KeyboardInterrupt:
             print("bench: interrupted; what was measured follows", file=sys.stderr)
-    results = report.Results(bench.trials)
+    earlier = json.loads((out / "bench.json").read_text()) if keep and (out / "bench.json").exists() else None
+    measured = {trial.scenario for trial in bench.trials}
+    kept = [Trial(**trial) for trial in earlier["trials"] if trial["scenario"] not in measured] if earlier else []
+    trials = [*kept, *bench.trials]
+    results = report.Results(trials)
     conditions = {
         "at": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock), "scale": scale,
         "rounds": rounds, "load_before": round(load, 2), "quiet": load <= QUIET, "fsync": fsync,
         "servers": {"neon": NEON_VERSION, "supabase": SUPABASE_VERSION, "settings": SETTINGS},
         "scenario_seconds": bench.durations, "command": ["python", "-m", "bench", *sys.argv[1:]],
+        **({"kept_from": earlier["conditions"]} if earlier else {}),
     }  # fmt: skip
     machine = report.machine()
     report.print_tables(results, Console(width=None if sys.stdout.isatty() else 150))
     out.mkdir(parents=True, exist_ok=True)
-    whole = {"conditions": conditions, "machine": machine, **report.as_json(results), "trials": bench.as_json()}
+    whole = {
+        "conditions": conditions,
+        "machine": machine,
+        **report.as_json(results),
+        "trials": [asdict(trial) for trial in trials],
+    }
     (out / "bench.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     caption = (
         f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, load {load:.2f} before; medians of {rounds} rounds,"

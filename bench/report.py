@@ -33,7 +33,9 @@ class Spread:
     rounds: int
 
     def show(self, digits: int = 1) -> str:
-        """``12.3 (11.9–13.0)``."""
+        """``12.3 (11.9–13.0)``, or of one round ``12.3 (once)``."""
+        if self.rounds == 1:
+            return f"{self.median:,.{digits}f} (once)"
         return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}–{self.most:,.{digits}f})"
 
 

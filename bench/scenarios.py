@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -20,6 +20,8 @@ LATENCY = (*QUEUES, "naive", "floor")
 BACKLOG = (*LATENCY, "set-based")
 FAR, NEAR = 0.020, 0.005
 """Seconds added to each direction of both links."""
+LONG = 60.0
+"""Seconds of a turn after which a contestant has no further one in its scenario."""
 FAR_PATIENCE = 400.0
 """Seconds until a backlog over far links must be done."""
 DEFAULT_BATCH, SMALL_BATCH = 500, 50
@@ -30,7 +32,7 @@ DEFAULT_BATCH, SMALL_BATCH = 500, 50
 class Sizes:
     """How large the scenarios are."""
 
-    flips: int = 100
+    flips: int = 300
     far_flips: int = 25
     backlogs: tuple[int, ...] = (1_000, 20_000, 100_000)
     far_backlog: int = 2_000
@@ -96,7 +98,9 @@ class Bench:
     def interleave(
         self, scenario: str, names: Sequence[str], trial: Callable[[str], dict[str, Any]], *, rounds: int | None = None
     ) -> None:
-        """Every contestant once a round, each round begun by another. Who fails is out of the scenario."""
+        """Every contestant once a round, each round begun by another. Who fails is out of the scenario, and who took
+        longer than ``LONG`` for his turn has no more of them: his figure is that of the rounds he had.
+        """
         out: set[str] = set()
         for number in range(rounds or self.rounds):
             for name in [*names[number % len(names) :], *names[: number % len(names)]] if names else []:
@@ -105,6 +109,8 @@ class Bench:
                 entry = Trial(scenario, name, number + 1)
                 try:
                     entry.values = trial(name)
+                    if entry.values.get("seconds", 0) > LONG:
+                        out.add(name)
                 except (Failed, psycopg.Error, OSError) as error:
                     out.add(name)
                     reason = " ".join(str(error).split())[:400]
@@ -112,10 +118,6 @@ class Bench:
                     entry.disqualified = reason if isinstance(error, Failed) else f"the bench failed: {reason}"
                 self.trials.append(entry)
                 _say(entry)
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Every trial."""
-        return [asdict(trial) for trial in self.trials]
 
 
 def _say(trial: Trial) -> None:
