@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from psycopg import sql
 
 from worker.catalogue import Refusal
 from worker.database import COMMIT, Connection, begin, send
 from worker.faults import NOBODYS
-from worker.model import Answer, Delivery
+from worker.model import Answer, Delivery, Receipt
 from worker.neon import Run
+from worker.receipts import moment
 from worker.settlement import PLANNER, Settlement, answers_of, locks, parameters
 
 APART_SECONDS = 20.0
@@ -59,7 +59,7 @@ END $enrichment$
 
 
 async def settle_apart(
-    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run
+    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
 ) -> tuple[dict[str, Answer], dict[str, Refusal]]:
     """Settle what can be settled of a batch that was refused as a whole.
 
@@ -67,9 +67,9 @@ async def settle_apart(
         The answers, and for each record that the database refuses by itself, why; by key.
 
     Raises:
-        psycopg.Error: as :func:`settle`.
+        Restored, psycopg.Error: as :func:`settle`.
     """
-    params = parameters(how, deliveries, run)
+    params = parameters(how, deliveries, run, known)
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
     statement = how.settle.as_string(connection) % {**literals, "records": "the_records"}
@@ -89,13 +89,5 @@ async def settle_apart(
     )
     rows = [row["answer"] for row in results[-3].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
-    answered = (row | {"at": _moment(row["at"])} for row in rows if "refused" not in row)
+    answered = (row | {"at": moment(row["at"])} for row in rows if "refused" not in row)
     return answers_of(how.entity, deliveries, answered), refused
-
-
-def _moment(text: str | None) -> datetime | None:
-    """The moment that JSON tells; None where it is off the calendar, as infinity is."""
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None

@@ -237,6 +237,10 @@ _SETTLED = (psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.UNKN
 
 _SETTINGS = sql.SQL("SELECT {}")
 _SETTING = sql.SQL("set_config({}, {}, true)")
+# Whatever the database's default is; where it waits for a standby too, it goes on doing so.
+_WAIT_FOR_THE_DISK = sql.SQL(
+    "set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"
+)
 
 
 def composed(statement: sql.Composable) -> sql.SQL:
@@ -280,8 +284,14 @@ def begin(
         **dict.fromkeys(planner if durable else (*planner, "synchronous_commit"), "off"),
         **({"plan_cache_mode": "force_generic_plan"} if planned_once else {}),
     }
+    # A transaction that only reads has nothing to wait for.
+    waits = [_WAIT_FOR_THE_DISK] if durable and not read_only else []
     calls = sql.SQL(", ").join(
-        [*(_SETTING.format(name, value) for name, value in settings.items()), sql.SQL(f"pg_backend_pid() AS {_PID}")]
+        [
+            *(_SETTING.format(name, value) for name, value in settings.items()),
+            *waits,
+            sql.SQL(f"pg_backend_pid() AS {_PID}"),
+        ]
     )
     return (
         (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),

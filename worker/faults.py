@@ -29,6 +29,20 @@ class SetupMissing(Exception):
     """A database is not as the worker needs it. The text is one line with the mend."""
 
 
+class Restored(Exception):
+    """A database was restored to an earlier moment, and lacks what the other one knows. Nothing was done."""
+
+    def __init__(self, entity: str, side: str) -> None:
+        """Say which.
+
+        Args:
+            entity: whose records are to be compared before anything is settled.
+            side: ``Neon`` or ``Supabase``.
+        """
+        super().__init__(f"{side} was restored to an earlier moment: both databases are compared before it goes on")
+        self.entity = entity
+
+
 # SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 NOBODYS = (
     "00", "01", "02", "03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "24", "25", "26", "28", "2B", "2D",

@@ -37,6 +37,41 @@ class Outcome(StrEnum):
     UNDONE = "undone"
 
 
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The ledger row by which one database recognises that the other has forgotten an outcome."""
+
+    id: int
+    hash: str | None
+
+
+class Code(StrEnum):
+    """What a workspace row's ``sync_note`` says, as ``sync_code`` has it: what rows are told apart by."""
+
+    QUEUED = "queued"
+    """Set by the trigger."""
+    RELEASED = "released"
+    """Queued again: what it waited for is there."""
+    WAITING = "waiting"
+    CARRIED = "carried"
+    """In Neon by ``push``; not judged yet."""
+    PROMOTED = "promoted"
+    FLAGGED = "flagged"
+    UNDONE = "undone"
+    INVALID_AGAIN = "invalid_again"
+    """Promoted before, and in the invalid table again."""
+    CONFLICT = "conflict"
+    """Neon's newer value was taken over the enricher's."""
+    GONE = "gone"
+    """It was set to complete, and there is no record to carry it to."""
+    LEFT = "left"
+    """The record left the invalid table while the row was edited."""
+    LOST = "lost"
+    """Neon was restored to a moment at which it did not have the record."""
+    KEPT = "kept"
+    """Neon was restored and forgot what became of it: the enricher's values count as his edits."""
+
+
 class Action(StrEnum):
     """What a settlement is asked to do with a record."""
 
@@ -57,6 +92,8 @@ class State(StrEnum):
     """Somebody else holds the row's lock: later."""
     GONE = "gone"
     """No such record in the invalid table."""
+    RESTORED = "restored"
+    """Neon has forgotten what the workspace was told last: nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +151,10 @@ class Answer:
     """UTC, without zone: when Neon's row was last updated, or the ledger's outcome recorded."""
     hash: str | None = None
     """MD5 of the data columns that Neon has now; None where it has none."""
+    receipt: Receipt | None = None
+    """The ledger row that says so."""
+    in_master: bool = False
+    """For ``GONE``: whether the master table has the record."""
 
 
 @dataclass(slots=True)
@@ -134,8 +175,14 @@ class Delivery:
     enriched_at: datetime | None
     status: str = Status.COMPLETE
     """The workspace row's status when it was claimed."""
+    pushed_at: datetime | None = None
+    """When the workspace row says that the record was carried before; UTC without zone."""
     promoted_at: datetime | None = None
     """When the workspace row says that the record was promoted before; UTC without zone."""
+    pulled: bool = True
+    """Whether the row came from Neon, or was ever told of it; not added by hand."""
+    receipt: Receipt | None = None
+    """What the workspace row was last told of."""
     age: float | None = None
     """Seconds since its flip when it was claimed, by Supabase's clock; None where it waited for another record."""
     # merge, normalise, judge

@@ -16,7 +16,10 @@ from worker.entities import Entity, data_of
 from worker.model import Conflict, Data, Outcome
 
 LEDGER = sql.Identifier("marketing", "enrichment_ledger")
+RECEIPTS = sql.Identifier("marketing", "enrichment_receipts")
 EXECUTED_BY = "enrichment-worker"
+PUSHED_NOTE = "waits for re-validation"
+"""What the ledger says of a record that ``push`` carried: its values are in the invalid table."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,29 @@ class InvalidRow:
     enriched_by: str | None
     enriched_at: datetime | None
     still_invalid: bool
+    unjudged: bool
+    """Whether it is marked ``complete`` and was not found still invalid."""
+    undone_id: int | None
+    """The ledger row by which its last promotion was taken back."""
 
 
 _READ = sql.SQL("""
 SELECT i.{key} AS key, i.id, {data} AS data, md5({data}::text) AS hash, i.updated_at, i.reason_code,
   i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at,
-  i.still_invalid IS TRUE AS still_invalid
+  i.still_invalid IS TRUE AS still_invalid,
+  i.enrichment_status IS NOT DISTINCT FROM 'complete' AND i.still_invalid IS NOT TRUE AS unjudged,
+  (SELECT max(u.id) FROM {ledger} u WHERE u.entity = {entity} AND u.key = i.{key} AND u.outcome = 'undone') AS undone_id
 FROM {invalid} i
 """)
 
 
 def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Composed:
     return _READ.format(
-        key=sql.Identifier(entity.key), data=data_of(entity, "i"), invalid=entity.invalid_table.sql
+        key=sql.Identifier(entity.key),
+        data=data_of(entity, "i"),
+        invalid=entity.invalid_table.sql,
+        ledger=LEDGER,
+        entity=sql.Literal(entity.name),
     ) + where.format(key=sql.Identifier("i", entity.key), **parts)
 
 

@@ -12,24 +12,37 @@ from psycopg.types.json import Jsonb
 from worker.catalogue import Column
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import Entity, data_of
-from worker.model import Action, Answer, Conflict, Delivery, Outcome, State
-from worker.neon import EXECUTED_BY, LEDGER, Run
+from worker.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, State
+from worker.faults import Restored
+from worker.neon import EXECUTED_BY, LEDGER, PUSHED_NOTE, RECEIPTS, Run
 
 _SETTLE = sql.SQL("""
 WITH d AS MATERIALIZED (
   SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
-    reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note
+    reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, version
   FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
     data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
-    enriched_fields jsonb, conflicts jsonb, note text)
-), past AS MATERIALIZED (
+    enriched_fields jsonb, conflicts jsonb, note text, version timestamp)
+), gate AS MATERIALIZED (
+  -- What the workspace was told last must be on record: else this database was restored to an earlier moment.
+  SELECT CASE WHEN %(known_id)s::bigint IS NULL THEN true
+    WHEN EXISTS (SELECT FROM {ledger} l WHERE l.id = %(known_id)s::bigint
+                 AND l.delivery_hash IS NOT DISTINCT FROM %(known_hash)s::text) THEN true
+    ELSE EXISTS (SELECT FROM {receipts} r WHERE r.entity = %(entity)s AND r.pruned_id >= %(known_id)s::bigint)
+    END AS open
+), sent AS MATERIALIZED (
   -- LIMIT keeps the planner from joining: a young ledger's statistics would have it read the whole of it.
-  SELECT l.* FROM d CROSS JOIN LATERAL (
+  SELECT l.*, EXISTS (SELECT FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id
+      AND u.outcome = 'undone') AS undone
+  FROM d CROSS JOIN LATERAL (
     SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND l.delivery_hash = d.hash
       AND l.outcome IN ('promoted', 'flagged') LIMIT 1) l
 ), here AS MATERIALIZED (
   SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
+), past AS MATERIALIZED (
+  -- A record that was promoted and is in the invalid table has come back: that is no repeat, unless it was undone.
+  SELECT s.* FROM sent s WHERE s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key)
 ), prior AS MATERIALIZED (
   SELECT m.{key} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
@@ -40,7 +53,7 @@ WITH d AS MATERIALIZED (
 ), todo AS MATERIALIZED (
   SELECT d.*, h.row AS before, jsonb_populate_record(h.row, d.data) AS r
   FROM d JOIN here h USING (key)
-  WHERE h.hash = d.expected AND NOT EXISTS (SELECT FROM past p WHERE p.key = d.key)
+  WHERE h.hash = d.expected AND (SELECT open FROM gate) AND NOT EXISTS (SELECT FROM past p WHERE p.key = d.key)
     AND NOT EXISTS (SELECT FROM held m WHERE m.key = d.key)
 ), waits AS MATERIALIZED (
   SELECT * FROM (
@@ -55,7 +68,9 @@ WITH d AS MATERIALIZED (
   INSERT INTO {master} AS m ({key}, {master_columns})
   SELECT d.key, {master_values}
   FROM todo d JOIN going USING (key) LEFT JOIN prior p USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
-  ON CONFLICT ({key}) DO UPDATE SET {master_updates}
+  -- A row that came in this very moment is somebody else's, and not as it was: nothing is settled, and all is looked
+  -- at anew.
+  ON CONFLICT ({key}) DO UPDATE SET {master_updates} WHERE m.{key} = ANY (ARRAY(SELECT key FROM prior))
   RETURNING m.{key} AS key, to_jsonb(m) AS row
 ), kept AS (
   UPDATE {invalid} i SET {invalid_updates},
@@ -78,13 +93,15 @@ WITH d AS MATERIALIZED (
 ), booked AS (
   INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
     master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
-    rules_version)
-  SELECT %(run_id)s, %(entity)s, b.key, b.outcome, b.hash, to_jsonb(b.before), b.master_before,
-    b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
-    CASE WHEN b.action = 'push' THEN 'waits for re-validation'
+    rules_version, row_version)
+  SELECT %(run_id)s, %(entity)s, b.key, b.outcome,
+    coalesce((SELECT md5(b.hash || '|' || s.id) FROM sent s WHERE s.key = b.key), b.hash), to_jsonb(b.before),
+    b.master_before, b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
+    CASE WHEN b.action = 'push' THEN {pushed}
          WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
-    b.enriched_by, b.enriched_at, %(rules_version)s
+    b.enriched_by, b.enriched_at, %(rules_version)s, b.version
   FROM became b ON CONFLICT DO NOTHING
+  RETURNING key, id, delivery_hash
 ), logged AS (
   INSERT INTO public.shq_validation_log AS g (validation_run_id, source_table, target_table, total_records,
     passed_records, failed_records, executed_by, executed_at, notes)
@@ -96,22 +113,28 @@ WITH d AS MATERIALIZED (
     failed_records = g.failed_records + EXCLUDED.failed_records
 )
 SELECT d.key,
-  CASE WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
+  CASE WHEN NOT (SELECT open FROM gate) THEN 'restored'
+       WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
        WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
-  coalesce(p.outcome, b.outcome, l.outcome) AS outcome,
+  CASE WHEN p.undone THEN 'undone' ELSE coalesce(p.outcome, b.outcome, l.outcome) END AS outcome,
   -- What was applied as it was sent is not sent back.
-  CASE WHEN b.key IS NULL THEN coalesce(p.record, h.data, l.record) WHEN b.record <> d.data THEN b.record END AS record,
+  CASE WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
+       WHEN b.record <> d.data THEN b.record END AS record,
   coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
   p.conflicts,
   b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
   CASE WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
-  h.hash
+  h.hash, coalesce(k.id, p.id, l.id) AS receipt_id,
+  nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
+  CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
+LEFT JOIN booked k USING (key)
 LEFT JOIN LATERAL (
   SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND h.key IS NULL
-    AND l.outcome IN ('promoted', 'withdrawn') ORDER BY l.id DESC LIMIT 1) l ON true
+    AND l.outcome IN ('promoted', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
 """)
 
 
@@ -170,6 +193,8 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
         composed(
             _SETTLE.format(
                 ledger=LEDGER,
+                receipts=RECEIPTS,
+                pushed=sql.Literal(PUSHED_NOTE),
                 key=key,
                 invalid=entity.invalid_table.sql,
                 master=entity.master_table.sql,
@@ -200,16 +225,24 @@ def _case(
 
 
 async def settle(
-    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run
+    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
 ) -> dict[str, Answer]:
     """Promote, flag or push the deliveries in one transaction and one round trip.
 
     A delivery takes effect only where Neon's row is the one it was merged with, and only once.
 
+    Args:
+        connection: to Neon.
+        how: the entity's statements.
+        deliveries: merged and judged.
+        run: what they are booked under.
+        known: the last ledger row that the workspace is known to have been told of; Neon must have it.
+
     Returns:
         The answer to each delivery, by key.
 
     Raises:
+        Restored: Neon has forgotten ``known``: nothing took effect.
         psycopg.Error: nothing took effect, or, where the connection broke, nobody knows: settle again,
             what did take effect answers as a repeat.
     """
@@ -217,7 +250,7 @@ async def settle(
         return {}
     results = await send(
         connection, *begin(planner=PLANNER, planned_once=True), *locks(how, deliveries),
-        (how.settle, parameters(how, deliveries, run)), COMMIT,
+        (how.settle, parameters(how, deliveries, run, known)), COMMIT,
     )  # fmt: skip
     return answers_of(how.entity, deliveries, results[-2].fetchall())
 
@@ -235,9 +268,13 @@ def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
     ]
 
 
-def parameters(how: Settlement, deliveries: Sequence[Delivery], run: Run) -> dict[str, Any]:
+def parameters(
+    how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
+) -> dict[str, Any]:
     """What the settling statement is given."""
     return {
+        "known_id": known.id if known else None,
+        "known_hash": known.hash if known else None,
         "records": Jsonb([_as_record(delivery) for delivery in deliveries]),
         "entity": how.entity.name,
         "run_id": run.run_id,
@@ -263,6 +300,8 @@ def _as_record(delivery: Delivery) -> dict[str, Any]:
         "enriched_at": delivery.enriched_at.isoformat() if delivery.enriched_at else None,
         "enriched_fields": merged.enriched_fields,
     }
+    if delivery.version:
+        record["version"] = delivery.version.isoformat()
     # What is empty is left out: half of a record's bytes would say nothing.
     if delivery.action is Action.FLAG:
         record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}
@@ -276,9 +315,16 @@ def _as_record(delivery: Delivery) -> dict[str, Any]:
 
 
 def answers_of(entity: Entity, deliveries: Sequence[Delivery], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
-    """The rows of the settling statement's result, by key."""
+    """The rows of the settling statement's result, by key.
+
+    Raises:
+        Restored: Neon was restored to an earlier moment, and nothing was settled.
+    """
     sent = {delivery.key: delivery for delivery in deliveries}
-    return {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
+    answers = {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
+    if any(answer.state is State.RESTORED for answer in answers.values()):
+        raise Restored(entity.name, "Neon")
+    return answers
 
 
 def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
@@ -302,4 +348,6 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         note=note,
         at=row["at"],
         hash=row["hash"],
+        receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
+        in_master=bool(row["in_master"]),
     )

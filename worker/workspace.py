@@ -13,12 +13,17 @@ from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import ENTITIES, Entity, data_of
-from worker.model import Data, Delivery, Status
+from worker.model import Data, Delivery, Receipt, Status
 
 CHANNEL = "enrichment_complete"
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
 
 RELEASED = "Queued: what the record waited for is there."
+LEFT_NOTE = (
+    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
+)
+_LEGACY_GONE = "This record is no longer in the invalid table:%"
+"""How release 0.1.0 began its note to a row whose record was gone; it had no codes."""
 
 # The hash is taken outside, of the data as the lock found them, and they are composed once. Beside the row, in a
 # LATERAL, they would be those from before the lock where somebody edits the row in between.
@@ -26,14 +31,18 @@ _CLAIM = sql.SQL("""
 SELECT c.*, md5(concat_ws('|', c.key, c.version::text, c.data::text)) AS delivery_hash FROM (
 SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
-  w.pushed_to_neon_at IS NOT NULL AS pushed, w.promoted_at IS NOT NULL AS promoted, w.promoted_at,
-  coalesce(w.enrichment_notes, '') <> '' AS noted, w.sync_note AS note,
-  CASE WHEN w.sync_note IS DISTINCT FROM {released} AND isfinite(w.updated_at)
+  w.pushed_to_neon_at AS pushed_at, w.promoted_at, w.neon_id, w.receipt_id, w.receipt_hash,
+  coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,
+  CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND isfinite(w.updated_at)
     THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
 FROM {workspace} w
 """)
 
 
+# What release 0.1.0 said in words only.
+CODE = sql.SQL(
+    "coalesce(w.sync_code, CASE WHEN w.sync_note = {left} THEN 'left' WHEN w.sync_note LIKE {gone} THEN 'gone' END)"
+).format(left=sql.Literal(LEFT_NOTE), gone=sql.Literal(_LEGACY_GONE))
 _ROWS = {
     "work": sql.SQL(
         "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
@@ -52,7 +61,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             key=sql.Identifier(entity.key),
             data=data_of(entity, "w"),
             workspace=entity.workspace_table.sql,
-            released=sql.Literal(RELEASED),
+            code=CODE,
         )
         + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key))
         + sql.SQL(") c")
@@ -61,15 +70,18 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
 
 _DELIVERY_FIELDS = (
     "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
-    "age", "promoted_at",
+    "age", "pushed_at", "promoted_at",
 )  # fmt: skip
 
 
 def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
-    row = {name: row[name] for name in _DELIVERY_FIELDS}
+    cells = {name: row[name] for name in _DELIVERY_FIELDS}
     # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
-    row["snapshot"] = row["snapshot"] or dict.fromkeys(entity.columns)
-    return Delivery(**row)
+    cells["snapshot"] = row["snapshot"] or dict.fromkeys(entity.columns)
+    cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
+    if row["receipt_id"] is not None:
+        cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
+    return Delivery(**cells)
 
 
 _PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
@@ -106,11 +118,28 @@ class Row:
     """A workspace row, and how far it has come."""
 
     delivery: Delivery
-    pushed: bool
-    promoted: bool
+    neon_id: int | None
+    pulled_at: datetime | None
+    """When it was last brought up to date, by Neon's clock; UTC without zone."""
     noted: bool
     """Whether an enricher left notes on it."""
-    note: str | None
+    code: str | None
+    """What its note says: a :class:`worker.model.Code`."""
+
+    @property
+    def pushed(self) -> bool:
+        """Whether it was carried to Neon."""
+        return self.delivery.pushed_at is not None
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it says that the record was promoted."""
+        return self.delivery.promoted_at is not None
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether an enricher works on it: what was carried before is not his last word."""
+        return self.delivery.status == Status.IN_PROGRESS or (self.delivery.status != Status.COMPLETE and self.edited)
 
     @property
     def queued(self) -> bool:
@@ -148,10 +177,8 @@ async def lock(
     which = "keys, only looked at" if look else "keys" if wait else "free keys"
     results = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
     rows = results[-1].fetchall()
-    return {
-        row["key"]: Row(_delivery(entity, row), row["pushed"], row["promoted"], noted=row["noted"], note=row["note"])
-        for row in rows
-    }
+    names = ("neon_id", "pulled_at", "noted", "code")
+    return {row["key"]: Row(_delivery(entity, row), **{name: row[name] for name in names}) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +199,10 @@ class Reply:
     pushed: bool = False
     promoted_at: str | None = None
     waiting_for: str | None = None
+    code: str | None = None
+    """What ``note`` says."""
+    receipt_id: int | None = None
+    receipt_hash: str | None = None
 
 
 _REPLIED = tuple(field.name for field in fields(Reply))
@@ -179,7 +210,7 @@ _ACKNOWLEDGE = sql.SQL("""
 WITH a AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
     data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
-    promoted_at timestamp, waiting_for text)
+    promoted_at timestamp, waiting_for text, code text, receipt_id bigint, receipt_hash text)
 )
 UPDATE {workspace} w SET
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
@@ -192,7 +223,8 @@ UPDATE {workspace} w SET
   pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE w.pushed_to_neon_at END,
   promoted_at = coalesce(a.promoted_at, w.promoted_at),
   waiting_for = a.waiting_for,
-  sync_note = a.note
+  sync_note = a.note, sync_code = a.code,
+  receipt_id = coalesce(a.receipt_id, w.receipt_id), receipt_hash = coalesce(a.receipt_hash, w.receipt_hash)
 FROM a
 WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
   -- Compared as it was read: the worker's calendar has four digits for a year.
@@ -201,7 +233,7 @@ WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
 """)
 
 _RELEASE = sql.SQL("""
-UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}
+UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}, sync_code = 'released'
 WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
   FOR UPDATE SKIP LOCKED))
 """)

@@ -42,6 +42,8 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
   -- A master trigger that swallows the row must not take the record with it.
   CONSTRAINT enrichment_ledger_promoted_check CHECK (outcome <> 'promoted' OR master_after IS NOT NULL)
 );
+-- The workspace row's updated_at that was carried: a row that is older now was restored from a backup.
+ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS row_version TIMESTAMP;
 CREATE INDEX IF NOT EXISTS enrichment_ledger_key_idx ON marketing.enrichment_ledger (entity, key, id);
 CREATE INDEX IF NOT EXISTS enrichment_ledger_run_idx ON marketing.enrichment_ledger (run_id);
 -- A delivery has one final outcome, whoever repeats it.
@@ -50,3 +52,12 @@ CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_delivery_idx
 CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash, outcome)
   WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone');
+
+-- What lets one database recognise that the other was restored to an earlier moment, for each entity.
+CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
+  entity    TEXT PRIMARY KEY,
+  pulls     BIGINT NOT NULL DEFAULT 0,  -- the number of the last pull that came this far
+  confirmed BIGINT NOT NULL DEFAULT 0,  -- the number of the last pull that the workspace is known to have kept
+  pruned_id BIGINT NOT NULL DEFAULT 0,  -- retention may have removed ledger rows up to this id
+  pulled_at TIMESTAMPTZ
+);

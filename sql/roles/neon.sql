@@ -28,5 +28,5 @@ GRANT SELECT ON marketing.company_slots TO enrichment_worker;
 -- The ledger is written once: neither changed nor deleted. With WORKER_LEDGER_RETENTION set, and only then, add
 -- GRANT DELETE ON marketing.enrichment_ledger TO enrichment_worker;
 GRANT SELECT, INSERT ON marketing.enrichment_ledger TO enrichment_worker;
-GRANT SELECT, INSERT, UPDATE ON public.shq_validation_log TO enrichment_worker;
+GRANT SELECT, INSERT, UPDATE ON public.shq_validation_log, marketing.enrichment_receipts TO enrichment_worker;
 COMMIT;

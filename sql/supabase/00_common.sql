@@ -52,7 +52,10 @@ CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   last_run_id  TEXT
 );
 ALTER TABLE public.enrichment_pull_position
-  ADD COLUMN IF NOT EXISTS last_result JSONB;  -- what the last pull brought, and how many records Neon held then
+  ADD COLUMN IF NOT EXISTS last_result JSONB,  -- what the last pull brought, and how many records Neon held then
+  ADD COLUMN IF NOT EXISTS pulls BIGINT NOT NULL DEFAULT 0,  -- how many pulls ended here; Neon counts them too
+  ADD COLUMN IF NOT EXISTS ledger_id BIGINT,  -- the workspace has heard of all that Neon's ledger says up to this id
+  ADD COLUMN IF NOT EXISTS restored JSONB;    -- the last restore of a database that was recognised
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
     ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;

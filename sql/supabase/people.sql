@@ -61,7 +61,11 @@ ALTER TABLE public.people_needs_enrichment
   ADD COLUMN IF NOT EXISTS validation_warnings JSONB,
   ADD COLUMN IF NOT EXISTS sync_note TEXT,
   ADD COLUMN IF NOT EXISTS promoted_at TIMESTAMP,
-  ADD COLUMN IF NOT EXISTS waiting_for TEXT;  -- what a waiting row waits for; NULL: nothing
+  ADD COLUMN IF NOT EXISTS waiting_for TEXT,  -- what a waiting row waits for; NULL: nothing
+  ADD COLUMN IF NOT EXISTS sync_code TEXT,    -- what sync_note says, as a code
+  -- The ledger row in Neon that this row was last told of. A ledger that lacks it was restored to an earlier moment.
+  ADD COLUMN IF NOT EXISTS receipt_id BIGINT,
+  ADD COLUMN IF NOT EXISTS receipt_hash TEXT;
 CREATE INDEX IF NOT EXISTS idx_people_enrichment_status ON public.people_needs_enrichment (enrichment_status);
 CREATE INDEX IF NOT EXISTS idx_people_unique_id ON public.people_needs_enrichment (unique_id);
 CREATE INDEX IF NOT EXISTS idx_people_sync_status ON public.people_needs_enrichment (enrichment_status, pushed_to_neon_at);
@@ -76,6 +80,9 @@ CREATE INDEX IF NOT EXISTS people_needs_enrichment_failed_idx ON public.people_n
 -- Carried by `push` and not judged yet: few. With idx_people_sync_status it counts the promoted without the table.
 CREATE INDEX IF NOT EXISTS people_needs_enrichment_carried_idx ON public.people_needs_enrichment (id)
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL AND promoted_at IS NULL;
+-- What became of records since a moment, for the comparison with Neon's ledger.
+CREATE INDEX IF NOT EXISTS people_needs_enrichment_receipt_idx ON public.people_needs_enrichment (receipt_id)
+  WHERE receipt_id IS NOT NULL;
 -- NOT VALID: rows that are there already are adopted as they are, every later change is checked.
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'public.people_needs_enrichment'::regclass

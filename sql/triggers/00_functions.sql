@@ -5,7 +5,7 @@
 --      ▲              ▲            │  ▲
 --      └─ undo        └── edit ── failed (flagged: edit, set complete again)
 
--- An enricher's insert or update, before it is stored.
+-- An enricher's insert or update, before it is stored. Its arguments are the data columns.
 CREATE OR REPLACE FUNCTION public.enrichment_row() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
@@ -14,8 +14,11 @@ DECLARE
     'created_at', 'pulled_from_neon_at', 'pushed_to_neon_at', 'promoted_at', 'waiting_for', 'sync_note',
     'validation_errors', 'validation_warnings', 'original_validation_errors',
     'original_validation_warnings', 'reason_code', 'neon_snapshot', 'last_sync_hash', 'neon_id', 'id',
-    'source_batch_id'];
+    'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash'];
   typed text := NEW.enrichment_status;
+  generated text[];
+  was jsonb;
+  becomes jsonb;
 BEGIN
   IF TG_OP = 'INSERT' AND typed IS NULL THEN
     typed := 'pending';
@@ -34,8 +37,18 @@ BEGIN
     -- What Neon and the workspace last agreed on is the worker's to say, whatever an import brings.
     NEW.neon_snapshot := OLD.neon_snapshot;
     NEW.last_sync_hash := OLD.last_sync_hash;
-    IF NEW IS NOT DISTINCT FROM OLD THEN
-      RETURN NEW;
+    NEW.sync_code := OLD.sync_code;
+    NEW.receipt_id := OLD.receipt_id;
+    NEW.receipt_hash := OLD.receipt_hash;
+    IF NEW.enrichment_status = OLD.enrichment_status THEN
+      -- A generated column is made after this: until then it is NULL in NEW, which is no change.
+      generated := ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
+        WHERE attrelid = TG_RELID AND attgenerated <> '');
+      was := pg_catalog.to_jsonb(OLD) - generated;
+      becomes := pg_catalog.to_jsonb(NEW) - generated;
+      IF becomes = was THEN
+        RETURN NEW;
+      END IF;
     END IF;
     -- Moves by itself, and never backwards: the worker tells one version of the row from the next by it. From a
     -- day that is far off, such as infinity, it comes back to the present: no later one could be told from it.
@@ -43,13 +56,17 @@ BEGIN
       THEN greatest(utc_now, OLD.updated_at + interval '1 microsecond') ELSE utc_now END;
     IF NEW.enrichment_status = 'complete' AND OLD.enrichment_status = 'complete'
        AND OLD.pushed_to_neon_at IS NOT NULL AND NEW.pushed_to_neon_at IS NOT NULL
-       AND (pg_catalog.to_jsonb(NEW) - own) = (pg_catalog.to_jsonb(OLD) - own) THEN
-      RETURN NEW;  -- notes and the like on a row that is done
+       AND (CASE WHEN TG_NARGS = 0 THEN becomes - own = was - own ELSE NOT EXISTS (
+         SELECT FROM pg_catalog.unnest(TG_ARGV) c WHERE becomes -> c IS DISTINCT FROM was -> c) END) THEN
+      RETURN NEW;  -- notes, and columns that the worker does not carry, on a row that is done
     END IF;
   ELSE
     NEW.updated_at := utc_now;
     NEW.neon_snapshot := NULL;
     NEW.last_sync_hash := NULL;
+    NEW.sync_code := NULL;
+    NEW.receipt_id := NULL;
+    NEW.receipt_hash := NULL;
   END IF;
 
   IF NEW.enrichment_status = 'complete' THEN
@@ -57,6 +74,7 @@ BEGIN
     IF TG_OP = 'INSERT' OR OLD.enrichment_status IS DISTINCT FROM 'complete'
        OR OLD.pushed_to_neon_at IS NOT NULL OR OLD.waiting_for IS NOT NULL THEN
       NEW.sync_note := 'Queued: the record is on its way to be checked.';
+      NEW.sync_code := 'queued';
     END IF;
     NEW.waiting_for := NULL;
     NEW.enriched_at := coalesce(NEW.enriched_at, utc_now);
@@ -68,6 +86,7 @@ BEGIN
     NEW.waiting_for := NULL;
     IF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete' AND OLD.pushed_to_neon_at IS NULL THEN
       NEW.sync_note := NULL;  -- taken back before it went
+      NEW.sync_code := NULL;
     END IF;
   END IF;
   RETURN NEW;

@@ -8,7 +8,8 @@ CREATE OR REPLACE TRIGGER enrichment_a_key
 CREATE OR REPLACE TRIGGER enrichment_b_row
   BEFORE INSERT OR UPDATE ON public.company_needs_enrichment FOR EACH ROW
   WHEN (current_setting('enrichment_worker.writer', true) IS DISTINCT FROM 'on')
-  EXECUTE FUNCTION public.enrichment_row();
+  EXECUTE FUNCTION public.enrichment_row('company_name', 'domain', 'industry', 'employee_count', 'website', 'phone',
+    'address', 'city', 'state', 'zip');
 
 CREATE OR REPLACE TRIGGER enrichment_notify_insert
   AFTER INSERT ON public.company_needs_enrichment FOR EACH ROW

@@ -8,7 +8,8 @@ CREATE OR REPLACE TRIGGER enrichment_a_key
 CREATE OR REPLACE TRIGGER enrichment_b_row
   BEFORE INSERT OR UPDATE ON public.people_needs_enrichment FOR EACH ROW
   WHEN (current_setting('enrichment_worker.writer', true) IS DISTINCT FROM 'on')
-  EXECUTE FUNCTION public.enrichment_row();
+  EXECUTE FUNCTION public.enrichment_row('full_name', 'first_name', 'last_name', 'email', 'phone', 'title', 'company_name',
+    'company_unique_id', 'linkedin_url', 'city', 'state');
 
 CREATE OR REPLACE TRIGGER enrichment_notify_insert
   AFTER INSERT ON public.people_needs_enrichment FOR EACH ROW

@@ -1,0 +1,280 @@
+"""What either database knows of the other: the ledger rows that the workspace was told of, and the pulls that both
+count. By them a database that was restored to an earlier moment is recognised. Knows no rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+
+from worker.database import COMMIT, Connection, Step, begin, send
+from worker.entities import Entity, Table
+from worker.model import Data, Outcome, Receipt
+from worker.neon import LEDGER, PUSHED_NOTE, RECEIPTS
+
+POSITION = Table("public", "enrichment_pull_position")
+CHUNK = 5000
+
+
+# Supabase
+
+
+async def newest(connection: Connection, entity: Entity) -> Receipt | None:
+    """The latest ledger row that a workspace row was told of."""
+    statement = sql.SQL(
+        "SELECT receipt_id AS id, receipt_hash AS hash FROM {} WHERE receipt_id IS NOT NULL"
+        " ORDER BY receipt_id DESC LIMIT 1"
+    ).format(entity.workspace_table.sql)
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
+    return Receipt(**row) if row else None
+
+
+async def told(connection: Connection, entity: Entity, after: int) -> dict[str, Receipt]:
+    """What the workspace rows were told of after a ledger id, by key, in the order of the ids; a chunk of them."""
+    statement = sql.SQL(
+        "SELECT {key} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace} WHERE receipt_id > %(after)s"
+        " ORDER BY receipt_id LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    results = await send(
+        connection, *begin(read_only=True), (statement, {"after": after, "limit": CHUNK}), COMMIT
+    )
+    return {row["key"]: Receipt(row["id"], row["hash"]) for row in results[2].fetchall()}
+
+
+async def pulls_kept(connection: Connection, entity: Entity) -> int:
+    """How many pulls the workspace knows of."""
+    statement = sql.SQL("SELECT pulls FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
+    cursor = await connection.execute(statement, {"entity": entity.name})
+    row = await cursor.fetchone()
+    return int(row["pulls"]) if row else 0
+
+
+async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> tuple[list[str], set[str]]:
+    """Rows that were told of nothing as late as this, and keys that have no row.
+
+    Rows that are queued are left out: their delivery tells them.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        latest: key → id of the ledger row that says what became of the record.
+    """
+    statement = sql.SQL(
+        "SELECT a.key, w.{key} IS NULL AS absent FROM unnest(%(keys)s::text[], %(ids)s::bigint[]) AS a (key, id)"
+        " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR (coalesce(w.receipt_id, 0) < a.id"
+        " AND NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"keys": list(latest), "ids": list(latest.values())}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    rows = results[2].fetchall()
+    return [row["key"] for row in rows if not row["absent"]], {row["key"] for row in rows if row["absent"]}
+
+
+# Neon
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What Neon knows of the pulls."""
+
+    pulls: int
+    confirmed: int
+    """The last pull that the workspace is known to have kept."""
+    ledger_id: int
+    """The latest ledger row, of whatever entity."""
+    moment: datetime | None
+    """The last moment that Neon remembers of this worker's doing; UTC without zone."""
+
+
+_COUNTS = sql.SQL("""
+SELECT coalesce(r.pulls, 0) AS pulls, coalesce(r.confirmed, 0) AS confirmed, coalesce(l.id, 0) AS ledger_id,
+  greatest(r.pulled_at, l.recorded_at) AT TIME ZONE 'UTC' AS moment
+FROM (SELECT) one LEFT JOIN {receipts} r ON r.entity = %(entity)s
+  LEFT JOIN (SELECT id, recorded_at FROM {ledger} ORDER BY id DESC LIMIT 1) l ON true
+""")
+
+
+async def counts(connection: Connection, entity: Entity) -> Counts:
+    """What Neon knows of the pulls of an entity."""
+    statement = _COUNTS.format(receipts=RECEIPTS, ledger=LEDGER)
+    results = await send(connection, *begin(read_only=True), (statement, {"entity": entity.name}), COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    return Counts(**row)
+
+
+def count_pull(entity: Entity, pulls: int, confirmed: int) -> Step:
+    """The step that lets Neon count a pull, and remember how many the workspace had kept when it began."""
+    statement = sql.SQL(
+        "INSERT INTO {} AS r (entity, pulls, confirmed, pulled_at) VALUES (%(entity)s, %(pulls)s, %(confirmed)s, now())"
+        " ON CONFLICT (entity) DO UPDATE SET pulls = EXCLUDED.pulls, confirmed = EXCLUDED.confirmed,"
+        " pulled_at = EXCLUDED.pulled_at"
+    ).format(RECEIPTS)
+    return statement, {"entity": entity.name, "pulls": pulls, "confirmed": confirmed}
+
+
+def mark_pruned(entity: Entity, ids: Sequence[int]) -> Step:
+    """The step that keeps in mind that retention removed these ledger rows: they were not forgotten."""
+    statement = sql.SQL(
+        "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
+        " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
+    ).format(RECEIPTS)
+    return statement, {"entity": entity.name, "id": max(ids)}
+
+
+_FORGOTTEN = sql.SQL("""
+SELECT t.key FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
+WHERE NOT EXISTS (SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash)
+  AND t.id > coalesce((SELECT pruned_id FROM {receipts} WHERE entity = %(entity)s), 0)
+""")
+
+
+async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[str, Receipt]) -> list[str]:
+    """The keys whose ledger row Neon does not have, though no retention removed it."""
+    if not receipts:
+        return []
+    params = {
+        "entity": entity.name,
+        "keys": list(receipts),
+        "ids": [receipt.id for receipt in receipts.values()],
+        "hashes": [receipt.hash for receipt in receipts.values()],
+    }
+    statement = _FORGOTTEN.format(ledger=LEDGER, receipts=RECEIPTS)
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+# In the order of their ids. Of every entity: looking for the few rows of a rare one would read the whole ledger.
+_ENTRIES = sql.SQL("""
+SELECT id, key, entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks
+FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+""")
+
+
+async def spoken(connection: Connection, entity: Entity, after: int) -> tuple[int | None, dict[str, int]]:
+    """What the ledger says of an entity's records after an id: the last id looked at (None: there is no more), and
+    key → id of the latest row that says what became of it; of a chunk of the ledger.
+    """
+    params = {"entity": entity.name, "after": after, "limit": CHUNK}
+    results = await send(connection, *begin(read_only=True), (_ENTRIES.format(ledger=LEDGER), params), COMMIT)
+    rows = results[2].fetchall()
+    return (rows[-1]["id"] if rows else None), {row["key"]: row["id"] for row in rows if row["speaks"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What the ledger says became of a record. Times are UTC without zone."""
+
+    receipt: Receipt
+    outcome: Outcome
+    row_version: datetime | None
+    """The workspace row's ``updated_at`` that was carried; None where no release kept it, or no row was carried."""
+    record: Data | None
+    errors: Mapping[str, str]
+    warnings: Mapping[str, str]
+    pushed: bool
+    """Whether ``push`` carried it, and it was not judged."""
+    at: datetime
+    enriched_by: str | None
+    enriched_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What Neon knows of a record, beside what its workspace row was told."""
+
+    key: str
+    forgotten: bool
+    """Neon lacks the ledger row that the workspace row was told of: it was restored to an earlier moment."""
+    written: Data
+    """What the worker wrote to Neon for the enricher since then: no change of Neon's own."""
+    latest: Spoken | None
+    """The latest that the ledger says became of it, whether the row was told or not."""
+    carried: Spoken | None
+    """The latest promotion among what the row was not told of."""
+    in_master: bool
+
+
+_STANDINGS = sql.SQL("""
+SELECT t.key, coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
+    SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten,
+  -- What releases without row_version wrote was told, or nobody can say.
+  coalesce((SELECT jsonb_object_agg(f.name, l.record -> f.name ORDER BY l.id)
+    FROM {ledger} l CROSS JOIN LATERAL jsonb_array_elements_text(l.enriched_fields) f (name)
+    WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0) AND l.row_version IS NOT NULL
+      AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND l.note = {pushed}))), '{{}}') AS written,
+  to_jsonb(n) AS latest, to_jsonb(c) AS carried,
+  EXISTS (SELECT FROM {master} m WHERE m.{key} = t.key) AS in_master
+FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
+  LEFT JOIN {receipts} p ON p.entity = %(entity)s
+  LEFT JOIN LATERAL (
+    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key
+      AND l.outcome IN ('promoted', 'flagged', 'waiting', 'undone', 'withdrawn') ORDER BY l.id DESC LIMIT 1) n ON true
+  LEFT JOIN LATERAL (
+    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0)
+      AND l.outcome = 'promoted' ORDER BY l.id DESC LIMIT 1) c ON true
+""")
+_SAID = sql.SQL(
+    "l.id, l.delivery_hash AS hash, l.outcome, l.row_version, l.record, l.errors, l.warnings,"
+    " l.outcome = 'waiting' AND l.note IS NOT DISTINCT FROM {pushed} AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
+    " l.enriched_by, l.enriched_at"
+).format(pushed=sql.Literal(PUSHED_NOTE))
+
+
+async def standings(
+    connection: Connection, entity: Entity, receipts: Mapping[str, Receipt | None]
+) -> dict[str, Standing]:
+    """What Neon knows of these records, by key.
+
+    Args:
+        connection: to Neon.
+        entity: whose records.
+        receipts: key → what its workspace row was told of.
+    """
+    if not receipts:
+        return {}
+    statement = _STANDINGS.format(
+        ledger=LEDGER,
+        receipts=RECEIPTS,
+        master=entity.master_table.sql,
+        key=sql.Identifier(entity.key),
+        pushed=sql.Literal(PUSHED_NOTE),
+        said=_SAID,
+    )
+    params = {
+        "entity": entity.name,
+        "keys": list(receipts),
+        "ids": [receipt.id if receipt else None for receipt in receipts.values()],
+        "hashes": [receipt.hash if receipt else None for receipt in receipts.values()],
+    }
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return {
+        row["key"]: Standing(
+            row["key"], row["forgotten"], row["written"], _spoken(row["latest"]), _spoken(row["carried"]),
+            row["in_master"],
+        )
+        for row in results[2].fetchall()
+    }  # fmt: skip
+
+
+def _spoken(row: dict[str, object] | None) -> Spoken | None:
+    if row is None or row["id"] is None:
+        return None
+    said = dict(row)
+    receipt = Receipt(said.pop("id"), said.pop("hash"))  # type: ignore[arg-type]
+    for name in ("row_version", "at", "enriched_at"):
+        said[name] = moment(said[name])
+    outcome = Outcome(str(said.pop("outcome")))
+    return Spoken(receipt=receipt, outcome=outcome, **said)  # type: ignore[arg-type]
+
+
+def moment(text: object) -> datetime | None:
+    """The moment that JSON tells; None where it is off the calendar, as infinity is."""
+    try:
+        return datetime.fromisoformat(str(text)) if text else None
+    except ValueError:
+        return None
