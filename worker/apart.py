@@ -89,5 +89,9 @@ async def settle_apart(
     )
     rows = [row["answer"] for row in results[-3].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
-    answered = (row | {"at": moment(row["at"])} for row in rows if "refused" not in row)
+    answered = (
+        row | {"at": moment(row["at"]), "row_version": moment(row["row_version"])}
+        for row in rows
+        if "refused" not in row
+    )
     return answers_of(how.entity, deliveries, answered), refused

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import psycopg
 from anyio import Event
 
-from worker import catalogue
+from worker import catalogue, receipts
 from worker.database import Database
 from worker.entities import ENTITIES, Entity, Table
 from worker.faults import Kind, in_one_line, kind_of
+from worker.model import Receipt
 from worker.outbox import OUTBOX
 from worker.settings import Settings, safe_address
 from worker.settlement import Settlement, settlement
@@ -35,17 +36,21 @@ class Bridge:
     """Set when no new batch is to be begun."""
     announces: bool = False
     """Whether outcomes and pulls are announced: an event is written with each."""
+    known: dict[str, Receipt] = field(default_factory=dict)
+    """Entity → the latest ledger row that the workspace was told of: a Neon that lacks it was restored."""
 
 
 WORKER_COLUMNS = (
     "enrichment_status", "enriched_by", "enriched_at", "pushed_to_neon_at", "last_sync_hash", "updated_at",
     "neon_snapshot", "validation_errors", "validation_warnings", "sync_note", "promoted_at", "waiting_for",
+    "sync_code", "receipt_id", "receipt_hash",
 )  # fmt: skip
 INVALID_COLUMNS = (
     "id", "updated_at", "reason_code", "validation_errors", "validation_warnings", "enrichment_status",
     "enriched_at", "enriched_by", "still_invalid",
 )  # fmt: skip
-PULL_POSITION = Table("public", "enrichment_pull_position")
+PULL_POSITION = receipts.POSITION
+POSITION_COLUMNS = ("position", "last_id", "last_result", "pulls", "ledger_id", "restored")
 
 
 async def probe(database: Database, setting: str) -> None:
@@ -78,12 +83,25 @@ async def check(bridge_neon: Database, bridge_supabase: Database, *, announces: 
             )
             columns = await catalogue.master_columns(neon, entity)
             settlements[entity.name] = settlement(entity, columns)
-        await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash",))
+        await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash", "row_version"))
+        await catalogue.require(
+            neon, "Neon", Table("marketing", "enrichment_receipts"), ("pulls", "confirmed", "pruned_id")
+        )
         await catalogue.require(neon, "Neon", Table("public", "shq_validation_log"), ("validation_run_id",))
-        await catalogue.require(supabase, "Supabase", PULL_POSITION, ("position", "last_id", "last_result"))
+        await catalogue.require(supabase, "Supabase", PULL_POSITION, POSITION_COLUMNS)
         if announces:
             await catalogue.require(supabase, "Supabase", OUTBOX, ("entity", "event"))
     return settlements
+
+
+async def recall(bridge: Bridge, entity: Entity | None = None) -> None:
+    """Read what the workspace was told last, of one entity or of all."""
+    async with bridge.supabase.connection() as here:
+        for one in [entity] if entity else ENTITIES.values():
+            if newest := await receipts.newest(here, one):
+                bridge.known[one.name] = newest
+            else:
+                bridge.known.pop(one.name, None)
 
 
 @asynccontextmanager
@@ -106,11 +124,13 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
     async with neon, supabase:
         try:
             settlements = await check(neon, supabase, announces=announces)
+            bridge = Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
+            await recall(bridge)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise Unreachable(f"a database went away while it was checked: {in_one_line(error)}") from None
             raise
-        yield Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
+        yield bridge
 
 
 async def _probe_both(neon: Database, supabase: Database) -> None:

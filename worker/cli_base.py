@@ -26,8 +26,9 @@ from rich.text import Text
 from worker import __version__, telemetry
 from worker.bridge import Bridge, open_bridge
 from worker.entities import ENTITIES
-from worker.faults import Kind, kind_of, pauses, with_database
+from worker.faults import Kind, Restored, kind_of, pauses, with_database
 from worker.progress import NOBODY, Progress
+from worker.pull import pull
 from worker.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None =
         for attempt in range(TRIES):
             try:
                 async with open_bridge(settings, batch_size=batch_size) as bridge:
-                    return await work(bridge)
+                    return await _compared(bridge, work)
             except psycopg.Error as error:
                 if kind_of(error) is not Kind.TRANSIENT or attempt == TRIES - 1:
                     raise
@@ -113,6 +114,17 @@ def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None =
         raise AssertionError
 
     return run_async(job)
+
+
+async def _compared(bridge: Bridge, work: Callable[[Bridge], Awaitable[T]]) -> T:
+    """Do the work; where a database was restored, after both were compared."""
+    for _ in range(TRIES):
+        try:
+            return await work(bridge)
+        except Restored as error:
+            say(str(error))
+            await pull(bridge, ENTITIES[error.entity])
+    return await work(bridge)
 
 
 @contextmanager

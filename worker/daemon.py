@@ -19,8 +19,9 @@ from worker import staging, workspace
 from worker.bridge import Bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
-from worker.faults import Kind, Storm, kind_of, pauses, with_database
+from worker.faults import Kind, Restored, Storm, kind_of, pauses, with_database
 from worker.health import Server, bind, server
+from worker.hearing import tell_missed
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
 from worker.progress import Progress
@@ -38,6 +39,8 @@ GARBAGE = 20_000
 """New objects before the collector looks through them: a batch makes as many, and leaves no circles."""
 COUNT_SHARE = 50
 """A count of the workspace is followed by a pause this many times as long: it takes 2 % of a core at most."""
+RESTORED_PAUSE = 0.5
+"""Seconds before a courier looks again whether both databases were compared."""
 COUNT_PAUSE = 1.0
 """Seconds between two counts at least."""
 
@@ -94,6 +97,12 @@ class _Daemon:
         self._waiting: set[str] = set()
         """Entities whose courier has nothing to do."""
         self._said_ready = False
+        self._compare = Bell()
+        """Rung when the databases are to be compared at once."""
+        self._to_compare: set[str] = set()
+        """Entities of which one database was found to have been restored."""
+        self._untold = set(ENTITIES)
+        """Entities with rows that may not have been told: a worker died, or a link broke, in the middle of it."""
 
     async def run(
         self, link: socket.socket, ready: Callable[[], None], address: str, signals: AsyncIterator[signal.Signals]
@@ -177,7 +186,11 @@ class _Daemon:
                     self._carrying[entity.name] = limit
                     claimed = partial(self._claimed, entity)
                     tally = await deliver(self.bridge, entity, limit=limit, skip=skip, claimed=claimed)
+                except Restored as error:
+                    await self._restored(error)
+                    continue
                 except (psycopg.Error, OSError) as error:
+                    self._untold.add(entity.name)
                     await self._fault(entity.name, error, waits, storm)
                     carrying = min(limit, self._carrying[entity.name])
                     limit, skip = max(1, carrying // 2), skip + 1 if carrying == 1 else skip
@@ -208,11 +221,20 @@ class _Daemon:
                     self._delivered(entity, tally)
                     if tally.claimed < self.bridge.batch_size or not tally.answered:
                         break
+            except Restored:
+                self.bells[entity.name].ring()  # the courier meets it too
             except (psycopg.Error, OSError) as error:
                 self.monitor.retry(entity.name, error)
                 self.bells[entity.name].ring()
             finally:
                 self._helping.discard(entity.name)
+
+    async def _restored(self, error: Restored) -> None:
+        """A database was restored: nothing of this entity goes on before both are compared."""
+        self._to_compare.add(error.entity)
+        self.monitor.fault(error.entity, str(error))
+        self._compare.ring()
+        await anyio.sleep(RESTORED_PAUSE)
 
     def _claimed(self, entity: Entity, records: int) -> None:
         self._carrying[entity.name] = records
@@ -220,6 +242,9 @@ class _Daemon:
             self._more[entity.name].ring()
 
     def _delivered(self, entity: Entity, tally: Tally) -> None:
+        if tally.missed:
+            self._untold.add(entity.name)
+            self._compare.ring()
         self.monitor.delivered(entity.name, tally)
         self.news.ring()
         self.events[entity.name].ring()
@@ -240,7 +265,8 @@ class _Daemon:
                 continue
             self.monitor.fault(task, None)
             waits = pauses()
-            await anyio.sleep(self.settings.sweep_interval)
+            with anyio.move_on_after(self.settings.sweep_interval):
+                await (self._compare.wait() if task == "pull" else anyio.sleep_forever())
 
     async def _sweep(self) -> None:
         """Find work that no notification told of."""
@@ -277,10 +303,16 @@ class _Daemon:
                 await self.news.wait()
 
     async def _pull(self) -> None:
-        """Pull what is due; the position is shared, so several workers pull once."""
+        """Pull what is due; the position is shared, so several workers pull once. Before that, tell rows that could
+        not be told when it was time.
+        """
+        for name in sorted(self._untold):
+            await tell_missed(self.bridge, ENTITIES[name])
+            self._untold.discard(name)
         async with self.bridge.supabase.connection() as here:
             names = await staging.due(here, list(ENTITIES.values()), self.settings.pull_interval)
-        for name in names:
+        for name in [name for name in ENTITIES if name in {*names, *self._to_compare}]:
+            self._to_compare.discard(name)
             if pulled := await pull(self.bridge, ENTITIES[name], progress=_Turns(self.monitor)):
                 self.monitor.pulled(pulled)
                 self.news.ring()

@@ -15,13 +15,13 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker import neon, outbox, workspace
+from worker import neon, outbox, receipts, workspace
 from worker.apart import settle_apart
 from worker.bridge import Bridge
 from worker.catalogue import SWALLOWED, Refusal, explain_refusal
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity
-from worker.faults import Kind, in_one_line, kind_of
+from worker.faults import Kind, Restored, in_one_line, kind_of
 from worker.merge import merge
 from worker.model import Action, Answer, Data, Delivery, Merged, Outcome, State, Told, Verdict, new_run_id
 from worker.neon import Entry, InvalidRow, Run
@@ -46,6 +46,8 @@ class Tally:
     claimed: int = 0
     answered: int = 0
     """Those that left the queue."""
+    missed: list[str] = field(default_factory=list)
+    """Keys whose rows were changed while they were on their way, and have not heard."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Outcome, or ``gone``, ``busy``, ``changed`` → records."""
     told: list[Told] = field(default_factory=list)
@@ -102,7 +104,12 @@ def news(
     """
     ended = [d for d in batch if d.answer and d.answer.state not in (State.CHANGED, State.BUSY)]
     became = [(d.key, str(Outcome.PROMOTED), None) if d.key in promoted else _became(d) for d in ended]
-    return outbox.outcomes(entity, run_id, became) if bridge.announces else []
+    return news_of(bridge, entity, run_id, became)
+
+
+def news_of(bridge: Bridge, entity: Entity, run_id: str, became: Sequence[tuple[str, str, str | None]]) -> list[Step]:
+    """The steps that announce outcomes, by key, outcome and reason code; none where nobody wants to know."""
+    return outbox.outcomes(entity, run_id, became) if bridge.announces and became else []
 
 
 async def deliver(
@@ -126,6 +133,7 @@ async def deliver(
 
     Raises:
         psycopg.Error: the batch is back in the queue; what took effect in Neon is recognised there.
+        Restored: Neon was restored to an earlier moment; the batch is back in the queue.
     """
     tally = Tally(new_run_id("push" if action is Action.PUSH else "deliver"))
     target = entity.invalid_table if action is Action.PUSH else entity.master_table
@@ -146,11 +154,16 @@ async def deliver(
                 judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
         with tally.timing("settle"):
             await settle_batch(bridge, there, entity, batch, run)
+            if any(_gone_without_trace(delivery) for delivery in batch):
+                await check_restored(there, here, entity)
         replies = [reply for delivery in batch if (reply := reply_to(delivery))]
         tally.answered = len(replies)
         promoted = keys_with(batch, Outcome.PROMOTED)
         with tally.timing("acknowledge"):
-            await tell(here, entity, replies, promoted, news(bridge, entity, tally.run_id, batch))
+            missed = await tell(here, entity, replies, promoted, news(bridge, entity, tally.run_id, batch))
+        remember(bridge, entity, replies)
+        if missed:
+            tally.missed = [reply.key for reply in replies if reply.receipt]
         tally.count(batch)
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
@@ -166,6 +179,31 @@ async def deliver(
     return tally
 
 
+def _gone_without_trace(delivery: Delivery) -> bool:
+    said = delivery.answer
+    return bool(said and said.state is State.GONE and said.outcome is None and not said.in_master and delivery.pulled)
+
+
+async def check_restored(there: Connection, here: Connection, entity: Entity) -> None:
+    """Look whether Neon has forgotten a pull that the workspace remembers, and with it the records that it brought.
+
+    Raises:
+        Restored: it has.
+    """
+    if await receipts.pulls_kept(here, entity) > (await receipts.counts(there, entity)).pulls:
+        raise Restored(entity.name, "Neon")
+
+
+def remember(bridge: Bridge, entity: Entity, replies: Sequence[Reply]) -> None:
+    """Keep the latest ledger row that the workspace is known to have been told of."""
+    known = bridge.known.get(entity.name)
+    for reply in replies:
+        if reply.receipt and (known is None or reply.receipt.id > known.id):
+            known = reply.receipt
+    if known:
+        bridge.known[entity.name] = known
+
+
 def judge(
     entity: Entity,
     delivery: Delivery,
@@ -173,15 +211,26 @@ def judge(
     theirs_hash: str | None,
     theirs_at: datetime | None = None,
     action: Action = Action.PROMOTE,
+    base: Data | None = None,
 ) -> None:
     """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
 
     Rules that crash on a record flag that record, and no other.
+
+    Args:
+        entity: whose record.
+        delivery: as it was claimed.
+        theirs: Neon's data columns.
+        theirs_hash: their MD5, which the settlement compares.
+        theirs_at: when Neon's row last changed; UTC, without zone.
+        action: ``PROMOTE`` or ``PUSH``.
+        base: what both sides last agreed on, where that is not the row's snapshot.
     """
     rules, delivery.note = entity.rules, None
     delivery.expected_hash = theirs_hash
     try:
-        merged = merge(delivery.snapshot, delivery.data, theirs, delivery.version, theirs_at, rules.normalise)
+        agreed = delivery.snapshot if base is None else base
+        merged = merge(agreed, delivery.data, theirs, delivery.version, theirs_at, rules.normalise)
         delivery.merged = replace(merged, data=rules.normalise(merged.data))
         delivery.verdict = rules.judge(delivery.merged.data)
     except Exception as error:
@@ -213,27 +262,38 @@ async def settle_batch(
             return
         await _settle_or_split(bridge, there, entity, todo, run)
         todo = [d for d in todo if d.answer is not None and d.answer.state is State.CHANGED]
+        standings = await receipts.standings(there, entity, {d.key: d.receipt for d in todo})
         for delivery in todo:
             current = delivery.answer
             assert current is not None
             assert current.record is not None
             action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
-            judge(entity, delivery, current.record, current.hash, current.at, action)
+            base = agreed_on(delivery, current.record, standings[delivery.key])
+            judge(entity, delivery, current.record, current.hash, current.at, action, base)
         todo = [delivery for delivery in todo if delivery.action in apply]
+
+
+def agreed_on(delivery: Delivery, theirs: Data, standing: receipts.Standing) -> Data:
+    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon for him since. Where
+    Neon was restored and has forgotten what the row was told, all in which they differ is the enricher's.
+    """
+    if delivery.in_neon:
+        return delivery.snapshot
+    return theirs if standing.forgotten else {**delivery.snapshot, **standing.written}
 
 
 async def _settle_or_split(
     bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
 ) -> None:
     """Settle, and where the database refuses records of the batch, flag those and no others."""
-    how = bridge.settlements[entity.name]
+    how, known = bridge.settlements[entity.name], bridge.known.get(entity.name)
     try:
-        answers = await settle(there, how, batch, run)
+        answers = await settle(there, how, batch, run, known)
     except psycopg.Error as error:
         if kind_of(error) is not Kind.REFUSED:
             raise
         await send(there, (sql.SQL("ROLLBACK"), None))
-        answers, refused = await settle_apart(there, how, batch, run)
+        answers, refused = await settle_apart(there, how, batch, run, known)
         if refused:
             again = [delivery for delivery in batch if delivery.key in refused]
             await _make_flags(there, entity, again, refused, run, error)
@@ -305,35 +365,40 @@ def flagged(
 
 async def tell(
     here: Connection, entity: Entity, replies: Sequence[Reply], promoted: Sequence[str], events: Sequence[Step] = ()
-) -> None:
+) -> int:
     """Acknowledge, wake whoever waits for what was promoted, announce it, and commit the claim: one round trip.
 
     A row whose own constraints refuse the normalised values is told everything else.
+
+    Returns:
+        How many rows were not told, as they are not what they were when they were claimed.
 
     Raises:
         psycopg.Error: the rows are still in the queue, and Neon knows what became of them.
     """
     released = workspace.releases(entity, promoted)
     try:
-        await send(here, workspace.acknowledge(entity, replies), *released, *events, COMMIT)
+        results = await send(here, workspace.acknowledge(entity, replies), *released, *events, COMMIT)
     except psycopg.Error as error:
         if kind_of(error) is not Kind.REFUSED:
             raise
         await send(here, (sql.SQL("ROLLBACK"), None))
-        for reply in replies:
-            await _tell_one(here, entity, reply)
+        told = [await _tell_one(here, entity, reply) for reply in replies]
         await send(here, *begin(), *released, *events, COMMIT)
+        return len(replies) - sum(told)
+    return len(replies) - results[0].rowcount
 
 
-async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> None:
+async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> int:
     try:
-        await send(here, *begin(), workspace.acknowledge(entity, [reply]), COMMIT)
+        results = await send(here, *begin(), workspace.acknowledge(entity, [reply]), COMMIT)
     except psycopg.Error as error:
         if kind_of(error) is not Kind.REFUSED or reply.data is None:
             raise
         await send(here, (sql.SQL("ROLLBACK"), None))
         note = f"{reply.note} The values as they were carried do not fit this table: {in_one_line(error)}"
-        await _tell_one(here, entity, replace(reply, data=None, note=note))
+        return await _tell_one(here, entity, replace(reply, data=None, note=note))
+    return results[2].rowcount
 
 
 def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:

@@ -155,6 +155,8 @@ class Answer:
     """The ledger row that says so."""
     in_master: bool = False
     """For ``GONE``: whether the master table has the record."""
+    row_version: datetime | None = None
+    """For ``GONE``: the workspace row's ``updated_at`` that went when it was promoted."""
 
 
 @dataclass(slots=True)
@@ -183,6 +185,8 @@ class Delivery:
     """Whether the row came from Neon, or was ever told of it; not added by hand."""
     receipt: Receipt | None = None
     """What the workspace row was last told of."""
+    in_neon: bool = False
+    """Whether it begins as it lies in Neon, and carries nothing of a workspace row's."""
     age: float | None = None
     """Seconds since its flip when it was claimed, by Supabase's clock; None where it waited for another record."""
     # merge, normalise, judge

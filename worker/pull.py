@@ -6,24 +6,28 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from worker import neon, outbox, staging, workspace
-from worker.bridge import Bridge
+from worker import neon, outbox, receipts, staging, workspace
+from worker.bridge import Bridge, recall
 from worker.database import COMMIT, Connection, begin, send
-from worker.delivery import release_ready
+from worker.delivery import news_of, release_ready
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
-from worker.merge import merge
-from worker.model import Action, Outcome, Status, new_run_id, utc_now
-from worker.neon import Entry, Horizon, InvalidRow, Run, Which
+from worker.model import Action, Code, Outcome, new_run_id, utc_now
+from worker.neon import Entry, Horizon, Run, Which
 from worker.progress import NOBODY, Progress, Pulse
+from worker.replies import LOST_NOTE, NEVER_PULLED_NOTE
+from worker.restore import Comparison, bring_together, recognise
 from worker.revalidation import chunks, finish_carried, judge_pushed
 from worker.staging import Position, Refresh
+from worker.upkeep import Left, bring_up_to_date, part
+from worker.workspace import LEFT_NOTE
 
 log = structlog.get_logger("worker.pull")
 
@@ -33,9 +37,6 @@ PATIENCE = 60.0
 MOST_REFUSED = 50
 """How many records the workspace may refuse, before the pull takes it for the workspace's own fault."""
 KEEP_ALIVE = sql.SQL("SELECT 1")
-LEFT_NOTE = (
-    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
-)
 
 
 @dataclass
@@ -52,6 +53,12 @@ class Pulled:
     orphaned: int = 0
     refused: int = 0
     """Those that the workspace does not take."""
+    told: int = 0
+    """Rows that were told what had become of their records, and had not heard."""
+    restored: str | None = None
+    """In words, where a database was restored to an earlier moment."""
+    lost: list[str] = field(default_factory=list)
+    """Records that a restored Neon does not have any more: their rows are kept."""
     released: int = 0
     judged: int = 0
     promoted: int = 0
@@ -103,37 +110,50 @@ async def pull(
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
     """
     async with bridge.supabase.connection() as guard:
-        position = await staging.take_position(guard, entity) if not dry_run else _FROM_THE_START
+        position = await (staging.read_position if dry_run else staging.take_position)(guard, entity)
         if position is None:
             return None
-        full = full or _full_is_due(position)
+        full = full or dry_run or _full_is_due(position)
         pulled = Pulled(new_run_id("pull"), entity.name, full)
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
             task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress))
             reached = await neon.horizon(there, entity)
+            found = await task.compare(position)
+            full = pulled.full = full or found.neon_restored or task.began_vacant
             if full and progress.shown:
                 results = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
                 progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else position.horizon, batch_size, progress)
                 if full and not task.began_vacant:
-                    await task.withdraw()
+                    await task.withdraw(found)
                 if dry_run:
                     return pulled
                 await task.wake_waiting()
             except _Stopped:
                 return None
             changed = pulled.new + pulled.changed + pulled.withdrawn
-            results = await send(there, *begin(), neon.log_run(run, changed, changed, 0), neon.totals(entity), COMMIT)
+            number = max(position.pulls, found.counts.pulls) + 1
+            counted = receipts.count_pull(entity, number, position.pulls)
+            logged = neon.log_run(run, changed, changed, 0)
+            results = await send(there, *begin(), counted, logged, neon.totals(entity), COMMIT)
             for row in results[-2].fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []
+        heard_to = found.counts.settled_id
         if task.held:
-            reached, full = position.horizon or reached, False
-        position_saved = staging.save_position(entity, reached, pulled.run_id, pulled.result, full=full)
-        await send(guard, position_saved, *news, COMMIT)
+            reached, full, heard_to = position.horizon or reached, False, min(position.ledger_id or 0, heard_to)
+        steps = [
+            staging.save_position(
+                entity, reached, pulled.run_id, pulled.result, full=full, pulls=number, ledger_id=heard_to
+            )
+        ]
+        if found.side:
+            steps.append(staging.save_restored(entity, {**found.kept_in_mind, "lost": len(found.lost)}))
+        await send(guard, *steps, *news, COMMIT)
+    await recall(bridge, entity)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
     pulse = Pulse(progress)
     judged = await judge_pushed(
@@ -148,9 +168,6 @@ async def pull(
         judged=pulled.judged,
     )  # fmt: skip
     return pulled
-
-
-_FROM_THE_START = Position(None, None, None)
 
 
 def _full_is_due(position: Position) -> bool:
@@ -174,6 +191,8 @@ class _Pull:
     """Whether somebody held a row that was to be brought up to date."""
     began_vacant: bool = False
     """Whether the workspace was empty: all that it holds by now is from this very look at Neon."""
+    direct: bool = False
+    """Whether the empty workspace takes rows by COPY."""
 
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and prove that this is still the only puller."""
@@ -183,11 +202,24 @@ class _Pull:
         if not self.dry_run:
             await send(self.guard, (KEEP_ALIVE, None))
 
+    async def compare(self, position: Position) -> Comparison:
+        """Before a snapshot is trusted: look whether a database was restored, and tell rows that were never told."""
+        self.began_vacant, self.direct = await staging.vacancy(self.here, self.entity)
+        if self.dry_run:
+            found = await recognise(self.entity, position, self.there, self.here)
+            self.pulled.keys |= dict.fromkeys(
+                found.forgotten, "Neon has forgotten its outcome: would be brought together"
+            )
+        else:
+            found = await bring_together(self.bridge, self.entity, position, self.there, self.here, self.run)
+            self.held |= found.held
+        self.pulled.told = found.heard.told
+        self.pulled.restored = found.in_words() if found.side else None
+        return found
+
     async def bring(self, since: Horizon | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
-        direct = False
-        if since is None and not self.dry_run:
-            self.began_vacant, direct = await staging.vacancy(self.here, self.entity)
+        direct = self.direct and since is None and not self.dry_run
         async with self.bridge.neon.connection() as source:
             # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
             planner = () if since is None else ("enable_seqscan",)
@@ -240,14 +272,19 @@ class _Pull:
         # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
+        told = {key: row.delivery.receipt for key, row in rows.items()}
+        standings = await receipts.standings(self.there, self.entity, told)
         fresh = await neon.read(self.there, self.entity, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
         for key, row in rows.items():
             # Left to the delivery: what is on its way, and what is no longer there.
-            if row.queued or key not in fresh:
+            if key not in fresh or (row.queued and row.code != Code.LOST):
                 continue
-            refresh, entry = _bring_up_to_date(self.entity, row, fresh[key])
+            if standings[key].forgotten and row.promoted:
+                self.held = True  # somebody held it when both databases were brought together
+                continue
+            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], standings[key])
             refreshed.append(refresh)
             entries += entry
         if self.dry_run:
@@ -260,45 +297,52 @@ class _Pull:
             await send(self.here, COMMIT)
         self.pulled.changed += len(refreshed)
 
-    async def withdraw(self) -> None:
+    async def withdraw(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; tell the others."""
         after = ""
         while keys := await staging.pulled_keys(self.here, self.entity, after, STAGE_ROWS):
             after = keys[-1]
             gone = await neon.missing(self.there, self.entity, keys)
             for some in chunks(gone, self.bridge.batch_size):
-                await self._in_parts(self._withdraw, list(some))
+                await self._in_parts(partial(self._withdraw, found=found), list(some))
             await self._go_on()
 
-    async def _withdraw(self, keys: list[str]) -> None:
+    async def _withdraw(self, keys: list[str], found: Comparison) -> None:
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         still = await neon.missing(self.there, self.entity, keys)
         rows = {key: rows[key] for key in still if key in rows and not rows[key].queued}
-        gone = [key for key, row in rows.items() if row.untouched]
-        orphans = [key for key, row in rows.items() if not row.untouched and row.note != LEFT_NOTE and not row.promoted]
+        told = {key: row.delivery.receipt for key, row in rows.items()}
+        left = part(rows, await receipts.standings(self.there, self.entity, told), found)
         if self.dry_run:
-            self.pulled.keys |= dict.fromkeys(gone, "left Neon: would be withdrawn")
-            self.pulled.keys |= dict.fromkeys(orphans, "left Neon, but edited here: would be kept with a note")
+            self.pulled.keys |= left.in_words()
             await send(self.here, COMMIT)
         else:
-            await self._remove(gone, orphans, rows)
-        self.pulled.withdrawn += len(gone)
-        self.pulled.orphaned += len(orphans)
+            await self._remove(left, rows)
+        self.pulled.withdrawn += len(left.gone)
+        self.pulled.orphaned += len(left.orphans)
+        self.pulled.told += len(left.promoted)
+        self.pulled.lost += left.lost
+        found.lost += left.lost
 
-    async def _remove(self, gone: list[str], orphans: list[str], rows: dict[str, workspace.Row]) -> None:
-        events = [(key, str(Outcome.WITHDRAWN), None) for key in gone]
+    async def _remove(self, left: Left, rows: dict[str, workspace.Row]) -> None:
+        events = [(key, str(Outcome.WITHDRAWN), None) for key in left.gone]
+        keys = [reply.key for reply in left.promoted]
         await send(
             self.here,
-            staging.remove(self.entity, gone),
-            staging.note(self.entity, orphans, LEFT_NOTE),
-            *(outbox.outcomes(self.entity, self.run.run_id, events) if self.bridge.announces else ()),
+            staging.remove(self.entity, left.gone),
+            staging.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
+            staging.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
+            staging.await_return(self.entity, left.lost, LOST_NOTE),
+            workspace.acknowledge(self.entity, left.promoted),
+            *workspace.releases(self.entity, keys),
+            *news_of(self.bridge, self.entity, self.run.run_id, events),
         )
         await neon.book(
             self.there, self.entity, self.run.run_id,
             [
                 Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].delivery.version}", rows[key].delivery.data,
                       note="left the invalid table by another way")
-                for key in gone
+                for key in left.gone
             ],
         )  # fmt: skip
         await send(self.here, COMMIT)
@@ -307,34 +351,3 @@ class _Pull:
         """Put waiting rows back in the queue whose company came by another way."""
         if self.entity.requirements and (waits := await workspace.waiting(self.here, self.entity)):
             self.pulled.released = len(await release_ready(self.there, self.here, self.entity, waits))
-
-
-def _bring_up_to_date(entity: Entity, row: workspace.Row, fresh: InvalidRow) -> tuple[Refresh, list[Entry]]:
-    """Merge Neon's record into a workspace row. Pure."""
-    mine = row.delivery
-    merged = merge(mine.snapshot, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise)
-    reopened = row.promoted
-    first_seen = reopened or mine.status == Status.PENDING
-    lost = [c.field for c in merged.conflicts if c.winner == "neon"]
-    note = None
-    if reopened:
-        note = "This record turned invalid again after it was promoted: see original_validation_errors."
-    elif lost:
-        note = f"Your change to {', '.join(lost)} was not kept: Neon has a newer value."
-    refresh = Refresh(
-        key=mine.key,
-        neon_id=fresh.id,
-        data=merged.data,
-        snapshot=fresh.data,
-        # A status that somebody wrote before the CHECK was there starts over.
-        status=Status.PENDING if reopened or mine.status not in set(Status) else mine.status,
-        original_errors=fresh.errors if first_seen else None,
-        original_warnings=fresh.warnings if first_seen else None,
-        reason_code=fresh.reason_code if first_seen else None,
-        reopened=reopened,
-        note=note,
-    )
-    if not merged.conflicts:
-        return refresh, []
-    seal = f"{mine.key}|{mine.delivery_hash}|{fresh.hash}"
-    return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]

@@ -39,10 +39,18 @@ async def told(connection: Connection, entity: Entity, after: int) -> dict[str, 
         "SELECT {key} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace} WHERE receipt_id > %(after)s"
         " ORDER BY receipt_id LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    results = await send(
-        connection, *begin(read_only=True), (statement, {"after": after, "limit": CHUNK}), COMMIT
-    )
+    results = await send(connection, *begin(read_only=True), (statement, {"after": after, "limit": CHUNK}), COMMIT)
     return {row["key"]: Receipt(row["id"], row["hash"]) for row in results[2].fetchall()}
+
+
+async def first_told(connection: Connection, entity: Entity, keys: Sequence[str]) -> datetime | None:
+    """When the first of these rows was told its outcome; UTC without zone."""
+    statement = sql.SQL(
+        "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {} WHERE {} = ANY(%(keys)s)"
+    ).format(entity.workspace_table.sql, sql.Identifier(entity.key))
+    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    row = results[2].fetchone()
+    return row["at"] if row else None
 
 
 async def pulls_kept(connection: Connection, entity: Entity) -> int:
@@ -86,15 +94,21 @@ class Counts:
     """The last pull that the workspace is known to have kept."""
     ledger_id: int
     """The latest ledger row, of whatever entity."""
+    settled_id: int
+    """No ledger row up to this id is still to come."""
     moment: datetime | None
     """The last moment that Neon remembers of this worker's doing; UTC without zone."""
 
 
 _COUNTS = sql.SQL("""
 SELECT coalesce(r.pulls, 0) AS pulls, coalesce(r.confirmed, 0) AS confirmed, coalesce(l.id, 0) AS ledger_id,
+  coalesce(s.id, 0) AS settled_id,
   greatest(r.pulled_at, l.recorded_at) AT TIME ZONE 'UTC' AS moment
 FROM (SELECT) one LEFT JOIN {receipts} r ON r.entity = %(entity)s
   LEFT JOIN (SELECT id, recorded_at FROM {ledger} ORDER BY id DESC LIMIT 1) l ON true
+  -- A settlement that is under way has its ids already, and shows them when it commits.
+  LEFT JOIN (SELECT id FROM {ledger} WHERE recorded_at < now() - interval '5 minutes' ORDER BY id DESC LIMIT 1) s
+    ON true
 """)
 
 
@@ -196,7 +210,8 @@ class Standing:
     """The latest that the ledger says became of it, whether the row was told or not."""
     carried: Spoken | None
     """The latest promotion among what the row was not told of."""
-    in_master: bool
+    master: Data | None
+    """The master row; None where there is none."""
 
 
 _STANDINGS = sql.SQL("""
@@ -208,7 +223,7 @@ SELECT t.key, coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
     WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0) AND l.row_version IS NOT NULL
       AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND l.note = {pushed}))), '{{}}') AS written,
   to_jsonb(n) AS latest, to_jsonb(c) AS carried,
-  EXISTS (SELECT FROM {master} m WHERE m.{key} = t.key) AS in_master
+  (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key) AS master
 FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
   LEFT JOIN {receipts} p ON p.entity = %(entity)s
   LEFT JOIN LATERAL (
@@ -255,7 +270,7 @@ async def standings(
     return {
         row["key"]: Standing(
             row["key"], row["forgotten"], row["written"], _spoken(row["latest"]), _spoken(row["carried"]),
-            row["in_master"],
+            row["master"],
         )
         for row in results[2].fetchall()
     }  # fmt: skip

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from worker.model import Data, Delivery, Outcome, State, Status
+from collections.abc import Mapping
+from datetime import datetime
+
+from worker.model import Code, Data, Delivery, Outcome, State, Status
 from worker.workspace import Reply
 
 KEPT = "the enricher's values are kept in the workspace only"
 """The note of a record whose values fit neither of Neon's tables."""
+QUEUED_NOTE = "Queued: the record is on its way to be checked."
+PROMOTED_NOTE = "Promoted to the master table."
+CARRIED_NOTE = "Carried to Neon, where it waits for re-validation."
+UNDONE_NOTE = "The promotion was taken back: check the record, and set complete again."
+NO_EDITS = (
+    " Edits after promotion are not carried to the master table; `enrichment-worker undo` brings the record back."
+)
+NEVER_PULLED_NOTE = (
+    "This record never came from Neon: new records come from there, with the pull. Nothing was carried; the row stays"
+    " as you typed it."
+)
+LOST_NOTE = (
+    "Neon was restored to an earlier moment and does not have this record any more. What you typed is kept here; the"
+    " operator is told. It goes on by itself when the record is there again."
+)
 
 
 def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
@@ -26,63 +44,114 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
     lost = "".join(
         f" Your change to {c.field} was not kept: Neon has a newer value." for c in said.conflicts if c.winner == "neon"
     )
-    holds = delivery.data if holds is None else holds
     # Only what differs travels: mostly a website that was tidied, or nothing.
-    data = {name: value for name, value in (said.record or {}).items() if name not in holds or holds[name] != value}
+    data = differing(said.record, delivery.data if holds is None else holds)
+    receipt = said.receipt
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
-                key, version, Status.COMPLETE, "Promoted to the master table." + lost, data,
+                key, version, Status.COMPLETE, PROMOTED_NOTE + lost, data,
                 said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
+                code=Code.PROMOTED, receipt=receipt,
             )  # fmt: skip
         case Outcome.FLAGGED:
             return Reply(
-                key, version, Status.FAILED,
-                f"Not promoted: {_fields(said.errors)}. See validation_errors, repair it, and set complete again."
-                + lost,
+                key, version, Status.FAILED, flagged_note(said.errors) + lost,
                 None if said.note == KEPT else data, said.record, said.errors, said.warnings,
-                said.reason_code, pushed=True,
+                said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
+            )  # fmt: skip
+        case Outcome.UNDONE:
+            # It was promoted as it stands, and that was taken back before the row was told of either.
+            return Reply(
+                key, version, Status.PENDING, UNDONE_NOTE, snapshot=said.record, errors={}, warnings={},
+                code=Code.UNDONE, receipt=receipt,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
+            # It left nothing in Neon that could be forgotten: no receipt.
             return Reply(
                 key, version, Status.COMPLETE, said.note, errors={}, warnings=said.warnings,
-                waiting_for=said.waits_for,
+                waiting_for=said.waits_for, code=Code.WAITING,
             )  # fmt: skip
         case _:
             return Reply(
-                key, version, Status.COMPLETE, "Carried to Neon, where it waits for re-validation." + lost,
-                data, said.record, pushed=True,
+                key, version, Status.COMPLETE, CARRIED_NOTE + lost, data, said.record, pushed=True,
+                code=Code.CARRIED, receipt=receipt,
             )  # fmt: skip
 
 
-def _fields(errors: object) -> str:
-    return ", ".join(errors) if isinstance(errors, dict) and errors else "the record"
+def differing(record: Data | None, holds: Data) -> Data:
+    """The values of a record that a row does not hold."""
+    return {name: value for name, value in (record or {}).items() if name not in holds or holds[name] != value}
+
+
+def flagged_note(errors: object) -> str:
+    """What a row reads whose record did not pass."""
+    fields = ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
+    return f"Not promoted: {fields}. See validation_errors, repair it, and set complete again."
+
+
+def taken_back_note(errors: object) -> str:
+    """What a row reads that was taken back while an earlier version of it was judged and did not pass."""
+    fields = ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
+    return f"As it was sent before, it was not promoted: {fields}. What you have typed since is kept here."
+
+
+def promoted_note(at: datetime | None, *, edited: bool, taken_back: bool) -> str:
+    """What a row reads whose record had been promoted before the row was told."""
+    before = ", before you took it back" if taken_back else ""
+    return f"This record was promoted on {day_of(at)}{before}." + (NO_EDITS if edited else "")
+
+
+def day_of(at: datetime | None) -> str:
+    """A moment as enrichers read it."""
+    return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
 
 
 def _gone(delivery: Delivery) -> Reply:
     said = delivery.answer
     assert said is not None
-    # Where retention took the ledger row, the workspace row itself still knows of its promotion.
-    promoted_at = said.at if said.outcome is Outcome.PROMOTED else None if said.outcome else delivery.promoted_at
-    at = promoted_at or said.at
-    day = f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
-    if promoted_at:
-        # Whoever died before it could tell leaves a row without edits.
-        edits = (
-            " Edits after promotion are not carried to the master table;"
-            " `enrichment-worker undo` brings the record back."
-        )
+    key, version = delivery.key, delivery.version
+    if said.outcome is Outcome.PROMOTED:
+        # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
+        older = bool(said.row_version and version and version < said.row_version)
+        edited = not older and delivery.data not in (delivery.snapshot, said.record)
+        return _promoted(delivery, said.at, edited=edited, record=said.record)
+    if said.outcome is None and delivery.promoted_at:
+        # Retention took the ledger row; the workspace row itself still knows of its promotion.
+        return _promoted(delivery, delivery.promoted_at, edited=delivery.data != delivery.snapshot)
+    if said.outcome is None and delivery.pushed_at and said.in_master:
+        # The guide's scripts carried and promoted it.
+        return adopted(delivery)
+    if said.outcome is Outcome.WITHDRAWN:
+        why = f"it was withdrawn on {day_of(said.at)} ({said.note or 'it left the invalid table by another way'})"
+    elif said.outcome is Outcome.UNDONE:
+        why = f"its promotion was taken back on {day_of(said.at)}, and it left by another way after that"
+    elif said.in_master:
+        why = "it is in the master table, where somebody else put it"
+    elif not delivery.pulled:
         return Reply(
-            delivery.key, delivery.version, Status.COMPLETE,
-            f"This record was promoted on {day}." + (edits if delivery.data != delivery.snapshot else ""),
-            errors={}, pushed=True, promoted_at=promoted_at.isoformat(),
+            key, version, Status.FAILED, NEVER_PULLED_NOTE, code=Code.GONE,
         )  # fmt: skip
-    why = (
-        f"it was withdrawn on {day} ({said.note or 'it left the invalid table by another way'})"
-        if said.outcome is Outcome.WITHDRAWN
-        else "it left by another way than this worker, which does not know why"
-    )
+    else:
+        why = "it left by another way than this worker, which does not know why"
     return Reply(
-        delivery.key, delivery.version, Status.FAILED,
+        key, version, Status.FAILED,
         f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here.",
+        code=Code.GONE,
+    )  # fmt: skip
+
+
+def adopted(delivery: Delivery) -> Reply:
+    """The reply to a row whose record the guide's scripts had carried and promoted."""
+    return _promoted(delivery, delivery.pushed_at, edited=False)
+
+
+def _promoted(delivery: Delivery, at: datetime | None, *, edited: bool, record: Data | None = None) -> Reply:
+    """The reply to a row whose record had been promoted before: the master stays as it is."""
+    said = delivery.answer
+    receipt = said.receipt if said else None
+    data = differing(record, delivery.data) if record and not edited else None
+    return Reply(
+        delivery.key, delivery.version, Status.COMPLETE, promoted_note(at, edited=edited, taken_back=False), data,
+        record, {}, pushed=True, promoted_at=at.isoformat() if at else None, code=Code.PROMOTED, receipt=receipt,
     )  # fmt: skip

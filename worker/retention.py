@@ -13,6 +13,7 @@ from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, kind_of, with_database
 from worker.neon import LEDGER
+from worker.receipts import mark_pruned
 
 log = structlog.get_logger("worker.retention")
 
@@ -98,8 +99,10 @@ async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned)
                 continue
             needed = await _untold(here, entity, [row["key"] for row in mine])
             ids = [row["id"] for row in mine if row["key"] not in needed]
-            results = await send(there, *begin(), (delete, {"ids": ids}), COMMIT)
-            done.ledger += results[2].rowcount
+            if ids:
+                # The mark commits with them: what is gone by retention was not forgotten in a restore.
+                results = await send(there, *begin(), mark_pruned(entity, ids), (delete, {"ids": ids}), COMMIT)
+                done.ledger += results[3].rowcount
 
 
 async def _untold(here: Connection, entity: Entity, keys: list[str]) -> set[str]:

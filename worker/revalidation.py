@@ -44,7 +44,9 @@ class Judged:
 
 def begin_in_neon(entity: Entity, row: InvalidRow, at: workspace.Row | None) -> Delivery:
     """The delivery of a record as it lies in Neon, judged."""
-    seal = json.dumps([row.key, str(row.updated_at), row.hash])
+    # After an undo the record lies there as it was, and may be promoted again.
+    undone = [row.undone_id] if row.undone_id else []
+    seal = json.dumps([row.key, str(row.updated_at), row.hash, *undone])
     delivery = Delivery(
         key=row.key,
         version=at.delivery.version if at else None,
@@ -55,6 +57,7 @@ def begin_in_neon(entity: Entity, row: InvalidRow, at: workspace.Row | None) -> 
         enriched_by=row.enriched_by,
         enriched_at=row.enriched_at,
         status=at.delivery.status if at else Status.COMPLETE,
+        in_neon=True,
     )
     judge(entity, delivery, row.data, row.hash)
     return delivery
@@ -87,6 +90,9 @@ async def judge_rows(
         if key in at and at[key].queued:
             found.left[key] = "the workspace has a newer edit on its way: push that first"
             continue
+        if key in at and at[key].taken_back:
+            found.left[key] = "an enricher has taken it back: what he types now is carried when he sets complete again"
+            continue
         delivery = begin_in_neon(entity, row, at.get(key))
         assert delivery.verdict is not None
         if delivery.verdict.passed:
@@ -109,8 +115,7 @@ async def judge_rows(
     await settle_batch(bridge, there, entity, batch, run, apply)
     for delivery in batch:
         _sort(found, delivery)
-    # A row that an enricher is working on keeps what he has typed; the next pull merges it.
-    told = untold + [d for d in batch if d.key in at and (not at[d.key].edited or d.status == Status.COMPLETE)]
+    told = untold + [delivery for delivery in batch if delivery.key in at]
     replies = [reply for d in told if (reply := reply_to(d, at[d.key].delivery.data))]
     promoted = keys_with(batch, Outcome.PROMOTED)
     # Who died before he could tell a row could not announce it either.

@@ -12,8 +12,8 @@ from psycopg.types.json import Jsonb
 from worker.catalogue import Column
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import Entity, data_of
-from worker.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, State
 from worker.faults import Restored
+from worker.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, State
 from worker.neon import EXECUTED_BY, LEDGER, PUSHED_NOTE, RECEIPTS, Run
 
 _SETTLE = sql.SQL("""
@@ -129,7 +129,7 @@ SELECT d.key,
   h.hash, coalesce(k.id, p.id, l.id) AS receipt_id,
   nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
-    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master, l.row_version
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
 LEFT JOIN booked k USING (key)
 LEFT JOIN LATERAL (
@@ -350,4 +350,5 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         hash=row["hash"],
         receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
         in_master=bool(row["in_master"]),
+        row_version=row["row_version"],
     )

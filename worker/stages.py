@@ -10,6 +10,7 @@ from worker.bridge import Bridge
 from worker.database import COMMIT, begin, send
 from worker.delivery import Tally, deliver, judge
 from worker.entities import Entity
+from worker.hearing import tell_missed
 from worker.model import Action, Outcome, new_run_id
 from worker.neon import Run, Which
 from worker.progress import NOBODY, Progress
@@ -56,6 +57,8 @@ async def push(
         tally = await deliver(bridge, entity, action=Action.PUSH)
         if tally.claimed:
             done.run_ids.append(tally.run_id)
+        if tally.missed:
+            await tell_missed(bridge, entity, tally.missed)
         _count(done, tally)
         progress.advance(tally.answered)
         if tally.claimed < bridge.batch_size or not tally.answered:

@@ -15,8 +15,9 @@ from psycopg.types.json import Jsonb
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity
 from worker.faults import Kind, kind_of
-from worker.model import Data
+from worker.model import Code, Data, Receipt
 from worker.neon import PULLED, Horizon
+from worker.workspace import CODE
 
 POSITION = sql.Identifier("public", "enrichment_pull_position")
 STAGE = sql.Identifier("enrichment_stage")
@@ -32,6 +33,12 @@ class Position:
     horizon: Horizon | None
     last_pull_at: datetime | None
     last_full_at: datetime | None
+    pulls: int = 0
+    """How many pulls ended here."""
+    ledger_id: int | None = None
+    """The workspace has heard of all that Neon's ledger says up to this id."""
+    restored: dict[str, Any] | None = None
+    """The last restore that was recognised."""
 
 
 async def take_position(connection: Connection, entity: Entity) -> Position | None:
@@ -43,15 +50,44 @@ async def take_position(connection: Connection, entity: Entity) -> Position | No
     row = results[-1].fetchone()
     if row is None:
         return None
+    return _position(row)
+
+
+async def read_position(connection: Connection, entity: Entity) -> Position:
+    """How far the pull of an entity has come, only looked at."""
+    statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION)
+    results = await send(connection, *begin(read_only=True), (statement, {"entity": entity.name}), COMMIT)
+    row = results[2].fetchone()
+    return _position(row) if row else Position(None, None, None)
+
+
+def _position(row: Mapping[str, Any]) -> Position:
     since = Horizon(row["position"], row["last_id"] or 0) if row["position"] else None
-    return Position(since, row["last_pull_at"], row["last_full_at"])
+    return Position(
+        since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"]
+    )  # fmt: skip
 
 
-def save_position(entity: Entity, reached: Horizon, run_id: str, result: Mapping[str, Any], *, full: bool) -> Step:
+def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
+    """The step that keeps what is known of a restore."""
+    statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION)
+    return statement, {"restored": Jsonb(dict(restored)), "entity": entity.name}
+
+
+def save_position(
+    entity: Entity,
+    reached: Horizon,
+    run_id: str,
+    result: Mapping[str, Any],
+    *,
+    full: bool,
+    pulls: int,
+    ledger_id: int | None,
+) -> Step:
     """The step that moves the position; commits with the transaction that holds it."""
     statement = sql.SQL(
         "UPDATE {} SET position = %(position)s, last_id = %(last_id)s, last_run_id = %(run_id)s,"
-        " last_result = %(result)s,"
+        " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
         " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
         " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
         " WHERE entity = %(entity)s"
@@ -61,6 +97,8 @@ def save_position(entity: Entity, reached: Horizon, run_id: str, result: Mapping
         "run_id": run_id,
         "result": Jsonb(result),
         "full": full,
+        "pulls": pulls,
+        "ledger_id": ledger_id,
         "entity": entity.name,
     }
 
@@ -94,9 +132,11 @@ _CHANGED = sql.SQL("""
 SELECT s.{key} AS key FROM {stage} s
 CROSS JOIN LATERAL (SELECT w.*, w.xmin FROM {workspace} w WHERE w.{key} = s.{key} LIMIT 1) w
 WHERE w.xmin <> pg_current_xact_id()::xid
-  AND NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false)  -- the delivery's
+  -- The delivery's, but for a row that waits for its record to be there again.
+  AND (w.sync_code = 'lost' OR NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))
   AND (w.last_sync_hash IS DISTINCT FROM s.last_sync_hash OR w.neon_id IS DISTINCT FROM s.neon_id
   OR w.promoted_at IS NOT NULL
+  OR {code} IN ('left', 'gone', 'lost')  -- it is back
   OR (w.enrichment_status = 'pending' AND
       (w.original_validation_errors, w.original_validation_warnings, w.reason_code)
       IS DISTINCT FROM (s.original_validation_errors, s.original_validation_warnings, s.reason_code)))
@@ -216,6 +256,7 @@ async def _stage(connection: Connection, entity: Entity, blocks: AsyncIterable[b
         "key": sql.Identifier(entity.key),
         "workspace": entity.workspace_table.sql,
         "columns": _columns(entity),
+        "code": CODE,
     }
     opening = begin(statement=300.0, planner=_PLANNER, durable=False)
     await send(connection, *opening, (_CREATE.format(**names), None))
@@ -238,7 +279,7 @@ class Refresh:
     """What a pull changes in a workspace row. None leaves a cell as it is."""
 
     key: str
-    neon_id: int
+    neon_id: int | None
     data: Data
     snapshot: Data
     status: str
@@ -247,12 +288,24 @@ class Refresh:
     reason_code: str | None
     reopened: bool
     note: str | None
+    code: str | None = None
+    """What ``note`` says."""
+    cleared: bool = False
+    """Whether the old note goes, though there is no new one."""
+    receipt: Receipt | None = None
+    """The ledger row that the row is told of by this."""
+    forget: bool = False
+    """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    waiting_for: str | None = None
+    enriched_by: str | None = None
+    """Who had enriched it, where the row does not say."""
+    enriched_at: datetime | None = None
 
 
 _REFRESH = sql.SQL("""
 UPDATE {workspace} w SET
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
-  neon_id = a.neon_id, neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
+  neon_id = coalesce(a.neon_id, w.neon_id), neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
   enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
   original_validation_errors = coalesce(a.original_errors, w.original_validation_errors),
   original_validation_warnings = CASE WHEN a.original_errors IS NULL THEN w.original_validation_warnings
@@ -261,9 +314,17 @@ UPDATE {workspace} w SET
   validation_warnings = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_warnings END,
   pushed_to_neon_at = CASE WHEN a.reopened THEN NULL ELSE w.pushed_to_neon_at END,
   promoted_at = CASE WHEN a.reopened THEN NULL ELSE w.promoted_at END,
-  sync_note = coalesce(a.note, w.sync_note), pulled_from_neon_at = now() AT TIME ZONE 'UTC'
+  sync_note = CASE WHEN a.cleared THEN a.note ELSE coalesce(a.note, w.sync_note) END,
+  sync_code = CASE WHEN a.cleared OR a.note IS NOT NULL THEN a.code ELSE w.sync_code END,
+  receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
+  receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END,
+  waiting_for = a.waiting_for,
+  enriched_by = coalesce(w.enriched_by, a.enriched_by), enriched_at = coalesce(w.enriched_at, a.enriched_at),
+  pulled_from_neon_at = CASE WHEN a.neon_id IS NULL THEN w.pulled_from_neon_at ELSE now() AT TIME ZONE 'UTC' END
 FROM jsonb_to_recordset(%(rows)s) AS a (key text, neon_id bigint, data jsonb, snapshot jsonb, status text,
-  original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text)
+  original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text, code text,
+  cleared boolean, receipt_id bigint, receipt_hash text, forget boolean, waiting_for text, enriched_by text,
+  enriched_at timestamp)
 WHERE w.{key} = a.key
 """)
 
@@ -277,15 +338,22 @@ def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
             columns=sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
             columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
         ),
-        {"rows": Jsonb([asdict(row) for row in rows])},
+        {"rows": Jsonb([_refresh_as_json(row) for row in rows])},
     )
+
+
+def _refresh_as_json(row: Refresh) -> dict[str, Any]:
+    cells = asdict(row)
+    receipt = cells.pop("receipt") or {"id": None, "hash": None}
+    at = row.enriched_at.isoformat() if row.enriched_at else None
+    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"], "enriched_at": at}
 
 
 async def pulled_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
     """Keys of rows that should have their record in the invalid table, in order, after ``after``."""
     statement = sql.SQL(
         "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
-        " AND NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL)"
+        " AND sync_code IS DISTINCT FROM 'lost' AND NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL)"
         " ORDER BY {key} LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit}
@@ -299,13 +367,25 @@ def remove(entity: Entity, keys: Sequence[str]) -> Step:
     return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {"keys": list(keys)}
 
 
-def note(entity: Entity, keys: Sequence[str], text: str) -> Step:
+def note(entity: Entity, keys: Sequence[str], text: str, code: Code) -> Step:
     """The step that leaves a note on rows, which the caller has locked."""
-    statement = sql.SQL("UPDATE {} SET sync_note = %(text)s WHERE {} = ANY(%(keys)s)")
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {
-        "keys": list(keys),
-        "text": text,
-    }
+    statement = sql.SQL("UPDATE {} SET sync_note = %(text)s, sync_code = %(code)s WHERE {} = ANY(%(keys)s)")
+    params = {"keys": list(keys), "text": text, "code": code}
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
+
+
+def await_return(entity: Entity, keys: Sequence[str], text: str) -> Step:
+    """The step that lets rows, which the caller has locked, wait until their record is in Neon again: what was set to
+    complete goes on by itself then. What they were told is of an outcome that Neon has forgotten.
+    """
+    statement = sql.SQL(
+        "UPDATE {} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"
+        " receipt_hash = NULL, pushed_to_neon_at = NULL,"
+        " waiting_for = CASE WHEN enrichment_status = 'complete' THEN 'the record itself' END"
+        " WHERE {} = ANY(%(keys)s)"
+    )
+    params = {"keys": list(keys), "text": text}
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
 
 
 class Batches:

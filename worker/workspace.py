@@ -201,16 +201,17 @@ class Reply:
     waiting_for: str | None = None
     code: str | None = None
     """What ``note`` says."""
-    receipt_id: int | None = None
-    receipt_hash: str | None = None
+    receipt: Receipt | None = None
+    """The ledger row that says so."""
 
 
-_REPLIED = tuple(field.name for field in fields(Reply))
+_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt"))
 _ACKNOWLEDGE = sql.SQL("""
 WITH a AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
     data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
-    promoted_at timestamp, waiting_for text, code text, receipt_id bigint, receipt_hash text)
+    promoted_at timestamp, waiting_for text, code text, receipt_id bigint,
+    receipt_hash text)
 )
 UPDATE {workspace} w SET
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
@@ -220,8 +221,8 @@ UPDATE {workspace} w SET
   validation_errors = coalesce(a.errors, w.validation_errors),
   validation_warnings = coalesce(a.warnings, w.validation_warnings),
   reason_code = coalesce(a.reason_code, w.reason_code),
-  pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE w.pushed_to_neon_at END,
-  promoted_at = coalesce(a.promoted_at, w.promoted_at),
+  pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' END,
+  promoted_at = a.promoted_at,
   waiting_for = a.waiting_for,
   sync_note = a.note, sync_code = a.code,
   receipt_id = coalesce(a.receipt_id, w.receipt_id), receipt_hash = coalesce(a.receipt_hash, w.receipt_hash)
@@ -261,6 +262,8 @@ def _as_json(reply: Reply) -> dict[str, Any]:
     said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
     if reply.version:
         said["version"] = reply.version.isoformat()
+    if reply.receipt:
+        said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
     return said
 
 
@@ -324,8 +327,9 @@ async def carried(connection: Connection, entity: Entity, after: int, limit: int
 
 async def waiting(connection: Connection, entity: Entity) -> dict[str, Data]:
     """The data of the rows that wait, by key."""
-    statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.waiting_for IS NOT NULL").format(
-        sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
-    )
+    statement = sql.SQL(
+        "SELECT w.{} AS key, {} AS data FROM {} w WHERE w.waiting_for IS NOT NULL"
+        " AND w.sync_code IS DISTINCT FROM 'lost'"
+    ).format(sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql)
     results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
     return {row["key"]: row["data"] for row in results[2].fetchall()}

@@ -69,6 +69,12 @@ BEGIN
     NEW.receipt_hash := NULL;
   END IF;
 
+  IF TG_OP = 'UPDATE' AND OLD.sync_code = 'lost' THEN
+    -- Neon was restored and does not have the record: it goes on when it is there again.
+    NEW.sync_note := OLD.sync_note;
+    NEW.waiting_for := CASE WHEN NEW.enrichment_status = 'complete' THEN 'the record itself' END;
+    RETURN NEW;
+  END IF;
   IF NEW.enrichment_status = 'complete' THEN
     NEW.pushed_to_neon_at := NULL;  -- the worker's to say: it is what takes a row out of the queue
     IF TG_OP = 'INSERT' OR OLD.enrichment_status IS DISTINCT FROM 'complete'

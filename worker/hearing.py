@@ -1,0 +1,279 @@
+"""Rows that were never told what became of their records: a worker died before it could, the row was taken back while
+it was on its way, or Supabase was restored from a backup. Neon's ledger tells them. Knows no rules of validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from worker import neon, receipts, staging, workspace
+from worker.bridge import Bridge
+from worker.database import COMMIT, Connection, Step, send
+from worker.delivery import agreed_on, news_of
+from worker.entities import Entity
+from worker.merge import merge
+from worker.model import Code, Data, Outcome, Status, new_run_id
+from worker.neon import InvalidRow
+from worker.receipts import Spoken, Standing
+from worker.replies import (
+    CARRIED_NOTE,
+    PROMOTED_NOTE,
+    UNDONE_NOTE,
+    day_of,
+    differing,
+    flagged_note,
+    promoted_note,
+    taken_back_note,
+)
+from worker.staging import Refresh
+from worker.workspace import RELEASED, Reply, Row
+
+
+@dataclass
+class Heard:
+    """What a round of telling did."""
+
+    told: int = 0
+    older: int = 0
+    """Rows that are older than what was carried of them: their database was restored."""
+    held: bool = False
+    """Whether somebody held a row that was to be told."""
+    absent: frozenset[str] = frozenset()
+    """Keys that have no row."""
+    looked_to: int | None = None
+    """All that the ledger says up to this id was heard."""
+
+
+async def catch_up(
+    bridge: Bridge,
+    there: Connection,
+    here: Connection,
+    entity: Entity,
+    after: int,
+    run_id: str,
+    *,
+    dry_run: bool = False,
+) -> Heard:
+    """Tell every row what the ledger says of it after an id, and it was not told.
+
+    Args:
+        bridge: both databases.
+        there: to Neon.
+        here: to Supabase.
+        entity: whose rows.
+        after: the ledger's id.
+        run_id: what it is announced under.
+        dry_run: write nothing, and count.
+
+    Raises:
+        psycopg.Error: a database failed; catch up again.
+    """
+    heard = Heard()
+    absent: set[str] = set()
+    while True:
+        last, latest = await receipts.spoken(there, entity, after)
+        if last is None:
+            break
+        after = last
+        keys, missing = await receipts.unheard(here, entity, latest) if latest else ([], set[str]())
+        absent |= missing
+        for start in range(0, len(keys), bridge.batch_size):
+            await hear(
+                bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
+            )
+    heard.absent = frozenset(absent)
+    return heard
+
+
+async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) -> None:
+    """Tell rows that could not be told when their batch was settled: these, or all since the last pull.
+
+    Raises:
+        psycopg.Error: a database failed; tell again.
+    """
+    run_id = new_run_id("tell")
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        if keys:
+            await hear(bridge, there, here, entity, keys, run_id, Heard())
+        else:
+            position = await staging.read_position(here, entity)
+            await catch_up(bridge, there, here, entity, position.ledger_id or 0, run_id)
+
+
+async def hear(
+    bridge: Bridge,
+    there: Connection,
+    here: Connection,
+    entity: Entity,
+    keys: Sequence[str],
+    run_id: str,
+    heard: Heard,
+    *,
+    dry_run: bool = False,
+) -> None:
+    """Tell these rows what the ledger says of them; queued ones are left to their delivery.
+
+    Raises:
+        psycopg.Error: a database failed; tell again.
+    """
+    rows = await workspace.lock(here, entity, keys, look=dry_run, wait=False)
+    heard.held |= len(rows) < len(keys)
+    rows = {key: row for key, row in rows.items() if not row.queued}
+    standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    fresh = await neon.read(there, entity, list(rows)) if rows else {}
+    replies: list[Reply] = []
+    refreshes: list[Refresh] = []
+    became: list[tuple[str, str, str | None]] = []
+    for key, row in rows.items():
+        standing = standings[key]
+        said = standing.latest
+        if said is None or standing.forgotten or (row.delivery.receipt and said.receipt.id <= row.delivery.receipt.id):
+            continue
+        heard.older += is_older(row, said) and not _told_before(row, said)
+        word = _say(entity, row, standing, said, fresh.get(key))
+        if isinstance(word, Reply):
+            replies.append(word)
+        elif word is not None:
+            refreshes.append(word)
+        if word is not None and not _told_before(row, said):
+            became.append((key, str(said.outcome), None))
+    heard.told += len(became)
+    if dry_run:
+        await send(here, COMMIT)
+        return
+    steps: list[Step] = []
+    if replies:
+        steps.append(workspace.acknowledge(entity, replies))
+    if refreshes:
+        steps.append(staging.refresh(entity, refreshes))
+    woken = [reply.key for reply in replies if reply.code == Code.PROMOTED]
+    steps += workspace.releases(entity, woken)
+    await send(here, *steps, *news_of(bridge, entity, run_id, became), COMMIT)
+
+
+def is_older(row: Row, said: Spoken) -> bool:
+    """Whether the row is from before what was carried of it: a backup of its database was restored."""
+    version = row.delivery.version
+    return said.row_version is not None and version is not None and version < said.row_version
+
+
+def _told_before(row: Row, said: Spoken) -> bool:
+    """Whether a release without receipts told the row."""
+    if row.delivery.receipt:
+        return False
+    match said.outcome:
+        case Outcome.PROMOTED:
+            return row.promoted
+        case Outcome.FLAGGED:
+            return row.delivery.status == Status.FAILED and row.delivery.snapshot == said.record
+        case Outcome.UNDONE:
+            return row.delivery.status == Status.PENDING and not row.promoted
+    return False
+
+
+def _say(
+    entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
+) -> Reply | Refresh | None:
+    """What a row is told of the latest that the ledger says of it; None: nothing. Pure."""
+    if _told_before(row, said):
+        return _as_it_is(row, said)
+    match said.outcome:
+        case Outcome.PROMOTED:
+            return promoted(row, said)
+        case Outcome.FLAGGED if fresh:
+            return _flagged(entity, row, standing, said, fresh)
+        case Outcome.WAITING if fresh and said.pushed:
+            return _carried(entity, row, standing, said, fresh)
+        case Outcome.WAITING if fresh and is_older(row, said) and not row.promoted:
+            return _sent_again(row, said, fresh)
+        case Outcome.UNDONE:
+            return _undone(row, standing, said, fresh)
+    return None
+
+
+def _as_it_is(row: Row, said: Spoken) -> Refresh:
+    """Only the receipt is new. A promoted row has no place in the invalid table: the rest is left to the pull."""
+    mine = row.delivery
+    return Refresh(
+        mine.key, None, mine.data, mine.snapshot, mine.status, None, None, None, reopened=False, note=None,
+        receipt=said.receipt,
+    )  # fmt: skip
+
+
+def promoted(row: Row, said: Spoken) -> Reply:
+    """The reply to a row whose record was promoted, and which was not told. Pure."""
+    mine = row.delivery
+    edited = mine.data not in (mine.snapshot, said.record) and not is_older(row, said)
+    taken_back = mine.status != Status.COMPLETE and not is_older(row, said)
+    note = promoted_note(said.at, edited=edited, taken_back=taken_back) if edited or taken_back else PROMOTED_NOTE
+    return Reply(
+        mine.key, mine.version, Status.COMPLETE, note, None if edited else differing(said.record, mine.data),
+        said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat(), code=Code.PROMOTED,
+        receipt=said.receipt,
+    )  # fmt: skip
+
+
+def _flagged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh:
+    mine = row.delivery
+    errors = fresh.errors if fresh.still_invalid else said.errors
+    if is_older(row, said) or not row.taken_back:
+        return Reply(
+            mine.key, mine.version, Status.FAILED, flagged_note(errors), differing(fresh.data, mine.data), fresh.data,
+            errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code, pushed=True,
+            code=Code.FLAGGED, receipt=said.receipt,
+        )  # fmt: skip
+    return replace(_merged(entity, row, standing, said, fresh), note=taken_back_note(errors), code=Code.FLAGGED)
+
+
+def _carried(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh:
+    mine = row.delivery
+    if is_older(row, said) and fresh.unjudged:
+        return Reply(
+            mine.key, mine.version, Status.COMPLETE, CARRIED_NOTE, differing(fresh.data, mine.data), fresh.data,
+            pushed=True, code=Code.CARRIED, receipt=said.receipt,
+        )  # fmt: skip
+    return _merged(entity, row, standing, said, fresh)
+
+
+def _merged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Refresh:
+    """Neon's record in the row, and over it what the enricher has typed since it was carried."""
+    mine = row.delivery
+    base = agreed_on(mine, fresh.data, standing)
+    merged = merge(base, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise)
+    return Refresh(
+        mine.key, fresh.id, merged.data, fresh.data, mine.status, None, None, None, reopened=False, note=None,
+        receipt=said.receipt,
+    )  # fmt: skip
+
+
+def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
+    """What was set to complete after the backup, and waited in Neon: it goes again, with the values that went."""
+    mine = row.delivery
+    return Refresh(
+        mine.key, fresh.id, _over(mine.data, said.record), mine.snapshot, Status.COMPLETE, None, None, None,
+        reopened=True, note=RELEASED, code=Code.RELEASED, enriched_by=said.enriched_by, enriched_at=said.enriched_at,
+    )  # fmt: skip
+
+
+def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None) -> Refresh:
+    mine, carried = row.delivery, standing.carried
+    # Of a backup that is older than the promotion, what was promoted comes back first.
+    data = _over(mine.data, carried.record) if carried and is_older(row, carried) else mine.data
+    if fresh is None:
+        note = (
+            f"This record is no longer in the invalid table: its promotion was taken back on {day_of(said.at)}, and it"
+            " left by another way after that. What you typed is still here."
+        )
+        return Refresh(
+            mine.key, None, data, mine.snapshot, Status.FAILED, None, None, None, reopened=True, note=note,
+            code=Code.GONE, receipt=said.receipt,
+        )  # fmt: skip
+    return Refresh(
+        mine.key, fresh.id, data, fresh.data, Status.PENDING, fresh.errors, fresh.warnings, fresh.reason_code,
+        reopened=True, note=UNDONE_NOTE, code=Code.UNDONE, receipt=said.receipt,
+    )  # fmt: skip
+
+
+def _over(data: Data, record: Data | None) -> Data:
+    return {**data, **(record or {})}

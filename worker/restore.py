@@ -1,0 +1,264 @@
+"""A database that was restored to an earlier moment: recognised before a pull trusts a snapshot, and brought together
+with the other. Promotions that Neon forgot take effect again, as they were carried; what else it forgot of the
+enricher's counts as an edit. A restored workspace is told from the ledger. Knows no rules of validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from worker import neon, receipts, staging, workspace
+from worker.bridge import Bridge
+from worker.database import Connection, Step
+from worker.delivery import judge, keys_with, news, remember, settle_batch, tell
+from worker.entities import Entity
+from worker.hearing import Heard, catch_up
+from worker.model import Code, Delivery, Outcome, Status, utc_now
+from worker.neon import Entry, InvalidRow, Run
+from worker.receipts import Counts, Standing
+from worker.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
+from worker.staging import Position, Refresh
+from worker.workspace import Reply, Row
+
+log = structlog.get_logger("worker.restore")
+
+AGAIN = "promoted again: Neon was restored to an earlier moment and had forgotten it"
+FORGOT = "Neon was restored to an earlier moment and had forgotten what became of it: the enricher's values are kept"
+
+
+@dataclass
+class Comparison:
+    """What the two databases were found to have forgotten of each other, and what was done about it."""
+
+    entity: str
+    counts: Counts
+    side: str | None = None
+    """Which of them was restored: ``Neon``, ``Supabase``; None: neither."""
+    after: datetime | None = None
+    """The last moment that the restored one remembers; UTC without zone."""
+    before: datetime | None = None
+    """When the first thing happened that it has forgotten; UTC without zone."""
+    forgotten: list[str] = field(default_factory=list)
+    """Keys of whose outcomes Neon has forgotten the latest."""
+    again: list[str] = field(default_factory=list)
+    """Of those: promoted again."""
+    kept: list[str] = field(default_factory=list)
+    """Of those: the enricher's values are kept in the workspace, as his edits."""
+    lost: list[str] = field(default_factory=list)
+    """Records that Neon does not have any more."""
+    heard: Heard = field(default_factory=Heard)
+    held: bool = False
+    """Whether somebody held a row that was to be brought together."""
+
+    @property
+    def neon_restored(self) -> bool:
+        """Whether Neon was restored to an earlier moment."""
+        return self.side == "Neon"
+
+    def in_words(self) -> str:
+        """Which side was restored, and to what moment."""
+        return in_words(self.side or "", self.after, self.before)
+
+    @property
+    def kept_in_mind(self) -> dict[str, Any]:
+        """What the workspace keeps of it, for those who ask later."""
+        return {
+            "side": self.side,
+            "noticed_at": utc_now().isoformat(),
+            "after": self.after.isoformat() if self.after else None,
+            "before": self.before.isoformat() if self.before else None,
+            "promoted_again": len(self.again),
+            "kept": len(self.kept),
+            "told": self.heard.told,
+        }
+
+
+def in_words(side: str, after: datetime | None, before: datetime | None) -> str:
+    """Which side was restored, and to what moment."""
+    parts = [
+        f"not before {after:%Y-%m-%d %H:%M:%S} UTC" if after else "",
+        f"before {before:%Y-%m-%d %H:%M:%S} UTC" if before else "",
+    ]
+    moment = " and ".join(part for part in parts if part)
+    return f"{side} was restored to an earlier moment" + (f" ({moment})" if moment else "")
+
+
+async def recognise(entity: Entity, position: Position, there: Connection, here: Connection) -> Comparison:
+    """Look what Neon has forgotten of what the workspace was told, and whether the workspace has forgotten a pull.
+
+    Raises:
+        psycopg.Error: a database failed.
+    """
+    counts = await receipts.counts(there, entity)
+    found = Comparison(entity.name, counts)
+    restored = position.pulls > counts.pulls
+    after = 0 if restored else position.ledger_id or 0
+    while chunk := await receipts.told(here, entity, after):
+        after = max(receipt.id for receipt in chunk.values())
+        found.forgotten += await receipts.forgotten(there, entity, chunk)
+        if len(chunk) < receipts.CHUNK:
+            break
+    if restored or found.forgotten:
+        found.side, found.after = "Neon", counts.moment
+        if found.forgotten:
+            found.before = await receipts.first_told(here, entity, found.forgotten)
+    elif position.last_pull_at and position.pulls < counts.confirmed:
+        found.side, found.after = "Supabase", position.last_pull_at
+    return found
+
+
+async def bring_together(
+    bridge: Bridge, entity: Entity, position: Position, there: Connection, here: Connection, run: Run
+) -> Comparison:
+    """Recognise a restore, and bring both databases together again as far as that goes by itself.
+
+    Records that Neon has lost altogether are kept in the workspace, where they wait until they are there again.
+
+    Raises:
+        psycopg.Error: a database failed; what was done stays, and is recognised the next time.
+    """
+    found = await recognise(entity, position, there, here)
+    if found.side:
+        log.warning(
+            "database.restored",
+            entity=entity.name,
+            side=found.side,
+            after=_iso(found.after),
+            before=_iso(found.before),
+            forgotten=len(found.forgotten),
+        )
+        bridge.known.pop(entity.name, None)
+    for start in range(0, len(found.forgotten), bridge.batch_size):
+        await _recover(bridge, there, here, entity, found.forgotten[start : start + bridge.batch_size], run, found)
+    since = 0 if found.neon_restored else position.ledger_id or 0
+    found.heard = await catch_up(bridge, there, here, entity, since, run.run_id)
+    found.held |= found.heard.held
+    if found.side is None and found.heard.older:
+        found.side, found.after = "Supabase", position.last_pull_at
+        log.warning(
+            "database.restored",
+            entity=entity.name,
+            side=found.side,
+            after=_iso(found.after),
+            before=None,
+            told=found.heard.told,
+        )
+    return found
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+async def _recover(
+    bridge: Bridge,
+    there: Connection,
+    here: Connection,
+    entity: Entity,
+    keys: Sequence[str],
+    run: Run,
+    found: Comparison,
+) -> None:
+    """Bring rows together with a Neon that has forgotten what they were told."""
+    rows = await workspace.lock(here, entity, keys, wait=False)
+    found.held |= len(rows) < len(keys)
+    standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    fresh = await neon.read(there, entity, list(rows))
+    again: list[Delivery] = []
+    replies: list[Reply] = []
+    refreshes: list[Refresh] = []
+    lost: list[str] = []
+    for key, row in rows.items():
+        standing, record = standings[key], fresh.get(key)
+        if not standing.forgotten:
+            continue
+        if record and row.promoted and not row.queued:
+            again.append(_carried_again(entity, row, record))
+        elif record:
+            refreshes.append(_as_edits(row, record))
+        elif _stands(entity, row, standing):
+            replies.append(_promoted_still(row, standing))
+        else:
+            lost.append(key)
+    await settle_batch(bridge, there, entity, again, run)
+    replies += [
+        _keeping_edits(reply, rows[delivery.key])
+        for delivery in again
+        if (reply := reply_to(delivery, rows[delivery.key].delivery.data))
+    ]
+    entries = [
+        Entry(one.key, Outcome.MERGED, f"{one.key}|{rows[one.key].delivery.receipt}", one.data, note=FORGOT)
+        for one in refreshes
+    ]
+    await neon.book(there, entity, run.run_id, entries)
+    steps: list[Step] = [staging.refresh(entity, refreshes)] if refreshes else []
+    steps += [staging.await_return(entity, lost, LOST_NOTE)] if lost else []
+    promoted = keys_with(again, Outcome.PROMOTED)
+    await tell(here, entity, replies, promoted, [*steps, *news(bridge, entity, run.run_id, again)])
+    remember(bridge, entity, replies)
+    found.again += promoted
+    found.kept += [one.key for one in refreshes]
+    found.lost += lost
+
+
+def _carried_again(entity: Entity, row: Row, record: InvalidRow) -> Delivery:
+    """The delivery of a promoted record as it was carried: what was typed after that is no part of it."""
+    mine = row.delivery
+    delivery = replace(
+        mine, data=mine.snapshot, snapshot=record.data, snapshot_hash=record.hash, receipt=None,
+        delivery_hash=mine.receipt.hash if mine.receipt and mine.receipt.hash else mine.delivery_hash,
+    )  # fmt: skip
+    judge(entity, delivery, record.data, record.hash)
+    delivery.note = AGAIN
+    return delivery
+
+
+def _keeping_edits(reply: Reply, row: Row) -> Reply:
+    """What was typed after the promotion stays in its cells."""
+    if not row.edited:
+        return reply
+    note = PROMOTED_NOTE + NO_EDITS if reply.code == Code.PROMOTED else reply.note
+    return replace(reply, data=None, note=note)
+
+
+def _as_edits(row: Row, record: InvalidRow) -> Refresh:
+    """All in which the row differs from Neon counts as the enricher's. What had been carried goes again."""
+    mine = row.delivery
+    return Refresh(
+        mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
+        note=QUEUED_NOTE if row.carried else None, code=Code.QUEUED if row.carried else None, forget=True,
+    )  # fmt: skip
+
+
+def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
+    """Whether the master has the record, as the ledger says or by its values: the ledger alone was emptied then."""
+    if standing.latest and standing.latest.outcome is Outcome.PROMOTED:
+        return standing.master is not None
+    master, carried = standing.master, row.delivery.snapshot
+    return (
+        row.promoted
+        and master is not None
+        and all(
+            master.get(there) == carried[here]
+            for there, here in entity.mapping.items()
+            if carried.get(here) is not None
+        )
+    )
+
+
+def _promoted_still(row: Row, standing: Standing) -> Reply:
+    """The row of a record that stands in the master, whatever Neon has forgotten since."""
+    mine, said = row.delivery, standing.latest
+    at = said.at if said and said.outcome is Outcome.PROMOTED else mine.promoted_at or utc_now()
+    receipt = said.receipt if said and said.outcome is Outcome.PROMOTED else None
+    record = said.record if said else None
+    note = PROMOTED_NOTE + (NO_EDITS if record and mine.data != record else "")
+    return Reply(
+        mine.key, mine.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
+        promoted_at=at.isoformat(), code=Code.PROMOTED, receipt=receipt,
+    )  # fmt: skip

@@ -1,0 +1,134 @@
+"""What a pull does with a workspace row that stands against Neon as it is by now. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from worker.delivery import agreed_on
+from worker.entities import Entity
+from worker.hearing import promoted
+from worker.merge import merge
+from worker.model import Code, Data, Merged, Outcome, Receipt, Status
+from worker.neon import Entry, InvalidRow
+from worker.receipts import Standing
+from worker.replies import adopted
+from worker.restore import Comparison
+from worker.staging import Refresh
+from worker.workspace import RELEASED, Reply, Row
+
+
+def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Standing) -> tuple[Refresh, list[Entry]]:
+    """Merge Neon's record into a workspace row."""
+    mine = row.delivery
+    if row.code == Code.LOST and row.queued:
+        # It was set to complete, and waited for its record: all in which they differ is the enricher's.
+        return Refresh(
+            mine.key, fresh.id, mine.data, fresh.data, Status.COMPLETE, None, None, None, reopened=True,
+            note=RELEASED, code=Code.RELEASED,
+        ), []  # fmt: skip
+    came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST)
+    base = fresh.data if row.code == Code.LOST else agreed_on(mine, fresh.data, standing)
+    merged = merge(base, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise)
+    reopened = row.promoted or came_back
+    first_seen = reopened or mine.status == Status.PENDING
+    lost = [c.field for c in merged.conflicts if c.winner == "neon"]
+    note, code = None, None
+    if row.promoted:
+        merged, kept = _never_empty_over_a_value(merged, mine.data)
+        note, code = _invalid_again_note(kept), Code.INVALID_AGAIN
+    elif lost:
+        note, code = f"Your change to {', '.join(lost)} was not kept: Neon has a newer value.", Code.CONFLICT
+    refresh = Refresh(
+        key=mine.key,
+        neon_id=fresh.id,
+        data=merged.data,
+        snapshot=fresh.data,
+        status=_status(row, reopened),
+        original_errors=fresh.errors if first_seen else None,
+        original_warnings=fresh.warnings if first_seen else None,
+        reason_code=fresh.reason_code if first_seen else None,
+        reopened=reopened,
+        note=note,
+        code=code,
+        cleared=reopened,
+        receipt=_heard_by_this(mine.receipt, standing),
+        forget=standing.forgotten,
+    )
+    if not merged.conflicts:
+        return refresh, []
+    seal = f"{mine.key}|{mine.delivery_hash}|{fresh.hash}"
+    return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]
+
+
+def _status(row: Row, reopened: bool) -> str:
+    status = row.delivery.status
+    # A status that somebody wrote before the CHECK was there starts over.
+    if (reopened and status != Status.IN_PROGRESS) or row.promoted or status not in set(Status):
+        return Status.PENDING
+    return status
+
+
+def _never_empty_over_a_value(merged: Merged, typed: Data) -> tuple[Merged, list[str]]:
+    """What the record lacks now that it turned invalid again, as the enricher had it; and the names of that."""
+    kept = [name for name, value in merged.data.items() if value is None and typed.get(name) is not None]
+    return Merged({**merged.data, **{n: typed[n] for n in kept}}, merged.enriched_fields, merged.conflicts), kept
+
+
+def _invalid_again_note(kept: list[str]) -> str:
+    note = "This record turned invalid again after it was promoted: see original_validation_errors."
+    return note + (f" Neon has no {', '.join(kept)} now; the values from before are kept here." if kept else "")
+
+
+def _heard_by_this(told: Receipt | None, standing: Standing) -> Receipt | None:
+    said = standing.latest
+    if said is None or standing.forgotten or (told and said.receipt.id <= told.id):
+        return None
+    return said.receipt if said.outcome is Outcome.FLAGGED or said.pushed else None
+
+
+@dataclass
+class Left:
+    """What becomes of rows whose record is not in the invalid table, by what is known of it."""
+
+    promoted: list[Reply] = field(default_factory=list)
+    """They are told that their record was promoted."""
+    gone: list[str] = field(default_factory=list)
+    """Nobody worked on them: they are withdrawn."""
+    orphans: list[str] = field(default_factory=list)
+    """They stay, with a note."""
+    strangers: list[str] = field(default_factory=list)
+    """They never came from Neon."""
+    lost: list[str] = field(default_factory=list)
+    """Neon was restored to a moment before they came from it."""
+
+    def in_words(self) -> dict[str, str]:
+        """Key → what would happen."""
+        return {
+            **{reply.key: "was promoted: would be told" for reply in self.promoted},
+            **dict.fromkeys(self.gone, "left Neon: would be withdrawn"),
+            **dict.fromkeys(self.orphans, "left Neon, but edited here: would be kept with a note"),
+            **dict.fromkeys(self.lost, "Neon was restored and does not have it any more: would be kept"),
+        }
+
+
+def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comparison) -> Left:
+    """Part rows whose record is not in the invalid table by what is known of it."""
+    left = Left()
+    for key, row in rows.items():
+        standing = standings[key]
+        said = standing.latest
+        if said and said.outcome is Outcome.PROMOTED:
+            left.promoted.append(promoted(row, said))
+        elif row.carried and standing.master is not None and said is None:
+            left.promoted.append(adopted(row.delivery))
+        elif not row.delivery.pulled:
+            if row.code != Code.GONE:
+                left.strangers.append(key)
+        elif found.neon_restored and (found.after is None or row.pulled_at is None or row.pulled_at >= found.after):
+            left.lost.append(key)
+        elif row.untouched:
+            left.gone.append(key)
+        elif row.code not in (Code.LEFT, Code.GONE) and not row.promoted:
+            left.orphans.append(key)
+    return left
