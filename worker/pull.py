@@ -214,6 +214,7 @@ class _Pull:
             found = await bring_together(self.bridge, self.entity, position, self.there, self.here, self.run)
             self.held |= found.held
         self.pulled.told = found.heard.told
+        self.pulled.lost += found.lost
         self.pulled.restored = found.in_words() if found.side else None
         return found
 
@@ -300,7 +301,8 @@ class _Pull:
     async def withdraw(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; tell the others."""
         after = ""
-        while keys := await staging.pulled_keys(self.here, self.entity, after, STAGE_ROWS):
+        queued = found.neon_restored
+        while keys := await staging.pulled_keys(self.here, self.entity, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
             gone = await neon.missing(self.there, self.entity, keys)
             for some in chunks(gone, self.bridge.batch_size):
@@ -310,7 +312,7 @@ class _Pull:
     async def _withdraw(self, keys: list[str], found: Comparison) -> None:
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         still = await neon.missing(self.there, self.entity, keys)
-        rows = {key: rows[key] for key in still if key in rows and not rows[key].queued}
+        rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         told = {key: row.delivery.receipt for key, row in rows.items()}
         left = part(rows, await receipts.standings(self.there, self.entity, told), found)
         if self.dry_run:

@@ -187,7 +187,7 @@ async def _recover(
             lost.append(key)
     await settle_batch(bridge, there, entity, again, run)
     replies += [
-        _keeping_edits(reply, rows[delivery.key])
+        _told_again(reply, rows[delivery.key], fresh[delivery.key])
         for delivery in again
         if (reply := reply_to(delivery, rows[delivery.key].delivery.data))
     ]
@@ -218,8 +218,10 @@ def _carried_again(entity: Entity, row: Row, record: InvalidRow) -> Delivery:
     return delivery
 
 
-def _keeping_edits(reply: Reply, row: Row) -> Reply:
-    """What was typed after the promotion stays in its cells."""
+def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
+    """The reply to a row that was told before. What was typed after the promotion stays in its cells."""
+    # Where it waits now, all in which it differs from Neon is still to be carried.
+    reply = replace(reply, forget=True, snapshot=reply.snapshot or record.data)
     if not row.edited:
         return reply
     note = PROMOTED_NOTE + NO_EDITS if reply.code == Code.PROMOTED else reply.note
@@ -260,5 +262,5 @@ def _promoted_still(row: Row, standing: Standing) -> Reply:
     note = PROMOTED_NOTE + (NO_EDITS if record and mine.data != record else "")
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
-        promoted_at=at.isoformat(), code=Code.PROMOTED, receipt=receipt,
+        promoted_at=at.isoformat(), code=Code.PROMOTED, receipt=receipt, forget=True,
     )  # fmt: skip

@@ -349,14 +349,25 @@ def _refresh_as_json(row: Refresh) -> dict[str, Any]:
     return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"], "enriched_at": at}
 
 
-async def pulled_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
-    """Keys of rows that should have their record in the invalid table, in order, after ``after``."""
+async def pulled_keys(
+    connection: Connection, entity: Entity, after: str, limit: int, *, queued: bool = False
+) -> list[str]:
+    """Keys of rows that should have their record in the invalid table, in order, after ``after``.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        after: only keys greater than this one.
+        limit: keys at most.
+        queued: also of rows that their delivery would tell.
+    """
     statement = sql.SQL(
         "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
-        " AND sync_code IS DISTINCT FROM 'lost' AND NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL)"
+        " AND sync_code IS DISTINCT FROM 'lost'"
+        " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
         " ORDER BY {key} LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"after": after, "limit": limit}
+    params = {"after": after, "limit": limit, "queued": queued}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return [row["key"] for row in results[2].fetchall()]
 

@@ -118,17 +118,25 @@ def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comp
     for key, row in rows.items():
         standing = standings[key]
         said = standing.latest
-        if said and said.outcome is Outcome.PROMOTED:
+        if row.queued:
+            if said is None and standing.master is None and row.delivery.pulled and _lost(row, found):
+                left.lost.append(key)  # else its delivery tells it
+        elif said and said.outcome is Outcome.PROMOTED:
             left.promoted.append(promoted(row, said))
         elif row.carried and standing.master is not None and said is None:
             left.promoted.append(adopted(row.delivery))
         elif not row.delivery.pulled:
             if row.code != Code.GONE:
                 left.strangers.append(key)
-        elif found.neon_restored and (found.after is None or row.pulled_at is None or row.pulled_at >= found.after):
+        elif _lost(row, found):
             left.lost.append(key)
         elif row.untouched:
             left.gone.append(key)
         elif row.code not in (Code.LEFT, Code.GONE) and not row.promoted:
             left.orphans.append(key)
     return left
+
+
+def _lost(row: Row, found: Comparison) -> bool:
+    """Whether the row may have been pulled after the moment that Neon was restored to."""
+    return found.neon_restored and (found.after is None or row.pulled_at is None or row.pulled_at >= found.after)

@@ -203,6 +203,8 @@ class Reply:
     """What ``note`` says."""
     receipt: Receipt | None = None
     """The ledger row that says so."""
+    forget: bool | None = None
+    """Whether the receipt that the row holds goes: Neon does not know it any more."""
 
 
 _REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt"))
@@ -211,7 +213,7 @@ WITH a AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
     data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
     promoted_at timestamp, waiting_for text, code text, receipt_id bigint,
-    receipt_hash text)
+    receipt_hash text, forget boolean)
 )
 UPDATE {workspace} w SET
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
@@ -225,7 +227,8 @@ UPDATE {workspace} w SET
   promoted_at = a.promoted_at,
   waiting_for = a.waiting_for,
   sync_note = a.note, sync_code = a.code,
-  receipt_id = coalesce(a.receipt_id, w.receipt_id), receipt_hash = coalesce(a.receipt_hash, w.receipt_hash)
+  receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
+  receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END
 FROM a
 WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
   -- Compared as it was read: the worker's calendar has four digits for a year.

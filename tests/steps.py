@@ -1,0 +1,60 @@
+"""The worker's steps, called in this process on the test's databases: what a command or the daemon would do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import anyio
+from conftest import Databases
+
+from worker import stages
+from worker.bridge import Bridge, open_bridge
+from worker.delivery import Tally, deliver
+from worker.entities import ENTITIES
+from worker.pull import Pulled, pull
+from worker.revalidation import Judged
+from worker.settings import load_settings
+from worker.undo import Undone, undo
+
+T = TypeVar("T")
+
+
+class Steps:
+    """Each step opens both databases anew, as a process that has just started does."""
+
+    def __init__(self, databases: Databases, setenv: Callable[[str, str], None]) -> None:
+        setenv("NEON_DATABASE_URL", databases.neon_url)
+        setenv("SUPABASE_DATABASE_URL", databases.supabase_url)
+
+    def run(self, work: Callable[[Bridge], Awaitable[T]]) -> T:
+        async def job() -> T:
+            async with open_bridge(load_settings()) as bridge:
+                return await work(bridge)
+
+        return anyio.run(job)
+
+    def pull(self, entity: str = "company", *, full: bool = False) -> Pulled:
+        pulled = self.run(lambda bridge: pull(bridge, ENTITIES[entity], full=full))
+        assert pulled is not None
+        return pulled
+
+    def deliver(self, entity: str = "company") -> Tally:
+        return self.run(lambda bridge: deliver(bridge, ENTITIES[entity]))
+
+    def push(self, entity: str = "company") -> stages.Pushed:
+        done = stages.Pushed()
+        self.run(lambda bridge: stages.push(bridge, ENTITIES[entity], done))
+        return done
+
+    def revalidate(self, entity: str = "company") -> Judged:
+        return self.run(lambda bridge: stages.revalidate(bridge, ENTITIES[entity]))
+
+    def promote(self, *keys: str, entity: str = "company") -> Judged:
+        work = stages.Promotion(list(keys))
+        return self.run(lambda bridge: stages.promote(bridge, [ENTITIES[entity]], work))
+
+    def undo(self, *keys: str) -> Undone:
+        done = Undone()
+        self.run(lambda bridge: undo(bridge, keys, done))
+        return done

@@ -1,0 +1,312 @@
+"""A database that was restored to an earlier moment. SPEC 13."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import anyio
+import pytest
+from conftest import connect
+from copies import Copy
+from psycopg import sql
+from records import add_companies, add_people, add_slot, company, complete, edit, invalid, ledger, master, person, work
+from steps import Steps
+
+from worker.database import COMMIT, Database, begin, send
+from worker.entities import COMPANY
+from worker.faults import Restored
+from worker.retention import prune
+
+
+@pytest.fixture
+def steps(prepared, monkeypatch) -> Steps:
+    return Steps(prepared, monkeypatch.setenv)
+
+
+@pytest.fixture
+def neon_copy(steps, databases) -> Iterator[Copy]:
+    """Of Neon, when five companies had been pulled, and nothing had been done with them."""
+    with connect(databases.neon_url) as neon:
+        add_companies(neon, 1, 2, 3, 4, 5)
+    steps.pull()
+    with Copy(databases.neon_url) as copy:
+        yield copy
+
+
+@pytest.fixture
+def here(databases):
+    with connect(databases.supabase_url) as supabase:
+        yield supabase
+
+
+@pytest.fixture
+def there(databases):
+    """Neon as it is by then: asked after a restore."""
+    return lambda: connect(databases.neon_url)
+
+
+def test_what_neon_forgot_takes_effect_again_and_nothing_typed_is_lost(steps, neon_copy, here, there) -> None:
+    complete(here, company(1), website="a.example", phone="(304) 555-0101")
+    complete(here, company(2), website="n/a", company_name="Beech Works", city="Elkins")
+    with there() as neon:
+        add_companies(neon, 6)
+    steps.deliver()
+    steps.pull()
+    complete(here, company(6), website="c.example")
+    steps.deliver()
+    neon_copy.put_back()
+    pulled = steps.pull()
+    assert "Neon was restored to an earlier moment" in pulled.restored
+    with there() as neon:
+        # A: promoted again, as it was carried.
+        assert master(neon, company(1))["website_url"] == "https://a.example"
+        assert invalid(neon, company(1)) is None
+        assert [entry["outcome"] for entry in ledger(neon, company(1))] == ["promoted"]
+        row = work(here, company(1))
+        assert (row["enrichment_status"], row["phone"]) == ("complete", "+13045550101")
+        assert row["promoted_at"] is not None
+        # B: his values are edits against what Neon has.
+        row = work(here, company(2))
+        assert (row["company_name"], row["city"], row["website"]) == ("Beech Works", "Elkins", "n/a")
+        assert row["enrichment_status"] == "failed"
+        assert row["neon_snapshot"]["city"] is None
+        # C: in no Neon table, and kept.
+        row = work(here, company(6))
+        assert row["website"] == "https://c.example"
+        assert row["promoted_at"] is None
+        assert "restored" in row["sync_note"]
+        assert invalid(neon, company(6)) is None
+        assert pulled.lost == [company(6)]
+    # Repaired and set complete again, B goes with all that was typed.
+    complete(here, company(2), website="b.example")
+    steps.deliver()
+    with there() as neon:
+        row = master(neon, company(2))
+        assert (row["company_name"], row["address_city"], row["website_url"]) == (
+            "Beech Works", "Elkins", "https://b.example",
+        )  # fmt: skip
+    # The intake brings C again: it goes on by itself.
+    with there() as neon:
+        add_companies(neon, 6)
+    steps.pull()
+    steps.deliver()
+    with there() as neon:
+        assert master(neon, company(6))["website_url"] == "https://c.example"
+    assert work(here, company(6))["promoted_at"] is not None
+    again = steps.pull(full=True)
+    assert (again.restored, again.changed, again.withdrawn, again.told) == (None, 0, 0, 0)
+
+
+def test_nothing_is_settled_before_a_restore_is_recognised(steps, neon_copy, here, there) -> None:
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    neon_copy.put_back()
+    complete(here, company(2), website="b.example")
+    with pytest.raises(Restored):
+        steps.deliver()
+    with there() as neon:
+        assert ledger(neon, company(2)) == []
+    steps.pull()
+    steps.deliver()
+    with there() as neon:
+        assert {master(neon, company(n))["website_url"] for n in (1, 2)} == {"https://a.example", "https://b.example"}
+
+
+def test_a_daemon_brings_both_together_by_itself(steps, neon_copy, here, there, daemon, env, eventually) -> None:
+    env["WORKER_SWEEP_INTERVAL"] = "0.2"
+    worker = daemon()
+    complete(here, company(1), website="a.example")
+    eventually(lambda: work(here, company(1))["promoted_at"])
+    neon_copy.put_back()
+    complete(here, company(2), website="b.example")
+    eventually(lambda: work(here, company(2))["promoted_at"])
+    worker.wait_event("database.restored", side="Neon")
+    with there() as neon:
+        assert {master(neon, company(n))["website_url"] for n in (1, 2)} == {"https://a.example", "https://b.example"}
+
+
+def test_records_that_only_a_forgotten_pull_brought_are_kept(steps, neon_copy, here, there) -> None:
+    with there() as neon:
+        add_companies(neon, 6, 7)
+    steps.pull()
+    edit(here, company(7), website="typed.example")
+    neon_copy.put_back()
+    pulled = steps.pull()
+    assert sorted(pulled.lost) == [company(6), company(7)]
+    assert pulled.withdrawn == 0
+    assert work(here, company(7))["website"] == "typed.example"
+    assert work(here, company(6))["company_name"] == "Alder Works 6"
+
+
+def test_a_lost_record_that_was_flipped_is_told_the_truth(steps, neon_copy, here, there) -> None:
+    with there() as neon:
+        add_companies(neon, 6)
+    steps.pull()
+    neon_copy.put_back()
+    complete(here, company(6), website="c.example")
+    with pytest.raises(Restored):
+        steps.deliver()
+    steps.pull()
+    assert "restored" in work(here, company(6))["sync_note"]
+    # Whatever he does with it, it waits for its record.
+    edit(here, company(6), city="Elkins")
+    complete(here, company(6))
+    assert steps.deliver().claimed == 0
+    assert "restored" in work(here, company(6))["sync_note"]
+
+
+def test_a_restored_workspace_is_told_what_became_of_its_rows(steps, neon_copy, databases, there) -> None:
+    with connect(databases.supabase_url) as here:
+        edit(here, company(4), city="typed before the backup", enrichment_status="in_progress")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(1), website="a.example")
+            complete(here, company(2), website="n/a", city="Elkins")
+            complete(here, company(4), website="d.example", city="Ripley")
+            steps.deliver()
+            edit(here, company(3), website="typed and never carried")
+        backup.put_back()
+        pulled = steps.pull(full=True)
+    assert "Supabase was restored" in pulled.restored
+    assert pulled.withdrawn == 0
+    with connect(databases.supabase_url) as here:
+        for number, website, city in ((1, "https://a.example", None), (4, "https://d.example", "Ripley")):
+            row = work(here, company(number))
+            assert (row["enrichment_status"], row["website"], row["city"]) == ("complete", website, city)
+            assert row["promoted_at"] is not None
+            assert "romoted" in row["sync_note"]
+        row = work(here, company(2))
+        assert (row["enrichment_status"], row["website"], row["city"]) == ("failed", "n/a", "Elkins")
+        assert "website" in row["validation_errors"]
+        assert row["reason_code"] == "PLACEHOLDER_WEBSITE"
+        row = work(here, company(3))
+        assert (row["enrichment_status"], row["website"]) == ("pending", None)
+    assert steps.pull(full=True).told == 0
+
+
+def test_what_waits_in_a_restored_workspace_comes_back_with_its_values(steps, databases, there, here) -> None:
+    with there() as neon:
+        add_people(neon, 1, of=1)
+    steps.pull("people")
+    here.close()
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as supabase:
+            complete(supabase, person(1), email="robin@alder.example", phone="(304) 555-0101")
+            assert steps.deliver("people").outcomes == {"waiting": 1}
+        backup.put_back()
+    steps.pull("people")
+    with connect(databases.supabase_url) as supabase:
+        row = work(supabase, person(1))
+        assert (row["enrichment_status"], row["email"]) == ("complete", "robin@alder.example")
+        steps.deliver("people")
+        assert work(supabase, person(1))["waiting_for"] == company(1)
+
+
+def test_an_undo_that_died_before_it_told_is_told_by_the_next_pull(steps, neon_copy, here, there, databases) -> None:
+    complete(here, company(1), website="a.example", company_name="Renamed")
+    steps.deliver()
+    with Copy(databases.supabase_url) as before:
+        steps.undo(company(1))
+        before.put_back()  # the workspace was never told
+    steps.pull(full=True)
+    with connect(databases.supabase_url) as supabase:
+        row = work(supabase, company(1))
+        assert (row["enrichment_status"], row["promoted_at"]) == ("pending", None)
+        assert (row["website"], row["company_name"]) == ("https://a.example", "Renamed")
+        assert "taken back" in row["sync_note"]
+        assert row["neon_snapshot"]["website"] is None
+
+
+def test_a_settlement_waits_for_the_disk_whatever_the_default(steps, neon_copy, there, databases) -> None:
+    name = databases.neon_url.rsplit("/", 1)[1]
+    with there() as neon:
+        neon.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+
+    async def seen() -> str:
+        async with Database("Neon", databases.neon_url) as one, one.connection() as connection:
+            show = sql.SQL("SELECT current_setting('synchronous_commit') AS it"), None
+            return (await send(connection, *begin(), show, COMMIT))[2].fetchone()["it"]
+
+    assert anyio.run(seen) == "on"
+
+
+def test_retention_is_no_restore(steps, neon_copy, here, there, daemon, env, databases) -> None:
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    with there() as neon:
+        neon.execute("UPDATE marketing.enrichment_ledger SET recorded_at = now() - interval '40 days'")
+    pruned = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=30, workspace_days=None))
+    assert pruned.ledger == 1
+    complete(here, company(2), website="b.example")
+    assert steps.deliver().outcomes == {"promoted": 1}
+    # And a record that turned invalid again, of which the ledger knows nothing any more, is not promoted by itself.
+    with there() as neon:
+        add_companies(neon, 1)
+    pulled = steps.pull(full=True)
+    assert pulled.restored is None
+    row = work(here, company(1))
+    assert (row["enrichment_status"], row["promoted_at"], row["website"]) == ("pending", None, "https://a.example")
+    with there() as neon:
+        assert invalid(neon, company(1)) is not None
+
+
+def test_a_record_that_turned_invalid_again_is_no_restore(steps, neon_copy, here, there) -> None:
+    complete(here, company(1), website="a.example", city="Elkins")
+    steps.deliver()
+    with there() as neon:
+        add_companies(neon, 1, city="Ripley", reason_code="ODD", validation_errors='{"city": "odd"}')
+    pulled = steps.pull(full=True)
+    assert pulled.restored is None
+    row = work(here, company(1))
+    assert (row["enrichment_status"], row["promoted_at"], row["reason_code"]) == ("pending", None, "ODD")
+    # What Neon says is newer; what it lacks is kept.
+    assert (row["city"], row["website"]) == ("Ripley", "https://a.example")
+    assert "website" in row["sync_note"]
+
+
+def test_a_copied_branch_is_no_restore(steps, neon_copy, here, there, databases) -> None:
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    steps.pull()
+    with Copy(databases.neon_url) as copy:
+        copy.put_back()
+    complete(here, company(2), website="b.example")
+    assert steps.deliver().outcomes == {"promoted": 1}
+    assert steps.pull(full=True).restored is None
+
+
+def test_people_promoted_and_forgotten_wait_for_their_company_again(steps, databases, here, there) -> None:
+    with there() as neon:
+        add_companies(neon, 1)
+        add_people(neon, 1, of=1)
+        add_slot(neon, 1, of=1)
+    steps.pull()
+    steps.pull("people")
+    with Copy(databases.neon_url) as copy:
+        complete(here, company(1), website="a.example")
+        complete(here, person(1), email="robin@alder.example")
+        steps.deliver()
+        steps.deliver("people")
+        assert work(here, person(1))["promoted_at"]
+        copy.put_back()
+    steps.pull("people")
+    assert work(here, person(1))["waiting_for"] == company(1)
+    steps.pull()
+    steps.deliver("people")
+    with there() as neon:
+        assert master(neon, person(1))["email"] == "robin@alder.example"
+    assert work(here, person(1))["promoted_at"] is not None
+
+
+def test_edits_after_a_promotion_that_neon_forgot_stay_in_their_cells(steps, neon_copy, here, there) -> None:
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    edit(here, company(1), city="typed later", enrichment_status="in_progress")
+    neon_copy.put_back()
+    steps.pull()
+    row = work(here, company(1))
+    assert row["city"] == "typed later"
+    assert row["promoted_at"] is not None
+    assert "not carried" in row["sync_note"]
+    with there() as neon:
+        assert master(neon, company(1))["address_city"] is None
