@@ -1,0 +1,300 @@
+"""An enricher's own work against the worker's, his own earlier versions, and what left Neon and came back. SPEC 3, 5, 6."""
+
+from __future__ import annotations
+
+import anyio
+import psycopg
+import pytest
+from conftest import connect
+from records import (
+    add_companies,
+    add_master,
+    company,
+    complete,
+    edit,
+    insert,
+    invalid,
+    ledger,
+    master,
+    work,
+)
+from steps import Steps
+
+from worker import workspace
+from worker.delivery import deliver, judge, settle_batch
+from worker.entities import COMPANY
+from worker.model import new_run_id
+from worker.neon import Run
+
+
+@pytest.fixture
+def steps(prepared, neon, monkeypatch) -> Steps:
+    add_companies(neon, 1, 2, 3)
+    steps = Steps(prepared, monkeypatch.setenv)
+    steps.pull()
+    return steps
+
+
+def settle_and_lose_the_claim(steps: Steps, between=lambda: None) -> None:
+    """A delivery whose connection to the workspace breaks before the settlement lands."""
+
+    async def work_(bridge) -> None:
+        async with bridge.neon.connection() as there:
+            async with bridge.supabase.connection() as here:
+                batch = await workspace.claim(here, COMPANY, 10)
+            between()  # the claim is gone with its connection: the row may be edited
+            for delivery in batch:
+                judge(COMPANY, delivery, delivery.snapshot, delivery.snapshot_hash)
+            run = Run(new_run_id("deliver"), "w", "m")
+            await settle_batch(bridge, there, COMPANY, batch, run)
+
+    steps.run(work_)
+
+
+def test_what_was_saved_while_its_earlier_version_was_settled_is_not_lost(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="n/a")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), website="good.example"))
+    assert invalid(neon, company(1))["website"] == "n/a"
+    steps.deliver()
+    assert master(neon, company(1))["website_url"] == "https://good.example"
+    row = work(supabase, company(1))
+    assert row["enrichment_status"] == "complete"
+    assert "newer value" not in row["sync_note"]
+    assert ledger(neon, company(1))[-1]["conflicts"] == []
+
+
+def test_a_value_that_was_sent_and_then_cleared_again_stays_cleared(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="n/a", city="Elkins")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), website="good.example", city=None))
+    steps.deliver()
+    row = master(neon, company(1))
+    assert (row["website_url"], row["address_city"]) == ("https://good.example", None)
+
+
+def test_neons_own_change_meanwhile_still_counts(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="n/a")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), website="good.example"))
+    neon.execute("UPDATE marketing.company_invalid SET zip = '26501', updated_at = now() AT TIME ZONE 'UTC'"
+                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    steps.deliver()
+    row = master(neon, company(1))
+    assert (row["website_url"], row["address_zip"]) == ("https://good.example", "26501")
+
+
+def test_a_promotion_that_had_taken_effect_before_he_took_it_back_is_told(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="good.example")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress", city="Elkins"))
+    steps.pull()
+    row = work(supabase, company(1))
+    assert row["promoted_at"] is not None
+    assert row["city"] == "Elkins", "what he typed stays his"
+    assert "promoted" in row["sync_note"]
+    assert "before you took it back" in row["sync_note"]
+    steps.pull(full=True)
+    assert "another way" not in work(supabase, company(1))["sync_note"]
+
+
+def test_a_row_taken_back_before_it_was_flagged_hears_of_it_from_the_next_worker(
+    steps, supabase, daemon, env, eventually
+) -> None:
+    complete(supabase, company(1), website="n/a")
+    settle_and_lose_the_claim(
+        steps, lambda: edit(supabase, company(1), enrichment_status="in_progress", website="half-typed")
+    )
+    env["WORKER_SWEEP_INTERVAL"] = "0.2"
+    daemon()
+    eventually(lambda: "not promoted" in (work(supabase, company(1))["sync_note"] or ""))
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["website"]) == ("in_progress", "half-typed")
+
+
+@pytest.mark.parametrize("stage", ["pull", "revalidate and promote", "pull full"])
+def test_what_was_taken_back_after_a_push_is_promoted_by_no_stage(steps, neon, supabase, stage) -> None:
+    complete(supabase, company(1), website="old.example")
+    steps.push()
+    edit(supabase, company(1), enrichment_status="in_progress")
+    edit(supabase, company(1), website="corrected.example")
+    if stage == "revalidate and promote":
+        assert steps.revalidate().passed == []
+        judged = steps.promote(company(1))
+        assert judged.promoted == []
+        assert "taken it back" in judged.left[company(1)]
+    else:
+        steps.pull(full=stage == "pull full")
+    assert master(neon, company(1)) is None
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["website"]) == ("in_progress", "corrected.example")
+    complete(supabase, company(1))
+    steps.deliver()
+    assert master(neon, company(1))["website_url"] == "https://corrected.example"
+
+
+def test_a_record_that_left_and_came_back_is_as_pulled_anew(steps, neon, supabase) -> None:
+    edit(supabase, company(1), city="Elkins")
+    complete(supabase, company(2), website="b.example")
+    kept = {n: invalid(neon, company(n)) for n in (1, 2)}
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = ANY(%s)", [[company(1), company(2)]])
+    steps.deliver()
+    steps.pull(full=True)
+    assert "another way" in work(supabase, company(1))["sync_note"]
+    assert work(supabase, company(2))["enrichment_status"] == "failed"
+    for row in kept.values():
+        row["validation_errors"] = '{"website": "empty or blank"}'
+        insert(neon, "marketing.company_invalid", {name: value for name, value in row.items() if value is not None})
+    steps.pull(full=True)
+    for number in (1, 2):
+        row = work(supabase, company(number))
+        assert (row["enrichment_status"], row["sync_note"]) == ("pending", None)
+    assert work(supabase, company(1))["city"] == "Elkins"
+    assert work(supabase, company(2))["website"] == "b.example"
+    complete(supabase, company(2))
+    steps.deliver()
+    assert master(neon, company(2))["website_url"] == "https://b.example"
+
+
+def test_notes_of_release_0_1_0_are_understood_when_the_record_comes_back(steps, neon, supabase) -> None:
+    supabase.execute("SET enrichment_worker.writer = on")
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET enrichment_status = 'failed', sync_note = 'This record is no longer in the"
+        " invalid table: it left by another way than this worker, which does not know why. Nothing was carried; your"
+        " edit is still here.' WHERE company_unique_id = %s", [company(1)]
+    )  # fmt: skip
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET city = 'Elkins', sync_note = 'This record left Neon''s invalid table by"
+        " another way. Your edit is kept here, but there is nothing to carry it to.' WHERE company_unique_id = %s",
+        [company(2)],
+    )
+    steps.pull(full=True)
+    for number in (1, 2):
+        row = work(supabase, company(number))
+        assert (row["enrichment_status"], row["sync_note"]) == ("pending", None)
+
+
+def test_a_row_added_by_hand_reads_where_records_come_from(steps, neon, supabase) -> None:
+    insert(supabase, "public.company_needs_enrichment", {
+        "company_unique_id": company(9), "company_name": "By Hand", "website": "hand.example",
+        "enrichment_status": "complete",
+    })  # fmt: skip
+    insert(supabase, "public.company_needs_enrichment", {"company_unique_id": company(8), "company_name": "By Hand"})
+    steps.deliver()
+    steps.pull(full=True)
+    for number in (8, 9):
+        note = work(supabase, company(number))["sync_note"]
+        assert "new records come from there" in note
+        assert "no longer" not in note
+
+
+def test_a_note_on_a_finished_row_with_a_generated_column_does_not_queue_it(steps, neon, supabase) -> None:
+    supabase.execute(
+        "ALTER TABLE company_needs_enrichment ADD COLUMN shout TEXT GENERATED ALWAYS AS (upper(company_name)) STORED,"
+        " ADD COLUMN assignee TEXT"
+    )
+    complete(supabase, company(1), website="a.example")
+    steps.deliver()
+    before = work(supabase, company(1))
+    edit(supabase, company(1), company_name=before["company_name"])
+    assert work(supabase, company(1)) == before, "saving a cell as it is changes nothing"
+    edit(supabase, company(1), enrichment_notes="seen", assignee="robin")
+    row = work(supabase, company(1))
+    assert row["pushed_to_neon_at"] == before["pushed_to_neon_at"]
+    assert row["sync_note"] == before["sync_note"]
+    edit(supabase, company(1), city="Elkins")
+    assert work(supabase, company(1))["pushed_to_neon_at"] is None, "a data column does"
+
+
+def test_after_a_truncate_the_next_pull_brings_all(steps, supabase) -> None:
+    supabase.execute("TRUNCATE company_needs_enrichment")
+    assert steps.pull().new == 3
+
+
+def test_what_the_guides_scripts_promoted_is_adopted(steps, neon, supabase) -> None:
+    # Their push marks the row, and their promotion moves the record; neither knows the worker's columns.
+    supabase.execute("SET enrichment_worker.writer = on")
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET enrichment_status = 'complete', pushed_to_neon_at = '2025-11-08 10:00',"
+        " website = 'https://a.example', neon_snapshot = NULL, last_sync_hash = 'theirs' WHERE company_unique_id = ANY(%s)",
+        [[company(1), company(2)]],
+    )
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = ANY(%s)", [[company(1), company(2)]])
+    add_master(neon, 1, website_url="https://a.example")
+    steps.pull(full=True)
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], str(row["promoted_at"])) == ("complete", "2025-11-08 10:00:00")
+    assert "promoted" in row["sync_note"]
+    # That one is nowhere: it left by another way.
+    assert work(supabase, company(2))["promoted_at"] is None
+
+
+def test_promote_undo_promote_promotes(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="a.example")
+    steps.push()
+    for _ in range(3):
+        assert steps.promote(company(1)).promoted == [company(1)]
+        assert master(neon, company(1)) is not None
+        assert work(supabase, company(1))["promoted_at"] is not None
+        assert list(steps.undo(company(1)).undone) == [company(1)]
+        assert master(neon, company(1)) is None
+    outcomes = [entry["outcome"] for entry in ledger(neon, company(1))]
+    assert outcomes == ["waiting", *["promoted", "undone"] * 3]
+
+
+def test_a_record_put_back_by_hand_as_it_was_is_promoted_again(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="a.example")
+    steps.push()
+    before = {name: value for name, value in invalid(neon, company(1)).items() if value is not None}
+    steps.promote(company(1))
+    neon.execute("DELETE FROM marketing.company_master")
+    before["validation_errors"] = "{}"
+    insert(neon, "marketing.company_invalid", {k: v for k, v in before.items() if not k.startswith("validation_w")})
+    assert steps.promote(company(1)).promoted == [company(1)]
+    assert master(neon, company(1)) is not None
+    assert [entry["outcome"] for entry in ledger(neon, company(1))] == ["waiting", "promoted", "promoted"]
+
+
+def test_a_row_whose_promotion_was_taken_back_and_whose_record_is_gone_is_not_told_promoted(
+    steps, neon, supabase
+) -> None:
+    complete(supabase, company(1), website="a.example")
+    steps.deliver()
+    steps.undo(company(1))
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    complete(supabase, company(1))
+    steps.deliver()
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["promoted_at"]) == ("failed", None)
+    assert "taken back" in row["sync_note"]
+
+
+def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_its_own(
+    steps, neon, supabase, databases
+) -> None:
+    # Somebody's transaction holds the key, not committed, when the settlement looks; and commits while it inserts.
+    complete(supabase, company(1), website="a.example")
+    complete(supabase, company(2), website="b.example")
+    with psycopg.connect(databases.neon_url) as other, connect(databases.neon_url) as watch:
+        add_master(other, 1, industry="Timber")
+
+        async def settle_beside(bridge) -> None:
+            async def commit() -> None:
+                while True:
+                    waiting = await anyio.to_thread.run_sync(
+                        lambda: watch.execute(
+                            "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                            " AND datname = current_database()"
+                        ).fetchone()["n"]
+                    )
+                    if waiting:
+                        break
+                await anyio.to_thread.run_sync(other.commit)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(commit)
+                tasks.start_soon(deliver, bridge, COMPANY)
+
+        steps.run(settle_beside)
+    promoted = [entry for entry in ledger(neon, company(1)) if entry["outcome"] == "promoted"]
+    assert [entry["master_before"]["industry"] for entry in promoted] == ["Timber"]
+    done = steps.undo(company(1))
+    assert list(done.undone) == [company(1)]
+    assert master(neon, company(1))["industry"] == "Timber"
+    assert master(neon, company(2)) is not None
