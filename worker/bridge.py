@@ -46,6 +46,7 @@ INVALID_COLUMNS = (
     "enriched_at", "enriched_by", "still_invalid",
 )  # fmt: skip
 PULL_POSITION = Table("public", "enrichment_pull_position")
+POSITION_COLUMNS = ("position", "last_id", "last_result", "open_transactions")
 
 
 async def probe(database: Database, setting: str) -> None:
@@ -80,7 +81,7 @@ async def check(bridge_neon: Database, bridge_supabase: Database, *, announces: 
             settlements[entity.name] = settlement(entity, columns)
         await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash",))
         await catalogue.require(neon, "Neon", Table("public", "shq_validation_log"), ("validation_run_id",))
-        await catalogue.require(supabase, "Supabase", PULL_POSITION, ("position", "last_id", "last_result"))
+        await catalogue.require(supabase, "Supabase", PULL_POSITION, POSITION_COLUMNS)
         if announces:
             await catalogue.require(supabase, "Supabase", OUTBOX, ("entity", "event"))
     return settlements

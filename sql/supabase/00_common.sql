@@ -45,7 +45,7 @@ SELECT public.enrichment_close_function('public.enrichment_close_function(regpro
 -- The pull's position for each entity; its row lock is what lets one of several workers pull.
 CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   entity       TEXT PRIMARY KEY,
-  position     TIMESTAMP,    -- changes in Neon before this moment are in the workspace
+  position     TIMESTAMP,    -- what committed in Neon before this moment is in the workspace
   last_id      BIGINT,       -- highest id of the invalid table that was pulled
   last_pull_at TIMESTAMP,
   last_full_at TIMESTAMP,
@@ -53,6 +53,8 @@ CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
 );
 ALTER TABLE public.enrichment_pull_position
   ADD COLUMN IF NOT EXISTS last_result JSONB;  -- what the last pull brought, and how many records Neon held then
+ALTER TABLE public.enrichment_pull_position
+  ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon that the last pull saw nothing of
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
     ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;
