@@ -50,7 +50,9 @@ INVALID_COLUMNS = (
     "enriched_at", "enriched_by", "still_invalid",
 )  # fmt: skip
 PULL_POSITION = receipts.POSITION
-POSITION_COLUMNS = ("position", "last_id", "last_result", "pulls", "ledger_id", "restored")
+POSITION_COLUMNS = (
+    "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions",
+)  # fmt: skip
 
 
 async def probe(database: Database, setting: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -60,6 +60,14 @@ def shown(text: str) -> str:
     """What somebody else wrote, in short, and harmless to a terminal."""
     text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def open_in_words(one: Mapping[str, str]) -> str:
+    """One line about a transaction that was open in Neon while a pull read."""
+    return (
+        f"  open in Neon since {one['since']} at the latest: {shown(one['transaction'])};"
+        " what it changes comes with the first pull after its end"
+    )
 
 
 def check_keys(keys: Iterable[str]) -> None:

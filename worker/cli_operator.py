@@ -12,13 +12,14 @@ import anyio
 import click
 
 from worker import catalogue
-from worker.bridge import PULL_POSITION, Bridge, probe
+from worker.bridge import POSITION_COLUMNS, PULL_POSITION, Bridge, probe
 from worker.cli_base import (
     check_keys,
     commands,
     dry_option,
     fail,
     json_option,
+    open_in_words,
     progress,
     read_settings,
     run_async,
@@ -49,7 +50,7 @@ def status(as_json: bool, watch: bool) -> None:
         async with database:
             while True:
                 async with database.connection() as here:
-                    await catalogue.require(here, "Supabase", PULL_POSITION, ("last_result",))
+                    await catalogue.require(here, "Supabase", PULL_POSITION, POSITION_COLUMNS)
                     found = await read_status(here, ENTITIES.values())
                 if as_json:
                     click.echo(json.dumps(found))
@@ -80,6 +81,7 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
         neon = f"Neon had {about}{one['invalid']} invalid and {about}{one['master']} in the master"
         pulled = f"last pull {one['last_pull']['at']}; {neon}" if one["last_pull"]["at"] else "not pulled yet"
         yield f"{one['plural']}: {queue}; {pulled}"
+        yield from map(open_in_words, one["last_pull"].get("open_transactions", ()))
         for failure in one["failures"]:
             fields = f" ({', '.join(failure['fields'])})" if failure["fields"] else ""
             yield f"  {failure['records']} failed: {failure['reason_code']}{fields}, such as {failure['keys'][0]}"

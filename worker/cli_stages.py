@@ -19,6 +19,7 @@ from worker.cli_base import (
     entity_option,
     json_option,
     one_by_one,
+    open_in_words,
     progress,
     say,
     shown,
@@ -73,6 +74,7 @@ def _pulled_in_words(entity: Entity, result: Pulled | None, dry_run: bool) -> st
     if result.judged:
         parts.append(f"{result.judged} judged that somebody had pushed by hand")
     lines = [", ".join(parts) + ("" if dry_run else f" ({result.run_id})")]
+    lines += map(open_in_words, result.open_transactions)
     return "\n".join(lines + one_by_one(result.keys))
 
 

@@ -84,7 +84,7 @@ class Metrics:
             "last_full_pull_timestamp_seconds", "When any worker last compared every record.", each
         )
         self.position = self._gauge(
-            "pull_position_timestamp_seconds", "Changes in Neon before this moment are in the workspace.", each
+            "pull_position_timestamp_seconds", "What committed in Neon before this moment is in the workspace.", each
         )
         self.last_records = self._gauge(
             "last_pull_records", "What the last pull, by any worker, brought or removed.", ("entity", "change")

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity, data_of
+from worker.horizon import Since
 from worker.model import Conflict, Data, Outcome
 
 LEDGER = sql.Identifier("marketing", "enrichment_ledger")
@@ -142,38 +143,6 @@ async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Se
     return [row["key"] for row in results[2].fetchall()]
 
 
-@dataclass(frozen=True)
-class Horizon:
-    """What the next incremental pull may start from."""
-
-    position: datetime
-    """Every change that commits from now on is dated after this moment, or has a higher id. UTC."""
-    last_id: int
-
-
-# A transaction stamps its rows with the moment it began and shows them when it commits, so the position
-# stays behind the oldest one still open. Where other sessions are hidden from this role, so is their
-# age: a quarter of an hour covers what an intake normally takes, the full comparison covers the rest.
-_HORIZON = sql.SQL("""
-SELECT least(clock_timestamp(), open.since, prepared.since) AT TIME ZONE 'UTC'
-    - CASE WHEN open.hidden THEN interval '15 minutes' ELSE interval '2 seconds' END AS position,
-  (SELECT coalesce(max(id), 0) FROM {invalid}) AS last_id
-FROM (SELECT min(xact_start) AS since,
-        bool_or(xact_start IS NULL AND state IS NULL AND backend_type = 'client backend') AS hidden
-      FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()) open,
-     (SELECT min(prepared) AS since FROM pg_prepared_xacts WHERE database = current_database()) prepared
-""")
-
-
-async def horizon(connection: Connection, entity: Entity) -> Horizon:
-    """Where the next incremental pull may start, read before this one reads a row."""
-    statement = _HORIZON.format(invalid=entity.invalid_table.sql)
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
-    return Horizon(row["position"], row["last_id"])
-
-
 # A million-row table is not read to learn that ten rows came: a large one is estimated, as its last ANALYZE has it.
 _TOTALS = sql.SQL("""
 SELECT t.name, t.exact IS NULL AS estimated, coalesce(t.exact, t.guess::bigint) AS records
@@ -231,7 +200,7 @@ COPY (
 
 
 async def stream(
-    connection: Connection, entity: Entity, since: Horizon | None, *, patience: float
+    connection: Connection, entity: Entity, since: Since | None, *, patience: float
 ) -> AsyncGenerator[list[bytes]]:
     """The invalid rows as new workspace rows in COPY's text format, some hundred at a time, as the server sends them.
 
@@ -244,17 +213,12 @@ async def stream(
     Raises:
         psycopg.OperationalError: the next rows did not come.
     """
-    where: sql.Composable = sql.SQL("")
-    if since is not None:
-        where = sql.SQL("WHERE i.updated_at >= {} OR i.id > {}").format(
-            sql.Literal(since.position), sql.Literal(since.last_id)
-        )
     statement = _STREAM.format(
         columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
         pulled=sql.SQL(", ").join(map(sql.SQL, PULLED.values())),
         invalid=entity.invalid_table.sql,
         data=data_of(entity, "i"),
-        where=where,
+        where=sql.SQL("WHERE ") + since.changed() if since else sql.SQL(""),
     )
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
         ended = False

@@ -13,14 +13,15 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker import neon, outbox, receipts, staging, workspace
+from worker import horizon, neon, outbox, receipts, staging, workspace
 from worker.bridge import Bridge, recall
 from worker.database import COMMIT, Connection, begin, send
 from worker.delivery import news_of, release_ready
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
+from worker.horizon import Since
 from worker.model import Action, Code, Outcome, new_run_id, utc_now
-from worker.neon import Entry, Horizon, Run, Which
+from worker.neon import Entry, Run, Which
 from worker.progress import NOBODY, Progress, Pulse
 from worker.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.restore import Comparison, bring_together, recognise
@@ -67,6 +68,8 @@ class Pulled:
     """``invalid`` and ``master`` → how many records Neon holds."""
     estimated: bool = False
     """Whether a total is the planner's estimate."""
+    open_transactions: list[dict[str, str]] = field(default_factory=list)
+    """Those of Neon that were open, and since when. What they change comes with the first pull after their end."""
     keys: dict[str, str] = field(default_factory=dict)
     """Key → what would happen to it; only of a dry run."""
 
@@ -118,14 +121,15 @@ async def pull(
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
             task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress))
-            reached = await neon.horizon(there, entity)
+            since, reached = await horizon.reach(there, entity, position.horizon)
             found = await task.compare(position)
-            full = pulled.full = full or found.neon_restored or task.began_vacant
+            full = pulled.full = full or since is None or found.neon_restored or task.began_vacant
+            pulled.open_transactions = reached.shown()
             if full and progress.shown:
                 results = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
                 progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
             try:
-                await task.bring(None if full else position.horizon, batch_size, progress)
+                await task.bring(None if full else since, batch_size, progress)
                 if full and not task.began_vacant:
                     await task.withdraw(found)
                 if dry_run:
@@ -142,18 +146,21 @@ async def pull(
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []
-        heard_to = found.counts.settled_id
-        if task.held:
-            reached, full, heard_to = position.horizon or reached, False, min(position.ledger_id or 0, heard_to)
+        # Rows that somebody held are read again.
+        saved = reached.again(position.horizon) if task.held else reached
+        heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
         steps = [
             staging.save_position(
-                entity, reached, pulled.run_id, pulled.result, full=full, pulls=number, ledger_id=heard_to
+                entity, saved, pulled.run_id, pulled.result, full=full and not task.held, pulls=number,
+                ledger_id=heard_to,
             )
-        ]
+        ]  # fmt: skip
         if found.side:
             steps.append(staging.save_restored(entity, {**found.kept_in_mind, "lost": len(found.lost)}))
         await send(guard, *steps, *news, COMMIT)
     await recall(bridge, entity)
+    for one in reached.shown(but=position.horizon.open if position.horizon else ()):
+        log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
     pulse = Pulse(progress)
     judged = await judge_pushed(
@@ -218,12 +225,12 @@ class _Pull:
         self.pulled.restored = found.in_words() if found.side else None
         return found
 
-    async def bring(self, since: Horizon | None, batch_size: int, progress: Progress) -> None:
+    async def bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
         direct = self.direct and since is None and not self.dry_run
         async with self.bridge.neon.connection() as source:
             # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
-            planner = () if since is None else ("enable_seqscan",)
+            planner = ("enable_seqscan",) if since and since.xid is None else ()
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
             async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:

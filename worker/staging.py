@@ -15,8 +15,9 @@ from psycopg.types.json import Jsonb
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity
 from worker.faults import Kind, kind_of
+from worker.horizon import Horizon, recall
 from worker.model import Code, Data, Receipt
-from worker.neon import PULLED, Horizon
+from worker.neon import PULLED
 from worker.workspace import CODE
 
 POSITION = sql.Identifier("public", "enrichment_pull_position")
@@ -31,6 +32,7 @@ class Position:
     """How far the pull of an entity has come; times are UTC without zone."""
 
     horizon: Horizon | None
+    """None where nothing was pulled, or by a worker of another release, which does not say what was open then."""
     last_pull_at: datetime | None
     last_full_at: datetime | None
     pulls: int = 0
@@ -62,7 +64,9 @@ async def read_position(connection: Connection, entity: Entity) -> Position:
 
 
 def _position(row: Mapping[str, Any]) -> Position:
-    since = Horizon(row["position"], row["last_id"] or 0) if row["position"] else None
+    kept = row["open_transactions"] or {}
+    known = kept.get("run_id") == row["last_run_id"]
+    since = recall(row["position"], row["last_id"], kept) if known else None
     return Position(
         since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"]
     )  # fmt: skip
@@ -76,7 +80,7 @@ def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
 
 def save_position(
     entity: Entity,
-    reached: Horizon,
+    reached: Horizon | None,
     run_id: str,
     result: Mapping[str, Any],
     *,
@@ -84,16 +88,19 @@ def save_position(
     pulls: int,
     ledger_id: int | None,
 ) -> Step:
-    """The step that moves the position; commits with the transaction that holds it."""
+    """The step that moves the position, or leaves it; commits with the transaction that holds it."""
     statement = sql.SQL(
-        "UPDATE {} SET position = %(position)s, last_id = %(last_id)s, last_run_id = %(run_id)s,"
+        "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
+        " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
         " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
         " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
         " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
         " WHERE entity = %(entity)s"
     ).format(POSITION)
     return statement, {
-        **asdict(reached),
+        "position": reached and reached.position,
+        "last_id": reached and reached.last_id,
+        "open": Jsonb({"run_id": run_id, **reached.remembered()}) if reached else None,
         "run_id": run_id,
         "result": Jsonb(result),
         "full": full,

@@ -45,7 +45,7 @@ SELECT public.enrichment_close_function('public.enrichment_close_function(regpro
 -- The pull's position for each entity; its row lock is what lets one of several workers pull.
 CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   entity       TEXT PRIMARY KEY,
-  position     TIMESTAMP,    -- changes in Neon before this moment are in the workspace
+  position     TIMESTAMP,    -- what committed in Neon before this moment is in the workspace
   last_id      BIGINT,       -- highest id of the invalid table that was pulled
   last_pull_at TIMESTAMP,
   last_full_at TIMESTAMP,
@@ -55,7 +55,8 @@ ALTER TABLE public.enrichment_pull_position
   ADD COLUMN IF NOT EXISTS last_result JSONB,  -- what the last pull brought, and how many records Neon held then
   ADD COLUMN IF NOT EXISTS pulls BIGINT NOT NULL DEFAULT 0,  -- how many pulls ended here; Neon counts them too
   ADD COLUMN IF NOT EXISTS ledger_id BIGINT,  -- the workspace has heard of all that Neon's ledger says up to this id
-  ADD COLUMN IF NOT EXISTS restored JSONB;    -- the last restore of a database that was recognised
+  ADD COLUMN IF NOT EXISTS restored JSONB,     -- the last restore of a database that was recognised
+  ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon that the last pull saw nothing of
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
     ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;
