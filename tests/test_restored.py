@@ -9,7 +9,20 @@ import pytest
 from conftest import connect
 from copies import Copy
 from psycopg import sql
-from records import add_companies, add_people, add_slot, company, complete, edit, invalid, ledger, master, person, work
+from records import (
+    add_companies,
+    add_people,
+    add_slot,
+    company,
+    complete,
+    edit,
+    everything,
+    invalid,
+    ledger,
+    master,
+    person,
+    work,
+)
 from steps import Steps
 
 from worker.database import COMMIT, Database, begin, send
@@ -310,3 +323,64 @@ def test_edits_after_a_promotion_that_neon_forgot_stay_in_their_cells(steps, neo
     assert "not carried" in row["sync_note"]
     with there() as neon:
         assert master(neon, company(1))["address_city"] is None
+
+
+def test_reconcile_lists_what_disagrees_and_settles_it(steps, neon_copy, here, there, cli) -> None:
+    assert cli("reconcile").returncode == 0
+    with there() as neon:
+        add_companies(neon, 6)
+    steps.pull()
+    complete(here, company(1), website="a.example")
+    complete(here, company(6), website="c.example", city="Elkins")
+    steps.deliver()
+    assert cli("reconcile").returncode == 0
+    neon_copy.put_back()
+    with there() as neon:
+        before = everything(neon), everything(here)
+        done = cli("reconcile")
+        assert done.returncode == 1
+        assert "Neon was restored to an earlier moment" in done.stdout
+        assert company(1) in done.stdout
+        assert (everything(neon), everything(here)) == before, "looking changes nothing"
+        steps.pull()
+        done = cli("reconcile")
+        assert done.returncode == 1
+        assert f"{company(6)} is not in Neon any more" in done.stdout
+        assert "Elkins" in done.stdout, "with its data"
+        done = cli("reconcile", "--repair")
+        assert done.returncode == 0, done.stdout
+        (entry,) = ledger(neon, company(6))
+        assert (entry["outcome"], entry["record"]["city"]) == ("withdrawn", "Elkins")
+    row = work(here, company(6))
+    assert (row["enrichment_status"], row["city"]) == ("failed", "Elkins")
+    assert "restored" in row["sync_note"]
+    assert cli("reconcile").returncode == 0
+    assert "lost when Neon was restored" in cli("history", company(6)).stdout
+
+
+@pytest.mark.parametrize("harm", ["the master row", "the workspace row", "an unheard promotion", "a quiet edit"])
+def test_reconcile_sees(steps, neon_copy, here, there, cli, harm, databases) -> None:
+    complete(here, company(1), website="a.example")
+    with Copy(databases.supabase_url) as backup:
+        steps.deliver()
+        match harm:
+            case "the master row":
+                with there() as neon:
+                    neon.execute("DELETE FROM marketing.company_master")
+            case "the workspace row":
+                with connect(databases.supabase_url) as again:
+                    again.execute("DELETE FROM company_needs_enrichment WHERE company_unique_id = %s", [company(2)])
+            case "an unheard promotion":
+                backup.put_back()
+                with connect(databases.supabase_url) as again:
+                    edit(again, company(1), enrichment_status="in_progress")
+            case "a quiet edit":
+                with there() as neon:
+                    neon.execute(
+                        "UPDATE marketing.company_invalid SET city = 'Quiet' WHERE company_unique_id = %s", [company(2)]
+                    )
+    done = cli("reconcile")
+    assert done.returncode == 1
+    assert company(2 if harm in ("the workspace row", "a quiet edit") else 1) in done.stdout
+    repaired = cli("reconcile", "--repair")
+    assert repaired.returncode == (1 if harm == "the master row" else 0), repaired.stdout

@@ -1,4 +1,4 @@
-"""What the operator asks and takes back: history, undo, doctor."""
+"""What the operator asks, compares and takes back: status, history, undo, reconcile, doctor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import anyio
 import click
 
 from worker import catalogue
-from worker.bridge import POSITION_COLUMNS, PULL_POSITION, Bridge, probe
+from worker.bridge import POSITION_COLUMNS, PULL_POSITION, Bridge, entities_named, probe
 from worker.cli_base import (
     check_keys,
     commands,
     dry_option,
+    entity_option,
     fail,
     json_option,
     open_in_words,
@@ -32,6 +33,8 @@ from worker.doctor import Finding, Level, examine
 from worker.entities import ENTITIES
 from worker.history import History
 from worker.history import history as life_of
+from worker.reconcile import Compared
+from worker.reconcile import reconcile as compare
 from worker.status import read_status
 from worker.undo import Undone, keys_of_run
 from worker.undo import undo as take_back
@@ -141,6 +144,46 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
     for key, why in result.refused.items():
         say(f"refused {shown(key)}: {why}")
     sys.exit(1 if result.refused else 0)
+
+
+@commands.command()
+@entity_option
+@json_option
+@click.option("--repair", is_flag=True, help="Bring both databases together.")
+def reconcile(entity: str | None, repair: bool, as_json: bool) -> None:
+    """Compare both databases with the ledger, record by record, and say where they disagree."""
+
+    async def work(bridge: Bridge) -> list[Compared]:
+        with progress("comparing") as bar:
+            return [await compare(bridge, one, repair=repair, progress=bar) for one in entities_named(entity)]
+
+    results = with_bridge(work)
+    if as_json:
+        click.echo(json.dumps([asdict(result) for result in results]))
+    else:
+        for result in results:
+            for line in compared_in_words(result):
+                click.echo(line)
+    sys.exit(not all(result.agrees for result in results))
+
+
+def compared_in_words(result: Compared) -> Iterator[str]:
+    """What ``reconcile`` prints of an entity, line by line."""
+    plural = ENTITIES[result.entity].plural
+    if result.settled:
+        yield f"{plural}: {result.settled} brought together"
+    if result.agrees:
+        yield f"{plural}: both databases agree"
+        return
+    if result.restored:
+        yield f"{plural}: {result.restored}"
+    yield f"{plural}: {len(result.differences) + len(result.lost)} records in which both databases disagree"
+    for key, what in result.differences.items():
+        yield f"  {shown(key)} {what}"
+    for key, data in result.lost.items():
+        values = {name: value for name, value in data.items() if value is not None}
+        yield f"  {shown(key)} is not in Neon any more; the workspace keeps {json.dumps(values, ensure_ascii=False)}"
+    yield "  `enrichment-worker reconcile --repair` brings them together; what is lost is booked as withdrawn"
 
 
 @commands.command()

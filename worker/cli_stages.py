@@ -73,8 +73,17 @@ def _pulled_in_words(entity: Entity, result: Pulled | None, dry_run: bool) -> st
         parts.append(f"{result.refused} that the workspace does not take (see the log)")
     if result.judged:
         parts.append(f"{result.judged} judged that somebody had pushed by hand")
+    if result.told:
+        parts.append(f"{result.told} told what had become of them")
     lines = [", ".join(parts) + ("" if dry_run else f" ({result.run_id})")]
     lines += map(open_in_words, result.open_transactions)
+    if result.restored:
+        lines.append(f"  {result.restored}")
+    if result.lost:
+        lines.append(
+            f"  {entity.count(len(result.lost))} not in Neon any more, kept in the workspace:"
+            " `enrichment-worker reconcile` lists them"
+        )
     return "\n".join(lines + one_by_one(result.keys))
 
 

@@ -5,7 +5,7 @@ it was on its way, or Supabase was restored from a backup. Neon's ledger tells t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from worker import neon, receipts, staging, workspace
 from worker.bridge import Bridge
@@ -41,8 +41,8 @@ class Heard:
     """Whether somebody held a row that was to be told."""
     absent: frozenset[str] = frozenset()
     """Keys that have no row."""
-    looked_to: int | None = None
-    """All that the ledger says up to this id was heard."""
+    words: dict[str, str] = field(default_factory=dict)
+    """Key → outcome of those that were told, or are to be."""
 
 
 async def catch_up(
@@ -139,6 +139,7 @@ async def hear(
         if word is not None and not _told_before(row, said):
             became.append((key, str(said.outcome), None))
     heard.told += len(became)
+    heard.words |= {key: outcome for key, outcome, _ in became}
     if dry_run:
         await send(here, COMMIT)
         return

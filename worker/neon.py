@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
-from worker.entities import Entity, data_of
+from worker.entities import Entity, Table, data_of
 from worker.horizon import Since
 from worker.model import Conflict, Data, Outcome
 
@@ -233,11 +233,11 @@ async def stream(
                 yield rows
 
 
-async def missing(connection: Connection, entity: Entity, keys: Sequence[str]) -> list[str]:
-    """Those of the keys that are not in the invalid table."""
+async def missing(connection: Connection, table: Table, key: str, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that are not in a table, whose key is the column ``key``."""
     statement = sql.SQL(
         "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
-    ).format(entity.invalid_table.sql, sql.Identifier(entity.key))
+    ).format(table.sql, sql.Identifier(key))
     results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
     return [row["key"] for row in results[2].fetchall()]
 

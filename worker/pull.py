@@ -155,8 +155,8 @@ async def pull(
                 ledger_id=heard_to,
             )
         ]  # fmt: skip
-        if found.side:
-            steps.append(staging.save_restored(entity, {**found.kept_in_mind, "lost": len(found.lost)}))
+        if restored := await _to_keep_in_mind(guard, entity, position, found):
+            steps.append(staging.save_restored(entity, restored))
         await send(guard, *steps, *news, COMMIT)
     await recall(bridge, entity)
     for one in reached.shown(but=position.horizon.open if position.horizon else ()):
@@ -175,6 +175,17 @@ async def pull(
         judged=pulled.judged,
     )  # fmt: skip
     return pulled
+
+
+async def _to_keep_in_mind(
+    guard: Connection, entity: Entity, position: Position, found: Comparison
+) -> dict[str, Any] | None:
+    """What the workspace keeps of a restore until it is settled: until no record is lost any more."""
+    restored = found.kept_in_mind if found.side else position.restored
+    if not restored or restored.get("settled_at"):
+        return None
+    lost = len(await staging.lost(guard, entity, inside=True))
+    return {**restored, "lost": lost, "settled_at": None if lost else utc_now().isoformat()}
 
 
 def _full_is_due(position: Position) -> bool:
@@ -311,14 +322,17 @@ class _Pull:
         queued = found.neon_restored
         while keys := await staging.pulled_keys(self.here, self.entity, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
-            gone = await neon.missing(self.there, self.entity, keys)
+            gone = await self._missing(keys)
             for some in chunks(gone, self.bridge.batch_size):
                 await self._in_parts(partial(self._withdraw, found=found), list(some))
             await self._go_on()
 
+    async def _missing(self, keys: list[str]) -> list[str]:
+        return await neon.missing(self.there, self.entity.invalid_table, self.entity.key, keys)
+
     async def _withdraw(self, keys: list[str], found: Comparison) -> None:
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
-        still = await neon.missing(self.there, self.entity, keys)
+        still = await self._missing(keys)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         told = {key: row.delivery.receipt for key, row in rows.items()}
         left = part(rows, await receipts.standings(self.there, self.entity, told), found)

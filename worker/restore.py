@@ -62,7 +62,7 @@ class Comparison:
 
     def in_words(self) -> str:
         """Which side was restored, and to what moment."""
-        return in_words(self.side or "", self.after, self.before)
+        return staging.restored_in_words(self.kept_in_mind)
 
     @property
     def kept_in_mind(self) -> dict[str, Any]:
@@ -76,16 +76,6 @@ class Comparison:
             "kept": len(self.kept),
             "told": self.heard.told,
         }
-
-
-def in_words(side: str, after: datetime | None, before: datetime | None) -> str:
-    """Which side was restored, and to what moment."""
-    parts = [
-        f"not before {after:%Y-%m-%d %H:%M:%S} UTC" if after else "",
-        f"before {before:%Y-%m-%d %H:%M:%S} UTC" if before else "",
-    ]
-    moment = " and ".join(part for part in parts if part)
-    return f"{side} was restored to an earlier moment" + (f" ({moment})" if moment else "")
 
 
 async def recognise(entity: Entity, position: Position, there: Connection, here: Connection) -> Comparison:

@@ -13,7 +13,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
-from worker.entities import Entity
+from worker.entities import Entity, data_of
 from worker.faults import Kind, kind_of
 from worker.horizon import Horizon, recall
 from worker.model import Code, Data, Receipt
@@ -377,6 +377,55 @@ async def pulled_keys(
     params = {"after": after, "limit": limit, "queued": queued}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return [row["key"] for row in results[2].fetchall()]
+
+
+LOOKED_AT = 10_000
+"""Rows that are compared at once."""
+
+
+async def promoted_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
+    """Keys of rows that say promoted, in order, after ``after``."""
+    statement = sql.SQL(
+        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
+        " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+async def lost(connection: Connection, entity: Entity, *, inside: bool = False) -> dict[str, Data]:
+    """Key → data of the rows whose record a restored Neon does not have any more.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        inside: within the transaction that is open already.
+    """
+    statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.sync_code = 'lost' ORDER BY 1").format(
+        sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
+    )
+    steps = [(statement, None)] if inside else [*begin(read_only=True), (statement, None), COMMIT]
+    results = await send(connection, *steps)
+    return {row["key"]: row["data"] for row in results[0 if inside else 2].fetchall()}
+
+
+def give_up(entity: Entity, keys: Sequence[str], text: str) -> Step:
+    """The step that lets rows, which the caller has locked, wait for their record no longer."""
+    statement = sql.SQL(
+        "UPDATE {} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
+        " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
+        " WHERE {} = ANY(%(keys)s)"
+    )
+    params = {"keys": list(keys), "text": text}
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
+
+
+def restored_in_words(restored: Mapping[str, Any]) -> str:
+    """Which side was restored, and to what moment, of what the position keeps of it."""
+    moments = (("not before", restored.get("after")), ("before", restored.get("before")))
+    parts = [f"{word} {at[:19].replace('T', ' ')} UTC" for word, at in moments if at]
+    return f"{restored['side']} was restored to an earlier moment" + (f" ({' and '.join(parts)})" if parts else "")
 
 
 def remove(entity: Entity, keys: Sequence[str]) -> Step:

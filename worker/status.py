@@ -7,7 +7,7 @@ waits in proportion to what the last count took.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from psycopg import sql
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.recent import shown_code, shown_key
-from worker.staging import POSITION
+from worker.staging import POSITION, restored_in_words
 from worker.workspace import IS_WORK
 
 COUNT_SECONDS = 10.0
@@ -138,8 +138,19 @@ def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]])
             "changed": found.get("changed"),
             "withdrawn": found.get("withdrawn"),
         },
+        "restored": _restored(row["restored"]),
         "failures": failures,
     }
+
+
+def _restored(restored: Mapping[str, Any] | None) -> str | None:
+    """In words, a restore that is not settled; None where there is none."""
+    if not restored or restored.get("settled_at"):
+        return None
+    return (
+        f"{restored_in_words(restored)}: {restored.get('lost', 0)} records are not in Neon any more and are kept in the"
+        " workspace; `enrichment-worker reconcile` lists and settles them"
+    )
 
 
 def _failures(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
