@@ -10,7 +10,7 @@ from psycopg import sql
 from worker.catalogue import Refusal
 from worker.database import COMMIT, Connection, begin, send
 from worker.faults import NOBODYS
-from worker.model import Answer, Delivery
+from worker.model import Answer, Delivery, utc
 from worker.neon import Run
 from worker.settlement import PLANNER, Settlement, answers_of, locks, parameters
 
@@ -96,6 +96,6 @@ async def settle_apart(
 def _moment(text: str | None) -> datetime | None:
     """The moment that JSON tells; None where it is off the calendar, as infinity is."""
     try:
-        return datetime.fromisoformat(text) if text else None
+        return utc(datetime.fromisoformat(text)) if text else None
     except ValueError:
         return None
