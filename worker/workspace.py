@@ -68,7 +68,8 @@ _DELIVERY_FIELDS = (
 def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
     row = {name: row[name] for name in _DELIVERY_FIELDS}
     # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
-    row["snapshot"] = row["snapshot"] or dict.fromkeys(entity.columns)
+    # A snapshot of another release may know other columns: what it does not know, nobody has agreed on.
+    row["snapshot"] = {**dict.fromkeys(entity.columns), **(row["snapshot"] or {})}
     return Delivery(**row)
 
 
