@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import click
 
-from worker import catalogue
-from worker.bridge import PULL_POSITION, Bridge, probe
+from worker import misfits
+from worker.bridge import Bridge, probe
 from worker.cli_base import (
     check_keys,
     commands,
@@ -31,6 +31,7 @@ from worker.doctor import Finding, Level, examine
 from worker.entities import ENTITIES
 from worker.history import History
 from worker.history import history as life_of
+from worker.shape import PULL_POSITION, shapes
 from worker.status import read_status
 from worker.undo import Undone, keys_of_run
 from worker.undo import undo as take_back
@@ -49,7 +50,7 @@ def status(as_json: bool, watch: bool) -> None:
         async with database:
             while True:
                 async with database.connection() as here:
-                    await catalogue.require(here, "Supabase", PULL_POSITION, ("last_result",))
+                    await misfits.require(here, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
                     found = await read_status(here, ENTITIES.values())
                 if as_json:
                     click.echo(json.dumps(found))

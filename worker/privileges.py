@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.bridge import PULL_POSITION
 from worker.database import Connection
 from worker.entities import ENTITIES, Table
 from worker.outbox import OUTBOX
+from worker.shape import PULL_POSITION
 
 LEDGER_AND_LOG = "ledger and log"
 ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
