@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import guide
 import pytest
+from conftest import as_role
 from records import (
     add_companies,
     add_master,
@@ -412,6 +413,20 @@ def test_a_sequence_behind_its_rows_is_named_and_does_not_end_deliveries(
     supabase.execute(statements(line))
     assert cli("setup").returncode == 0
     assert cli("doctor").returncode == 0
+
+
+def test_rows_that_row_level_security_hides_from_the_worker_are_named(cli, prepared, env, neon, databases) -> None:
+    add_companies(neon, 1)
+    neon.execute("DO $$ BEGIN CREATE ROLE dim LOGIN PASSWORD 'only-dim'; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+                 "GRANT USAGE ON SCHEMA marketing TO dim; GRANT ALL ON ALL TABLES IN SCHEMA marketing, public TO dim;"
+                 "ALTER TABLE marketing.company_invalid ENABLE ROW LEVEL SECURITY")  # fmt: skip
+    env["NEON_DATABASE_URL"] = as_role(databases.neon_url, "dim", "only-dim")
+    # Unseen, every record would pass for one that had left, and be withdrawn.
+    (line,) = named(cli("pull"), "hides rows from this role")
+    assert cli("doctor").returncode == 1
+    neon.execute(statements(line))
+    assert cli("doctor").returncode == 0
+    neon.execute("DROP OWNED BY dim")
 
 
 def test_the_setups_own_view_and_triggers_make_room_for_a_mend(cli, prepared, neon, supabase) -> None:

@@ -133,9 +133,10 @@ async def _tables(
     wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
     unlike, found = await misfits.examine(connection, name, wanted, ENTITIES.values(), seen)
     seen |= found
-    at_fault = {misfit.shape.subject: misfit for misfit in unlike}
+    if name != "Neon":
+        unlike = [misfit for misfit in unlike if not misfit.hides]  # each table's own finding on it tells more
+    at_fault = {misfit.shape.subject for misfit in unlike}
     for misfit in unlike:
-        # What `hides` rows from this role is the finding on row level security, for each table of the workspace.
         yield _problem(misfit.shape.subject, misfit.lack.text, misfit.lack.hint)
     for subject in dict.fromkeys(shape.subject for shape in wanted if shape.database == name):
         # The worker's own tables are told of by what they are used for.

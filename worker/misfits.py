@@ -33,6 +33,8 @@ class Misfit:
     """What `setup` adds; empty where an owner has to mend it."""
     harmless: bool = False
     """Whether all but a pull works nevertheless."""
+    hides: bool = False
+    """Whether it is row level security, which hides its rows."""
 
 
 def compare(shape: Shape, found: Found, sources: Found | None = None, crowd: Crowd | None = None) -> list[Misfit]:
@@ -212,7 +214,7 @@ def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[Lac
 
 def _hidden(shape: Shape, found: Found) -> Misfit:
     text = f"{shape.database}'s {shape.table} hides rows from this role by row level security: its work would go unseen"
-    return Misfit(shape, Lack(text, mends.policy(found)))
+    return Misfit(shape, Lack(text, mends.policy(found)), hides=True)
 
 
 async def examine(
