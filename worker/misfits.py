@@ -213,7 +213,7 @@ def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[Lac
 
 
 def _hidden(shape: Shape, found: Found) -> Misfit:
-    text = f"{shape.database}'s {shape.table} hides rows from this role by row level security: its work would go unseen"
+    text = f"{shape.database}'s {shape.table} hides rows from this role by row-level security: its work would go unseen"
     return Misfit(shape, Lack(text, mends.policy(found)), hides=True)
 
 
