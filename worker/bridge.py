@@ -8,16 +8,20 @@ from dataclasses import dataclass, field
 
 import anyio
 import psycopg
+import structlog
 from anyio import Event
 
-from worker import catalogue, receipts
+from worker import receipts
 from worker.database import Database
-from worker.entities import ENTITIES, Entity, Table
-from worker.faults import Kind, in_one_line, kind_of
+from worker.entities import ENTITIES, Entity
+from worker.faults import Kind, SetupMissing, in_one_line, kind_of
+from worker.misfits import examine, lacks_of
 from worker.model import Receipt
-from worker.outbox import OUTBOX
 from worker.settings import Settings, safe_address
 from worker.settlement import Settlement, settlement
+from worker.shape import NEON, SUPABASE, shapes
+
+log = structlog.get_logger("worker.bridge")
 
 
 class Unreachable(Exception):
@@ -40,21 +44,6 @@ class Bridge:
     """Entity → the latest ledger row that the workspace was told of: a Neon that lacks it was restored."""
 
 
-WORKER_COLUMNS = (
-    "enrichment_status", "enriched_by", "enriched_at", "pushed_to_neon_at", "last_sync_hash", "updated_at",
-    "neon_snapshot", "validation_errors", "validation_warnings", "sync_note", "promoted_at", "waiting_for",
-    "sync_code", "receipt_id", "receipt_hash",
-)  # fmt: skip
-INVALID_COLUMNS = (
-    "id", "updated_at", "reason_code", "validation_errors", "validation_warnings", "enrichment_status",
-    "enriched_at", "enriched_by", "still_invalid",
-)  # fmt: skip
-PULL_POSITION = receipts.POSITION
-POSITION_COLUMNS = (
-    "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions",
-)  # fmt: skip
-
-
 async def probe(database: Database, setting: str) -> None:
     """Connect once.
 
@@ -70,30 +59,27 @@ async def probe(database: Database, setting: str) -> None:
         ) from None
 
 
-async def check(bridge_neon: Database, bridge_supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
-    """Check both schemas and compose the settlements.
+async def check(neon: Database, supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
+    """Check both schemas and compose the settlements: two round trips to each database.
 
     Raises:
-        SetupMissing: a table or column is not there, or a master column cannot be filled.
+        SetupMissing: a table is not as the worker needs it.
     """
-    settlements: dict[str, Settlement] = {}
-    async with bridge_neon.connection() as neon, bridge_supabase.connection() as supabase:
-        for entity in ENTITIES.values():
-            await catalogue.require(neon, "Neon", entity.invalid_table, (entity.key, *entity.columns, *INVALID_COLUMNS))
-            await catalogue.require(
-                supabase, "Supabase", entity.workspace_table, (entity.key, *entity.columns, *WORKER_COLUMNS)
-            )
-            columns = await catalogue.master_columns(neon, entity)
-            settlements[entity.name] = settlement(entity, columns)
-        await catalogue.require(neon, "Neon", Table("marketing", "enrichment_ledger"), ("delivery_hash", "row_version"))
-        await catalogue.require(
-            neon, "Neon", Table("marketing", "enrichment_receipts"), ("pulls", "confirmed", "pruned_id")
-        )
-        await catalogue.require(neon, "Neon", Table("public", "shq_validation_log"), ("validation_run_id",))
-        await catalogue.require(supabase, "Supabase", PULL_POSITION, POSITION_COLUMNS)
-        if announces:
-            await catalogue.require(supabase, "Supabase", OUTBOX, ("entity", "event"))
-    return settlements
+    wanted, entities = shapes(ENTITIES.values(), announces=announces), list(ENTITIES.values())
+    async with neon.connection() as there, supabase.connection() as here:
+        misfits, found = await examine(there, NEON, wanted, entities, {})
+        more, _ = await examine(here, SUPABASE, wanted, entities, found)
+    misfits += more
+    # What only a pull stumbles over must not end deliveries: the pull says so itself.
+    for misfit in misfits:
+        if misfit.harmless:
+            log.warning("schema.misfit", table=str(misfit.shape.table), error=misfit.lack.text, mend=misfit.lack.hint)
+    if grave := [misfit for misfit in misfits if not misfit.harmless]:
+        raise SetupMissing(lacks_of(grave))
+    return {
+        entity.name: settlement(entity, [c for c in found[entity.master_table].columns.values() if c.writable])
+        for entity in entities
+    }
 
 
 async def recall(bridge: Bridge, entity: Entity | None = None) -> None:

@@ -3,88 +3,189 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity, Table
-from worker.faults import SetupMissing
 
 SWALLOWED = "enrichment_ledger_promoted_check"
 """What the ledger says where a trigger of the master let a row vanish."""
-SETUP_MEND = "run `enrichment-worker setup`"
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column as the catalogue has it."""
+    """A column as the catalogue has it. A domain is told as the type it is over."""
 
     name: str
-    needed: bool
-    """NOT NULL, without default, not generated: an INSERT must bring it."""
-    writable: bool
-    """Neither generated nor an identity column that refuses values."""
-    not_null: bool
+    quoted: str
+    """The name as SQL has it."""
+    type: str
+    """Its type in full, as it is shown."""
+    base: str
+    """Its type's short name: ``text``, ``varchar``, ``int4``, ``timestamptz``."""
+    modifier: int
+    """The type's modifier; -1 where it has none."""
     category: str
     """Of its type: ``S`` text, ``N`` a number, …; https://www.postgresql.org/docs/current/catalog-pg-type.html."""
+    not_null: bool
+    default: bool
+    """Whether a row that does not bring it gets a value: by a default, as identity, by its domain."""
+    generated: str
+    """``s`` stored, ``v`` virtual, empty where it is a plain column."""
+    identity: str
+    """``a`` always, ``d`` by default, empty where it is none."""
+    sequence: str | None
+    """What numbers it."""
+    views: tuple[str, ...]
+    """The views that show it: its type is fixed while they do."""
+    triggers: tuple[str, ...]
+    """The triggers that name it: the same."""
+
+    @property
+    def needed(self) -> bool:
+        """NOT NULL, without default, not generated: an INSERT must bring it."""
+        return self.not_null and not self.default
+
+    @property
+    def writable(self) -> bool:
+        """Neither generated nor an identity column that refuses values."""
+        return not self.generated and self.identity != "a"
 
 
-_COLUMNS = sql.SQL("""
-SELECT a.attname AS name,
-  a.attnotnull AND NOT a.atthasdef AND a.attidentity = '' AND t.typdefault IS NULL AS needed,
-  a.attgenerated = '' AND a.attidentity <> 'a' AS writable, a.attnotnull AS not_null, t.typcategory::text AS category
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+@dataclass(frozen=True)
+class Unique:
+    """What makes some columns unique in every row of a table."""
+
+    name: str
+    columns: tuple[str, ...]
+    immediate: bool
+    """Whether ON CONFLICT may go by it: not DEFERRABLE."""
+    constraint: bool
+    primary: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the catalogue says of a table."""
+
+    table: Table
+    kind: str = ""
+    """``r`` a table, ``p`` one in partitions, ``v`` a view, …, empty where there is nothing of this name."""
+    columns: dict[str, Column] = field(default_factory=dict)
+    unique: tuple[Unique, ...] = ()
+    parted_by: tuple[str, ...] = ()
+    """The columns by which it is partitioned."""
+    blind: bool = False
+    """Whether row level security hides rows from this role."""
+    sql: str = ""
+    """Its name as SQL has it."""
+    role: str = ""
+    """Who asks, as SQL has it."""
+    aside: str = ""
+    """A name that is free, where the table is to make room; as SQL has it."""
+    indexes: tuple[str, ...] = ()
+    """Its indexes that no constraint made, as SQL has them."""
+
+
+_LOOK = sql.SQL("""
+SELECT n.nr, c.relkind::text AS kind, columns.are AS columns, uniques.are AS unique, quote_ident(current_user) AS role,
+  c.oid IS NOT NULL AND c.relkind IN ('r', 'p') AND row_security_active(c.oid) AND NOT EXISTS (
+    SELECT FROM pg_policy p WHERE polrelid = c.oid AND polpermissive AND polcmd = '*'
+      AND pg_get_expr(polqual, polrelid) = 'true'
+      AND EXISTS (SELECT FROM unnest(polroles) r WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS blind,
+  ARRAY(SELECT a.attname::text FROM pg_partitioned_table p JOIN pg_attribute a
+    ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[]) WHERE p.partrelid = c.oid) AS parted_by,
+  format('%%I.%%I', n.schema, n.name) AS sql, ARRAY(
+    SELECT quote_ident(x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = x.oid) ORDER BY 1) AS indexes,
+  (SELECT quote_ident(f.name) FROM generate_series(1, 99) k
+     CROSS JOIN LATERAL (SELECT left(n.name, 50) || '_old' || coalesce(nullif(k, 1)::text, '') AS name) f
+   WHERE to_regclass(format('%%I.%%I', n.schema, f.name)) IS NULL ORDER BY k LIMIT 1) AS aside
+FROM jsonb_to_recordset(%(tables)s) AS n (nr int, schema text, name text)
+LEFT JOIN pg_namespace s ON s.nspname = n.schema
+LEFT JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = n.name
+CROSS JOIN LATERAL (
+  SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'quoted', quote_ident(a.attname),
+    'type', format_type(a.atttypid, a.atttypmod), 'base', t.typname, 'modifier', t.modifier,
+    'category', t.typcategory, 'not_null', a.attnotnull OR t.closed,
+    'default', a.atthasdef OR a.attidentity <> '' OR t.filled, 'generated', a.attgenerated, 'identity', a.attidentity,
+    'sequence', q.name,
+    'views', ARRAY(
+      SELECT DISTINCT r.ev_class::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+      WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum
+        AND d.refclassid = 'pg_class'::regclass),
+    'triggers', ARRAY(
+      SELECT DISTINCT quote_ident(g.tgname) FROM pg_depend d JOIN pg_trigger g ON g.oid = d.objid
+      WHERE d.classid = 'pg_trigger'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum
+        AND d.refclassid = 'pg_class'::regclass)) ORDER BY a.attnum) AS are
+  FROM pg_attribute a
+  CROSS JOIN LATERAL (
+    WITH RECURSIVE layer AS (
+      SELECT t.*, a.atttypmod AS modifier, t.typnotnull AS closed, t.typdefault IS NOT NULL AS filled
+      FROM pg_type t WHERE t.oid = a.atttypid
+      UNION ALL
+      SELECT t.*, CASE WHEN l.modifier = -1 THEN l.typtypmod ELSE l.modifier END, l.closed OR t.typnotnull,
+        l.filled OR t.typdefault IS NOT NULL
+      FROM layer l JOIN pg_type t ON t.oid = l.typbasetype WHERE l.typtype = 'd')
+    SELECT * FROM layer WHERE typtype <> 'd') t
+  LEFT JOIN LATERAL (
+    SELECT d.objid::regclass::text AS name FROM pg_depend d JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+      AND d.refobjsubid = a.attnum
+    UNION
+    SELECT d.refobjid::regclass::text FROM pg_attrdef f JOIN pg_depend d ON d.objid = f.oid
+      JOIN pg_class q ON q.oid = d.refobjid AND q.relkind = 'S'
+    WHERE f.adrelid = c.oid AND f.adnum = a.attnum AND d.classid = 'pg_attrdef'::regclass
+    LIMIT 1) q ON true
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) columns
+CROSS JOIN LATERAL (
+  SELECT jsonb_agg(jsonb_build_object('name', quote_ident(x.relname), 'immediate', i.indimmediate,
+    'constraint', k.oid IS NOT NULL, 'primary', i.indisprimary, 'columns', ARRAY(
+      SELECT a.attname FROM generate_series(0, i.indnkeyatts - 1) p
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[p] ORDER BY p))
+    ORDER BY i.indimmediate, x.relname) AS are
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+  LEFT JOIN pg_constraint k ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u')
+  WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL) uniques
+ORDER BY n.nr
 """)
 
 
-async def columns(connection: Connection, table: Table, *, inside: bool = False) -> list[Column]:
-    """The columns of a table, none where it does not exist.
+async def look(connection: Connection, tables: Sequence[Table], *, inside: bool = False) -> dict[Table, Found]:
+    """What the catalogue says of these tables: one round trip.
 
     Args:
         connection: to the database.
-        table: which.
+        tables: which.
         inside: within the transaction that is open already.
     """
-    step = (_COLUMNS, {"table": table.sql.as_string(connection)})
+    asked = [{"nr": nr, "schema": table.schema, "name": table.name} for nr, table in enumerate(tables)]
+    step = (_LOOK, {"tables": Jsonb(asked)})
     steps = [step] if inside else [*begin(read_only=True), step, COMMIT]
     results = await send(connection, *steps)
-    return [Column(**row) for row in results[steps.index(step)].fetchall()]
+    return {tables[row["nr"]]: _found(tables[row["nr"]], row) for row in results[steps.index(step)].fetchall()}
 
 
-async def master_columns(connection: Connection, entity: Entity) -> list[Column]:
-    """The writable columns of the master table.
-
-    Raises:
-        SetupMissing: there is no such table, or it has columns that must be filled and cannot be.
-    """
-    found = await columns(connection, entity.master_table)
-    if not found:
-        raise SetupMissing(f"Neon has no table {entity.master_table}: {SETUP_MEND}")
-    filled = {entity.key, *entity.mapping, *entity.computed}
-    blank = [column.name for column in found if column.needed and column.name not in filled]
-    if blank:
-        raise SetupMissing(
-            f"{entity.master_table} has NOT NULL columns without default that the worker cannot fill: "
-            f"{', '.join(blank)}; give them a default"
-        )
-    return [column for column in found if column.writable]
+def _found(table: Table, row: dict[str, Any]) -> Found:
+    columns = {
+        one["name"]: Column(**{**one, "views": tuple(one["views"]), "triggers": tuple(one["triggers"])})
+        for one in row["columns"] or ()
+    }
+    unique = tuple(Unique(**{**one, "columns": tuple(one["columns"])}) for one in row["unique"] or ())
+    return Found(
+        table, row["kind"] or "", columns, unique, tuple(row["parted_by"]), blind=row["blind"], sql=row["sql"],
+        role=row["role"], aside=row["aside"] or "", indexes=tuple(row["indexes"]),
+    )  # fmt: skip
 
 
-async def require(connection: Connection, where: str, table: Table, names: Iterable[str]) -> None:
-    """Check that a table has these columns.
-
-    Raises:
-        SetupMissing: it has not, or there is no such table.
-    """
-    found = {column.name for column in await columns(connection, table)}
-    lacking = [name for name in names if name not in found]
-    if not found:
-        raise SetupMissing(f"{where} has no table {table}: {SETUP_MEND}")
-    if lacking:
-        raise SetupMissing(f"{where}'s {table} lacks {', '.join(lacking)}: {SETUP_MEND}")
+async def columns(connection: Connection, table: Table) -> Iterable[Column]:
+    """The columns of a table, within the transaction that is open."""
+    return (await look(connection, [table], inside=True))[table].columns.values()
 
 
 _CONSTRAINT = sql.SQL("""

@@ -23,10 +23,11 @@ from worker.cli_base import (
     fail,
     read_settings,
     run_async,
+    say,
 )
 from worker.database import Database
 from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
-from worker.settings import SettingsError
+from worker.settings import Settings, SettingsError
 
 
 def main() -> NoReturn:
@@ -68,7 +69,9 @@ def _report(error: BaseException) -> NoReturn:
         mend = "`enrichment-worker doctor` names every privilege that is missing"
         fail(f"{with_database(error)}; {mend}", 1)
     if isinstance(error, psycopg.Error):
-        fail(f"a database refused: {with_database(error)}; `enrichment-worker setup` brings both up to date", 1)
+        # Of names, types and constraints that are not there, or not those it takes them for.
+        mend = "; `enrichment-worker doctor` compares every table" if (error.sqlstate or "").startswith("42") else ""
+        fail(f"a database refused: {with_database(error)}{mend}", 1)
     fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)
 
 
@@ -76,31 +79,44 @@ def _report(error: BaseException) -> NoReturn:
 @click.option("--dry-run", is_flag=True, help="Print the SQL and write nothing.")
 def setup(dry_run: bool) -> None:
     """Bring both databases to what the worker needs. Twice is harmless."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        if not dry_run:
+            raise
+        say(f"not compared with the databases: {error}")
+    else:
+        run_async(_setup, settings, dry_run)
     if dry_run:
         for name in schema.FOLDERS:
             click.echo(schema.script(name))
-        return
-    settings = read_settings()
+
+
+async def _setup(settings: Settings, dry_run: bool) -> None:
     sides = {
         "Neon": (settings.neon_conninfo, "NEON_DATABASE_URL"),
         "Supabase": (settings.supabase_conninfo, "SUPABASE_DATABASE_URL"),
     }
-
-    async def job() -> None:
-        for name, (conninfo, setting) in sides.items():
-            await probe(Database(name, conninfo), setting)
-        for name, (conninfo, _) in sides.items():
+    for name, (conninfo, setting) in sides.items():
+        await probe(Database(name, conninfo), setting)
+    neon, supabase = (Database(name, conninfo) for name, (conninfo, _) in sides.items())
+    async with neon, supabase:
+        await schema.require_adoptable(neon, supabase)
+        for database in () if dry_run else (neon, supabase):
             try:
-                async with Database(name, conninfo) as database:
-                    changes = await schema.setup(database)
-            except psycopg.errors.InsufficientPrivilege as error:
-                fail(f"{name}: {in_one_line(error)}; setup runs as the tables' owner, the other commands need not", 1)
+                changes = await schema.setup(database)
+            except psycopg.Error as error:
+                if kind_of(error) is Kind.TRANSIENT:
+                    raise
+                may = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                mend = (
+                    "setup runs as the tables' owner, the other commands need not" if may else "nothing was done there"
+                )
+                fail(f"{database.name}: {in_one_line(error)}; {mend}", 1)
             for change in changes:
-                click.echo(f"{name}: {change.what} {change.thing}")
+                click.echo(f"{database.name}: {change.what} {change.thing}")
             if not changes:
-                click.echo(f"{name}: everything is in place")
-
-    run_async(job)
+                click.echo(f"{database.name}: everything is in place")
 
 
 @commands.command()

@@ -11,8 +11,8 @@ from typing import Any
 import anyio
 import click
 
-from worker import catalogue
-from worker.bridge import POSITION_COLUMNS, PULL_POSITION, Bridge, entities_named, probe
+from worker import misfits
+from worker.bridge import Bridge, entities_named, probe
 from worker.cli_base import (
     check_keys,
     commands,
@@ -35,6 +35,7 @@ from worker.history import History
 from worker.history import history as life_of
 from worker.reconcile import Compared
 from worker.reconcile import reconcile as compare
+from worker.shape import PULL_POSITION, shapes
 from worker.status import read_status
 from worker.undo import Undone, keys_of_run
 from worker.undo import undo as take_back
@@ -53,7 +54,7 @@ def status(as_json: bool, watch: bool) -> None:
         async with database:
             while True:
                 async with database.connection() as here:
-                    await catalogue.require(here, "Supabase", PULL_POSITION, POSITION_COLUMNS)
+                    await misfits.require(here, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
                     found = await read_status(here, ENTITIES.values())
                 if as_json:
                     click.echo(json.dumps(found))

@@ -31,6 +31,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker import pipeline
 from worker.faults import blame, is_stale_plan
+from worker.model import utc
 from worker.pipeline import Result, exchange, may_prepare
 
 Connection = pipeline.Connection
@@ -85,10 +86,11 @@ def _adapt(connection: Connection) -> None:
         connection.adapters.register_loader(name, loader)
 
 
-def _within_the_calendar(name: str, first: datetime, last: datetime) -> type[AnyLoader]:
+def _within_the_calendar(name: str) -> type[AnyLoader]:
     """A loader of dates as the worker's transactions write them, ISO, whatever style the session had before: that is
     not what psycopg goes by. What lies outside of Python's years 1 to 9999 is shown as its nearest moment: a year typed
-    with five digits is one cell's slip, and no reason to read no row.
+    with five digits is one cell's slip, and no reason to read no row. A table may have its dates with or without a time
+    zone: both are told as UTC without one.
     """
     found = psycopg.adapters.get_loader(psycopg.adapters.types[name].oid, psycopg.pq.Format.TEXT)
     assert found is not None
@@ -97,19 +99,19 @@ def _within_the_calendar(name: str, first: datetime, last: datetime) -> type[Any
     class Within(Loader):
         def load(self, data: Buffer) -> Any:
             text = bytes(data).decode()
-            with suppress(ValueError):
-                return datetime.fromisoformat(text)
-            with suppress(psycopg.Error, NotImplementedError):
-                return plain(self.oid, self.connection).load(data)
-            return first if text.startswith("-") or text.endswith("BC") else last
+            with suppress(ValueError, OverflowError):
+                return utc(datetime.fromisoformat(text))
+            with suppress(psycopg.Error, NotImplementedError, OverflowError):
+                return utc(plain(self.oid, self.connection).load(data))
+            return _FIRST if text.startswith("-") or text.endswith("BC") else _LAST
 
     return Within
 
 
-_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+_FIRST, _LAST = utc(datetime.min.replace(tzinfo=UTC)), utc(datetime.max.replace(tzinfo=UTC))
 _LOADERS = {
-    "timestamp": _within_the_calendar("timestamp", _FIRST.replace(tzinfo=None), _LAST.replace(tzinfo=None)),
-    "timestamptz": _within_the_calendar("timestamptz", _FIRST, _LAST),
+    "timestamp": _within_the_calendar("timestamp"),
+    "timestamptz": _within_the_calendar("timestamptz"),
 }
 
 

@@ -19,14 +19,15 @@ from anyio import to_thread
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from worker import catalogue
-from worker.bridge import INVALID_COLUMNS, PULL_POSITION, WORKER_COLUMNS
+from worker import mends, misfits
+from worker.catalogue import Found
 from worker.database import Connection, connect, within
 from worker.entities import ENTITIES, Table
-from worker.faults import SetupMissing, in_one_line
-from worker.outbox import OUTBOX
-from worker.privileges import Found, look, needs
+from worker.faults import in_one_line
+from worker.privileges import Found as Privilege
+from worker.privileges import look, needs
 from worker.settings import Settings, is_remote, safe_address
+from worker.shape import OUTBOX_CHECK, PULL_POSITION, shapes
 from worker.workspace import CHANNEL
 
 LATE_SECONDS = 900
@@ -72,6 +73,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         ("Neon", "NEON_DATABASE_URL", settings.neon_conninfo),
         ("Supabase", "SUPABASE_DATABASE_URL", settings.supabase_conninfo),
     )
+    seen: dict[Table, Found] = {}
     for name, setting, conninfo in sides:
         try:
             connection = await connect(conninfo)
@@ -85,8 +87,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
                     yield finding
                 for finding in await _privileges(connection, name, settings):
                     yield finding
-                findings = _neon(connection) if name == "Neon" else _supabase(connection, settings)
-                async for finding in findings:
+                async for finding in _tables(connection, name, settings, seen):
                     yield finding
             except psycopg.errors.InsufficientPrivilege as error:
                 yield _problem(name, in_one_line(error), "grant what is named above, and run doctor again")
@@ -125,56 +126,37 @@ async def _server(connection: Connection, name: str, setting: str, conninfo: str
     return found
 
 
-async def _neon(connection: Connection) -> AsyncIterator[Finding]:
+async def _tables(
+    connection: Connection, name: str, settings: Settings, seen: dict[Table, Found]
+) -> AsyncIterator[Finding]:
+    """One finding for each thing in which a table is not as it has to be, and one for each group that is."""
+    wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
+    unlike, found = await misfits.examine(connection, name, wanted, ENTITIES.values(), seen)
+    seen |= found
+    if name != "Neon":
+        unlike = [misfit for misfit in unlike if not misfit.hides]  # each table's own finding on it tells more
+    at_fault = {misfit.shape.subject for misfit in unlike}
+    for misfit in unlike:
+        yield _problem(misfit.shape.subject, misfit.lack.text, misfit.lack.hint)
+    for subject in dict.fromkeys(shape.subject for shape in wanted if shape.database == name):
+        # The worker's own tables are told of by what they are used for.
+        if subject not in at_fault and subject.startswith(tuple(f"{entity}: " for entity in ENTITIES)):
+            yield _ok(subject, "every table is as it has to be")
+    if name == "Neon":
+        return
     for entity in ENTITIES.values():
-        check = f"{entity.name}: Neon's tables"
-        try:
-            await catalogue.require(
-                connection, "Neon", entity.invalid_table, (entity.key, *entity.columns, *INVALID_COLUMNS)
-            )
-            await catalogue.master_columns(connection, entity)
-        except SetupMissing as error:
-            text, _, mend = str(error).rpartition("; ") if "; " in str(error) else str(error).rpartition(": ")
-            yield _problem(check, text, mend)
-        else:
-            yield _ok(check, "all columns are there, and every needed one can be filled")
-    ledger, log = Table("marketing", "enrichment_ledger"), Table("public", "shq_validation_log")
-    try:
-        await catalogue.require(connection, "Neon", ledger, ("delivery_hash",))
-        await catalogue.require(connection, "Neon", log, ("validation_run_id",))
-    except SetupMissing as error:
-        text, _, mend = str(error).rpartition(": ")
-        yield _problem("ledger and log", text, mend)
-
-
-async def _supabase(connection: Connection, settings: Settings) -> AsyncIterator[Finding]:
-    ready = True
-    for entity in ENTITIES.values():
-        check, table = f"{entity.name}: workspace", entity.workspace_table
-        try:
-            await catalogue.require(connection, "Supabase", table, (entity.key, *entity.columns, *WORKER_COLUMNS))
-        except SetupMissing as error:
-            text, _, mend = str(error).rpartition(": ")
-            yield _problem(check, text, mend)
-            ready = False
-            continue
-        yield _ok(check, "all columns are there")
-        yield await _triggers(connection, entity.name, table)
-        yield await _closed(connection, table)
-    if ready:
+        if found[entity.workspace_table].kind in ("r", "p"):
+            yield await _triggers(connection, entity.name, entity.workspace_table)
+            yield await _closed(connection, entity.workspace_table)
+    if found[PULL_POSITION].kind:
         yield await _closed(connection, PULL_POSITION)
-    if settings.n8n_webhook_url:
+    if settings.n8n_webhook_url and OUTBOX_CHECK not in at_fault:
         yield await _outbox(connection)
     yield await _notify_arrives(connection, settings)
 
 
 async def _outbox(connection: Connection) -> Finding:
-    check = "events to N8N_WEBHOOK_URL"
-    try:
-        await catalogue.require(connection, "Supabase", OUTBOX, ("entity", "event"))
-    except SetupMissing as error:
-        text, _, mend = str(error).rpartition(": ")
-        return _problem(check, text, mend)
+    check = OUTBOX_CHECK
     row = await _one(
         connection,
         "SELECT count(*) AS waiting, extract(epoch FROM now() - min(created_at)) > %(late)s AS late,"
@@ -198,7 +180,7 @@ async def _triggers(connection: Connection, name: str, table: Table) -> Finding:
     lacking = [trigger for trigger in TRIGGERS if trigger not in row["on"]]
     check = f"{name}: triggers"
     if lacking:
-        return _problem(check, f"missing or disabled: {', '.join(lacking)}", catalogue.SETUP_MEND)
+        return _problem(check, f"missing or disabled: {', '.join(lacking)}", mends.SETUP)
     return _ok(check, "all are there and enabled")
 
 
@@ -218,25 +200,25 @@ async def _closed(connection: Connection, table: Table) -> Finding:
     )
     check = f"{table}: row level security"
     if not row["secured"]:
-        return _problem(check, "is off: the REST API may show this table to anybody", catalogue.SETUP_MEND)
+        return _problem(check, "is off: the REST API may show this table to anybody", mends.SETUP)
     if row["blind"]:
         mend = "run sql/roles/supabase.sql, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
         return _problem(check, "hides rows from this role too: its work would go unseen", mend)
     if row["open"] and not row["policy"]:
-        return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", catalogue.SETUP_MEND)
+        return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", mends.SETUP)
     return _ok(check, "on" + (", with policies of your own" if row["policy"] else ", and strangers have no grants"))
 
 
 async def _privileges(connection: Connection, database: str, settings: Settings) -> list[Finding]:
     """One finding for each thing the worker does: whether its role may."""
-    found: dict[str, list[Found]] = {}
+    found: dict[str, list[Privilege]] = {}
     for one in await look(connection, needs(database, prunes=settings.ledger_retention is not None)):
         if one.may is not None:
             found.setdefault(one.need.subject, []).append(one)
     return [_may(subject, ones) for subject, ones in found.items()]
 
 
-def _may(subject: str, found: Sequence[Found]) -> Finding:
+def _may(subject: str, found: Sequence[Privilege]) -> Finding:
     lacking = [one for one in found if not one.may]
     if lacking:
         text = f"this role lacks {', '.join(str(one.need) for one in lacking)}"
@@ -285,7 +267,8 @@ async def _public_api(settings: Settings) -> Finding:
         except (OSError, ValueError) as error:
             return Finding(Level.WARNING, check, f"no answer: {in_one_line(error)}", "check SUPABASE_URL")
         if seen:
-            return _problem(check, f"shows {entity.workspace_table} to anybody", catalogue.SETUP_MEND)
+            mend = "`enrichment-worker setup` closes it; where a policy of yours lets strangers in, drop that first"
+            return _problem(check, f"shows {entity.workspace_table} to anybody", mend)
     return _ok(check, "shows nobody the workspace")
 
 

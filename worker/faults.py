@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import psycopg
@@ -25,8 +26,24 @@ class Kind(Enum):
     """Needs an operator: a missing table or privilege. No record is to blame, none is touched."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """One thing in which a database is not as the worker needs it."""
+
+    text: str
+    hint: str
+    """What mends it: a statement to paste at the end of it, or a command."""
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.hint}"
+
+
 class SetupMissing(Exception):
-    """A database is not as the worker needs it. The text is one line with the mend."""
+    """A database is not as the worker needs it. The text is a line for each thing, with its mend."""
+
+    def __init__(self, lacks: Sequence[Lack]) -> None:
+        super().__init__("\n".join(map(str, lacks)))
+        self.lacks = lacks
 
 
 class Restored(Exception):

@@ -12,7 +12,7 @@ from worker import outbox
 from worker.bridge import Bridge
 from worker.database import COMMIT, begin, send
 from worker.entities import ENTITIES, Entity
-from worker.model import utc_now
+from worker.model import utc, utc_now
 from worker.neon import LEDGER
 
 
@@ -151,7 +151,7 @@ def _now(entity: Entity, work: dict[str, Any] | None, invalid: bool, master: boo
 
 
 def _time(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None
+    return utc(datetime.fromisoformat(text)) if text else None
 
 
 def _value(value: Any) -> str:

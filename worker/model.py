@@ -227,6 +227,11 @@ class Requirement:
     """One sentence to the enricher; ``{key}`` stands for what it waits for."""
 
 
+def utc(moment: datetime) -> datetime:
+    """The same moment in UTC without zone; without one, it is UTC already."""
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
 def utc_now() -> datetime:
     """The present moment in UTC without zone, as the tables store it."""
     return datetime.now(UTC).replace(tzinfo=None)

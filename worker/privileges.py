@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.bridge import PULL_POSITION
 from worker.database import Connection
 from worker.entities import ENTITIES, Table
 from worker.outbox import OUTBOX
+from worker.shape import PULL_POSITION
 
 LEDGER_AND_LOG = "ledger and log"
 ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -64,6 +64,7 @@ def needs(database: str, *, prunes: bool = False) -> list[Need]:
         ledger = ("SELECT", "INSERT", "DELETE") if prunes else ("SELECT", "INSERT")
         tables += _tables(LEDGER_AND_LOG, Table("marketing", "enrichment_ledger"), ledger)
         tables += _tables(LEDGER_AND_LOG, Table("public", "shq_validation_log"), ("SELECT", "INSERT", "UPDATE"))
+        tables += _tables(LEDGER_AND_LOG, Table("marketing", "enrichment_receipts"), ("SELECT", "INSERT", "UPDATE"))
     else:
         tables += _tables("pull's position", PULL_POSITION, ("SELECT", "INSERT", "UPDATE"))
         tables += _tables("outbox", OUTBOX, ALL)

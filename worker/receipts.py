@@ -12,7 +12,7 @@ from psycopg import sql
 
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity, Table
-from worker.model import Data, Outcome, Receipt
+from worker.model import Data, Outcome, Receipt, utc
 from worker.neon import LEDGER, PUSHED_NOTE, RECEIPTS
 
 POSITION = Table("public", "enrichment_pull_position")
@@ -290,6 +290,6 @@ def _spoken(row: dict[str, object] | None) -> Spoken | None:
 def moment(text: object) -> datetime | None:
     """The moment that JSON tells; None where it is off the calendar, as infinity is."""
     try:
-        return datetime.fromisoformat(str(text)) if text else None
+        return utc(datetime.fromisoformat(str(text))) if text else None
     except ValueError:
         return None

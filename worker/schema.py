@@ -8,6 +8,10 @@ from pathlib import Path
 from psycopg import sql
 
 from worker.database import Database, begin, send, within
+from worker.entities import ENTITIES
+from worker.faults import SetupMissing
+from worker.misfits import examine, lacks_of
+from worker.shape import NEON, SUPABASE, shapes
 
 # In a wheel the SQL lies in the package, in a checkout beside it.
 _HERE = Path(__file__).parent
@@ -66,6 +70,21 @@ class Change:
     what: str
     """``created``, ``added`` or ``changed``."""
     thing: str
+
+
+async def require_adoptable(neon: Database, supabase: Database) -> None:
+    """Compare both databases, before anything is written in either, with what the worker needs.
+
+    Raises:
+        SetupMissing: there is something that `setup` neither creates nor adds.
+    """
+    entities = list(ENTITIES.values())
+    wanted = shapes(entities, announces=True)
+    async with neon.connection() as there, supabase.connection() as here:
+        misfits, found = await examine(there, NEON, wanted, entities, {})
+        more, _ = await examine(here, SUPABASE, wanted, entities, found)
+    if left := [misfit for misfit in (*misfits, *more) if not misfit.by_setup]:
+        raise SetupMissing(lacks_of(left))
 
 
 async def setup(database: Database) -> list[Change]:

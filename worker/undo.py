@@ -187,7 +187,7 @@ async def _restore(there: Connection, entity: Entity, entry: dict[str, Any], run
     # From the ledger itself: a number that had passed through Python would have lost its last digits.
     params = {"key": entry["key"], "id": entry["id"]}
     if entry["master_before"]:
-        columns = [c.name for c in await catalogue.columns(there, entity.master_table, inside=True) if c.writable]
+        columns = [c.name for c in await catalogue.columns(there, entity.master_table) if c.writable]
         listed = sql.SQL(", ").join(map(sql.Identifier, columns))
         back = sql.SQL(
             "UPDATE {table} m SET ({columns}) = (SELECT {columns} FROM jsonb_populate_record("
@@ -195,7 +195,7 @@ async def _restore(there: Connection, entity: Entity, entry: dict[str, Any], run
         ).format(table=entity.master_table.sql, columns=listed, key=key, ledger=LEDGER)
     else:
         back = sql.SQL("DELETE FROM {} WHERE {} = %(key)s").format(entity.master_table.sql, key)
-    columns = [c.name for c in await catalogue.columns(there, entity.invalid_table, inside=True) if c.writable]
+    columns = [c.name for c in await catalogue.columns(there, entity.invalid_table) if c.writable]
     # A record that the stages had pushed would be judged, and promoted, by the next pull.
     values = sql.SQL(", ").join(
         sql.SQL("CASE WHEN r.enrichment_status = 'complete' AND r.still_invalid IS NOT TRUE THEN 'pending'"

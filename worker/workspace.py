@@ -77,7 +77,8 @@ _DELIVERY_FIELDS = (
 def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
     cells = {name: row[name] for name in _DELIVERY_FIELDS}
     # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
-    cells["snapshot"] = row["snapshot"] or dict.fromkeys(entity.columns)
+    # A snapshot of another release may know other columns: what it does not know, nobody has agreed on.
+    cells["snapshot"] = {**dict.fromkeys(entity.columns), **(row["snapshot"] or {})}
     cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
     if row["receipt_id"] is not None:
         cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])

@@ -23,7 +23,15 @@ CREATE TABLE IF NOT EXISTS marketing.company_invalid (
   created_at TIMESTAMP DEFAULT now(),
   updated_at TIMESTAMP DEFAULT now()
 );
+-- A table made otherwise may lack some of them. A data column is not added: it would be empty, and that a correction.
 ALTER TABLE marketing.company_invalid
+  ADD COLUMN IF NOT EXISTS reason_code TEXT,
+  ADD COLUMN IF NOT EXISTS validation_errors JSONB,
+  ADD COLUMN IF NOT EXISTS validation_warnings JSONB,
+  ADD COLUMN IF NOT EXISTS batch_id TEXT,
+  ADD COLUMN IF NOT EXISTS created_at TIMESTAMP DEFAULT now(),
+  ADD COLUMN IF NOT EXISTS updated_at TIMESTAMP DEFAULT now(),
+  -- the worker's own
   ADD COLUMN IF NOT EXISTS enrichment_status TEXT,
   ADD COLUMN IF NOT EXISTS enriched_at TIMESTAMP,
   ADD COLUMN IF NOT EXISTS enriched_by TEXT,

@@ -29,18 +29,9 @@ CREATE TABLE IF NOT EXISTS public.company_needs_enrichment (
 );
 -- A table made by hand may lack some of them.
 ALTER TABLE public.company_needs_enrichment
+  ADD COLUMN IF NOT EXISTS id BIGSERIAL,
   ADD COLUMN IF NOT EXISTS neon_id BIGINT,
   ADD COLUMN IF NOT EXISTS source_batch_id TEXT,
-  ADD COLUMN IF NOT EXISTS company_name TEXT,
-  ADD COLUMN IF NOT EXISTS domain TEXT,
-  ADD COLUMN IF NOT EXISTS industry TEXT,
-  ADD COLUMN IF NOT EXISTS employee_count INTEGER,
-  ADD COLUMN IF NOT EXISTS website TEXT,
-  ADD COLUMN IF NOT EXISTS phone TEXT,
-  ADD COLUMN IF NOT EXISTS address TEXT,
-  ADD COLUMN IF NOT EXISTS city TEXT,
-  ADD COLUMN IF NOT EXISTS state TEXT,
-  ADD COLUMN IF NOT EXISTS zip TEXT,
   ADD COLUMN IF NOT EXISTS original_validation_errors JSONB,
   ADD COLUMN IF NOT EXISTS original_validation_warnings JSONB,
   ADD COLUMN IF NOT EXISTS reason_code TEXT,
@@ -64,6 +55,10 @@ ALTER TABLE public.company_needs_enrichment
   -- The ledger row in Neon that this row was last told of. A ledger that lacks it was restored to an earlier moment.
   ADD COLUMN IF NOT EXISTS receipt_id BIGINT,
   ADD COLUMN IF NOT EXISTS receipt_hash TEXT;
+SELECT public.enrichment_add_data('public.company_needs_enrichment',
+  '{"company_name": "TEXT", "domain": "TEXT", "industry": "TEXT", "employee_count": "INTEGER",
+    "website": "TEXT", "phone": "TEXT", "address": "TEXT", "city": "TEXT", "state": "TEXT",
+    "zip": "TEXT"}');
 CREATE INDEX IF NOT EXISTS idx_company_enrichment_status ON public.company_needs_enrichment (enrichment_status);
 CREATE INDEX IF NOT EXISTS idx_company_unique_id ON public.company_needs_enrichment (company_unique_id);
 CREATE INDEX IF NOT EXISTS idx_company_sync_status ON public.company_needs_enrichment (enrichment_status, pushed_to_neon_at);

@@ -30,19 +30,9 @@ CREATE TABLE IF NOT EXISTS public.people_needs_enrichment (
 );
 -- A table made by hand may lack some of them.
 ALTER TABLE public.people_needs_enrichment
+  ADD COLUMN IF NOT EXISTS id BIGSERIAL,
   ADD COLUMN IF NOT EXISTS neon_id BIGINT,
   ADD COLUMN IF NOT EXISTS source_batch_id TEXT,
-  ADD COLUMN IF NOT EXISTS full_name TEXT,
-  ADD COLUMN IF NOT EXISTS first_name TEXT,
-  ADD COLUMN IF NOT EXISTS last_name TEXT,
-  ADD COLUMN IF NOT EXISTS email TEXT,
-  ADD COLUMN IF NOT EXISTS phone TEXT,
-  ADD COLUMN IF NOT EXISTS title TEXT,
-  ADD COLUMN IF NOT EXISTS company_name TEXT,
-  ADD COLUMN IF NOT EXISTS company_unique_id TEXT,
-  ADD COLUMN IF NOT EXISTS linkedin_url TEXT,
-  ADD COLUMN IF NOT EXISTS city TEXT,
-  ADD COLUMN IF NOT EXISTS state TEXT,
   ADD COLUMN IF NOT EXISTS original_validation_errors JSONB,
   ADD COLUMN IF NOT EXISTS original_validation_warnings JSONB,
   ADD COLUMN IF NOT EXISTS reason_code TEXT,
@@ -66,6 +56,10 @@ ALTER TABLE public.people_needs_enrichment
   -- The ledger row in Neon that this row was last told of. A ledger that lacks it was restored to an earlier moment.
   ADD COLUMN IF NOT EXISTS receipt_id BIGINT,
   ADD COLUMN IF NOT EXISTS receipt_hash TEXT;
+SELECT public.enrichment_add_data('public.people_needs_enrichment',
+  '{"full_name": "TEXT", "first_name": "TEXT", "last_name": "TEXT", "email": "TEXT", "phone": "TEXT",
+    "title": "TEXT", "company_name": "TEXT", "company_unique_id": "TEXT", "linkedin_url": "TEXT",
+    "city": "TEXT", "state": "TEXT"}');
 CREATE INDEX IF NOT EXISTS idx_people_enrichment_status ON public.people_needs_enrichment (enrichment_status);
 CREATE INDEX IF NOT EXISTS idx_people_unique_id ON public.people_needs_enrichment (unique_id);
 CREATE INDEX IF NOT EXISTS idx_people_sync_status ON public.people_needs_enrichment (enrichment_status, pushed_to_neon_at);

@@ -6,8 +6,9 @@
 --      └─ undo        └── edit ── failed (flagged: edit, set complete again)
 
 -- An enricher's insert or update, before it is stored. Its arguments are the data columns.
+-- UTC, whatever its session has: a column with a time zone takes what is written here as the session's own time.
 CREATE OR REPLACE FUNCTION public.enrichment_row() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
+LANGUAGE plpgsql SET search_path = '' SET timezone = 'UTC' AS $$
 DECLARE
   utc_now timestamp := pg_catalog.clock_timestamp() AT TIME ZONE 'UTC';
   own text[] := ARRAY['enrichment_status', 'enrichment_notes', 'enriched_by', 'enriched_at', 'updated_at',
