@@ -88,6 +88,161 @@ def test_a_master_row_changed_since_is_refused_with_the_difference(cli, promoted
     assert (master(neon, key), ledger(neon, key), everything(supabase)) == before
 
 
+SCORE = """
+CREATE FUNCTION score() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  {before}UPDATE marketing.company_master SET data_quality_score = coalesce(employee_count, 0) / 10.0
+    WHERE company_unique_id = {key} AND data_quality_score IS DISTINCT FROM coalesce(employee_count, 0) / 10.0;{after}
+  RETURN NULL;
+END $$;
+CREATE {kind} score AFTER INSERT OR UPDATE ON {table} {more} FOR EACH ROW {when} EXECUTE FUNCTION score()
+"""
+OWN = {"kind": "TRIGGER", "table": "marketing.company_master", "key": "NEW.company_unique_id", "more": ""}
+OWN |= {"before": "", "after": "", "when": ""}
+
+
+def promote(cli, supabase, *numbers: int, **columns) -> None:
+    assert cli("pull", "--full").returncode == 0
+    for number in numbers:
+        complete(supabase, company(number), website=f"c{number}.example", **columns)
+    assert cli("pipeline", "--yes").returncode in {0, 1}
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        OWN,
+        {**OWN, "kind": "CONSTRAINT TRIGGER", "more": "DEFERRABLE INITIALLY DEFERRED"},
+        {**OWN, "table": "marketing.enrichment_ledger", "key": "NEW.key", "when": "WHEN (NEW.outcome <> 'waiting')"},
+    ],
+    ids=["the master's", "deferred", "another table's"],
+)
+def test_what_the_masters_own_triggers_made_of_the_row_is_no_change_of_somebody_elses(
+    cli, prepared, neon, supabase, trigger
+) -> None:
+    add_companies(neon, 1, 2, employee_count=7)
+    add_master(neon, 2, data_quality_score="0.35", employee_count=4)
+    neon.execute(SCORE.format(**trigger))
+    stood = master(neon, company(2))
+    promote(cli, supabase, 1, 2)
+    scores = [str(master(neon, company(number))["data_quality_score"])[:3] for number in (1, 2)]
+    assert scores == ["0.7", "0.7"]
+    neon.execute("VACUUM FREEZE marketing.company_master, marketing.enrichment_ledger")
+    neon.execute("ANALYZE")
+    done = cli("undo", company(1), company(2))
+    assert done.returncode == 0, done.stderr
+    assert master(neon, company(1)) is None
+    now = master(neon, company(2))
+    assert {**now, "data_quality_score": None} == {**stood, "data_quality_score": None}
+    # Put back, the row has what the trigger makes of it again, and that is said.
+    assert "as it was, but for its own triggers: data_quality_score was 0.35 and is 0.4" in done.stdout
+
+
+def test_somebody_elses_change_is_refused_beside_a_trigger_of_the_masters(cli, prepared, neon, supabase) -> None:
+    neon.execute(SCORE.format(**OWN))
+    add_companies(neon, 1, 2, employee_count=7)
+    add_master(neon, 2)
+    promote(cli, supabase, 1, 2)
+    neon.execute("UPDATE marketing.company_master SET industry = 'Steel'")
+    done = cli("undo", company(1), company(2))
+    assert done.returncode == 1
+    assert done.stderr.count("industry was None and is 'Steel'") == 2
+    assert [ledger(neon, company(number))[-1]["outcome"] for number in (1, 2)] == ["promoted"] * 2
+
+
+def test_a_batch_that_was_taken_apart_is_taken_back_where_a_trigger_changed_its_rows(
+    cli, prepared, neon, supabase
+) -> None:
+    neon.execute(SCORE.format(**OWN))
+    add_companies(neon, 1, 2, 3, employee_count=7)
+    assert cli("pull").returncode == 0
+    complete(supabase, company(2), employee_count=-1)
+    promote(cli, supabase, 1, 2, 3)
+    assert work(supabase, company(2))["enrichment_status"] == "failed"
+    done = cli("undo", company(1), company(3))
+    assert done.returncode == 0, done.stderr
+    assert master(neon, company(1)) is master(neon, company(3)) is None
+
+
+def test_the_last_of_several_promotions_is_taken_back_though_a_trigger_changed_each(
+    cli, prepared, neon, supabase
+) -> None:
+    neon.execute(SCORE.format(**OWN))
+    add_companies(neon, 1, employee_count=7)
+    promote(cli, supabase, 1)
+    add_companies(neon, 1, employee_count=9)
+    promote(cli, supabase, 1, city="Elkins")
+    assert str(master(neon, company(1))["data_quality_score"])[:3] == "0.9"
+    done = cli("undo", company(1))
+    assert done.returncode == 0, done.stderr
+    now = master(neon, company(1))
+    assert (now["employee_count"], now["address_city"], str(now["data_quality_score"])[:3]) == (7, None, "0.7")
+
+
+def test_a_trigger_that_catches_errors_leaves_no_proof_and_is_refused_with_the_difference(
+    cli, prepared, neon, supabase
+) -> None:
+    caught = {"before": "BEGIN ", "after": " EXCEPTION WHEN division_by_zero THEN NULL; END;"}
+    neon.execute(SCORE.format(**{**OWN, **caught}))
+    add_companies(neon, 1, employee_count=7)
+    promote(cli, supabase, 1)
+    done = cli("undo", company(1))
+    assert done.returncode == 1
+    assert "data_quality_score was None and is 0.7" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        # As a restore in one transaction leaves it: whatever stood in the dump is of one transaction.
+        (
+            "UPDATE marketing.enrichment_ledger SET note = note; UPDATE marketing.company_master SET keywords = keywords;"
+            "UPDATE shq_validation_log SET notes = notes"
+        ),
+        (
+            "UPDATE marketing.company_master SET keywords = keywords; ALTER TABLE marketing.enrichment_ledger"
+            " ALTER COLUMN note TYPE varchar"
+        ),
+        (
+            "ALTER TABLE marketing.company_master ADD tag text DEFAULT clock_timestamp()::text;"
+            "UPDATE marketing.enrichment_ledger SET note = note"
+        ),
+    ],
+)
+def test_rows_that_one_transaction_rewrote_prove_nothing(cli, promoted_row, neon, rewrite) -> None:
+    _, key = promoted_row
+    neon.execute("UPDATE marketing.company_master SET industry = 'Steel'")
+    with neon.transaction():
+        neon.execute(rewrite)
+    done = cli("undo", key)
+    assert done.returncode == 1
+    assert "industry was None and is 'Steel'" in done.stderr
+    assert master(neon, key) is not None
+
+
+def test_a_ledger_that_was_restored_in_one_transaction_proves_nothing_by_itself(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1, 2)
+    promote(cli, supabase, 1)
+    promote(cli, supabase, 2)
+    neon.execute("UPDATE marketing.company_master SET industry = 'Steel'")
+    with neon.transaction():
+        neon.execute("UPDATE marketing.enrichment_ledger SET note = note")
+        neon.execute("UPDATE marketing.company_master SET keywords = keywords")
+    done = cli("undo", company(1), company(2))
+    assert (done.returncode, done.stderr.count("industry was None and is 'Steel'")) == (1, 2)
+
+
+def test_a_column_that_was_added_since_is_no_change_and_keeps_its_value(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1, 2)
+    add_master(neon, 2)
+    stood = master(neon, company(2))
+    promote(cli, supabase, 1, 2)
+    neon.execute("ALTER TABLE marketing.company_master ADD tier text NOT NULL DEFAULT 'new'")
+    done = cli("undo", company(1), company(2))
+    assert done.returncode == 0, done.stderr
+    assert master(neon, company(1)) is None
+    assert master(neon, company(2)) == {**stood, "tier": "new"}
+
+
 def test_a_run_is_undone_as_a_whole(cli, prepared, neon, supabase) -> None:
     add_companies(neon, 1, 2)
     add_people(neon, 1, of=1)

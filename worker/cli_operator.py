@@ -122,7 +122,10 @@ def history(key: str, as_json: bool) -> None:
 @click.option("--run", "run_id", metavar="RUN_ID", help="Everything that this run promoted.")
 @click.argument("keys", nargs=-1, metavar="KEY…")
 def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool) -> None:
-    """Take promotions back: master row and invalid row as they were, workspace row pending."""
+    """Take promotions back: master row and invalid row as they were, workspace row pending. The last one goes first.
+
+    Refused where somebody has changed the master row since, or where other rows hang on it: those are named.
+    """
     if bool(keys) == bool(run_id):
         raise click.UsageError("give keys, or --run RUN_ID")
     check_keys([*keys, run_id or ""])

@@ -39,7 +39,7 @@ class Heard:
     """Rows that are older than what was carried of them: their database was restored."""
     held: bool = False
     """Whether somebody held a row that was to be told."""
-    absent: frozenset[str] = frozenset()
+    absent: set[str] = field(default_factory=set)
     """Keys that have no row."""
     words: dict[str, str] = field(default_factory=dict)
     """Key → outcome of those that were told, or are to be."""
@@ -70,19 +70,17 @@ async def catch_up(
         psycopg.Error: a database failed; catch up again.
     """
     heard = Heard()
-    absent: set[str] = set()
     while True:
         last, latest = await receipts.spoken(there, entity, after)
         if last is None:
             break
         after = last
         keys, missing = await receipts.unheard(here, entity, latest) if latest else ([], set[str]())
-        absent |= missing
+        heard.absent |= missing
         for start in range(0, len(keys), bridge.batch_size):
             await hear(
                 bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
             )
-    heard.absent = frozenset(absent)
     return heard
 
 
@@ -111,15 +109,29 @@ async def hear(
     heard: Heard,
     *,
     dry_run: bool = False,
+    wait: bool = False,
 ) -> None:
     """Tell these rows what the ledger says of them; queued ones are left to their delivery.
+
+    Args:
+        bridge: both databases.
+        there: to Neon.
+        here: to Supabase.
+        entity: whose rows.
+        keys: which.
+        run_id: what it is announced under.
+        heard: counts what was done.
+        dry_run: write nothing, and count.
+        wait: for whoever holds a row; else it is left for the next time.
 
     Raises:
         psycopg.Error: a database failed; tell again.
     """
-    rows = await workspace.lock(here, entity, keys, look=dry_run, wait=False)
-    heard.held |= len(rows) < len(keys)
-    rows = {key: row for key, row in rows.items() if not row.queued}
+    rows = await workspace.lock(here, entity, keys, look=dry_run, wait=wait)
+    if wait:
+        heard.absent |= {key for key in keys if key not in rows}
+    else:
+        heard.held |= len(rows) < len(keys)
     standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
     fresh = await neon.read(there, entity, list(rows)) if rows else {}
     replies: list[Reply] = []
@@ -128,6 +140,8 @@ async def hear(
     for key, row in rows.items():
         standing = standings[key]
         said = standing.latest
+        if row.queued and not _was_undone_as_it_stands(row, standing):
+            continue
         if said is None or standing.forgotten or (row.delivery.receipt and said.receipt.id <= row.delivery.receipt.id):
             continue
         heard.older += is_older(row, said) and not _told_before(row, said)
@@ -157,6 +171,14 @@ def is_older(row: Row, said: Spoken) -> bool:
     """Whether the row is from before what was carried of it: a backup of its database was restored."""
     version = row.delivery.version
     return said.row_version is not None and version is not None and version < said.row_version
+
+
+def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:
+    """Whether a queued row was promoted as it is, which nobody told it, and that was taken back."""
+    said, carried = standing.latest, standing.carried
+    return bool(
+        said and carried and said.outcome is Outcome.UNDONE and carried.receipt.hash == row.delivery.delivery_hash
+    )
 
 
 def _told_before(row: Row, said: Spoken) -> bool:

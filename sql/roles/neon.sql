@@ -20,7 +20,8 @@ DO $$ BEGIN
 END $$;
 GRANT USAGE ON SCHEMA marketing, public TO enrichment_worker;
 
--- INSERT and the master's DELETE are what `undo` needs to put things back.
+-- INSERT and the master's DELETE are what `undo` needs to put things back. It also looks into each table that refers
+-- to a master by a foreign key: GRANT SELECT on yours, else it refuses and names the grant.
 GRANT SELECT, INSERT, UPDATE, DELETE ON marketing.company_invalid, marketing.people_invalid TO enrichment_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON marketing.company_master, marketing.people_master TO enrichment_worker;
 GRANT SELECT ON marketing.company_slots TO enrichment_worker;
