@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import anyio
@@ -384,3 +385,54 @@ def test_reconcile_sees(steps, neon_copy, here, there, cli, harm, databases) -> 
     assert company(2 if harm in ("the workspace row", "a quiet edit") else 1) in done.stdout
     repaired = cli("reconcile", "--repair")
     assert repaired.returncode == (1 if harm == "the master row" else 0), repaired.stdout
+
+
+def findings(cli) -> tuple[int, dict[str, dict]]:
+    done = cli("doctor", "--json")
+    return done.returncode, {one["check"]: one for one in json.loads(done.stdout)}
+
+
+def test_doctor_and_readyz_name_the_restore_until_it_is_settled(
+    steps, neon_copy, here, there, cli, daemon, env, eventually
+) -> None:
+    with there() as neon:
+        add_companies(neon, 6)
+    steps.pull()
+    complete(here, company(1), website="a.example")
+    complete(here, company(6), website="c.example")
+    steps.deliver()
+    assert findings(cli)[1]["restored databases"]["level"] == "ok"
+    neon_copy.put_back()
+    status, found = findings(cli)
+    said = found["restored databases"]
+    assert (status, said["level"]) == (1, "problem")
+    assert "Neon was restored to an earlier moment (not before" in said["text"]
+    assert "reconcile" in said["mend"]
+    steps.pull()
+    status, found = findings(cli)
+    assert "1 company are not in Neon any more" in found["restored databases"]["text"] or status == 1
+    env["WORKER_SWEEP_INTERVAL"] = "0.2"
+    worker = daemon()
+
+    def warned() -> list[str]:
+        code, text = worker.health("/readyz")
+        assert code in (200, 503)
+        return [one for one in json.loads(text).get("warnings", []) if "Neon was restored" in one]
+
+    eventually(warned)
+    assert cli("reconcile", "--repair").returncode == 0
+    eventually(lambda: not warned())
+    assert findings(cli)[1]["restored databases"]["level"] == "ok"
+
+
+def test_doctor_names_a_restored_workspace(steps, neon_copy, databases, cli) -> None:
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(1), website="a.example")
+            steps.deliver()
+        backup.put_back()
+        status, found = findings(cli)
+        assert status == 1
+        assert "Supabase was restored" in found["restored databases"]["text"]
+        steps.pull()
+        assert findings(cli)[1]["restored databases"]["level"] == "ok"

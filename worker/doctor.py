@@ -26,6 +26,7 @@ from worker.entities import ENTITIES, Table
 from worker.faults import in_one_line
 from worker.privileges import Found as Privilege
 from worker.privileges import look, needs
+from worker.restore import unsettled
 from worker.settings import Settings, is_remote, safe_address
 from worker.shape import OUTBOX_CHECK, PULL_POSITION, shapes
 from worker.workspace import CHANNEL
@@ -74,11 +75,13 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         ("Supabase", "SUPABASE_DATABASE_URL", settings.supabase_conninfo),
     )
     seen: dict[Table, Found] = {}
+    at_fault = False
     for name, setting, conninfo in sides:
         try:
             connection = await connect(conninfo)
         except (psycopg.Error, OSError) as error:
             yield _problem(f"{name} connection", f"{safe_address(conninfo)}: {in_one_line(error)}", f"check {setting}")
+            at_fault = True
             continue
         async with connection:
             yield _ok(f"{name} connection", safe_address(conninfo))
@@ -88,12 +91,34 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
                 for finding in await _privileges(connection, name, settings):
                     yield finding
                 async for finding in _tables(connection, name, settings, seen):
+                    at_fault |= finding.level is Level.PROBLEM
                     yield finding
             except psycopg.errors.InsufficientPrivilege as error:
+                at_fault = True
                 yield _problem(name, in_one_line(error), "grant what is named above, and run doctor again")
             except psycopg.Error as error:
                 yield _problem(name, in_one_line(error), "run doctor again when the database answers")
+    if not at_fault:
+        yield await _restored(settings)
     yield await _public_api(settings)
+
+
+async def _restored(settings: Settings) -> Finding:
+    """Whether one of the databases was restored to an earlier moment, and that is not settled."""
+    check = "restored databases"
+    try:
+        async with await connect(settings.neon_conninfo) as there, await connect(settings.supabase_conninfo) as here:
+            found = {entity.name: await unsettled(entity, there, here) for entity in ENTITIES.values()}
+    except psycopg.Error as error:
+        return Finding(Level.WARNING, check, f"not looked: {in_one_line(error)}", "run doctor again")
+    said = [f"{name}: {text}" for name, text in found.items() if text]
+    if said:
+        mend = (
+            "`enrichment-worker pull` brings both databases together, as every worker does by itself;"
+            " `enrichment-worker reconcile` lists what is left, and settles it with --repair"
+        )
+        return _problem(check, "; ".join(said), mend)
+    return _ok(check, "neither database was restored to an earlier moment, or that is settled")
 
 
 async def _server(connection: Connection, name: str, setting: str, conninfo: str) -> list[Finding]:

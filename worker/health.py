@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
@@ -26,7 +26,7 @@ def application(monitor: Monitor) -> Starlette:
         return _report(monitor.stalled())
 
     async def readyz(_: Request) -> Response:
-        return _report(monitor.unready())
+        return _report(monitor.unready(), monitor.warnings())
 
     async def metrics(request: Request) -> Response:
         text, content_type = monitor.exposition(request.headers.get("accept", ""))
@@ -50,8 +50,9 @@ def application(monitor: Monitor) -> Starlette:
     return app
 
 
-def _report(reasons: list[str]) -> JSONResponse:
-    return JSONResponse({"ok": not reasons, "reasons": reasons}, status_code=503 if reasons else 200, headers=NO_STORE)
+def _report(reasons: list[str], warnings: Sequence[str] = ()) -> JSONResponse:
+    said = {"ok": not reasons, "reasons": reasons, **({"warnings": warnings} if warnings else {})}
+    return JSONResponse(said, status_code=503 if reasons else 200, headers=NO_STORE)
 
 
 class Server(uvicorn.Server):

@@ -173,6 +173,33 @@ def is_older(row: Row, said: Spoken) -> bool:
     return said.row_version is not None and version is not None and version < said.row_version
 
 
+async def older_than_carried(there: Connection, here: Connection, entity: Entity, after: int) -> list[str]:
+    """The keys of rows that are older than what was carried of them, by what the ledger says after an id: their
+    database was restored. Writes nothing.
+
+    Raises:
+        psycopg.Error: a database failed.
+    """
+    found: list[str] = []
+    while True:
+        last, latest = await receipts.spoken(there, entity, after)
+        if last is None:
+            return found
+        after = last
+        keys = (await receipts.unheard(here, entity, latest))[0] if latest else []
+        if not keys:
+            continue
+        rows = await workspace.lock(here, entity, keys, look=True)
+        await send(here, COMMIT)
+        standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+        latest_of = {key: standings[key].latest for key in rows}
+        found += [
+            key
+            for key, said in latest_of.items()
+            if said and is_older(rows[key], said) and not _told_before(rows[key], said)
+        ]
+
+
 def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:
     """Whether a queued row was promoted as it is, which nobody told it, and that was taken back."""
     said, carried = standing.latest, standing.carried

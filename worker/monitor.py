@@ -243,7 +243,12 @@ class Monitor:
             " pooler"
             for name, times in self._unheard.items()
             if times >= UNHEARD
-        ] + list(self._unposted.values())
+        ] + [*self._unposted.values(), *self._restored()]
+
+    def _restored(self) -> list[str]:
+        """Restores of a database that are not settled."""
+        counted = self._count["entities"].items()
+        return [f"{name}: {entity['restored']}" for name, entity in counted if entity.get("restored")]
 
     def posted(self, entity: str, pending: int | None) -> None:
         """Say that an event was posted and how many wait; None: there was none to post."""

@@ -17,7 +17,7 @@ from worker.bridge import Bridge
 from worker.database import Connection, Step
 from worker.delivery import judge, keys_with, news, remember, settle_batch, tell
 from worker.entities import Entity
-from worker.hearing import Heard, catch_up
+from worker.hearing import Heard, catch_up, older_than_carried
 from worker.model import Code, Delivery, Outcome, Status, utc_now
 from worker.neon import Entry, InvalidRow, Run
 from worker.receipts import Counts, Standing
@@ -100,6 +100,26 @@ async def recognise(entity: Entity, position: Position, there: Connection, here:
     elif position.last_pull_at and position.pulls < counts.confirmed:
         found.side, found.after = "Supabase", position.last_pull_at
     return found
+
+
+async def unsettled(entity: Entity, there: Connection, here: Connection) -> str | None:
+    """In words, a restore of a database that is not settled yet; None where there is none. Writes nothing.
+
+    Raises:
+        psycopg.Error: a database failed.
+    """
+    position = await staging.read_position(here, entity)
+    found = await recognise(entity, position, there, here)
+    if found.side == "Neon":
+        return f"{found.in_words()}: it has forgotten what became of {entity.count(len(found.forgotten))}"
+    older = await older_than_carried(there, here, entity, position.ledger_id or 0)
+    if found.side or older:
+        found.side, found.after = "Supabase", position.last_pull_at
+        return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
+    if lost := await staging.lost(here, entity):
+        said = staging.restored_in_words(position.restored or {"side": "Neon"})
+        return f"{said}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
+    return None
 
 
 async def bring_together(
