@@ -13,7 +13,8 @@ from anyio import Event
 from worker import catalogue
 from worker.database import Database
 from worker.entities import ENTITIES, Entity, Table
-from worker.faults import Kind, in_one_line, kind_of
+from worker.faults import Kind, in_one_line, kind_of, with_database
+from worker.hints import reach_hint, with_hint
 from worker.outbox import OUTBOX
 from worker.settings import Settings, safe_address
 from worker.settlement import Settlement, settlement
@@ -57,10 +58,8 @@ async def probe(database: Database, setting: str) -> None:
     try:
         await database.probe()
     except (psycopg.Error, OSError) as error:
-        raise Unreachable(
-            f"{database.name} cannot be reached at {safe_address(database.conninfo)}: "
-            f"{in_one_line(error)}; check {setting}"
-        ) from None
+        where = f"{database.name} cannot be reached at {safe_address(database.conninfo)} ({setting})"
+        raise Unreachable(with_hint(f"{where}: {in_one_line(error)}", reach_hint(error, setting))) from None
 
 
 async def check(bridge_neon: Database, bridge_supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
@@ -108,7 +107,7 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
             settlements = await check(neon, supabase, announces=announces)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
-                raise Unreachable(f"a database went away while it was checked: {in_one_line(error)}") from None
+                raise Unreachable(f"a database went away while it was checked: {with_database(error)}") from None
             raise
         yield Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
 

@@ -25,7 +25,8 @@ from worker.cli_base import (
     run_async,
 )
 from worker.database import Database
-from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
+from worker.faults import Kind, SetupMissing, in_one_line, kind_of, sort_of, with_database
+from worker.hints import hint, with_hint
 from worker.settings import SettingsError
 
 
@@ -63,12 +64,10 @@ def _report(error: BaseException) -> NoReturn:
     if isinstance(error, SetupMissing):
         fail(str(error), 1)
     if kind_of(error) is Kind.TRANSIENT:
-        fail(f"a database could not be reached: {with_database(error)}; nothing is lost, try again", 3)
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        mend = "`enrichment-worker doctor` names every privilege that is missing"
-        fail(f"{with_database(error)}; {mend}", 1)
+        what = "could not be reached" if sort_of(error) == "connection" else "cannot do it now"
+        fail(with_hint(f"a database {what}: {with_database(error)}", hint(error) or "nothing is lost, try again"), 3)
     if isinstance(error, psycopg.Error):
-        fail(f"a database refused: {with_database(error)}; `enrichment-worker setup` brings both up to date", 1)
+        fail(with_hint(f"a database refused: {with_database(error)}", hint(error)), 1)
     fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)
 
 
