@@ -11,10 +11,10 @@ import psycopg
 from anyio import Event
 
 from worker import catalogue
-from worker.database import Database
+from worker.database import UTF8, Database
 from worker.entities import ENTITIES, Entity, Table
-from worker.faults import Kind, in_one_line, kind_of, with_database
-from worker.hints import reach_hint, with_hint
+from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
+from worker.hints import MOVE_TO_UTF8, reach_hint, with_hint
 from worker.outbox import OUTBOX
 from worker.settings import Settings, safe_address
 from worker.settlement import Settlement, settlement
@@ -54,12 +54,15 @@ async def probe(database: Database, setting: str) -> None:
 
     Raises:
         Unreachable: it could not be done.
+        SetupMissing: it cannot store every text: whatever somebody types is to arrive, and what the worker says.
     """
     try:
-        await database.probe()
+        encoding = await database.probe()
     except (psycopg.Error, OSError) as error:
         where = f"{database.name} cannot be reached at {safe_address(database.conninfo)} ({setting})"
         raise Unreachable(with_hint(f"{where}: {in_one_line(error)}", reach_hint(error, setting))) from None
+    if encoding != UTF8:
+        raise SetupMissing(f"{database.name}'s database has the encoding {encoding}, not UTF8; {MOVE_TO_UTF8}")
 
 
 async def check(bridge_neon: Database, bridge_supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:

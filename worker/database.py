@@ -63,6 +63,8 @@ CONNECT: Mapping[str, Any] = {
     "prepare_threshold": None,
 }
 
+UTF8 = "UTF8"
+
 COMMIT: Step = (sql.SQL("COMMIT"), None)
 
 
@@ -190,14 +192,19 @@ class Database:
             return "the server does not answer"
         return "all of them are in use"
 
-    async def probe(self) -> None:
+    async def probe(self) -> str:
         """Connect once, to say in one line that a database cannot be reached.
+
+        Returns:
+            The encoding that it stores text in.
 
         Raises:
             psycopg.OperationalError: it cannot.
         """
         connection = await connect(self.conninfo)
+        encoding = connection.info.parameter_status("server_encoding")
         await connection.close()
+        return encoding or UTF8
 
 
 async def _give_up(connection: Connection) -> None:

@@ -15,6 +15,7 @@ READ_ONLY = (
     "nothing was lost, and workers go on by themselves; `enrichment-worker doctor` says whether it is a replica or who"
     " made it read-only"
 )
+MOVE_TO_UTF8 = "move it to a database that is made with ENCODING 'UTF8' TEMPLATE template0, by pg_dump and pg_restore"
 _HELP = {
     "25006": READ_ONLY,
     "42501": "`enrichment-worker doctor` names every privilege that is missing",
@@ -24,7 +25,6 @@ _HELP = {
     "53100": "its disk is full: make room on it or enlarge it",
     "53200": "the server is out of memory",
     "53300": "raise the connection limit of the server, the database or the role, or close what holds connections",
-    "22P05": "only a database with the encoding UTF8 holds any text",
 }  # fmt: skip
 """SQLSTATE → what helps."""
 

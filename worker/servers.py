@@ -14,10 +14,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from worker.address import is_remote
-from worker.database import Connection, connect, within
+from worker.database import UTF8, Connection, connect, within
 from worker.faults import in_one_line
 from worker.findings import Finding, ok, problem, warning
-from worker.hints import hint, reach_hint
+from worker.hints import MOVE_TO_UTF8, hint, reach_hint
 from worker.settings import Settings, safe_address
 from worker.workspace import CHANNEL
 
@@ -75,13 +75,10 @@ def _tls(connection: Connection, name: str, setting: str, conninfo: str) -> Find
 
 def _encoding(name: str, encoding: str) -> Finding:
     check = f"{name} encoding"
-    if encoding == "UTF8":
-        return ok(check, "UTF8")
-    mend = "move it to a database that is made with ENCODING 'UTF8' TEMPLATE template0, by pg_dump and pg_restore"
-    if encoding == "SQL_ASCII":
-        return problem(check, "SQL_ASCII: it checks no text, and what is no UTF-8 in it cannot be read or pulled", mend)
-    text = f"{encoding}: it cannot store every character; a record with one that it lacks is refused, and named"
-    return warning(check, text, mend)
+    if encoding == UTF8:
+        return ok(check, UTF8)
+    lacks = "checks no text" if encoding == "SQL_ASCII" else "cannot store every character"
+    return problem(check, f"{encoding}, which {lacks}: the worker does not begin", MOVE_TO_UTF8)
 
 
 def _writing(name: str, setting: str, row: dict[str, Any]) -> Finding:
