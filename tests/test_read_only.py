@@ -114,12 +114,12 @@ def test_what_says_that_others_are_read_only_is_not_about_the_worker(one, daemon
 def test_a_poolers_sessions_that_were_begun_under_the_lid_do_not_outlive_it(
     one, env, databases, daemon, neon, supabase, eventually, side
 ) -> None:
+    lid = Lid(neon if side == "Neon" else supabase, "database")
+    lid.put()
     with pooler.Pooler(databases.neon_url) as there, pooler.Pooler(databases.supabase_url) as here:
         env.update(
             NEON_DATABASE_URL=there.url, SUPABASE_DATABASE_URL=here.url, SUPABASE_LISTEN_URL=databases.supabase_url
         )
-        lid = Lid(neon if side == "Neon" else supabase, "database")
-        lid.put()
         complete(supabase, one, website="https://one.example")
         worker = daemon()
         eventually(lambda: says_read_only(worker, side))

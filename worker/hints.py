@@ -38,7 +38,7 @@ def hint(error: BaseException, *, asked: bool = False) -> str:
     """
     if not isinstance(error, psycopg.Error) or not error.sqlstate:
         return ""
-    if error.sqlstate[:2] == "42" and (function := _somebody_elses(error)):
+    if error.sqlstate[:2] == "42" and error.sqlstate != "42501" and (function := _somebody_elses(error)):
         return f"it comes from the function {function}, which is not the worker's: mend that"
     help_ = _HELP.get(error.sqlstate, "")
     return "" if asked and "doctor`" in help_ else help_
