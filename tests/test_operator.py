@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pooler
 import pytest
@@ -143,45 +139,3 @@ def test_doctor_with_a_database_down_says_the_rest_and_exits_3(cli, prepared, en
     assert "NEON_DATABASE_URL" in done.stdout
     assert "LISTEN: a notification arrives" in done.stdout
     assert "hunter2" not in done.stdout + done.stderr
-
-
-@pytest.fixture
-def api() -> Iterator[ThreadingHTTPServer]:
-    """As Supabase's REST API answers: ``rows`` to everybody."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps(self.server.rows).encode()
-            self.send_response(self.server.status)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    server.rows, server.status = [], 200
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.mark.parametrize(
-    ("status", "rows", "level"),
-    [(200, [], "ok"), (401, {"message": "no"}, "ok"), (200, [{"id": 1}], "problem"), (500, {}, "warning")],
-)
-def test_doctor_asks_the_public_api(cli, prepared, env, api, status, rows, level) -> None:
-    api.status, api.rows = status, rows
-    env |= {"SUPABASE_URL": f"http://127.0.0.1:{api.server_port}", "SUPABASE_API_KEY": "anon"}
-    assert findings(cli)["public API"]["level"] == level
-
-
-def test_doctor_does_not_take_the_service_key_for_a_stranger(cli, prepared, env, api) -> None:
-    claims = base64.urlsafe_b64encode(json.dumps({"role": "service_role"}).encode()).decode().rstrip("=")
-    env |= {"SUPABASE_URL": f"http://127.0.0.1:{api.server_port}", "SUPABASE_API_KEY": f"h.{claims}.s"}
-    found = findings(cli)["public API"]
-    assert found["level"] == "warning"
-    assert "anon" in found["mend"]

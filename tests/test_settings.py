@@ -160,6 +160,95 @@ def test_a_password_may_hold_brackets(load) -> None:
     assert load(NEON_DATABASE_URL=url).neon_database_url == url
 
 
+MALFORMED = [
+    "postgresql://ana:hun/ter2@db.example/n",
+    "postgresql://ana:/hunter2@db.example/n",
+    "postgresql://ana:hun@hunter2@db.example/n",
+    "postgresql://ana:hunter2@@db.example/n",
+    "postgresql://ana:hunter2/x?y@db.example/n",
+    "postgresql://ana:x@hunter2?y=z@db.example/n",
+    "postgresql://ana:x/y?hunter2=z@db.example/n",
+    "postgresql://ana:hunter2 x@db.example/n",
+    "postgresql://ana:hunter2 @db.example/n",
+    "postgresql://ana:hunter2%@db.example/n",
+    "postgresql://ana:hunter2%zz@db.example/n",
+    "postgresql://ana@corp:hunter2@db.example/n",
+    "postgresql://ana:hunter2",
+    "postgresql://ana:x@db.example:hunter2/n",
+    "postgresql://ana:x@db.example:99999/n?password=hunter2",
+    "postgresql:///ana:hunter2@db.example/n",
+    "postgresql:ana:hunter2@db.example/n",
+    "ana:hunter2@db.example/n",
+    "host=ana:hunter2@db.example dbname=n",
+    "host=db.example dbname=n password=x hunter2",
+    "host=db.example dbname=n password=x hunter2=y",
+    "password=hunter2 host=db.example",
+]
+
+
+@pytest.mark.parametrize("name", ["NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL"])
+@pytest.mark.parametrize("value", MALFORMED)
+def test_nothing_of_an_address_that_cannot_be_meant_is_shown(load, name, value) -> None:
+    (fault,) = faults(load, **{name: value})  # which looks for the password in it
+    assert fault.startswith(f"{name}: ")
+    assert "db.example" not in fault
+    assert "ana" not in fault
+
+
+@pytest.mark.parametrize("character", "/@% ")
+def test_the_hint_says_how_a_character_is_written_that_must_be_encoded(load, character) -> None:
+    (fault,) = faults(load, NEON_DATABASE_URL=f"postgresql://ana:hun{character}ter2@db.example/n")
+    assert "percent-encoded" in fault
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ana:hunter2%40%2F%3F%23%25%3A%20%C3%B6@127.0.0.1/n",
+        "postgresql://ana:hunter2?#:[x]ö!$&'()*+,;=@127.0.0.1/n",
+        "postgresql://ana:hunter2@127.0.0.1,localhost/n",
+        "postgresql://ana:hunter2@127.0.0.1:5432,localhost:5433/n?target_session_attrs=read-write",
+        "postgresql://ana:hunter2@[::1]:5432/n",
+        "postgresql://ana:hunter2@[::1],127.0.0.1/n",
+        "postgresql://%2Frun%2Fpostgresql/n",
+        "postgresql:///n?host=/run/postgresql&user=ana@corp",
+        "postgresql:///n?host=@abstract",
+        "postgresql:///n?service=near&host=localhost",
+        "postgresql://ana:hunter2@127.0.0.1/Marketing%20DB",
+        "postgresql://ana:hunter2@127.0.0.1/n?options=-c%20work_mem%3D8MB&application_name=me%40x&channel_binding=prefer",
+        "postgres://ana:hunter2@localhost/n?ssl=true",
+        "postgresql://ana:hunter2@localhost:/n",
+        "host=localhost port=5432 dbname=n user=ana password=hunter2",
+        "host='/run/postgresql' dbname='Marketing DB' password='hun ter@2/'",
+        "hostaddr=::1 dbname=n",
+    ],
+)
+def test_an_address_that_can_be_meant_is_taken_as_it_is(load, url) -> None:
+    found = load(NEON_DATABASE_URL=url, SUPABASE_DATABASE_URL=url)
+    assert found.neon_conninfo == found.listen_conninfo == url
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("pgbouncer=true", "parameter pgbouncer,"),
+        ("sslmode=require&pgbouncer=true&connection_limit=1", "parameters pgbouncer, connection_limit,"),
+        ("schema=marketing", "parameter schema,"),
+        ("uselibpqcompat=true&sslmode=require", "parameter uselibpqcompat,"),
+    ],
+)
+def test_a_parameter_that_libpq_does_not_know_is_named_as_that(load, query, said) -> None:
+    (fault,) = faults(load, NEON_DATABASE_URL=f"postgresql://ana:hunter2@db.example/n?{query}")
+    assert said in fault
+    assert "take" in fault
+    assert "percent" not in fault
+
+
+def test_a_tls_mode_that_there_is_none_of_is_told(load) -> None:
+    (fault,) = faults(load, NEON_DATABASE_URL=f"{NEON}?sslmode=no-verify")
+    assert "verify-full" in fault
+
+
 def test_every_fault_is_told_not_only_the_first(load) -> None:
     told = faults(
         load, NEON_DATABASE_URL=None, SUPABASE_DATABASE_URL="mysql://x", WORKER_BATCH_SIZE="0", WORKER_BATCH="1",

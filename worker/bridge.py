@@ -12,9 +12,10 @@ import structlog
 from anyio import Event
 
 from worker import receipts
-from worker.database import Database
+from worker.database import UTF8, Database
 from worker.entities import ENTITIES, Entity
-from worker.faults import Kind, SetupMissing, in_one_line, kind_of
+from worker.faults import Kind, Lack, SetupMissing, in_one_line, kind_of, with_database
+from worker.hints import MOVE_TO_UTF8, reach_hint, with_hint
 from worker.misfits import examine, lacks_of
 from worker.model import Receipt
 from worker.settings import Settings, safe_address
@@ -49,14 +50,15 @@ async def probe(database: Database, setting: str) -> None:
 
     Raises:
         Unreachable: it could not be done.
+        SetupMissing: it cannot store every text: whatever somebody types is to arrive, and what the worker says.
     """
     try:
-        await database.probe()
+        encoding = await database.probe()
     except (psycopg.Error, OSError) as error:
-        raise Unreachable(
-            f"{database.name} cannot be reached at {safe_address(database.conninfo)}: "
-            f"{in_one_line(error)}; check {setting}"
-        ) from None
+        where = f"{database.name} cannot be reached at {safe_address(database.conninfo)} ({setting})"
+        raise Unreachable(with_hint(f"{where}: {in_one_line(error)}", reach_hint(error, setting))) from None
+    if encoding != UTF8:
+        raise SetupMissing([Lack(f"{database.name}'s database has the encoding {encoding}, not UTF8", MOVE_TO_UTF8)])
 
 
 async def check(neon: Database, supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
@@ -116,7 +118,7 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
             await recall(bridge)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
-                raise Unreachable(f"a database went away while it was checked: {in_one_line(error)}") from None
+                raise Unreachable(f"a database went away while it was checked: {with_database(error)}") from None
             raise
         yield bridge
 

@@ -26,7 +26,8 @@ from worker.cli_base import (
     say,
 )
 from worker.database import Database
-from worker.faults import Kind, SetupMissing, in_one_line, kind_of, with_database
+from worker.faults import Kind, SetupMissing, in_one_line, kind_of, sort_of, with_database
+from worker.hints import hint, with_hint
 from worker.settings import Settings, SettingsError
 
 
@@ -64,14 +65,10 @@ def _report(error: BaseException) -> NoReturn:
     if isinstance(error, SetupMissing):
         fail(str(error), 1)
     if kind_of(error) is Kind.TRANSIENT:
-        fail(f"a database could not be reached: {with_database(error)}; nothing is lost, try again", 3)
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        mend = "`enrichment-worker doctor` names every privilege that is missing"
-        fail(f"{with_database(error)}; {mend}", 1)
+        what = "could not be reached" if sort_of(error) == "connection" else "cannot do it now"
+        fail(with_hint(f"a database {what}: {with_database(error)}", hint(error) or "nothing is lost, try again"), 3)
     if isinstance(error, psycopg.Error):
-        # Of names, types and constraints that are not there, or not those it takes them for.
-        mend = "; `enrichment-worker doctor` compares every table" if (error.sqlstate or "").startswith("42") else ""
-        fail(f"a database refused: {with_database(error)}{mend}", 1)
+        fail(with_hint(f"a database refused: {with_database(error)}", hint(error)), 1)
     fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)
 
 

@@ -29,8 +29,9 @@ from worker.cli_base import (
     with_bridge,
 )
 from worker.database import Database
-from worker.doctor import Finding, Level, examine
+from worker.doctor import examine
 from worker.entities import ENTITIES
+from worker.findings import Finding, Level
 from worker.history import History
 from worker.history import history as life_of
 from worker.reconcile import Compared

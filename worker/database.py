@@ -8,31 +8,26 @@ mode there is no session to keep them, and start-up ``options`` are rejected.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import anyio
 import psycopg
-import pydantic_core
 from psycopg import sql
-from psycopg.abc import Buffer
-from psycopg.abc import Loader as AnyLoader
-from psycopg.adapt import Loader
 from psycopg.rows import dict_row
-from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker import pipeline
-from worker.faults import blame, is_stale_plan
-from worker.model import utc
+from worker.adapt import adapt
+from worker.faults import blame, in_one_line, is_stale_plan
 from worker.pipeline import Result, exchange, may_prepare
+from worker.read_only import END_OUTDATED, HEED
 
 Connection = pipeline.Connection
 _NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
@@ -48,6 +43,8 @@ STATEMENT_SECONDS = 15.0
 LOCK_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 """How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
+POOL_SECONDS = 15.0
+"""How long a connection is waited for."""
 CLIENT_SECONDS = 20.0
 """After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
 
@@ -60,9 +57,13 @@ CONNECT: Mapping[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
     "application_name": "enrichment-worker",
+    # Whatever the database, the role or PGCLIENTENCODING say: what is not sent as UTF-8 is another text.
+    "client_encoding": "UTF8",
     "autocommit": True,
     "prepare_threshold": None,
 }
+
+UTF8 = "UTF8"
 
 COMMIT: Step = (sql.SQL("COMMIT"), None)
 
@@ -74,71 +75,8 @@ async def connect(conninfo: str) -> Connection:
         psycopg.OperationalError: it cannot be had.
     """
     connection = await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row, **CONNECT)
-    _adapt(connection)
+    adapt(connection)
     return connection
-
-
-def _adapt(connection: Connection) -> None:
-    """Read and write JSON by pydantic: it is thrice as fast. Read every date."""
-    set_json_loads(_loads, connection)
-    set_json_dumps(_dumps, connection)
-    for name, loader in _LOADERS.items():
-        connection.adapters.register_loader(name, loader)
-
-
-def _within_the_calendar(name: str) -> type[AnyLoader]:
-    """A loader of dates as the worker's transactions write them, ISO, whatever style the session had before: that is
-    not what psycopg goes by. What lies outside of Python's years 1 to 9999 is shown as its nearest moment: a year typed
-    with five digits is one cell's slip, and no reason to read no row. A table may have its dates with or without a time
-    zone: both are told as UTC without one.
-    """
-    found = psycopg.adapters.get_loader(psycopg.adapters.types[name].oid, psycopg.pq.Format.TEXT)
-    assert found is not None
-    plain: type[AnyLoader] = found
-
-    class Within(Loader):
-        def load(self, data: Buffer) -> Any:
-            text = bytes(data).decode()
-            with suppress(ValueError, OverflowError):
-                return utc(datetime.fromisoformat(text))
-            with suppress(psycopg.Error, NotImplementedError, OverflowError):
-                return utc(plain(self.oid, self.connection).load(data))
-            return _FIRST if text.startswith("-") or text.endswith("BC") else _LAST
-
-    return Within
-
-
-_FIRST, _LAST = utc(datetime.min.replace(tzinfo=UTC)), utc(datetime.max.replace(tzinfo=UTC))
-_LOADERS = {
-    "timestamp": _within_the_calendar("timestamp"),
-    "timestamptz": _within_the_calendar("timestamptz"),
-}
-
-
-TOO_DEEP = "(nested too deeply to be read)"
-_DEEPER = 100
-"""What a value is written inside of, and what calls it, with room to spare."""
-
-
-def _loads(text: str | bytes) -> Any:
-    try:
-        return pydantic_core.from_json(text)
-    except ValueError:  # it goes 200 deep, Postgres some thousand: what nobody could write again is not read either
-        try:
-            value = nest = json.loads(text)
-            for _ in range(_DEEPER):
-                nest = [nest]
-            json.dumps(nest)
-        except RecursionError:
-            return TOO_DEEP
-        return value
-
-
-def _dumps(value: Any) -> str | bytes:
-    try:
-        return pydantic_core.to_json(value)  # in less than half of the time
-    except ValueError:  # nested too deeply for it, or no UTF-8
-        return json.dumps(value)
 
 
 class Database:
@@ -155,24 +93,42 @@ class Database:
         """
         self.name = name
         self.conninfo = conninfo
+        self._failure: tuple[float, Exception] | None = None
+        """When a connection could not be had last, and why: the pool keeps that to itself."""
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo,
+            connection_class=self._telling(),
             kwargs={**CONNECT, "row_factory": dict_row},
             min_size=0,
             max_size=max_size,
             max_idle=max_idle,
             max_lifetime=30 * 60.0,
-            timeout=15.0,
-            reconnect_timeout=10.0,
+            timeout=POOL_SECONDS,
+            reconnect_timeout=POOL_SECONDS,
             num_workers=2,
             open=False,
             name=name,
             configure=self._configure,
         )
 
+    def _telling(self) -> type[Connection]:
+        """Psycopg's connection, which tells this database why it cannot be had."""
+        database = self
+
+        class Telling(psycopg.AsyncConnection[Any]):
+            @classmethod
+            async def connect(cls, conninfo: str = "", **options: Any) -> Any:
+                try:
+                    return await super().connect(conninfo, **options)
+                except (psycopg.Error, OSError) as error:
+                    database._failure = time.monotonic(), error
+                    raise
+
+        return Telling
+
     async def _configure(self, connection: Connection) -> None:
         _NAMES[connection] = self.name
-        _adapt(connection)
+        adapt(connection)
         _UNTRIED.add(connection)
 
     async def __aenter__(self) -> Database:
@@ -205,16 +161,21 @@ class Database:
         Timeouts on both ends bound it instead.
 
         Raises:
-            psycopg.OperationalError: no connection within the pool's timeout.
+            psycopg.OperationalError: no connection within the pool's timeout, and why.
         """
         with anyio.CancelScope(shield=True):
+            asked = time.monotonic()
             try:
                 connection = await self._pool.getconn()
-            except PoolTimeout as error:
-                blame(error, self.name)
-                raise
+            except PoolTimeout:
+                told = PoolTimeout(f"no connection within {POOL_SECONDS:.0f} s: {self._why_none(asked)}")
+                blame(told, self.name)
+                raise told from None
             try:
                 yield connection
+            except psycopg.errors.ReadOnlySqlTransaction:
+                await _give_up(connection)
+                raise
             finally:
                 try:
                     # A transaction left open here was left by a fault: give its locks back at once.
@@ -224,14 +185,34 @@ class Database:
                 finally:
                     await self._pool.putconn(connection)
 
-    async def probe(self) -> None:
+    def _why_none(self, asked: float) -> str:
+        if self._failure and self._failure[0] >= asked:
+            return in_one_line(self._failure[1])
+        if self.stats.get("pool_size", 0) < self.stats.get("pool_max", 0):
+            return "the server does not answer"
+        return "all of them are in use"
+
+    async def probe(self) -> str:
         """Connect once, to say in one line that a database cannot be reached.
+
+        Returns:
+            The encoding that it stores text in.
 
         Raises:
             psycopg.OperationalError: it cannot.
         """
         connection = await connect(self.conninfo)
+        encoding = connection.info.parameter_status("server_encoding")
         await connection.close()
+        return encoding or UTF8
+
+
+async def _give_up(connection: Connection) -> None:
+    """Close a connection that was refused a write: the next one takes the default of its time."""
+    with suppress(psycopg.Error), within(connection, 5.0):
+        await connection.rollback()
+        await connection.execute(END_OUTDATED, {"pid": connection.info.backend_pid})
+    await connection.close()
 
 
 _SETTLED = (psycopg.pq.TransactionStatus.IDLE, psycopg.pq.TransactionStatus.UNKNOWN)
@@ -273,7 +254,8 @@ def begin(
         durable: its COMMIT waits for the disk. Else a crash of the server may take the last moments back, in order.
     """
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
-    mode = "READ ONLY" if read_only else "READ WRITE"
+    # What may write does not say READ WRITE: that would override a database's default, and no standby takes it.
+    mode = " READ ONLY" if read_only else ""
     settings = {
         "TimeZone": "UTC",
         "DateStyle": "ISO",
@@ -292,11 +274,12 @@ def begin(
         [
             *(_SETTING.format(name, value) for name, value in settings.items()),
             *waits,
+            *(() if read_only else (HEED,)),
             sql.SQL(f"pg_backend_pid() AS {_PID}"),
         ]
     )
     return (
-        (sql.SQL(f"BEGIN ISOLATION LEVEL {level} {mode}"), None),
+        (sql.SQL(f"BEGIN ISOLATION LEVEL {level}{mode}"), None),
         (composed(_SETTINGS.format(calls)), None),
     )
 

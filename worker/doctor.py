@@ -2,67 +2,32 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
 
-import anyio
 import psycopg
-from anyio import to_thread
 from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
-from worker import mends, misfits
+from worker import mends, misfits, public_api
 from worker.catalogue import Found
-from worker.database import Connection, connect, within
+from worker.database import Connection, connect
 from worker.entities import ENTITIES, Table
-from worker.faults import in_one_line
+from worker.faults import Kind, in_one_line, kind_of
+from worker.findings import Finding, Level
+from worker.findings import ok as _ok
+from worker.findings import problem as _problem
+from worker.hints import hint, reach_hint
 from worker.privileges import Found as Privilege
 from worker.privileges import look, needs
 from worker.restore import unsettled
-from worker.settings import Settings, is_remote, safe_address
+from worker.servers import notification, server
+from worker.settings import Settings, safe_address
 from worker.shape import OUTBOX_CHECK, PULL_POSITION, shapes
-from worker.workspace import CHANNEL
 
 LATE_SECONDS = 900
 """An event that waited for so long is not on its way."""
-CLOCK_SECONDS = 5.0
-NOTIFY_SECONDS = 5.0
-OLDEST = 140000
 TRIGGERS = ("enrichment_a_key", "enrichment_b_row", "enrichment_notify_insert", "enrichment_notify_update")
-
-
-class Level(StrEnum):
-    """How bad a finding is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check found, and the mend where something is wrong."""
-
-    level: Level
-    check: str
-    text: str
-    mend: str = ""
-
-
-def _ok(check: str, text: str) -> Finding:
-    return Finding(Level.OK, check, text)
-
-
-def _problem(check: str, text: str, mend: str) -> Finding:
-    return Finding(Level.PROBLEM, check, text, mend)
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
@@ -76,17 +41,22 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     )
     seen: dict[Table, Found] = {}
     at_fault = False
+    tables: dict[str, public_api.Held] | None = None
     for name, setting, conninfo in sides:
         try:
             connection = await connect(conninfo)
         except (psycopg.Error, OSError) as error:
-            yield _problem(f"{name} connection", f"{safe_address(conninfo)}: {in_one_line(error)}", f"check {setting}")
+            text = f"{safe_address(conninfo)} ({setting}): {in_one_line(error)}"
+            yield _problem(f"{name} connection", text, reach_hint(error, setting))
             at_fault = True
             continue
         async with connection:
             yield _ok(f"{name} connection", safe_address(conninfo))
+            if name == "Supabase":
+                with suppress(psycopg.Error):
+                    tables = await public_api.held(connection)
             try:
-                for finding in await _server(connection, name, setting, conninfo):
+                for finding in await server(connection, name, setting, conninfo):
                     yield finding
                 for finding in await _privileges(connection, name, settings):
                     yield finding
@@ -97,10 +67,12 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
                 at_fault = True
                 yield _problem(name, in_one_line(error), "grant what is named above, and run doctor again")
             except psycopg.Error as error:
-                yield _problem(name, in_one_line(error), "run doctor again when the database answers")
+                at_fault = True
+                mend = "run doctor again when the database answers" if kind_of(error) is Kind.TRANSIENT else ""
+                yield _problem(name, in_one_line(error), hint(error, asked=True) or mend)
     if not at_fault:
         yield await _restored(settings)
-    yield await _public_api(settings)
+    yield await public_api.ask(settings, tables)
 
 
 async def _restored(settings: Settings) -> Finding:
@@ -119,36 +91,6 @@ async def _restored(settings: Settings) -> Finding:
         )
         return _problem(check, "; ".join(said), mend)
     return _ok(check, "neither database was restored to an earlier moment, or that is settled")
-
-
-async def _server(connection: Connection, name: str, setting: str, conninfo: str) -> list[Finding]:
-    row = await _one(
-        connection,
-        "SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS says,"
-        " extract(epoch FROM clock_timestamp())::float8 AS clock,"
-        " (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()) AS tls",
-    )
-    found = []
-    if row["version"] < OLDEST:
-        found.append(_problem(f"{name} version", f"PostgreSQL {row['says']}", "use PostgreSQL 14 or later"))
-    else:
-        found.append(_ok(f"{name} version", f"PostgreSQL {row['says']}"))
-    apart = abs(row["clock"] - datetime.now(UTC).timestamp())
-    if apart > CLOCK_SECONDS:
-        mend = "set this machine's clock by NTP: newer edits are told by it"
-        found.append(_problem(f"{name} clock", f"{apart:.0f} s apart from this machine's", mend))
-    else:
-        found.append(_ok(f"{name} clock", f"within {CLOCK_SECONDS:.0f} s of this machine's"))
-    if not is_remote(conninfo):
-        found.append(_ok(f"{name} TLS", "not needed: the database is on this machine"))
-    elif connection.pgconn.ssl_in_use:
-        mode = conninfo_to_dict(conninfo).get("sslmode")
-        found.append(_ok(f"{name} TLS", f"on (sslmode={mode})"))
-    else:
-        # The settings refuse it but where the operator allowed it.
-        text, mend = "off, as WORKER_ALLOW_INSECURE=1 allows", f"use sslmode=require in {setting}"
-        found.append(Finding(Level.WARNING, f"{name} TLS", text, mend))
-    return found
 
 
 async def _tables(
@@ -177,7 +119,7 @@ async def _tables(
         yield await _closed(connection, PULL_POSITION)
     if settings.n8n_webhook_url and OUTBOX_CHECK not in at_fault:
         yield await _outbox(connection)
-    yield await _notify_arrives(connection, settings)
+    yield await notification(connection, settings)
 
 
 async def _outbox(connection: Connection) -> Finding:
@@ -249,87 +191,6 @@ def _may(subject: str, found: Sequence[Privilege]) -> Finding:
         text = f"this role lacks {', '.join(str(one.need) for one in lacking)}"
         return _problem(subject, text, "as the owner: " + "; ".join(one.grant for one in lacking))
     return _ok(subject, "this role may do what it must")
-
-
-async def _notify_arrives(connection: Connection, settings: Settings) -> Finding:
-    """Send one and hear it. A pooler in transaction mode takes the LISTEN and hears nothing."""
-    check, where = "LISTEN", safe_address(settings.listen_conninfo)
-    payload = json.dumps({"entity": "doctor", "token": datetime.now(UTC).isoformat()})
-    try:
-        ear = await connect(settings.listen_conninfo)
-        async with ear:
-            with within(ear, NOTIFY_SECONDS):
-                await ear.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
-            await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
-            with anyio.move_on_after(NOTIFY_SECONDS):
-                async for notice in ear.notifies(timeout=NOTIFY_SECONDS):
-                    if notice.payload == payload:
-                        return _ok(check, f"a notification arrives at {where}")
-    except (psycopg.Error, OSError) as error:
-        return _problem(check, f"{where}: {in_one_line(error)}", "check SUPABASE_LISTEN_URL")
-    return _problem(
-        check,
-        f"{where} takes LISTEN and hears nothing: it is a pooler in transaction mode",
-        "set SUPABASE_LISTEN_URL to the direct or session-mode address (port 5432)",
-    )
-
-
-async def _public_api(settings: Settings) -> Finding:
-    """Ask Supabase's REST API for the workspace, as anybody on the internet could."""
-    check = "public API"
-    if not (settings.supabase_url and settings.supabase_api_key):
-        return Finding(
-            Level.WARNING, check, "not tried", "set SUPABASE_URL and SUPABASE_API_KEY (the anon key) to prove it"
-        )
-    if _role_of(settings.supabase_api_key) == "service_role":
-        return Finding(
-            Level.WARNING, check, "not tried: SUPABASE_API_KEY is the service key, which sees everything",
-            "give the anon key instead",
-        )  # fmt: skip
-    for entity in ENTITIES.values():
-        try:
-            seen = await to_thread.run_sync(_rows_shown, settings, entity.workspace_table.name)
-        except (OSError, ValueError) as error:
-            return Finding(Level.WARNING, check, f"no answer: {in_one_line(error)}", "check SUPABASE_URL")
-        if seen:
-            mend = "`enrichment-worker setup` closes it; where a policy of yours lets strangers in, drop that first"
-            return _problem(check, f"shows {entity.workspace_table} to anybody", mend)
-    return _ok(check, "shows nobody the workspace")
-
-
-def _rows_shown(settings: Settings, table: str) -> int:
-    """How many rows a stranger gets; refused is none.
-
-    Raises:
-        OSError: no answer.
-        ValueError: an answer that is no JSON list.
-    """
-    key = settings.supabase_api_key or ""
-    url = f"{(settings.supabase_url or '').rstrip('/')}/rest/v1/{table}?select=*&limit=1"
-    request = urllib.request.Request(url, headers={"apikey": key, "Authorization": f"Bearer {key}"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - settings allow http(s) only
-            rows = json.loads(answer.read(1_000_000))
-    except urllib.error.HTTPError as error:
-        with suppress(OSError):
-            error.close()
-        if error.code in (401, 403, 404):
-            return 0
-        raise OSError(f"HTTP {error.code}") from None
-    if not isinstance(rows, list):
-        raise ValueError("the answer is no list")  # noqa: TRY004 - it is about a value from outside
-    return len(rows)
-
-
-def _role_of(key: str) -> str | None:
-    """The role in a Supabase key: a JWT's claim, or what the new kind of key begins with."""
-    if key.startswith("sb_secret_"):
-        return "service_role"
-    with suppress(ValueError, IndexError, AttributeError):
-        part = key.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-        return str(claims.get("role"))
-    return None
 
 
 async def _one(connection: Connection, statement: str, **params: object) -> dict[str, Any]:

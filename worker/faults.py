@@ -167,5 +167,6 @@ def with_database(error: BaseException) -> str:
 
 def without_password(text: str) -> str:
     """The text with every password of a connection string masked."""
-    text = re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", text)
+    # Up to the last @: a password that is not encoded holds some, and slashes.
+    text = re.sub(r"(://[^:@/\s]*):\S*@", r"\1:***@", text)
     return re.sub(r"(?i)(password\s*=\s*)('[^']*'|\S+)", r"\1***", text)

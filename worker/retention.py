@@ -12,6 +12,7 @@ from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, kind_of, with_database
+from worker.hints import hint
 from worker.neon import LEDGER
 from worker.receipts import mark_pruned
 
@@ -47,8 +48,7 @@ async def prune(bridge: Bridge, entity: Entity, *, ledger_days: int | None, work
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
-        mend = "`enrichment-worker doctor` names a privilege that is missing"
-        log.warning("retention.failed", entity=entity.name, error=with_database(error), mend=mend)
+        log.warning("retention.failed", entity=entity.name, error=with_database(error), mend=hint(error) or None)
     if done.ledger or done.workspace:
         log.info("retention.pruned", entity=entity.name, ledger=done.ledger, workspace=done.workspace)
     return done

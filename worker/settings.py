@@ -6,12 +6,10 @@ Read once, at the start of a command; every fault is told, not only the first.
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import sys
 from collections.abc import Mapping
-from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +20,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.address import AddressError, check_address, is_here, is_remote
 
 SECRETS = (
     "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
@@ -67,18 +67,10 @@ def _whole_days(value: object) -> object:
 
 
 def _postgres_url(value: str) -> str:
-    # Only the words the consoles use: a password may hold brackets, and no part of it may be shown.
-    if match := re.search(r"\[(YOUR[A-Z _-]*|PASSWORD|PROJECT[A-Z _-]*|REGION)\]", value, re.IGNORECASE):
-        raise _fault(f"still holds the placeholder {match[0]}; put the real value there")
-    scheme = value.partition("://")[0]
-    if scheme not in ("postgres", "postgresql"):
-        raise _fault("is no Postgres address; copy the one that begins with postgresql:// from the Connect page")
     try:
-        conninfo_to_dict(value)
-    except psycopg.Error:
-        raise _fault(
-            "cannot be read as a Postgres address; write special characters of the password percent-encoded"
-        ) from None
+        check_address(value)
+    except AddressError as error:
+        raise _fault(str(error)) from None
     return value
 
 
@@ -156,7 +148,7 @@ class Settings(BaseSettings):
         if not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
             raise _fault("holds blanks or other characters that no header may carry; copy the token alone")
         parts = urlsplit(url)
-        if parts.scheme == "http" and not _is_here(parts.hostname or "") and not info.data.get("allow_insecure"):
+        if parts.scheme == "http" and not is_here(parts.hostname or "") and not info.data.get("allow_insecure"):
             raise _fault(
                 "would go to another machine without TLS; use https in N8N_WEBHOOK_URL, or set WORKER_ALLOW_INSECURE=1"
             )
@@ -252,7 +244,7 @@ def _listen_fault(url: str) -> list[str]:
     """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work and hear nothing."""
     try:
         where = conninfo_to_dict(url)
-    except psycopg.Error:
+    except (psycopg.Error, ValueError):
         return []  # that fault is told already
     if "6543" not in str(where.get("port")).split(","):
         return []
@@ -309,27 +301,6 @@ def _in_words(error: Mapping[str, Any]) -> str:
             return f"{name}: {error['msg']}"
         case _:
             return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def is_remote(url: str) -> bool:
-    """Whether any host of the connection string is another machine."""
-    parts = conninfo_to_dict(url)
-    # What the string leaves open, libpq takes from the environment or from a service file.
-    hosts = str(parts.get("host", os.environ.get("PGHOST", "")))
-    numbers = str(parts.get("hostaddr", os.environ.get("PGHOSTADDR", "")))
-    if not (hosts or numbers) and (parts.get("service") or os.environ.get("PGSERVICE")):
-        return True
-    pairs = zip_longest(hosts.split(","), numbers.split(","), fillvalue="")
-    return any(not _is_here((number or host).strip()) for host, number in pairs)
-
-
-def _is_here(host: str) -> bool:
-    if host in ("", "localhost") or host.startswith(("/", "@")):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def safe_address(conninfo: str) -> str:

@@ -1,0 +1,39 @@
+"""What ``doctor`` says of one thing that it looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How bad a finding is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found, and the mend where something is wrong."""
+
+    level: Level
+    check: str
+    text: str
+    mend: str = ""
+
+
+def ok(check: str, text: str) -> Finding:
+    """All is well."""
+    return Finding(Level.OK, check, text)
+
+
+def warning(check: str, text: str, mend: str) -> Finding:
+    """Something is not as it should be, or could not be proved."""
+    return Finding(Level.WARNING, check, text, mend)
+
+
+def problem(check: str, text: str, mend: str) -> Finding:
+    """Something keeps the worker from its work, or shows records to strangers."""
+    return Finding(Level.PROBLEM, check, text, mend)
