@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from worker import __version__
+from worker import __version__, output
 from worker.database import Database
 from worker.delivery import Tally
 from worker.entities import ENTITIES
@@ -243,7 +243,7 @@ class Monitor:
             " pooler"
             for name, times in self._unheard.items()
             if times >= UNHEARD
-        ] + list(self._unposted.values())
+        ] + [*self._unposted.values(), *_lost_lines()]
 
     def posted(self, entity: str, pending: int | None) -> None:
         """Say that an event was posted and how many wait; None: there was none to post."""
@@ -292,6 +292,7 @@ class Monitor:
         metrics, since_count = self.metrics, self._clock() - self._counted_at
         metrics.ready.set(not self.unready())
         metrics.watchers.set(self.feed.watchers)
+        metrics.lost.set(output.lost())
         for name, entity in self._count["entities"].items():
             age = entity["oldest_queued_seconds"]
             metrics.oldest.labels(name).set(0 if age is None else age + since_count)
@@ -306,3 +307,8 @@ class Monitor:
                 stats.get("connections_errors", 0) + stats.get("connections_lost", 0)
             )
         return metrics.text(accept)
+
+
+def _lost_lines() -> list[str]:
+    lines = output.lost()
+    return [f"{lines} lines of the log are lost: stderr cannot be written, or nobody reads it"] if lines else []
