@@ -84,7 +84,9 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
 class _Daemon:
     def __init__(self, bridge: Bridge, settings: Settings, supervisor: Supervisor) -> None:
         self.bridge, self.settings, self.supervisor = bridge, settings, supervisor
-        self.monitor = Monitor(ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval)
+        self.monitor = Monitor(
+            ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval, pull_interval=settings.pull_interval
+        )
         self.bells = {name: Bell() for name in ENTITIES}
         self.events = {name: Bell() for name in ENTITIES}
         """Rung when there may be an event to post."""
@@ -331,3 +333,4 @@ class _Turns(Progress):
     def advance(self, records: int) -> None:
         """A batch is done."""
         self._monitor.turn("pull")
+        self._monitor.pulling()
