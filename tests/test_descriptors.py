@@ -12,9 +12,8 @@ from records import add_companies, company, complete, master
 
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = (
-    "status", "status --json", "doctor", "pull", "push --json", "revalidate", "promote --passed-ids-file /dev/null",
-    "pipeline --yes", "setup", "setup --dry-run", "history 04.04.01.01.00001.001", "undo 04.04.01.01.00001.001",
-    "--help", "--version",
+    "status --json", "doctor", "pull", "push", "revalidate", "promote --passed-ids-file /dev/null", "pipeline --yes",
+    "setup", "history 04.04.01.01.00001.001", "undo 04.04.01.01.00001.001", "--help",
 )  # fmt: skip
 SAYS = {"undo 04.04.01.01.00001.001": 1}
 """Exit statuses where all is well, other than 0."""
@@ -47,7 +46,7 @@ def lived(cli, prepared, neon, supabase) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_with_a_closed_descriptor_does_its_work(lived, shell, command) -> None:
     right = SAYS.get(command, 0)
-    for closed in (">&-", "<&-", "2>&-", "<&- >&- 2>&-"):
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
         done = shell(f"WORKER {command} {closed}")
         assert done.returncode == right, (closed, done)
 
@@ -83,7 +82,7 @@ def test_keys_on_a_closed_stdin_are_asked_for_elsewhere(lived, shell) -> None:
     assert shell("WORKER promote < /dev/null").returncode == 0
 
 
-@pytest.mark.parametrize("source", ["--passed-ids-file /proc/self/mem", "< /proc/self/mem", "0> written"])
+@pytest.mark.parametrize("source", ["--passed-ids-file /proc/self/mem", "0> written"])
 def test_keys_that_cannot_be_read_are_told_as_that(lived, shell, source) -> None:
     done = shell(f"WORKER promote {source}")
     assert done.returncode == 2
