@@ -7,6 +7,7 @@ import sys
 import threading
 from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import anyio
 import psycopg
@@ -17,6 +18,7 @@ from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
 
 from worker import database
+from worker import recent as recent_module
 from worker.bridge import open_bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES
@@ -24,7 +26,7 @@ from worker.faults import sort_of
 from worker.feed import BACKLOG, WATCHERS
 from worker.metrics import PREFIX, Metrics
 from worker.model import Told
-from worker.monitor import STUCK_SECONDS, UNHEARD, Monitor
+from worker.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
 from worker.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
 from worker.settings import load_settings
 
@@ -508,6 +510,123 @@ def test_what_is_remembered_is_bounded() -> None:
     assert sum(bucket["outcomes"]["promoted"] for bucket in buckets) == 5000
     assert BUCKETS * BUCKET_SECONDS == 3600
     assert recent.latest()[0]["key"] == company(999)
+
+
+def test_a_delay_that_a_clock_made_negative_is_none() -> None:
+    monitor = Monitor(["company"])
+    for delay in (-3600.0, 0.2):
+        monitor.delivered("company", tally(told(1, delay=delay)))
+    text = monitor.exposition()[0].decode()
+    labels = 'entity="company",outcome="promoted"'
+    assert f"flip_to_outcome_seconds_sum{{{labels}}} 0.2\n" in text
+    assert [one["seconds"] for one in monitor.status()["worker"]["latest"]] == [0.2, 0.0]
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_the_last_hour_stays_the_last_hour_when_the_clock_on_the_wall_jumps(monkeypatch, step) -> None:
+    wall, run = [1_000_000_000.0], [5000.0]
+    monkeypatch.setattr(recent_module.time, "time", lambda: wall[0])
+    monkeypatch.setattr(recent_module.time, "monotonic", lambda: run[0])
+    recent = Recent()
+    for seconds in (10, 10, step, 10, 10):
+        if seconds == 10:
+            run[0] += 10
+        wall[0] += seconds
+        recent.add("company", [told(1, delay=0.2)])
+    buckets = recent.history()["buckets"]
+    starts = [bucket["start"] for bucket in buckets]
+    assert sum(bucket["outcomes"]["promoted"] for bucket in buckets) == 5
+    assert [later - earlier for earlier, later in pairwise(starts)] == [10, 10, 10]
+    assert 0 <= wall[0] - starts[-1] < 2 * BUCKET_SECONDS
+
+
+def test_a_pull_that_does_not_come_makes_the_worker_unready() -> None:
+    clock = [1000.0]
+    monitor = Monitor(["company", "people"], clock=lambda: clock[0], rest=5.0, pull_interval=60.0)
+    monitor.listening(None)
+    late = LATE * 60 + 2 * 5 + LATE_SECONDS
+    clock[0] += late
+    assert monitor.unready() == []
+    clock[0] += 1
+    assert [reason.split(":")[0] for reason in monitor.unready()] == ["company", "people"]
+    assert "one is due every 60 s" in monitor.unready()[0]
+    # Another worker's pull is one, and so is one of this process that goes on.
+    for run in ("PULL-20251107-163209-b26be042", "PULL-20251107-173209-b26be042"):
+        pulled = count(0, None)
+        pulled["entities"]["company"]["last_pull"]["run_id"] = run
+        monitor.counted(pulled, 0.001)
+        assert [reason.split(":")[0] for reason in monitor.unready()] == ["people"]
+        clock[0] += late + 1
+        monitor.counted(pulled, 0.001)
+        assert len(monitor.unready()) == 2
+    monitor.pulling()
+    assert monitor.unready() == []
+
+
+def test_a_pull_that_somebody_holds_up_is_told_and_delivers_all_the_same(
+    running, env, daemon, databases, supabase, eventually
+) -> None:
+    assert running.terminate() == 0
+    env["WORKER_PULL_INTERVAL"] = "100ms"
+    worker = daemon()
+    with connect(databases.supabase_url) as dba, dba.transaction():
+        dba.execute("SELECT FROM enrichment_pull_position WHERE entity = 'company' FOR UPDATE")
+        reasons = eventually(lambda: (said := json.loads(worker.health("/readyz")[1])["reasons"]) and said, 60)
+        assert [reason.split(":")[0] for reason in reasons] == ["company"]
+        complete(supabase, company(1), website="https://a.example")
+        eventually(lambda: work(supabase, company(1))["promoted_at"])
+        assert worker.health("/healthz")[0] == 200
+    eventually(lambda: worker.health("/readyz")[0] == 200)
+
+
+def test_a_last_pull_dated_ahead_of_the_clock_is_due(running, env, daemon, neon, supabase, eventually) -> None:
+    assert running.terminate() == 0
+    # As a clock left it that was two days ahead for the length of a pull.
+    supabase.execute("UPDATE enrichment_pull_position SET last_pull_at = last_pull_at + interval '2 days',"
+                     " last_full_at = last_full_at + interval '2 days'")  # fmt: skip
+    add_companies(neon, 70)
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(12)])
+    worker = daemon()
+    assert worker.wait_event("pull.clock")["entities"] == ["company", "people"]
+    assert worker.wait_event("pull.done", entity="company")["full"] is True
+    assert work(supabase, company(70))
+    ahead = "SELECT FROM enrichment_pull_position WHERE greatest(last_pull_at, last_full_at) > now() AT TIME ZONE 'UTC'"
+    eventually(lambda: not supabase.execute(ahead).fetchall())
+    # Once is enough: now it is as long ago as it is.
+    pulls = len([e for e in worker.events if e["event"] == "pull.done"])
+    complete(supabase, company(1), website="https://a.example")
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    assert len([e for e in worker.events if e["event"] == "pull.done"]) <= max(2, pulls)
+
+
+def test_a_flip_dated_ahead_of_the_clock_has_no_negative_delay(running, supabase, eventually) -> None:
+    with supabase.transaction():
+        supabase.execute("SET LOCAL session_replication_role = replica")  # the trigger would date it by this clock
+        edit(supabase, company(1), website="https://a.example", enrichment_status="complete")
+        supabase.execute("UPDATE company_needs_enrichment SET updated_at = now() + interval '1 hour'"
+                         " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    latest = eventually(lambda: status_of(running)["worker"]["latest"])
+    assert [one["seconds"] for one in latest] == [0.0]
+    assert of(samples(running), "flip_to_outcome_seconds_sum", entity="company", outcome="promoted") >= 0
+
+
+def test_many_flagged_records_are_summed_up_and_few_are_named(running, supabase, eventually) -> None:
+    with supabase.transaction():
+        for number in range(1, 13):
+            complete(supabase, company(number), website="n/a" if number > 2 else "", company_name="Alder Works")
+    for number in range(1, 13):
+        eventually(lambda number=number: work(supabase, company(number))["enrichment_status"] == "failed")
+    batch = running.wait_event("delivery.batch", claimed=12)
+    assert batch["reasons"] == {"PLACEHOLDER_WEBSITE": 10, "EMPTY_WEBSITE": 2}
+    assert {code: len(keys) for code, keys in batch["keys"].items()} == {"PLACEHOLDER_WEBSITE": 3, "EMPTY_WEBSITE": 2}
+    assert not [e for e in running.events if e["event"] == "record.flagged"]
+    complete(supabase, company(3), website="test.com")
+    named = running.wait_event("record.flagged", key=company(3))
+    assert (named["reason_code"], named["fields"]) == ("PLACEHOLDER_WEBSITE", ["website"])
+    batch = running.wait_event("delivery.batch", claimed=1)
+    assert batch["reasons"] == {"PLACEHOLDER_WEBSITE": 1}
+    assert "keys" not in batch
 
 
 def test_two_sets_of_metrics_share_nothing() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, connect
 from pydantic import TypeAdapter
 from records import add_companies, add_people, company, complete, person, work
 
@@ -300,6 +300,58 @@ def test_a_stage_that_died_before_it_told_is_announced_as_what_it_was(
     assert cli("pull").returncode == 0
     told = supabase.execute("SELECT event -> 'records' AS r FROM enrichment_outbox WHERE event ? 'records'").fetchall()
     assert [(r["key"], r["outcome"]) for row in told for r in row["r"]] == [(company(1), became)]
+
+
+EVENT = """
+INSERT INTO enrichment_outbox (entity, event)
+SELECT 'company', jsonb_build_object('id', gen_random_uuid(), 'type', 'outcomes', 'entity', 'company', 'records',
+  jsonb_build_array(jsonb_build_object('key', '04.04.01.01.' || i || '.001', 'outcome', 'promoted')))
+FROM generate_series(%s::int, %s::int) i
+"""
+
+
+def test_what_a_post_reads_does_not_follow_what_waits(
+    cli, prepared, daemon, receiver, neon, supabase, eventually
+) -> None:
+    waiting = 400
+    supabase.execute("SELECT pg_stat_reset()")
+    supabase.execute(EVENT, [1, waiting])
+    daemon()
+    eventually(lambda: len(receiver.taken()) >= waiting, 120)  # a look at the table would be counted
+    figures = (
+        "SELECT t.n_tup_del AS posted, t.seq_tup_read + sum(i.idx_tup_read) AS read FROM pg_stat_user_tables t"
+        " JOIN pg_stat_user_indexes i USING (relid) WHERE t.relname = 'enrichment_outbox' GROUP BY 1, t.seq_tup_read"
+    )
+    # The server's figures come a moment later.
+    found = eventually(lambda: (row := supabase.execute(figures).fetchone())["posted"] >= waiting and row)
+    assert found["read"] < waiting * waiting / 8, "half of its square, where each post reads all that wait"
+
+
+def test_an_event_that_commits_after_later_ones_is_posted_too(
+    cli, prepared, databases, daemon, receiver, supabase, eventually
+) -> None:
+    with connect(databases.supabase_url) as slow, slow.transaction():
+        slow.execute(EVENT, [1, 1])
+        supabase.execute(EVENT, [2, 3])
+        daemon()
+        eventually(lambda: len(receiver.taken()) == 2)
+    eventually(lambda: len(receiver.taken()) == 3)
+    assert [event["records"][0]["key"][12] for event in receiver.taken()] == ["2", "3", "1"]
+    eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
+
+
+def test_how_many_wait_is_told_while_the_receiver_takes_none(
+    cli, prepared, daemon, receiver, supabase, eventually
+) -> None:
+    receiver.answer = 500
+    supabase.execute(EVENT, [1, 25])
+    worker = daemon()
+    eventually(
+        lambda: [w for w in json.loads(worker.health("/status.json")[1])["worker"]["warnings"] if "; 25 waiting" in w]
+    )
+    receiver.answer = 200
+    eventually(lambda: len(receiver.taken()) == 25)
+    eventually(lambda: 'webhook_pending_events{entity="company"} 0.0' in worker.health("/metrics")[1])
 
 
 def test_without_the_setting_nothing_is_written(cli, prepared, neon, supabase) -> None:

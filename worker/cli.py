@@ -4,7 +4,7 @@ could not be reached. The only place that prints: results to stdout, all else to
 
 from __future__ import annotations
 
-import os
+import socket
 import sys
 from typing import NoReturn
 
@@ -14,11 +14,14 @@ import psycopg
 from worker import (
     cli_operator,  # noqa: F401 - registers its commands
     cli_stages,  # noqa: F401 - registers its commands
+    output,
     schema,
+    signals,
     telemetry,
 )
 from worker.bridge import Unreachable, probe
 from worker.cli_base import (
+    Stopped,
     commands,
     fail,
     read_settings,
@@ -33,6 +36,15 @@ from worker.settings import Settings, SettingsError
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    signals.interruptible()
+    output.prepare()
+    try:
+        _run()
+    finally:
+        output.finish()
+
+
+def _run() -> NoReturn:
     try:
         status = commands.main(standalone_mode=False, prog_name="enrichment-worker")
     except click.exceptions.Abort:
@@ -42,34 +54,51 @@ def main() -> NoReturn:
         error.message = error.message[:500]  # type: ignore[misc]
         error.show(sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        # Whoever read the output has enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except BaseException as error:  # noqa: BLE001 - no traceback reaches a user
         _report(error)
     sys.exit(status if isinstance(status, int) else 0)
 
 
+NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
+"""Errors of the operating system that are a database's: nothing else is reached over the network here."""
+
+
 def _report(error: BaseException) -> NoReturn:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, SystemExit):
-        raise error
-    if isinstance(error, KeyboardInterrupt):
-        fail("stopped", 130)
+    _report_end(error)
     if isinstance(error, SettingsError):
         fail(str(error), 2)
     if isinstance(error, Unreachable):
         fail(str(error), 3)
     if isinstance(error, SetupMissing):
         fail(str(error), 1)
+    if isinstance(error, OSError) and not isinstance(error, NETWORK):
+        what = f"{error.filename}: " if error.filename else ""
+        fail(f"{what}{error.strerror or in_one_line(error)}", 1)
     if kind_of(error) is Kind.TRANSIENT:
         what = "could not be reached" if sort_of(error) == "connection" else "cannot do it now"
         fail(with_hint(f"a database {what}: {with_database(error)}", hint(error) or "nothing is lost, try again"), 3)
     if isinstance(error, psycopg.Error):
         fail(with_hint(f"a database refused: {with_database(error)}", hint(error)), 1)
     fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)
+
+
+def _report_end(error: BaseException) -> None:
+    """Report what ends a command and is no fault in its work; return where it is one."""
+    match error:
+        case SystemExit():
+            raise error
+        case KeyboardInterrupt():
+            fail("stopped", 130)
+        case Stopped():
+            fail("stopped", 128 + error.signal)
+        case output.NotWritten(unread=True):
+            sys.exit(1)  # whoever read the output has enough
+        case output.NotWritten():
+            fail(f"the result cannot be written to stdout: {error}", 1)
+        case _:
+            return
 
 
 @commands.command()
@@ -121,7 +150,7 @@ def run() -> None:
     """Listen, deliver and pull until stopped. This is what the service runs."""
     from worker.daemon import run as run_daemon  # noqa: PLC0415 - a quarter of what other commands would load
 
-    run_async(run_daemon, read_settings())
+    run_async(run_daemon, read_settings(), heed=False)
 
 
 @commands.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from worker import __version__, telemetry
+from worker import __version__, signals, telemetry
 from worker.bridge import Bridge, open_bridge
 from worker.entities import ENTITIES
 from worker.faults import Kind, Restored, kind_of, pauses, with_database
@@ -97,9 +99,53 @@ def read_settings() -> Settings:
     return settings
 
 
-def run_async(work: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """Run it to its end, on uvloop where there is one: asyncio's own loop takes longer over each wait."""
-    return anyio.run(work, *arguments, backend_options={"use_uvloop": sys.platform != "win32"})
+class Stopped(Exception):
+    """A signal asked the command to stop."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        """Keep which."""
+        super().__init__(number.name)
+        self.signal = number
+
+
+_told: list[signal.Signals] = []
+"""The signals that came and ask the command to stop."""
+
+
+def run_async(work: Callable[..., Awaitable[T]], *arguments: Any, heed: bool = True) -> T:
+    """Run it to its end, on uvloop where there is one: asyncio's own loop takes longer over each wait.
+
+    Args:
+        work: what to run.
+        arguments: its own.
+        heed: end it in order where a signal asks for it; else it does so itself.
+
+    Raises:
+        Stopped: a signal came.
+    """
+    uvloop = sys.platform != "win32"
+    job = _until_told if heed and uvloop else _plainly
+    return anyio.run(job, work, arguments, backend_options={"use_uvloop": uvloop})
+
+
+async def _plainly(work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
+    return await work(*arguments)
+
+
+async def _until_told(work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
+    """Cancel what waits when a signal comes. A batch under way is shielded: after it, its progress says so."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        _told.append(number)
+        loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C waits for nothing
+        scope.cancel()
+
+    with anyio.CancelScope() as scope:
+        for number in signals.stopping():
+            loop.add_signal_handler(number, stop, number)
+        return await work(*arguments)
+    raise Stopped(_told[0])
 
 
 def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None = None) -> T:
@@ -137,16 +183,31 @@ async def _compared(bridge: Bridge, work: Callable[[Bridge], Awaitable[T]]) -> T
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """A bar with rate and time left on a terminal, nothing elsewhere."""
+    """A bar with rate and time left on a terminal, nothing elsewhere; and where a stop is heeded between batches."""
     if not sys.stderr.isatty():
-        yield NOBODY
+        yield _Heeding(NOBODY)
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield _Bar(bars, title)
+        yield _Heeding(_Bar(bars, title))
+
+
+class _Heeding(Progress):
+    """Passes progress on, and ends the work between two batches where a signal asks for it."""
+
+    def __init__(self, shower: Progress) -> None:
+        self._shower, self.shown = shower, shower.shown
+
+    def expect(self, records: int) -> None:
+        self._shower.expect(records)
+
+    def advance(self, records: int) -> None:
+        self._shower.advance(records)
+        if _told:
+            raise Stopped(_told[0])
 
 
 class _Bar(Progress):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from worker import stages
+from worker import output, stages
 from worker.bridge import Bridge, entities_named
 from worker.cli_base import (
     batch_option,
@@ -183,7 +183,7 @@ def promote(
     entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, passed_ids_file: str | None
 ) -> None:
     """Move records that pass to the master tables: keys from FILE, or from stdin."""
-    if passed_ids_file is None and sys.stdin.isatty():
+    if passed_ids_file is None and (sys.stdin.isatty() or 0 in output.closed):
         raise click.UsageError(
             "promote reads keys from stdin: `enrichment-worker revalidate | enrichment-worker promote`,"
             " or give --passed-ids-file FILE"
@@ -193,6 +193,8 @@ def promote(
             keys = list(dict.fromkeys(line.strip() for line in source if line.strip()))
     except UnicodeDecodeError:
         raise click.UsageError("the keys are not UTF-8 text: give one key a line") from None
+    except OSError as error:
+        raise click.UsageError(f"the keys cannot be read from {passed_ids_file or 'stdin'}: {error.strerror}") from None
     check_keys(keys)
     result = _promote(entity, batch_size, keys, dry_run=dry_run)
     sys.exit(_print_promoted(result, dry_run=dry_run, as_json=as_json))

@@ -28,6 +28,7 @@ from worker.progress import Progress
 from worker.pull import pull
 from worker.retention import prune
 from worker.settings import Settings, SettingsError
+from worker.signals import stopping
 from worker.startup import reach
 from worker.status import COUNT_SECONDS, read_status
 from worker.supervisor import Supervisor
@@ -46,7 +47,7 @@ COUNT_PAUSE = 1.0
 
 
 async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _address: None) -> None:
-    """Run until SIGTERM or SIGINT: no new batch then, the running one is finished.
+    """Run until SIGTERM, SIGINT or SIGHUP: no new batch then, the running one is finished.
 
     Args:
         settings: all of them.
@@ -69,7 +70,8 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
     with link:
         host, port = link.getsockname()[:2]
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        heeded = stopping()
+        with anyio.open_signal_receiver(*heeded) as signals:
             async with AsyncExitStack() as stack:
                 if bridge := await reach(settings, supervisor, signals, stack):
                     # What is there now stays to the end: no collection has to look through it again.
@@ -77,12 +79,17 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
                     gc.freeze()
                     gc.set_threshold(GARBAGE)
                     await _Daemon(bridge, settings, supervisor).run(link, partial(ready, address), address, signals)
+        # Whoever asks once more, as systemd does with a hang-up, does not cut the last lines short.
+        for number in heeded:
+            signal.signal(number, signal.SIG_IGN)
 
 
 class _Daemon:
     def __init__(self, bridge: Bridge, settings: Settings, supervisor: Supervisor) -> None:
         self.bridge, self.settings, self.supervisor = bridge, settings, supervisor
-        self.monitor = Monitor(ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval)
+        self.monitor = Monitor(
+            ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval, pull_interval=settings.pull_interval
+        )
         self.bells = {name: Bell() for name in ENTITIES}
         self.events = {name: Bell() for name in ENTITIES}
         """Rung when there may be an event to post."""
@@ -358,3 +365,4 @@ class _Turns(Progress):
     def advance(self, records: int) -> None:
         """A batch is done."""
         self._monitor.turn("pull")
+        self._monitor.pulling()

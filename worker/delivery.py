@@ -26,6 +26,7 @@ from worker.merge import merge
 from worker.model import Action, Answer, Data, Delivery, Merged, Outcome, State, Told, Verdict, new_run_id
 from worker.neon import Entry, InvalidRow, Run
 from worker.replies import KEPT, reply_to
+from worker.reporting import report_flagged
 from worker.settlement import settle
 from worker.workspace import Reply
 
@@ -168,14 +169,9 @@ async def deliver(
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
             await release_ready(there, here, entity, waits)
-    for told in tally.told:
-        if told.outcome == Outcome.FLAGGED:
-            log.info(
-                "record.flagged", entity=entity.name, run_id=tally.run_id, key=told.key, reason_code=told.reason_code,
-                fields=told.fields,
-            )  # fmt: skip
     took = {f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in tally.seconds.items()}
-    log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **tally.outcomes, **took)
+    fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.told), **took}
+    log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **fields)
     return tally
 
 

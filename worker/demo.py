@@ -30,6 +30,7 @@ from worker import demo_data
 from worker.demo_worker import PATIENCE, DemoFailed, Worker
 from worker.embedded import EmbeddedServer, EmbeddedUnavailable
 from worker.entities import COMPANY, ENTITIES, PEOPLE, Entity
+from worker.signals import stopping
 
 Connection = psycopg.Connection[DictRow]
 ENRICHERS = ("ana@enrichers.example", "ben@enrichers.example", "chi@enrichers.example")
@@ -61,8 +62,9 @@ def main(*, keep: bool, echo: Callable[[str], None]) -> int:
         The exit status: 0 where the databases confirm the summary, 1 where they do not, or there is no
         embedded Postgres.
     """
-    # SIGTERM ends the demo as Ctrl-C does: servers and files are cleaned up on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Whatever asks it to stop ends the demo as Ctrl-C does: servers and files are cleaned up on the way out.
+    for number in stopping():
+        signal.signal(number, signal.default_int_handler)
     console = Console(stderr=True)
     try:
         with _stage(console, echo) as stage:

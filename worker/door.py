@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,6 +60,17 @@ class Connection(H11Protocol):
         """Stop the clock."""
         self._stop()
         super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP. Where its request is being answered, or was, there is nothing more to say."""
+        if self.cycle is not None:
+            # Its answer, where it has not begun, goes nowhere: the connection takes no other after this one.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def _wait(self) -> None:
         if self._late is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,10 @@ def bind(host: str, port: int) -> socket.socket:
         OSError: the address is taken or not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family)
+    try:
+        return socket.create_server((host, port), family=family)
+    except UnicodeError:
+        raise OSError(errno.EINVAL, "no host can have this name") from None
 
 
 def server(monitor: Monitor, host: str) -> Server:

@@ -113,6 +113,7 @@ class Metrics:
         self.pool_errors = self._gauge(
             "pool_connection_errors", "Connections that could not be had since the start.", ("database",)
         )
+        self.lost = self._gauge("log_lost_lines", "Lines of the log that could not be written, since the start.")
         self.watchers = self._gauge("page_watchers", "Status pages that are open.")
         self._start(list(entities))
 
@@ -143,7 +144,10 @@ class Metrics:
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type, in the format that ``accept`` asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it asks for a version that is no number
+            encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
     def _counter(self, name: str, what: str, labels: tuple[str, ...] = ()) -> Counter:

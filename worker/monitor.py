@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from worker import __version__
+from worker import __version__, output
 from worker.database import Database
 from worker.delivery import Tally
 from worker.entities import ENTITIES
@@ -25,6 +25,10 @@ STALLED_SECONDS = 180.0
 """A loop that has not turned for this long hangs: every batch is bounded well below."""
 STUCK_SECONDS = 120.0
 """A queue from which nothing has gone for this long does not move."""
+LATE = 3
+"""A pull is missed when none came for so many times the interval,"""
+LATE_SECONDS = 15.0
+"""and so much longer: a pull takes its time."""
 SHOWN = 25
 """Outcomes of one batch that are sent to a page one by one."""
 UNHEARD = 3
@@ -42,6 +46,7 @@ class Monitor:
         pools: Iterable[Database] = (),
         clock: Callable[[], float] = time.monotonic,
         rest: float = 0.0,
+        pull_interval: float | None = None,
     ) -> None:
         """Begin with a worker that does not listen yet.
 
@@ -50,6 +55,7 @@ class Monitor:
             pools: whose figures to tell.
             clock: the monotonic clock.
             rest: seconds a task may rest between two turns when there is nothing to do.
+            pull_interval: seconds after which an entity is pulled again, by any worker; None: nobody pulls.
         """
         self.entities, self.pools = list(entities), list(pools)
         self.metrics = Metrics(self.entities)
@@ -69,6 +75,11 @@ class Monitor:
         self._counted_at = clock()
         self._moved = dict.fromkeys(self.entities, clock())
         self._oldest: dict[str, str | None] = {}
+        self._pull_interval = pull_interval
+        self._pulled_at = dict.fromkeys(self.entities, clock())
+        """Entity → when it was last known that somebody pulls it."""
+        self._pulled_run: dict[str, str | None] = {}
+        """Entity → the run id of its last pull, by any worker."""
         self._heard = False
         self._unposted: dict[str, str] = {}
         """Entity → why its events are not taken."""
@@ -134,7 +145,7 @@ class Monitor:
             delay = metrics.delay.labels(entity, outcome)
             for told in tally.told:
                 if told.outcome == outcome and told.delay is not None:
-                    delay.observe(told.delay)
+                    delay.observe(max(0.0, told.delay))  # the server's clock may have gone back meanwhile
         flagged = Counter(told.reason_code or "OTHER" for told in tally.told if told.outcome == "flagged")
         for code, records in flagged.items():
             metrics.flagged.labels(entity, code).inc(records)
@@ -143,8 +154,14 @@ class Monitor:
             shown = self.recent.add(entity, tally.told)
             self.feed.publish("outcomes", {"records": shown[-SHOWN:], "more": max(0, len(tally.told) - SHOWN)})
 
+    def pulling(self, *entities: str) -> None:
+        """Say that these are being pulled; none given: a pull of this process goes on, which the others wait for."""
+        for entity in entities or self.entities:
+            self._pulled_at[entity] = self._clock()
+
     def pulled(self, pulled: Pulled) -> None:
         """Say what a pull did."""
+        self.pulling(pulled.entity)
         for change, records in zip(CHANGES, (pulled.new, pulled.changed, pulled.withdrawn), strict=True):
             self.metrics.pulled.labels(pulled.entity, change).inc(records)
         ended = {
@@ -181,6 +198,9 @@ class Monitor:
             if oldest is None or oldest != self._oldest.get(name):
                 self._moved[name] = self._clock()
             self._oldest[name] = oldest
+            if (run := entity["last_pull"].get("run_id")) != self._pulled_run.get(name):
+                self._pulled_run[name] = run
+                self.pulling(name)
             self._show_count(name, entity)
         self._tell()
 
@@ -216,7 +236,7 @@ class Monitor:
         for task, reason in self.faults.items():
             tasks.setdefault(reason, []).append(task)
         reasons = [f"{', '.join(names)}: {reason}" for reason, names in tasks.items()]
-        return reasons + self._stuck() + self.stalled()
+        return reasons + self._stuck() + self._unpulled() + self.stalled()
 
     def in_words(self) -> str:
         """What the worker is doing, in one line: its trouble, or its queue as last counted."""
@@ -235,6 +255,18 @@ class Monitor:
             if self._oldest.get(name) and now - at > STUCK_SECONDS
         ]
 
+    def _unpulled(self) -> list[str]:
+        """Entities of which no pull came for much longer than the interval: by this clock, which does not jump."""
+        if self._pull_interval is None:
+            return []
+        now, late = self._clock(), LATE * self._pull_interval + 2 * self._rest + LATE_SECONDS
+        return [
+            f"{name}: no pull came for {now - at:.0f} s, and one is due every {self._pull_interval:g} s; look for a"
+            " long pull of another worker, or a transaction that holds its row of enrichment_pull_position"
+            for name, at in self._pulled_at.items()
+            if now - at > late
+        ]
+
     def warnings(self) -> list[str]:
         """What is wrong although the worker does its job."""
         return [
@@ -243,7 +275,7 @@ class Monitor:
             " pooler"
             for name, times in self._unheard.items()
             if times >= UNHEARD
-        ] + [*self._unposted.values(), *self._restored()]
+        ] + [*self._unposted.values(), *self._restored(), *_lost_lines()]
 
     def _restored(self) -> list[str]:
         """Restores of a database that are not settled."""
@@ -297,6 +329,7 @@ class Monitor:
         metrics, since_count = self.metrics, self._clock() - self._counted_at
         metrics.ready.set(not self.unready())
         metrics.watchers.set(self.feed.watchers)
+        metrics.lost.set(output.lost())
         for name, entity in self._count["entities"].items():
             age = entity["oldest_queued_seconds"]
             metrics.oldest.labels(name).set(0 if age is None else age + since_count)
@@ -311,3 +344,8 @@ class Monitor:
                 stats.get("connections_errors", 0) + stats.get("connections_lost", 0)
             )
         return metrics.text(accept)
+
+
+def _lost_lines() -> list[str]:
+    lines = output.lost()
+    return [f"{lines} lines of the log are lost: stderr cannot be written, or nobody reads it"] if lines else []

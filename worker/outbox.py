@@ -97,41 +97,58 @@ def _put(event: _Event) -> Step:
 
 @dataclass(frozen=True)
 class Waiting:
-    """An event that waits to be posted, and how many wait."""
+    """An event that waits to be posted."""
 
     id: int
     event: dict[str, Any]
-    pending: int
     age: float
     """Seconds since it happened."""
 
 
-# Whoever holds the oldest event of an entity is the one that posts: the events of an entity keep their order.
+# Whoever holds the oldest event of an entity is the one that posts: the events of an entity keep their order. What
+# was posted before is not looked through: the index keeps it until the next vacuum.
 _OLDEST = sql.SQL("""
-SELECT o.id, o.event, all_of.pending, extract(epoch FROM clock_timestamp() - o.created_at)::float8 AS age
-FROM (SELECT count(*) AS pending FROM {outbox} WHERE entity = %(entity)s) all_of LEFT JOIN (
-  SELECT * FROM {outbox} WHERE id = (SELECT min(id) FROM {outbox} WHERE entity = %(entity)s)
-  FOR UPDATE SKIP LOCKED) o ON true
+WITH first AS (SELECT min(id) AS id FROM {outbox} WHERE entity = %(entity)s AND id > %(after)s)
+SELECT first.id AS first, o.id, o.event,
+  greatest(0, extract(epoch FROM clock_timestamp() - o.created_at))::float8 AS age
+FROM first LEFT JOIN LATERAL (SELECT * FROM {outbox} WHERE id = first.id FOR UPDATE SKIP LOCKED) o ON true
 """)
+_PENDING = sql.SQL("SELECT count(*) AS pending FROM {outbox} WHERE entity = %(entity)s")
 
 
 class Held(Exception):
     """Another worker posts the events of this entity."""
 
 
-async def oldest(connection: Connection, entity: Entity) -> Waiting | None:
+async def oldest(connection: Connection, entity: Entity, *, after: int = 0) -> Waiting | None:
     """The oldest event of an entity, locked in a transaction that stays open; None where none waits.
+
+    Args:
+        connection: to Supabase.
+        entity: whose events.
+        after: look at later ones only. One that commits late may have a lower number: look without this, too.
 
     Raises:
         Held: another worker posts.
     """
-    step = _OLDEST.format(outbox=OUTBOX.sql), {"entity": entity.name}
+    step = _OLDEST.format(outbox=OUTBOX.sql), {"entity": entity.name, "after": after}
     results = await send(connection, *begin(), step)
     row = results[-1].fetchone()
     assert row is not None
-    if row["pending"] and row["id"] is None:
+    if row["first"] is None:
+        return None
+    if row["id"] is None:
         raise Held
-    return Waiting(**row) if row["pending"] else None
+    return Waiting(row["id"], row["event"], row["age"])
+
+
+async def pending(connection: Connection, entity: Entity) -> int:
+    """How many events of an entity wait. It takes as long as there are many."""
+    step = _PENDING.format(outbox=OUTBOX.sql), {"entity": entity.name}
+    results = await send(connection, *begin(read_only=True), step, COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    return int(row["pending"])
 
 
 async def waiting_with(connection: Connection, key: str) -> int:

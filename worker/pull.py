@@ -189,7 +189,10 @@ async def _to_keep_in_mind(
 
 
 def _full_is_due(position: Position) -> bool:
-    return position.horizon is None or position.last_full_at is None or utc_now() - position.last_full_at >= FULL_EVERY
+    if position.horizon is None or position.last_full_at is None:
+        return True
+    # One that is still to come was dated by a clock that went back since: how long ago it was nobody knows.
+    return not timedelta(minutes=-5) <= utc_now() - position.last_full_at < FULL_EVERY
 
 
 @dataclass

@@ -35,6 +35,7 @@ def shown_code(code: str | None) -> str:
 @dataclass
 class _Bucket:
     start: int
+    """By the monotonic clock: the other one may jump."""
     outcomes: Counter[str] = field(default_factory=Counter)
     delays: Counter[int] = field(default_factory=Counter)
     """Number of the bound → records."""
@@ -50,14 +51,14 @@ class Recent:
     def add(self, entity: str, told: Sequence[Told]) -> list[dict[str, Any]]:
         """Remember outcomes; returns the latest as the page shows them, latest last."""
         now = time.time()
-        start = int(now) // BUCKET_SECONDS * BUCKET_SECONDS
+        start = int(time.monotonic()) // BUCKET_SECONDS * BUCKET_SECONDS
         if not self._buckets or self._buckets[-1].start != start:
             self._buckets.append(_Bucket(start))
         bucket = self._buckets[-1]
         at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
         bucket.outcomes.update(one.outcome for one in told)
         bucket.delays.update(
-            bisect_left(BOUNDS, one.delay)
+            bisect_left(BOUNDS, max(0.0, one.delay))
             for one in told
             if one.delay is not None and one.outcome in ("promoted", "flagged")
         )
@@ -69,7 +70,7 @@ class Recent:
                 "outcome": one.outcome,
                 "reason_code": shown_code(one.reason_code) if one.outcome == "flagged" else None,
                 "fields": list(one.fields),
-                "seconds": None if one.delay is None else round(one.delay, 3),
+                "seconds": None if one.delay is None else round(max(0.0, one.delay), 3),
             }
             for one in told[-LATEST:]
         ]
@@ -82,13 +83,15 @@ class Recent:
 
     def history(self) -> dict[str, Any]:
         """The last hour's buckets; those in which nothing happened are left out."""
-        since = time.time() - BUCKETS * BUCKET_SECONDS
+        now = time.monotonic()
+        # A bucket's moment, as the clock on the wall has it by now.
+        apart = int(time.time() - now) // BUCKET_SECONDS * BUCKET_SECONDS
         return {
             "bucket_seconds": BUCKET_SECONDS,
             "bounds": list(BOUNDS),
             "buckets": [
-                {"start": b.start, "outcomes": dict(b.outcomes), "delays": sorted(b.delays.items())}
+                {"start": b.start + apart, "outcomes": dict(b.outcomes), "delays": sorted(b.delays.items())}
                 for b in self._buckets
-                if b.start >= since
+                if b.start >= now - BUCKETS * BUCKET_SECONDS
             ],
         }

@@ -9,16 +9,19 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity, data_of
-from worker.faults import Kind, kind_of
+from worker.faults import Kind, Storm, kind_of
 from worker.horizon import Horizon, recall
 from worker.model import Code, Data, Receipt
 from worker.neon import PULLED
 from worker.workspace import CODE
+
+log = structlog.get_logger("worker.pull")
 
 POSITION = sql.Identifier("public", "enrichment_pull_position")
 STAGE = sql.Identifier("enrichment_stage")
@@ -111,16 +114,26 @@ def save_position(
 
 
 async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:
-    """The entities whose last pull, by any worker, is longer ago than ``interval`` seconds."""
+    """The entities whose last pull, by any worker, is longer ago than ``interval`` seconds, or is still to come: then
+    the server's clock went back, and nobody knows how long ago it is.
+    """
     statement = sql.SQL(
-        "SELECT e AS entity FROM unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
-        " WHERE p.last_pull_at IS NULL"
-        " OR p.last_pull_at <= clock_timestamp() AT TIME ZONE 'UTC' - make_interval(secs => %(interval)s)"
+        "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
+        " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
+        " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
+        " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
+        " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
     ).format(POSITION)
     params = {"entities": [entity.name for entity in entities], "interval": interval}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    names = {row["entity"] for row in results[2].fetchall()}
-    return [entity.name for entity in entities if entity.name in names]
+    found = {row["entity"]: row["ahead"] for row in results[2].fetchall()}
+    ahead = sorted(name for name, is_ahead in found.items() if is_ahead)
+    if ahead and (times := _AHEAD.seen(", ".join(ahead))) is not None:
+        log.warning("pull.clock", entities=ahead, times=times)
+    return [entity.name for entity in entities if entity.name in found]
+
+
+_AHEAD = Storm()
 
 
 # The stage is small and the workspace may be huge: every stage row is looked up by the unique index.

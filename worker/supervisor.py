@@ -15,14 +15,15 @@ from typing import Self
 import anyio
 import structlog
 
+from worker.faults import Storm
 from worker.monitor import Monitor
 
 log = structlog.get_logger("worker.supervisor")
 
 STATUS_EVERY = 5.0
 """Seconds between two words on what it is doing, at most."""
-SEND_SECONDS = 1.0
-"""A manager that does not take a datagram for so long is not waited for."""
+RETRY_SECONDS = 0.2
+"""How soon a word that must arrive is said again to a manager that does not take it."""
 LONGEST_STATUS = 500
 START_SECONDS = 60.0
 """So much longer a start takes while the tasks are alive: what does not listen yet delivers all the same."""
@@ -40,6 +41,9 @@ class Supervisor:
         """
         self._address, self._watchdog = address, watchdog
         self._ready = self._stopping = False
+        self._owed: list[str] = []
+        """What the manager has not taken and must hear."""
+        self._storm = Storm()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
@@ -89,19 +93,28 @@ class Supervisor:
                 said.append("WATCHDOG=1")
             if said:
                 self._send(*said)
-            await anyio.sleep(min(STATUS_EVERY, self._watchdog / 2 or STATUS_EVERY))
+            pause = min(STATUS_EVERY, self._watchdog / 2 or STATUS_EVERY)
+            await anyio.sleep(min(pause, RETRY_SECONDS) if self._owed else pause)
 
     def _send(self, *assignments: str) -> None:
         if not self._address:
             return
         name = f"\0{self._address[1:]}" if self._address[0] == "@" else self._address
+        said = [*self._owed, *(one for one in assignments if one not in self._owed)]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-                link.settimeout(SEND_SECONDS)
+                link.setblocking(False)  # a manager that takes nothing is not waited for
                 link.connect(name)
-                link.send("\n".join(assignments).encode())
+                link.send("\n".join(said).encode())
+            self._owed = []
         except OSError as error:
-            log.warning("supervisor.deaf", error=str(error))
+            self._owed = [one for one in said if one in _LASTING]
+            if (times := self._storm.seen(str(error))) is not None:
+                log.warning("supervisor.deaf", error=str(error), times=times)
+
+
+_LASTING = ("READY=1", "STOPPING=1")
+"""What is said once, and must arrive. All else is said again, as it is by then."""
 
 
 def _extend(seconds: float) -> str:

@@ -1,15 +1,21 @@
-"""Logs: one line an event, to stderr, as JSON or for a person's eyes. Never a traceback or a password."""
+"""Logs: one line an event, to stderr, as JSON or for a person's eyes. Never a traceback or a password.
+
+The lines are written by :mod:`worker.output`, which holds up nobody.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from worker import output
 from worker.faults import with_database, without_password
 
 
@@ -20,21 +26,39 @@ def configure(log_format: Literal["json", "console"], *, level: int = logging.IN
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
+    processors: Sequence[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _error_in_one_line,
+        _no_password,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _error_in_one_line,
-            _no_password,
-            renderer,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    output.tell_losses(lambda lines: _loss(processors, lines))
     # Libraries that use the standard library's logging speak in the same lines, and only of trouble.
     logging.basicConfig(handlers=[_Bridge()], level=logging.ERROR, force=True)
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    logging.getLogger("py.warnings").setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    # So does what nobody was there to catch.
+    threading.excepthook = lambda thrown: _uncaught(thrown.exc_value)
+    sys.unraisablehook = lambda thrown: _uncaught(thrown.exc_value)
+
+
+def _loss(processors: Sequence[structlog.typing.Processor], lines: int) -> str:
+    event: Any = {"event": "log.lost", "lines": lines}
+    for processor in processors:
+        event = processor(None, "warning", event)
+    return f"{event}\n"
+
+
+def _uncaught(error: BaseException | None) -> None:
+    structlog.get_logger("worker.telemetry").error("library", message="nobody caught this", exc_info=error)
 
 
 def _error_in_one_line(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -60,4 +84,5 @@ def _no_password(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 class _Bridge(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(record.name).error("library", message=record.getMessage(), exc_info=record.exc_info)
+        log = structlog.get_logger(record.name)
+        log.log(record.levelno, "library", message=record.getMessage().strip(), exc_info=record.exc_info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import structlog
 
 from worker import outbox
 from worker.bridge import Bridge
-from worker.database import COMMIT, send
+from worker.database import COMMIT, Connection, send
 from worker.entities import Entity
 from worker.faults import Storm, in_one_line, pauses
 from worker.monitor import Monitor
@@ -25,6 +26,12 @@ log = structlog.get_logger("worker.webhook")
 
 POST_SECONDS = 10.0
 """How long a receiver may take to answer; after that the event is posted again."""
+COUNT_PAUSE = 5.0
+"""Seconds between two counts of what waits, at least."""
+COUNT_SHARE = 50
+"""A count is followed by a pause this many times as long, however many wait."""
+LOOK_PAUSE = 1.0
+"""Seconds between two looks for an event that committed after later ones, while there are later ones to post."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +94,24 @@ async def post_events(
     """
     waits, storm = pauses(), Storm()
     async with new_client() as client:
+        poster = _Poster(bridge, entity, hook, client)
         while True:
             with anyio.move_on_after(every):
                 await news()
             while True:
                 try:
-                    event = await _post_oldest(bridge, entity, hook, client)
+                    posted = await poster.post()
                 except Held:
                     break  # whether it goes well is his to say
                 except NotPosted as error:
                     reason = str(error)
-                    monitor.not_posted(entity.name, reason, error.event.pending, error.event.age)
+                    monitor.not_posted(entity.name, reason, poster.pending, error.event.age)
                 except (psycopg.Error, OSError) as error:
                     reason = in_one_line(error)
                 else:
                     waits = pauses()
-                    monitor.posted(entity.name, event.pending - 1 if event else None)
-                    if event is None:
+                    monitor.posted(entity.name, poster.pending if posted else None)
+                    if not posted:
                         break
                     continue
                 pause = next(waits)
@@ -115,26 +123,60 @@ async def post_events(
                 await anyio.sleep(pause)
 
 
-async def _post_oldest(bridge: Bridge, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> Waiting | None:
-    """Post one event; None where none waits.
+class _Poster:
+    """Posts the events of an entity one by one. What a post costs does not follow how many wait, or were posted."""
 
-    Raises:
-        NotPosted: it stays in the outbox.
-        psycopg.Error: it stays in the outbox, and may have been posted.
-        Held: another worker posts.
-    """
-    async with bridge.supabase.connection() as here:
-        event = await outbox.oldest(here, entity)
+    def __init__(self, bridge: Bridge, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> None:
+        self._bridge, self._entity, self._hook, self._client = bridge, entity, hook, client
+        self.pending = 0
+        """How many wait, as last counted, without those posted since."""
+        self._count_at = self._look_at = 0.0
+        self._last = 0
+        """The number of the event that was posted last."""
+
+    async def post(self) -> bool:
+        """Post the oldest event; False where none waits.
+
+        Raises:
+            NotPosted: it stays in the outbox.
+            psycopg.Error: it stays in the outbox, and may have been posted.
+            Held: another worker posts.
+        """
+        async with self._bridge.supabase.connection() as here:
+            event = await self._oldest(here)
+            if event is None:
+                self.pending = 0
+                return False
+            if (reason := await _post(self._bridge, event, self._hook, self._client)) == STOPPED:
+                return False
+            if reason:
+                await outbox.not_posted(here, event, reason)
+                await self._count(here)
+                raise NotPosted(reason, event)
+            await outbox.posted(here, event)
+            self._last = event.id
+            self.pending = max(0, self.pending - 1)
+            await self._count(here)
+        return True
+
+    async def _oldest(self, here: Connection) -> Waiting | None:
+        after = self._last if time.monotonic() < self._look_at else 0
+        event = await outbox.oldest(here, self._entity, after=after)
+        if event is None and after:
+            await send(here, COMMIT)
+            after, event = 0, await outbox.oldest(here, self._entity)
+        if not after:
+            self._look_at = time.monotonic() + LOOK_PAUSE
         if event is None:
             await send(here, COMMIT)
-            return None
-        if (reason := await _post(bridge, event, hook, client)) == STOPPED:
-            return None
-        if reason:
-            await outbox.not_posted(here, event, reason)
-            raise NotPosted(reason, event)
-        await outbox.posted(here, event)
-    return event
+        return event
+
+    async def _count(self, here: Connection) -> None:
+        began = time.monotonic()
+        if began >= self._count_at:
+            self.pending = await outbox.pending(here, self._entity)
+            took = time.monotonic() - began
+            self._count_at = began + took + max(COUNT_PAUSE, COUNT_SHARE * took)
 
 
 STOPPED = "the worker stops"
