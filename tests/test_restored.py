@@ -436,3 +436,27 @@ def test_doctor_names_a_restored_workspace(steps, neon_copy, databases, cli) -> 
         assert "Supabase was restored" in found["restored databases"]["text"]
         steps.pull()
         assert findings(cli)[1]["restored databases"]["level"] == "ok"
+
+
+def test_of_a_backup_with_an_older_version_in_the_queue_the_newest_word_counts(
+    steps, neon_copy, databases, there
+) -> None:
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="older.example", city="Older")
+        complete(here, company(2), website="n/a", city="Older")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            edit(here, company(1), website="newer.example", city="Newer")
+            edit(here, company(2), city="Newer")
+            steps.deliver()
+        backup.put_back()
+        steps.deliver()
+    with connect(databases.supabase_url) as here, there() as neon:
+        row = work(here, company(1))
+        assert (row["website"], row["city"]) == ("https://newer.example", "Newer")
+        assert row["promoted_at"] is not None
+        assert "not carried" not in row["sync_note"]
+        row = work(here, company(2))
+        assert (row["enrichment_status"], row["city"]) == ("failed", "Newer")
+        assert "newer value" not in row["sync_note"]
+        assert invalid(neon, company(2))["city"] == "Newer"

@@ -208,6 +208,7 @@ def judge(
     theirs_at: datetime | None = None,
     action: Action = Action.PROMOTE,
     base: Data | None = None,
+    mine: Data | None = None,
 ) -> None:
     """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
 
@@ -221,12 +222,14 @@ def judge(
         theirs_at: when Neon's row last changed; UTC, without zone.
         action: ``PROMOTE`` or ``PUSH``.
         base: what both sides last agreed on, where that is not the row's snapshot.
+        mine: the enricher's data columns, where they are not those of the row.
     """
     rules, delivery.note = entity.rules, None
     delivery.expected_hash = theirs_hash
     try:
         agreed = delivery.snapshot if base is None else base
-        merged = merge(agreed, delivery.data, theirs, delivery.version, theirs_at, rules.normalise)
+        typed = delivery.data if mine is None else mine
+        merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
         delivery.merged = replace(merged, data=rules.normalise(merged.data))
         delivery.verdict = rules.judge(delivery.merged.data)
     except Exception as error:
@@ -264,8 +267,12 @@ async def settle_batch(
             assert current is not None
             assert current.record is not None
             action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
-            base = agreed_on(delivery, current.record, standings[delivery.key])
-            judge(entity, delivery, current.record, current.hash, current.at, action, base)
+            standing = standings[delivery.key]
+            base = agreed_on(delivery, current.record, standing)
+            # In a restored workspace the row may be older than what was carried last: that is the enricher's word then.
+            last = standing.written if standing.is_newer_than(delivery.version) else {}
+            mine = {**delivery.data, **last}
+            judge(entity, delivery, current.record, current.hash, current.at, action, base, mine)
         todo = [delivery for delivery in todo if delivery.action in apply]
 
 

@@ -210,6 +210,8 @@ def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:
 
 def _told_before(row: Row, said: Spoken) -> bool:
     """Whether a release without receipts told the row."""
+    if said.outcome is Outcome.PROMOTED and row.delivery.receipt:
+        return row.delivery.promoted_at == said.at  # by such a release, after one with receipts
     if row.delivery.receipt:
         return False
     match said.outcome:

@@ -27,7 +27,7 @@ from worker.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.restore import Comparison, bring_together, recognise
 from worker.revalidation import chunks, finish_carried, judge_pushed
 from worker.staging import Position, Refresh
-from worker.upkeep import Left, bring_up_to_date, part
+from worker.upkeep import Left, bring_up_to_date, hears_of_it_here, part
 from worker.workspace import LEFT_NOTE
 
 log = structlog.get_logger("worker.pull")
@@ -303,8 +303,8 @@ class _Pull:
             # Left to the delivery: what is on its way, and what is no longer there.
             if key not in fresh or (row.queued and row.code != Code.LOST):
                 continue
-            if standings[key].forgotten and row.promoted:
-                self.held = True  # somebody held it when both databases were brought together
+            if row.promoted and not hears_of_it_here(row, standings[key]):
+                self.held = True  # somebody held it when rows were told, and both databases brought together
                 continue
             refresh, entry = bring_up_to_date(self.entity, row, fresh[key], standings[key])
             refreshed.append(refresh)

@@ -213,6 +213,11 @@ class Standing:
     master: Data | None
     """The master row; None where there is none."""
 
+    def is_newer_than(self, version: datetime | None) -> bool:
+        """Whether what was carried last is newer than a workspace row: that is from a backup then."""
+        said = self.latest
+        return bool(said and said.row_version and version and version < said.row_version)
+
 
 _STANDINGS = sql.SQL("""
 SELECT t.key, coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (

@@ -61,6 +61,15 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
     return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]
 
 
+def hears_of_it_here(row: Row, standing: Standing) -> bool:
+    """Whether a promoted row that stands against an invalid record turned invalid again, and is not one that was not
+    told of an undo, or whose promotion a restored Neon has forgotten.
+    """
+    said, told = standing.latest, row.delivery.receipt
+    undone = said is not None and said.outcome is Outcome.UNDONE and (told is None or said.receipt.id > told.id)
+    return not (standing.forgotten or undone)
+
+
 def _status(row: Row, reopened: bool) -> str:
     status = row.delivery.status
     # A status that somebody wrote before the CHECK was there starts over.
