@@ -31,7 +31,7 @@ SELECT {name} AS entity, s.*, q.queue, q.oldest, clock_timestamp() AT TIME ZONE 
   (SELECT count(*) FROM {workspace} WHERE waiting_for IS NOT NULL) AS waiting,
   (SELECT count(*) FROM {workspace} WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL
      AND promoted_at IS NULL) AS carried,
-  p.position, p.open_transactions, p.last_pull_at, p.last_full_at, p.last_run_id, p.last_result
+  p.position, p.open_transactions, p.last_pull_at, p.last_full_at, p.last_run_id, p.last_result, p.restored
 FROM (SELECT count(*) AS total, count(*) FILTER (WHERE enrichment_status = 'pending') AS pending,
         count(*) FILTER (WHERE enrichment_status = 'in_progress') AS in_progress,
         count(*) FILTER (WHERE enrichment_status = 'failed') AS failed,
