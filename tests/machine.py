@@ -226,7 +226,8 @@ class Loop(RuleBasedStateMachine):
     def workers_are_killed_while_busy(self, website: str, email: str, events: list[int]) -> None:
         """Flip everything, and kill all workers after the first few of the lines they log meanwhile; over and over."""
         for number in events:
-            self.start_a_worker()
+            for _ in range(3):
+                self.start_a_worker()
             self.an_enricher_completes_all(website, email)
             seen = [len(worker.events) for worker in self.workers]
             deadline = time.monotonic() + 1
