@@ -65,6 +65,10 @@ class Theirs:
     deleted: set[str] = field(default_factory=set)
     again: set[str] = field(default_factory=set)
     """Records that were brought into the invalid table a second time."""
+    foreign: set[str] = field(default_factory=set)
+    """Records that somebody else put into the master table."""
+    pruned: set[str] = field(default_factory=set)
+    """Records whose ledger rows are so old that retention removes them."""
 
 
 @dataclass
@@ -89,11 +93,13 @@ class Expected:
         self.forgotten: set[str] = set()
         self.ever: set[str] = set()
         """All keys that there ever were."""
+        self.old: set[str] = set()
+        """Records whose rows leave the workspace if they had been promoted when time passed."""
         self.backups: dict[int, Backup] = {}
 
     def known(self) -> Known:
         absent = (self.ever - self.theirs.values.keys()) | self.theirs.deleted
-        return Known(absent=absent, both=self.theirs.again, forgotten=self.forgotten)
+        return Known(absent, self.theirs.again, self.forgotten, self.theirs.pruned, self.theirs.foreign)
 
     # -- what people do ----------------------------------------------------------------------------
 
@@ -117,6 +123,18 @@ class Expected:
         for name, value in values.items():
             if cell := self.cells.get(key, {}).get(name):
                 cell.maybe.add(value)
+
+    def theirs_now(self, key: str) -> None:
+        """Somebody else put it into the master table."""
+        self.theirs.foreign.add(key)
+        self.theirs.deleted.discard(key)
+        self.theirs.values.setdefault(key, {})
+        self.ever.add(key)
+
+    def time_passed(self) -> None:
+        """All that happened is old: what was promoted leaves the workspace, and all the ledger."""
+        self.theirs.pruned |= self.ever
+        self.old |= self.ever
 
     def typed(self, key: str, values: Mapping[str, Any], status: str) -> None:
         """An enricher typed into a row, and it took effect."""
@@ -187,9 +205,9 @@ class Expected:
             entity = entity_of(key)
             typed = {name: cell.typed for name, cell in cells.items() if cell.typed is not NOTHING and not cell.maybe}
             row = here.get(key)
-            if row is None:
+            if row is None:  # withdrawn, or not pulled yet when the backup was made, or older than retention keeps
                 assert key not in there or not there[key]["invalid"], f"{key} has no row"
-                assert not typed, f"{key} was edited and is gone: {typed}"
+                assert not typed or key in self.old, f"{key} was edited and is gone: {typed}"
                 del self.cells[key]
                 continue
             for name, cell in cells.items():

@@ -132,7 +132,7 @@ def _become(asked: dict[str, Any], log: int) -> NoReturn:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 0)
-        os.dup2(nowhere, 1)
+        os.dup2(nowhere if asked["command"] == ["run"] else log, 1)
         os.dup2(log, 2)
         os.environ.clear()
         os.environ.update(asked["environment"])

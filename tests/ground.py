@@ -33,6 +33,8 @@ class Ground:
                 for path in files(side):
                     connection.execute(path.read_text(encoding="utf-8"))
                 connection.execute((ROOT / "sql/roles" / f"{side.lower()}.sql").read_text(encoding="utf-8"))
+                if side == "Neon":  # as that file says, for retention
+                    connection.execute(f"GRANT DELETE ON marketing.enrichment_ledger TO {ROLE}")
         return self
 
     def __exit__(self, *_: object) -> None:
