@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from oracle import Known
@@ -22,12 +23,13 @@ HOSTS = {"good.example", "better.example"}
 """Domains that a website brings with it."""
 
 
-class _Nothing:
-    def __repr__(self) -> str:
-        return "nothing"
+class _Nothing(Enum):
+    """An enumeration's member stays itself when it is copied."""
+
+    NOTHING = "nothing"
 
 
-NOTHING = _Nothing()
+NOTHING = _Nothing.NOTHING
 
 
 @dataclass
