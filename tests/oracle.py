@@ -141,7 +141,7 @@ def _the_truth(entity: Entity, key: str, row: dict[str, Any], neons: dict[str, A
         assert row["last_sync_hash"] == neons["hash"], f"{key}: snapshot and invalid row differ"
     if status == "failed" and key not in known.theirs and key not in known.forgotten:
         assert neons["invalid"], f"{key} is failed and not in invalid"
-        assert neons["last"] == "flagged" or key in known.pruned, f"{key} is failed without a ledger row"
+        assert neons["last"] == "flagged" or key in known.pruned, f"{key} is failed without a ledger row: {row}"
         assert row["validation_errors"] == neons["validation_errors"], f"{key}: the reasons differ"
     if row["promoted_at"] and promoted:
         assert row["validation_errors"] == {}, f"{key} is promoted with errors"
