@@ -72,6 +72,8 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pg_server" in metafunc.fixturenames:
         versions = _versions(metafunc.config)
+        if metafunc.definition.get_closest_marker("one_version"):
+            versions = versions[:1]
         metafunc.parametrize("pg_server", versions, indirect=True, ids=[f"pg{v}" for v in versions], scope="session")
 
 
