@@ -13,10 +13,10 @@ from psycopg import sql
 class Copy:
     """A copy of a database, taken when this is made. Sessions are ended, as a restore ends them."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, suffix: str = "copy") -> None:
         parts = urlsplit(url)
         self.name = parts.path.removeprefix("/")
-        self.copy = f"{self.name}_copy"
+        self.copy = f"{self.name}_{suffix}"
         self._server = urlunsplit(parts._replace(path="/postgres"))
         self._make(self.copy, self.name)
 

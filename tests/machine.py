@@ -1,184 +1,262 @@
 """A hypothesis state machine that breaks everything on purpose, against a model that knows what must hold.
 
-Enrichers edit and flip, Neon's side edits, inserts and deletes, also in transactions that commit late; workers
-start and are killed, servers stop at once and start again, links go deaf or slow or are cut. At every quiet
-moment both databases are compared with the model, record by record.
+Enrichers edit and flip, Neon's people insert, correct and delete, also in transactions that commit late; workers start
+and are killed, servers stop at once and start again, links go deaf or slow or are cut; promotions are taken back, and
+either database is restored to an earlier moment; transactions of somebody's own hold rows; old rows go by retention. At every quiet moment both databases are compared with the model,
+record by record.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections import Counter
 from contextlib import ExitStack
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import psycopg
-from conftest import ROOT, Daemon, _environment, connect
+from conftest import connect
+from copies import Copy
+from expected import Theirs, entity_of
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
-from oracle import NEON, check
-from proxy import Proxy
-from records import company
+from hypothesis.stateful import initialize, rule
+from loop import Base, Held, correct, insert_record, struck, touched, type_into
+from psycopg import sql
+from records import add_master, add_slot, company, person
 
-from worker.embedded import EmbeddedServer
-from worker.schema import files
+from worker.entities import ENTITIES
 
-RECORDS = 12
-QUIET_SECONDS = 120.0
-NUMBERS = st.integers(1, RECORDS)
+COMPANIES, PEOPLE = 10, 4
+AT_LEAST = 12
+"""So much is done to it between two quiet moments."""
+NUMBERS = st.integers(1, COMPANIES + 2)
 WEBSITES = st.sampled_from(["good.example", "https://better.example/x", "n/a", " ", "test.com", "two words"])
-struck: Counter[str] = Counter()
-"""What was done to it, over all examples."""
+KEYS = st.one_of(NUMBERS.map(company), NUMBERS.map(company), st.integers(1, PEOPLE + 1).map(person))
+EMAILS = st.sampled_from(["robin@alder.example", "n/a"])
+Edit = tuple[str, dict[str, Any]]
+STATUSES = st.sampled_from(["pending", "in_progress", "complete", "complete"])
+PLACES = {
+    "phone": st.sampled_from(["(304) 555-0101", "+13045550102"]), "city": st.sampled_from(["Elkins", "Ripley"]),
+    "state": st.sampled_from(["WV", "OH"]),
+}  # fmt: skip
+CELLS = {
+    "company": st.fixed_dictionaries({}, optional={
+        **PLACES, "company_name": st.sampled_from(["Alder Mills", "Beech Works"]), "website": WEBSITES,
+        "industry": st.sampled_from(["Timber", "Retail"]), "employee_count": st.sampled_from([None, 5, -5]),
+        "address": st.sampled_from(["1 Mill Road", "2 Hill Road"]), "zip": st.sampled_from(["26501", "26241"]),
+        "domain": st.sampled_from(["good.example", "old.example"]),
+    }),
+    "people": st.fixed_dictionaries({}, optional={
+        **PLACES, "email": st.sampled_from(["robin@alder.example", "kim@alder.example", "n/a", "robin at alder"]),
+        "title": st.sampled_from(["Clerk", "Buyer"]), "company_name": st.sampled_from(["Alder Mills", "Beech Works"]),
+        "company_unique_id": st.integers(1, 3).map(company),
+        "linkedin_url": st.sampled_from(["https://www.linkedin.com/in/robin", "https://www.linkedin.com/in/kim"]),
+        "names": st.sampled_from([("Robin", "Alder"), ("Kim", "Beech")]),
+    }),
+}  # fmt: skip
 
 
-class Loop(RuleBasedStateMachine):
+def _with_names(values: dict[str, Any]) -> dict[str, Any]:
+    if names := values.pop("names", None):
+        values |= {"full_name": " ".join(names), "first_name": names[0], "last_name": names[1]}
+    return values
+
+
+EDITS = KEYS.flatmap(lambda key: st.tuples(st.just(key), CELLS[entity_of(key).name].map(_with_names)))
+
+
+class Loop(Base):
     """The loop, and whatever may befall it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.stack = ExitStack()
-        self.folder = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        self.servers = [self.stack.enter_context(EmbeddedServer(18)), self.stack.enter_context(EmbeddedServer(16))]
-        self.urls = []
-        for server, name, side in zip(self.servers, ("neon", "supabase"), ("Neon", "Supabase"), strict=True):
-            server.create_database(name)
-            self.urls.append(server.url(name))
-            with connect(server.url(name)) as connection:
-                for path in files(side):
-                    connection.execute(path.read_text(encoding="utf-8"))
-        self.links = [self.stack.enter_context(Proxy(url)) for url in (*self.urls, self.urls[1])]
-        self.workers: list[Daemon] = []
-        self.late: psycopg.Connection[Any] | None = None
-        # The model: what the enrichers last typed into each record since it was last answered.
-        self.next = RECORDS
-        self.typed: dict[str, dict[str, Any]] = {}
-        self.deleted: set[str] = set()
-
-    def teardown(self) -> None:
-        try:
-            self.be_quiet_and_compare()
-        finally:
-            if self.late:
-                self.late.close()
-            for worker in self.workers:
-                self._end(worker)
-            self.stack.close()
+    @initialize(role=st.booleans())
+    def begin(self, role: bool) -> None:
+        self.role = role
+        with connect(self.urls[0]) as neon:
+            for key in [*map(company, range(1, COMPANIES + 1)), *map(person, range(1, PEOPLE + 1))]:
+                self.expected.inserted(key, insert_record(neon, key, {}))
+            add_slot(neon, 1, of=1)
+        self.start_a_worker()
 
     # -- what people do --------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
-        with connect(self.urls[0]) as neon:
-            for number in range(1, RECORDS + 1):
-                self._insert(neon, number)
-        self.start_a_worker()
+    @rule(edited=EDITS, status=STATUSES)
+    def an_enricher_edits(self, edited: Edit, status: str) -> None:
+        key, values = edited
+        if self.write(1, lambda here: type_into(here, key, {**values, "enrichment_status": status})):
+            self.expected.typed(key, values, status)
+            struck["edits"] += 1
 
-    @rule(number=NUMBERS, website=WEBSITES, count=st.sampled_from([None, 5, -5]))
-    def an_enricher_completes(self, number: int, website: str, count: int | None) -> None:
-        self._edit(number, website=website, employee_count=count, enrichment_status="complete")
+    @rule(key=NUMBERS.map(company), website=WEBSITES, count=st.sampled_from([None, 5, -5]))
+    def an_enricher_completes(self, key: str, website: str, count: int | None) -> None:
+        self.an_enricher_edits((key, {"website": website, "employee_count": count}), "complete")
 
-    @rule(
-        number=NUMBERS, city=st.sampled_from(["Elkins", "Ripley"]), status=st.sampled_from(["pending", "in_progress"])
-    )
-    def an_enricher_edits(self, number: int, city: str, status: str) -> None:
-        self._edit(number, city=city, enrichment_status=status, only_unpromoted=True)
-
-    @rule(website=WEBSITES)
-    def an_enricher_completes_all(self, website: str) -> None:
+    @rule(website=WEBSITES, email=EMAILS)
+    def an_enricher_completes_all(self, website: str, email: str) -> None:
         with connect(self.urls[1]) as supabase:
-            supabase.execute(
-                "UPDATE company_needs_enrichment SET website = %s, enrichment_status = 'complete'"
-                " WHERE promoted_at IS NULL", [website]
-            )  # fmt: skip
+            for table, name, value in (("company", "website", website), ("people", "email", email)):
+                entity = ENTITIES[table]
+                statement = sql.SQL(
+                    "UPDATE {workspace} SET {column} = %s, enrichment_status = 'complete' WHERE {key} IN (SELECT {key}"
+                    " FROM {workspace} WHERE promoted_at IS NULL FOR UPDATE SKIP LOCKED) RETURNING {key} AS key"
+                ).format(
+                    workspace=entity.workspace_table.sql, column=sql.Identifier(name), key=sql.Identifier(entity.key)
+                )
+                for row in supabase.execute(statement, [value]).fetchall():
+                    self.expected.typed(row["key"], {name: value}, "complete")
         struck["bulk flips"] += 1
 
-    @rule(number=NUMBERS, zip_code=st.sampled_from(["26501", "26241"]))
-    def neon_edits(self, number: int, zip_code: str) -> None:
-        with connect(self.urls[0]) as neon:
-            neon.execute("SET lock_timeout = '2s'")
-            try:
-                neon.execute("UPDATE marketing.company_invalid SET zip = %s, updated_at = now() AT TIME ZONE 'UTC'"
-                             " WHERE company_unique_id = %s", [zip_code, company(number)])  # fmt: skip
-            except psycopg.errors.LockNotAvailable:
-                return  # held by the transaction that commits late
-        struck["edits in Neon"] += 1
+    @rule(edited=EDITS)
+    def neon_corrects(self, edited: Edit) -> None:
+        key, values = edited
+        if values and self.write(0, lambda there: correct(there, key, values)):
+            self.expected.corrected(key, values)
+            struck["corrections in Neon"] += 1
 
-    @rule(number=NUMBERS)
-    def neon_edits_in_a_transaction_that_commits_late(self, number: int) -> None:
-        if self.late is None:
-            self.late = psycopg.connect(self.urls[0])
-            self.late.execute("SET lock_timeout = '2s'")
-            try:
-                self.late.execute("UPDATE marketing.company_invalid SET state = 'WV', updated_at = now() AT TIME ZONE"
-                                  " 'UTC' WHERE company_unique_id = %s", [company(number)])  # fmt: skip
-            except psycopg.errors.LockNotAvailable:
-                self.late.rollback()
+    @rule(key=KEYS, values=st.one_of(*CELLS.values()), number=st.integers(1, 3))
+    def neon_inserts(self, key: str, values: dict[str, Any], number: int) -> None:
+        """A new record, or one that had left, or that was promoted, or that Neon has lost."""
+        columns = entity_of(key).columns
+        values = {name: value for name, value in _with_names(dict(values)).items() if name in columns}
+        if key.startswith("04.04.02."):
+            values |= {"company_unique_id": company(number)}
+
+        def bring(there: Any) -> int:
+            self.expected.inserted(key, insert_record(there, key, values))
+            return 1
+
+        struck["records"] += self.write(0, bring)
+
+    @rule(number=st.integers(1, 3))
+    def neon_adds_a_slot(self, number: int) -> None:
+        self.write(0, lambda there: bool(add_slot(there, number, of=number)))
+
+    @rule(key=KEYS)
+    def neon_deletes(self, key: str) -> None:
+        entity = entity_of(key)
+        names = {
+            "invalid": entity.invalid_table.sql,
+            "master": entity.master_table.sql,
+            "key": sql.Identifier(entity.key),
+        }
+
+        def delete(there: Any) -> int:
+            with there.transaction():
+                gone = there.execute(sql.SQL("DELETE FROM {invalid} WHERE {key} = %s").format(**names), [key]).rowcount
+                master = there.execute(sql.SQL("SELECT FROM {master} WHERE {key} = %s").format(**names), [key]).rowcount
+            if gone and not master:
+                self.expected.theirs.deleted.add(key)
+            return gone
+
+        struck["deletions in Neon"] += self.write(0, delete)
+
+    @rule(kind=st.sampled_from(["correction", "record", "master key", "edit", "lock in Neon", "lock in Supabase"]),
+          edited=EDITS, number=NUMBERS, commits=st.booleans())  # fmt: skip
+    def somebody_holds(self, kind: str, edited: Edit, number: int, commits: bool) -> None:
+        """A transaction of somebody's own stays open: what it holds or has written, nobody else sees or gets."""
+        if len(self.held) >= 3:
+            self.let_go()
+        key, values = edited
+        known, entity = self.expected, entity_of(key)
+        side = int(kind in ("edit", "lock in Supabase"))
+        lock = sql.SQL("SELECT FROM {} WHERE {} = %s FOR UPDATE")
+        work, then = {
+            "correction": (lambda one: correct(one, key, values or {"city": "Ripley"}),
+                           partial(known.corrected, key, values or {"city": "Ripley"})),
+            "record": (lambda one: bool(insert_record(one, key, {})), partial(self._inserted, key)),
+            "master key": (lambda one: add_master(one, number) or 1, partial(known.theirs_now, company(number))),
+            "edit": (lambda one: type_into(one, key, {**values, "enrichment_status": "complete"}),
+                     partial(known.typed, key, values, "complete")),
+            "lock in Neon": (lambda one: one.execute(lock.format(entity.invalid_table.sql, sql.Identifier(entity.key)), [key]).rowcount,
+                             lambda: None),
+            "lock in Supabase": (lambda one: one.execute(lock.format(entity.workspace_table.sql, sql.Identifier(entity.key)), [key]).rowcount,
+                                 lambda: None),
+        }[kind]  # fmt: skip
+        connection = psycopg.connect(self.urls[side], options="-c lock_timeout=300ms")
+        if touched(connection, work):
+            self.held.append(Held(side, connection, commits, then))
+            struck[f"held: {kind}"] += 1
         else:
-            self._commit_late()
+            connection.close()
+
+    def _inserted(self, key: str) -> None:
+        number = int(key.split(".")[4])
+        values = {"company_name": f"Alder Works {number}"} if key.startswith("04.04.01.") else {
+            "full_name": f"Robin Alder{number}", "company_unique_id": company((number - 1) % 3 + 1)
+        }  # fmt: skip
+        self.expected.inserted(key, values)
 
     @rule()
-    def neon_inserts(self) -> None:
-        self.next += 1
-        with connect(self.urls[0]) as neon:
-            self._insert(neon, self.next)
+    def they_let_go(self) -> None:
+        self.let_go()
 
-    @rule(number=NUMBERS)
-    def neon_deletes(self, number: int) -> None:
-        with connect(self.urls[0]) as neon:
-            neon.execute("SET lock_timeout = '2s'")
-            try:
-                gone = neon.execute(
-                    "DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(number)]
-                )
-            except psycopg.errors.LockNotAvailable:
-                return
-        if gone.rowcount:
-            self.deleted.add(company(number))
-            struck["deletions in Neon"] += 1
+    @rule(key=KEYS, seconds=st.sampled_from([None, None, 0.0, 0.02, 0.05, 0.1, 0.2]))
+    def an_operator_takes_a_promotion_back(self, key: str, seconds: float | None) -> None:
+        """With ``undo``, which is killed after so many seconds."""
+        command = self.fork("undo", key)
+        if seconds is None and not self.held:
+            assert command.wait(60) in (0, 1, 3), command.noise
+        else:
+            command.wait(seconds or 0.5)
+            struck["undos killed"] += command.kill()
+        command.close()
+        struck["undos"] += 1
+
+    @rule(old=st.integers(0, 5))
+    def time_passes(self, old: int) -> None:
+        """All that happened is older than retention keeps. It is rare: what is gone is not there to be tested."""
+        if old:
+            return
+        self.settle_and_compare()
+        with connect(self.urls[0]) as neon, connect(self.urls[1]) as supabase:
+            neon.execute("UPDATE marketing.enrichment_ledger SET recorded_at = recorded_at - interval '40 days'")
+            supabase.execute("SET enrichment_worker.writer = on")
+            for entity in ENTITIES.values():
+                supabase.execute(
+                    sql.SQL("UPDATE {} SET promoted_at = promoted_at - interval '40 days',"
+                            " pushed_to_neon_at = pushed_to_neon_at - interval '40 days' WHERE promoted_at IS NOT NULL"
+                            ).format(entity.workspace_table.sql))  # fmt: skip
+        self.expected.time_passed()
+        # No backup is as old as that.
+        self.ground.drop([copy.copy for copy, _ in self.copies.values()])
+        self.copies.clear()
+        self.expected.backups.clear()
+        struck["retentions"] += 1
 
     # -- what befalls ----------------------------------------------------------------------------------
 
     @rule()
     def start_a_worker(self) -> None:
         if len(self.workers) < 3:
-            neon, supabase, ear = (link.url for link in self.links)
-            settings = {
-                "NEON_DATABASE_URL": neon, "SUPABASE_DATABASE_URL": supabase, "SUPABASE_LISTEN_URL": ear,
-                "WORKER_HEALTH_ADDRESS": "127.0.0.1:0", "WORKER_LOG_FORMAT": "json", "WORKER_SWEEP_INTERVAL": "0.2",
-                "WORKER_PULL_INTERVAL": "0.5", "WORKER_BATCH_SIZE": "5", "PYTHONPATH": str(ROOT),
-            }  # fmt: skip
-            self.workers.append(Daemon(_environment(settings), self.folder))
+            self.workers.append(self.fork("run"))
             struck["workers started"] += 1
 
     @rule(which=st.integers(0, 2))
     def kill_a_worker(self, which: int) -> None:
         if self.workers:
-            self._end(self.workers.pop(which % len(self.workers)))
+            self.end(self.workers.pop(which % len(self.workers)))
 
-    @rule(website=WEBSITES, events=st.integers(0, 3))
-    def workers_are_killed_while_busy(self, website: str, events: int) -> None:
-        """Flip everything, and kill all workers after the first few of the lines they log meanwhile."""
-        self.start_a_worker()
-        self.an_enricher_completes_all(website)
-        seen = [len(worker.events) for worker in self.workers]
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline and all(
-            len(worker.events) < before + events and worker.process.poll() is None
-            for worker, before in zip(self.workers, seen, strict=True)
-        ):
-            time.sleep(0.001)  # between two looks
-        for worker in self.workers:
-            self._end(worker)
-        struck["workers killed while busy"] += len(self.workers)
-        self.workers.clear()
+    @rule(website=WEBSITES, email=EMAILS, events=st.lists(st.integers(0, 4), min_size=2, max_size=8))
+    def workers_are_killed_while_busy(self, website: str, email: str, events: list[int]) -> None:
+        """Flip everything, and kill all workers after the first few of the lines they log meanwhile; over and over."""
+        for number in events:
+            for _ in range(3):
+                self.start_a_worker()
+            self.an_enricher_completes_all(website, email)
+            seen = [len(worker.events) for worker in self.workers]
+            deadline = time.monotonic() + 1
+            while time.monotonic() < deadline and all(
+                len(worker.events) < before + number and worker.poll() is None
+                for worker, before in zip(self.workers, seen, strict=True)
+            ):
+                time.sleep(0.001)  # between two looks
+            struck["workers killed while busy"] += len(self.workers)
+            self.end_all()
+            website, email = {"n/a": "good.example"}.get(website, "n/a"), {"n/a": "kim@alder.example"}.get(email, "n/a")
 
     @rule(side=st.integers(0, 1))
     def a_server_dies_and_comes_back(self, side: int) -> None:
-        self._drop_late()
-        self.servers[side].stop("immediate")
-        self.servers[side].start()
+        self.let_go(roll_back=(side,))
+        self.ground.servers[side].stop("immediate")
+        self.ground.servers[side].start()
         struck["servers restarted"] += 1
 
     @rule(link=st.integers(0, 2))
@@ -208,109 +286,57 @@ class Loop(RuleBasedStateMachine):
         self.links[link].delay = 0.0 if self.links[link].delay else 0.01
         struck["links slowed"] += 1
 
+    # -- restores --------------------------------------------------------------------------------------
+
+    @rule(side=st.integers(0, 1), number=st.integers(0, 1))
+    def a_database_is_copied(self, side: int, number: int) -> None:
+        self.let_go(roll_back=(side,))
+        with self.nobody_connected(side):
+            copy = Copy(self.urls[side], f"copy_{number}")
+        self.copies[side, number] = copy, (
+            self.expected.workspace_moment() if side else self.expected.neon_moment()
+        )  # fmt: skip
+        self.expected.backups = {n: moment for (s, n), (_, moment) in self.copies.items() if s}
+        struck["copies"] += 1
+
+    @rule(number=st.integers(0, 1), gone=st.booleans())
+    def neon_is_restored(self, number: int, gone: bool) -> None:
+        self._restore(0, number, gone)
+
+    @rule(number=st.integers(0, 1), gone=st.booleans())
+    def the_workspace_is_restored(self, number: int, gone: bool) -> None:
+        self._restore(1, number, gone)
+
+    @rule(first=st.integers(0, 1), numbers=st.tuples(st.integers(0, 1), st.integers(0, 1)))
+    def a_database_is_restored_after_kills(self, first: int, numbers: tuple[int, int]) -> None:
+        """One side in the middle of everything, and then, after some more of it, the other."""
+        for side in (first, 1 - first):
+            self.workers_are_killed_while_busy("good.example", "n/a", [2, 3])
+            self._restore(side, numbers[side], True)
+
+    def _restore(self, side: int, number: int, gone: bool) -> None:
+        """To one of its copies; the database is not there at all for a moment, or its address does not answer."""
+        if (side, number) not in self.copies:
+            self.a_database_is_copied(side, number)
+            return
+        self.let_go(roll_back=(0, side))
+        copy, moment = self.copies[side, number]
+        with ExitStack() as stack:
+            if side or not gone:
+                stack.enter_context(self.nobody_connected(0))
+            if side and not gone:
+                stack.enter_context(self.nobody_connected(1))
+            copy.put_back()
+            if isinstance(moment, Theirs):
+                self.expected.neon_restored(moment)
+            else:
+                self.workspace_restored(moment)
+        struck[f"restores of {'Supabase' if side else 'Neon'}"] += 1
+
     # -- what must hold --------------------------------------------------------------------------------
 
     @rule()
     def be_quiet_and_compare(self) -> None:
-        """Let everything settle, and compare both databases with each other and with the model."""
-        self._commit_late()
-        for link in self.links:
-            link.delay, link.deaf = 0.0, False
-            link.cut_on_answer(b"\xff never")
-        deadline = time.monotonic() + QUIET_SECONDS
-        while True:
-            for worker in [one for one in self.workers if one.process.poll() is not None]:
-                # A database was down when it started: systemd would start it again.
-                assert worker.process.returncode == 3, worker.events[-3:]
-                self.workers.remove(worker)
-                self._end(worker)
-            if not self.workers:
-                self.start_a_worker()
-            if self._settled():
-                break
-            assert time.monotonic() < deadline, [worker.events[-3:] for worker in self.workers]
-            time.sleep(0.02)  # between two looks
-        # Nothing moves while it is compared.
-        for worker in self.workers:
-            self._end(worker)
-        self.workers.clear()
-        with connect(self.urls[0]) as neon, connect(self.urls[1]) as supabase:
-            check(neon, supabase, deleted=self.deleted)
-            self._compare_with_the_model(neon, supabase)
-        struck["quiet moments compared"] += 1
-
-    def _compare_with_the_model(self, neon: Any, supabase: Any) -> None:
-        """No edit is lost: what was last typed stands in the row, and in the master where it was promoted."""
-        for key, typed in self.typed.items():
-            row = supabase.execute(
-                "SELECT * FROM company_needs_enrichment WHERE company_unique_id = %s", [key]
-            ).fetchone()
-            assert row is not None, f"{key} was edited and is gone"
-            if key in self.deleted and row["enrichment_status"] == "failed":
-                assert "no longer in the invalid table" in row["sync_note"] or row["validation_errors"], row
-            for name, value in typed.items():
-                assert row[name] == value, f"{key}: {name} was {value!r} and is {row[name]!r}"
-            if row["promoted_at"] and "city" in typed:
-                there = neon.execute(
-                    "SELECT address_city FROM marketing.company_master WHERE company_unique_id = %s", [key]
-                )
-                assert there.fetchone()["address_city"] == typed["city"], f"{key}: the master has another city"
-
-    def _settled(self) -> bool:
-        try:
-            with connect(self.urls[1], connect_timeout=5) as supabase, connect(self.urls[0]) as neon:
-                queued = supabase.execute(
-                    "SELECT count(*) AS n FROM company_needs_enrichment WHERE enrichment_status = 'complete'"
-                    " AND pushed_to_neon_at IS NULL").fetchone()["n"]  # fmt: skip
-                here = supabase.execute("SELECT count(*) AS n FROM company_needs_enrichment").fetchone()["n"]
-                # Every inserted record has come, and every row's snapshot is Neon's.
-                hashes = {row["key"]: row["hash"] for row in neon.execute(NEON).fetchall() if row["invalid"]}
-                seen = {row["k"]: row["h"] for row in supabase.execute(
-                    "SELECT company_unique_id AS k, last_sync_hash AS h FROM company_needs_enrichment"
-                    " WHERE promoted_at IS NULL").fetchall()}  # fmt: skip
-        except psycopg.OperationalError:
-            return False
-        seen = {key: value for key, value in seen.items() if key not in self.deleted}
-        return queued == 0 and here >= self.next - len(self.deleted) and hashes == seen
-
-    # -- small parts -----------------------------------------------------------------------------------
-
-    def _insert(self, neon: Any, number: int) -> None:
-        neon.execute(
-            "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"
-            " VALUES (%s, %s, 'EMPTY_WEBSITE', '{}')", [company(number), f"Alder {number}"]
-        )  # fmt: skip
-        struck["records"] += 1
-
-    def _edit(self, number: int, *, only_unpromoted: bool = False, **values: Any) -> None:
-        names = ", ".join(f"{name} = %({name})s" for name in values)
-        guard = " AND promoted_at IS NULL AND enrichment_status <> 'complete'" if only_unpromoted else ""
-        with connect(self.urls[1]) as supabase:
-            done = supabase.execute(
-                f"UPDATE company_needs_enrichment SET {names} WHERE company_unique_id = %(key)s{guard}",
-                {**values, "key": company(number)},
-            )
-        if done.rowcount and only_unpromoted:
-            self.typed.setdefault(company(number), {})["city"] = values["city"]
-        struck["edits"] += done.rowcount
-
-    def _commit_late(self) -> None:
-        if self.late:
-            self.late.commit()
-            self.late.close()
-            self.late = None
-            struck["late commits"] += 1
-
-    def _drop_late(self) -> None:
-        if self.late:
-            self.late.close()
-            self.late = None
-
-    @staticmethod
-    def _end(worker: Daemon) -> None:
-        if worker.process.poll() is None:
-            worker.kill()
-            struck["workers killed"] += 1
-        worker._reader.join(10)
-        assert not [line for line in worker.noise if not line.startswith("enrichment-worker: ")], worker.noise
-        worker.process.stderr.close()
+        """Not twice for the same."""
+        if struck.total() - self.struck_before > AT_LEAST:
+            self.settle_and_compare()

@@ -3,35 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Any
 
+from psycopg import sql
 from records import Connection
 
-# One row for each key that any table knows.
-NEON = """
-SELECT key, i.company_unique_id IS NOT NULL AS invalid, m.company_unique_id IS NOT NULL AS master,
-  i.still_invalid, i.validation_errors, l.promoted, l.flagged, l.hashes, l.last, to_jsonb(m) AS master_row,
-  md5(jsonb_build_object('company_name', i.company_name, 'domain', i.domain, 'industry', i.industry,
-    'employee_count', i.employee_count, 'website', i.website, 'phone', i.phone, 'address', i.address,
-    'city', i.city, 'state', i.state, 'zip', i.zip)::text) AS hash
-FROM (SELECT company_unique_id AS key FROM marketing.company_invalid
-      UNION SELECT company_unique_id FROM marketing.company_master
-      UNION SELECT key FROM marketing.enrichment_ledger WHERE entity = 'company') keys
-LEFT JOIN marketing.company_invalid i ON i.company_unique_id = key
-LEFT JOIN marketing.company_master m ON m.company_unique_id = key
+from worker.entities import COMPANY, Entity, data_of
+
+# One row for each key that any table knows. A promotion stands that was not undone.
+_NEON = """
+WITH standing AS (
+  SELECT p.key, p.invalid_before ->> 'id' AS came_as FROM marketing.enrichment_ledger p
+  WHERE p.entity = %(entity)s AND p.outcome = 'promoted' AND NOT EXISTS (
+    SELECT FROM marketing.enrichment_ledger u WHERE u.entity = p.entity AND u.key = p.key AND u.outcome = 'undone'
+      AND u.delivery_hash = md5('undo|' || p.id)))
+SELECT keys.key, i.{key} IS NOT NULL AS invalid, m.{key} IS NOT NULL AS master, i.still_invalid, i.validation_errors,
+  i.id AS came_as, {data_i} AS data, to_jsonb(m) AS master_row, md5(({data_i})::text) AS hash,
+  s.standing, s.most, l.promoted, l.flagged, l.hashes, l.last
+FROM (SELECT {key} AS key FROM {invalid} UNION SELECT {key} FROM {master}
+      UNION SELECT key FROM marketing.enrichment_ledger WHERE entity = %(entity)s) keys
+LEFT JOIN {invalid} i ON i.{key} = keys.key
+LEFT JOIN {master} m ON m.{key} = keys.key
+LEFT JOIN LATERAL (
+  SELECT coalesce(sum(times), 0)::int AS standing, coalesce(max(times), 0)::int AS most
+  FROM (SELECT count(*) AS times FROM standing WHERE standing.key = keys.key GROUP BY came_as) t) s ON true
 LEFT JOIN LATERAL (
   SELECT count(*) FILTER (WHERE outcome = 'promoted') AS promoted, count(*) FILTER (WHERE outcome = 'flagged') AS flagged,
     count(DISTINCT delivery_hash) FILTER (WHERE outcome IN ('promoted', 'flagged')) AS hashes,
     (array_agg(outcome ORDER BY id DESC) FILTER (WHERE outcome IN ('promoted', 'flagged')))[1] AS last
-  FROM marketing.enrichment_ledger WHERE entity = 'company' AND key = keys.key) l ON true
+  FROM marketing.enrichment_ledger WHERE entity = %(entity)s AND key = keys.key) l ON true
 """
 _WORKSPACE = """
-SELECT w.*, company_unique_id AS key, md5(neon_snapshot::text) AS digest,
-  enrichment_status = 'complete' AND pushed_to_neon_at IS NULL AS queued FROM company_needs_enrichment w
+SELECT w.*, {key} AS key, {data_w} AS data, md5(neon_snapshot::text) AS digest,
+  enrichment_status = 'complete' AND pushed_to_neon_at IS NULL AS queued FROM {workspace} w
 """
+NOT_CARRIED = "Edits after promotion are not carried"
+GONE = ("left", "gone", "lost")
 
 
-def check(neon: Connection, supabase: Connection, deleted: Collection[str] = ()) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Known:
+    """What somebody did to the databases that the worker cannot be blamed for."""
+
+    absent: Collection[str] = ()
+    """Records that Neon does not have: somebody deleted them, or it was restored to a moment before them."""
+    both: Collection[str] = ()
+    """Records that may be in the invalid and the master table: the intake brought them again."""
+    forgotten: Collection[str] = ()
+    """Records of which Neon was made to forget that they were flagged, and whose rows keep the enricher's values."""
+    pruned: Collection[str] = ()
+    """Records whose ledger rows retention may have removed."""
+    theirs: Collection[str] = field(default=())
+    """Records that somebody else put into the master table."""
+
+
+def neon_of(neon: Connection, entity: Entity) -> dict[str, dict[str, Any]]:
+    """What Neon holds of each record."""
+    statement = sql.SQL(_NEON).format(
+        key=sql.Identifier(entity.key), invalid=entity.invalid_table.sql, master=entity.master_table.sql,
+        data_i=data_of(entity, "i"),
+    )  # fmt: skip
+    return {row["key"]: row for row in neon.execute(statement, {"entity": entity.name}).fetchall()}
+
+
+def workspace_of(supabase: Connection, entity: Entity) -> dict[str, dict[str, Any]]:
+    """The workspace rows."""
+    statement = sql.SQL(_WORKSPACE).format(
+        key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql, data_w=data_of(entity, "w")
+    )
+    return {row["key"]: row for row in supabase.execute(statement).fetchall()}
+
+
+def check(
+    neon: Connection, supabase: Connection, entity: Entity = COMPANY, known: Known | None = None
+) -> dict[str, Any]:
     """Compare both databases record by record, and return what was seen.
 
     Holds of a moment when no worker is in the middle of a delivery and nothing is queued.
@@ -39,36 +85,71 @@ def check(neon: Connection, supabase: Connection, deleted: Collection[str] = ())
     Args:
         neon: the one side.
         supabase: the other.
-        deleted: keys of records that somebody deleted from the invalid table.
+        entity: whose records.
+        known: what else was done.
     """
-    there = {row["key"]: row for row in neon.execute(NEON).fetchall()}
-    here = {row["key"]: row for row in supabase.execute(_WORKSPACE).fetchall()}
+    known = known or Known()
+    there, here = neon_of(neon, entity), workspace_of(supabase, entity)
     for key, row in there.items():
-        # Exactly one fate.
-        if key in deleted:
-            assert not (row["invalid"] and row["master"]), f"{key} is in both"
-        else:
-            assert row["invalid"] != row["master"], f"{key}: invalid {row['invalid']}, master {row['master']}"
-        assert row["promoted"] == (1 if row["master"] else 0), f"{key} was promoted {row['promoted']} times"
-        # Every outcome has its own delivery, and no delivery two.
-        assert row["hashes"] == row["promoted"] + row["flagged"], f"{key}: a delivery took effect twice"
+        _one_fate(key, row, known)
     for key, row in here.items():
-        assert not row["queued"], f"{key} is still queued"
         assert row["digest"] == row["last_sync_hash"], f"{key}: the hash is not the snapshot's"
-        if key in deleted and not there.get(key, {}).get("master"):
-            assert row["promoted_at"] is None, f"{key} was deleted and is told promoted"
-            continue
-        neons = there[key]
-        # The row tells the truth.
-        assert (row["promoted_at"] is not None) == neons["master"], f"{key}: promoted_at and the master disagree"
-        if row["enrichment_status"] == "failed":
-            assert neons["invalid"], f"{key} is failed and not in invalid"
-            assert neons["last"] == "flagged", f"{key} is failed without a ledger row"
-            assert row["validation_errors"] == neons["validation_errors"], f"{key}: the reasons differ"
-            assert row["last_sync_hash"] == neons["hash"], f"{key}: snapshot and invalid row differ"
-        if neons["master"]:
-            assert row["validation_errors"] == {}, f"{key} is promoted with errors"
-            # An edit that fell between promotion and a lost acknowledgement stays in the cell, and the row says so.
-            told = "Edits after promotion are not carried" in row["sync_note"]
-            assert told or neons["master_row"]["website_url"] == row["website"], f"{key}: master and row differ"
+        neons = there.get(key)
+        if neons is None or not (neons["invalid"] or neons["master"]):
+            _without_record(key, row, known)
+        else:
+            _the_truth(entity, key, row, neons, known)
     return {"records": len(there), "rows": len(here), "promoted": sum(row["master"] for row in there.values())}
+
+
+def _one_fate(key: str, row: dict[str, Any], known: Known) -> None:
+    if not row["invalid"] and not row["master"]:
+        assert key in known.absent, f"{key} is in neither table"
+    elif row["invalid"] and row["master"]:
+        assert key in known.both or key in known.theirs, f"{key} is in both"
+    # Each time that it came into the invalid table, it left it once.
+    assert row["most"] <= 1, f"{key} was promoted {row['most']} times as one and the same record"
+    if key not in known.both:
+        assert row["standing"] <= 1, f"{key} was promoted {row['standing']} times"
+    if key not in known.theirs and key not in known.pruned:
+        assert (row["standing"] > 0) == row["master"], f"{key}: {row['standing']} promotions, master {row['master']}"
+    # Every outcome has its own delivery, and no delivery two.
+    assert row["hashes"] == row["promoted"] + row["flagged"], f"{key}: a delivery took effect twice"
+
+
+def _without_record(key: str, row: dict[str, Any], known: Known) -> None:
+    """A row whose record Neon does not have: it stays because somebody typed there, and says so."""
+    assert key in known.absent, f"{key} has a row and no record"
+    assert row["promoted_at"] is None, f"{key} is told promoted, and Neon does not have it"
+    assert row["sync_code"] in GONE, f"{key} does not say that its record is gone: {row['sync_note']}"
+    assert not row["queued"] or row["sync_code"] == "lost", f"{key} is still queued"
+    if row["queued"]:
+        assert row["waiting_for"], f"{key} is lost, and does not wait for its record"
+
+
+def _the_truth(entity: Entity, key: str, row: dict[str, Any], neons: dict[str, Any], known: Known) -> None:
+    """The row tells what became of its record."""
+    status = row["enrichment_status"]
+    waits = row["queued"] and row["waiting_for"] and row["sync_code"] != "lost"
+    assert not row["queued"] or waits, f"{key} is still queued"
+    promoted = neons["master"] and not neons["invalid"]
+    if key not in known.theirs:
+        assert (row["promoted_at"] is not None) == promoted, f"{key}: promoted_at and the master disagree: {row}"
+    if status == "complete":
+        assert promoted or waits, f"{key} is complete, and neither promoted nor waiting: {row}"
+    if neons["invalid"] and not waits:
+        assert row["last_sync_hash"] == neons["hash"], f"{key}: snapshot and invalid row differ"
+    if status == "failed" and key not in known.theirs and key not in known.forgotten:
+        assert neons["invalid"], f"{key} is failed and not in invalid"
+        assert neons["last"] == "flagged" or key in known.pruned, f"{key} is failed without a ledger row"
+        assert row["validation_errors"] == neons["validation_errors"], f"{key}: the reasons differ"
+    if row["promoted_at"] and promoted:
+        assert row["validation_errors"] == {}, f"{key} is promoted with errors"
+        carried, master = row["neon_snapshot"], neons["master_row"]
+        for name, source in entity.mapping.items():
+            if carried[source] is not None:
+                assert master[name] == carried[source], f"{key}: the master's {name} is {master[name]!r}: {carried}"
+        # An edit after promotion stays in the cell, and a row that was set to complete says so.
+        if status == "complete" and NOT_CARRIED not in row["sync_note"]:
+            changed = {name for name, value in row["data"].items() if value != carried[name]}
+            assert not changed, f"{key}: {changed} of a promoted row are not the master's, and it does not say so"

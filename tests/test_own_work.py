@@ -81,6 +81,34 @@ def test_neons_own_change_meanwhile_still_counts(steps, neon, supabase) -> None:
     assert (row["website_url"], row["address_zip"]) == ("https://good.example", "26501")
 
 
+@pytest.mark.parametrize("status", ["complete", "in_progress"])
+def test_going_back_to_the_old_value_after_a_promotion_that_was_not_told_is_an_edit(
+    steps, neon, supabase, status
+) -> None:
+    complete(supabase, company(1), website="n/a")
+    steps.deliver()
+    complete(supabase, company(1), website="good.example")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), website="n/a", enrichment_status=status))
+    steps.deliver()
+    steps.pull(full=True)
+    row = work(supabase, company(1))
+    assert master(neon, company(1))["website_url"] == "https://good.example"
+    assert (row["enrichment_status"], row["website"]) == ("complete", "n/a")
+    assert "Edits after promotion are not carried" in row["sync_note"]
+
+
+def test_neons_own_correction_that_was_promoted_is_no_edit(steps, neon, supabase) -> None:
+    neon.execute("UPDATE marketing.company_invalid SET website = 'good.example', updated_at = now() AT TIME ZONE 'UTC'"
+                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    complete(supabase, company(1))
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress"))
+    steps.pull(full=True)
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["website"]) == ("complete", "https://good.example")
+    assert "before you took it back" in row["sync_note"]
+    assert "not carried" not in row["sync_note"]
+
+
 def test_a_promotion_that_had_taken_effect_before_he_took_it_back_is_told(steps, neon, supabase) -> None:
     complete(supabase, company(1), website="good.example")
     settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress", city="Elkins"))

@@ -25,6 +25,7 @@ from worker.replies import (
     flagged_note,
     promoted_note,
     taken_back_note,
+    typed_since,
 )
 from worker.staging import Refresh
 from worker.workspace import RELEASED, Reply, Row
@@ -256,7 +257,7 @@ def _as_it_is(row: Row, said: Spoken) -> Refresh:
 def promoted(row: Row, said: Spoken) -> Reply:
     """The reply to a row whose record was promoted, and which was not told. Pure."""
     mine = row.delivery
-    edited = mine.data not in (mine.snapshot, said.record) and not is_older(row, said)
+    edited = typed_since(mine, said.record, said.enriched_fields) and not is_older(row, said)
     taken_back = mine.status != Status.COMPLETE and not is_older(row, said)
     note = promoted_note(said.at, edited=edited, taken_back=taken_back) if edited or taken_back else PROMOTED_NOTE
     return Reply(

@@ -5,7 +5,7 @@ Pure data, no I/O. A batch is a list of these, and one is a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -157,6 +157,8 @@ class Answer:
     """For ``GONE``: whether the master table has the record."""
     row_version: datetime | None = None
     """For ``GONE``: the workspace row's ``updated_at`` that went when it was promoted."""
+    enriched_fields: Sequence[str] = ()
+    """For ``GONE``: the fields whose value the enricher had sent then."""
 
 
 @dataclass(slots=True)

@@ -195,6 +195,8 @@ class Spoken:
     at: datetime
     enriched_by: str | None
     enriched_at: datetime | None
+    enriched_fields: Sequence[str]
+    """Fields whose value came from the enricher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +243,7 @@ FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, 
 _SAID = sql.SQL(
     "l.id, l.delivery_hash AS hash, l.outcome, l.row_version, l.record, l.errors, l.warnings,"
     " l.outcome = 'waiting' AND l.note IS NOT DISTINCT FROM {pushed} AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
-    " l.enriched_by, l.enriched_at"
+    " l.enriched_by, l.enriched_at, l.enriched_fields"
 ).format(pushed=sql.Literal(PUSHED_NOTE))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 
 from worker.model import Code, Data, Delivery, Outcome, State, Status
@@ -102,6 +102,16 @@ def promoted_note(at: datetime | None, *, edited: bool, taken_back: bool) -> str
     return f"This record was promoted on {day_of(at)}{before}." + (NO_EDITS if edited else "")
 
 
+def typed_since(row: Delivery, record: Data | None, enriched: Collection[str]) -> bool:
+    """Whether a row holds what an enricher typed after its record was carried: also where he went back to what stood
+    there before. What he had not sent, and is as the row last had it from Neon, is Neon's own to change.
+    """
+    return any(
+        value != (record or {}).get(name) and (name in enriched or value != row.snapshot.get(name))
+        for name, value in row.data.items()
+    )
+
+
 def day_of(at: datetime | None) -> str:
     """A moment as enrichers read it."""
     return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
@@ -114,7 +124,7 @@ def _gone(delivery: Delivery) -> Reply:
     if said.outcome is Outcome.PROMOTED:
         # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
         older = bool(said.row_version and version and version < said.row_version)
-        edited = not older and delivery.data not in (delivery.snapshot, said.record)
+        edited = not older and typed_since(delivery, said.record, said.enriched_fields)
         return _promoted(delivery, said.at, edited=edited, record=said.record)
     if said.outcome is None and delivery.promoted_at:
         # Retention took the ledger row; the workspace row itself still knows of its promotion.

@@ -129,7 +129,8 @@ SELECT d.key,
   h.hash, coalesce(k.id, p.id, l.id) AS receipt_id,
   nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
-    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master, l.row_version
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master, l.row_version,
+  l.enriched_fields
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
 LEFT JOIN booked k USING (key)
 LEFT JOIN LATERAL (
@@ -351,4 +352,5 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
         in_master=bool(row["in_master"]),
         row_version=row["row_version"],
+        enriched_fields=row["enriched_fields"] or (),
     )

@@ -1,0 +1,229 @@
+"""What the people of the state machine know: what each of them wrote, and what the workspace must show of it.
+
+The workspace's part is remembered with each backup of it, and Neon's part with each copy of that, so that a restore
+takes back of this what it takes back of the database.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from oracle import Known
+
+from worker.entities import ENTITIES, Entity
+
+DERIVED = {"domain", "full_name", "first_name", "last_name"}
+"""Columns that normalising fills in from others."""
+
+HOSTS = {"good.example", "better.example"}
+"""Domains that a website brings with it."""
+
+
+class _Nothing(Enum):
+    """An enumeration's member stays itself when it is copied."""
+
+    NOTHING = "nothing"
+
+
+NOTHING = _Nothing.NOTHING
+
+
+@dataclass
+class Cell:
+    """A cell of the workspace."""
+
+    typed: Any = NOTHING
+    """What an enricher typed last, if nothing of Neon's has replaced it."""
+    maybe: set[Any] = field(default_factory=set)
+    """What else may stand there: Neon's values; of a cell in which nobody typed, what must stand there."""
+
+    def accepts(self, entity: Entity, name: str, value: Any) -> bool:
+        if self.typed is NOTHING and name in DERIVED:
+            return True
+        if name == "domain" and value in HOSTS:
+            return True
+        wanted = self.maybe if self.typed is NOTHING else {self.typed, *self.maybe}
+        return any(fits(entity, name, value, one) for one in wanted)
+
+
+def fits(entity: Entity, name: str, value: Any, wanted: Any) -> bool:
+    """Whether it is the value, as it was typed or as it is when it was normalised."""
+    return value == wanted or value == entity.rules.normalise({name: wanted})[name]
+
+
+Cells = dict[str, dict[str, Cell]]
+
+
+@dataclass
+class Theirs:
+    """What Neon's people wrote there: what they know of each record."""
+
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Key → the values that they gave the record last. Who has no entry was never there."""
+    deleted: set[str] = field(default_factory=set)
+    again: set[str] = field(default_factory=set)
+    """Records that were brought into the invalid table a second time."""
+    foreign: set[str] = field(default_factory=set)
+    """Records that somebody else put into the master table."""
+    pruned: set[str] = field(default_factory=set)
+    """Records whose ledger rows are so old that retention removes them."""
+
+
+@dataclass
+class Backup:
+    """What was known when the workspace was copied, and what was typed since."""
+
+    cells: Cells
+    theirs: Theirs
+    since: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+
+
+def entity_of(key: str) -> Entity:
+    return ENTITIES["company" if key.startswith("04.04.01.") else "people"]
+
+
+class Expected:
+    """What must be found."""
+
+    def __init__(self) -> None:
+        self.theirs = Theirs()
+        self.cells: Cells = {}
+        self.forgotten: set[str] = set()
+        self.ever: set[str] = set()
+        """All keys that there ever were."""
+        self.old: set[str] = set()
+        """Records whose rows leave the workspace if they had been promoted when time passed."""
+        self.backups: dict[int, Backup] = {}
+
+    def known(self) -> Known:
+        absent = (self.ever - self.theirs.values.keys()) | self.theirs.deleted
+        return Known(absent, self.theirs.again, self.forgotten, self.theirs.pruned, self.theirs.foreign)
+
+    # -- what people do ----------------------------------------------------------------------------
+
+    def inserted(self, key: str, values: Mapping[str, Any]) -> None:
+        """A record came into the invalid table, for the first time or again."""
+        lost = key in self.ever and key not in self.theirs.values
+        if key in self.theirs.values and key not in self.theirs.deleted:
+            self.theirs.again.add(key)
+        self.ever.add(key)
+        self.theirs.deleted.discard(key)
+        self.theirs.values[key] = dict.fromkeys(entity_of(key).columns) | dict(values)
+        for name, value in self.theirs.values[key].items():
+            cell = self.cells.setdefault(key, {}).setdefault(name, Cell())
+            # Of a lost record all in which the row differs is the enricher's.
+            if not (lost and cell.typed is not NOTHING):
+                cell.maybe.add(value)
+
+    def corrected(self, key: str, values: Mapping[str, Any]) -> None:
+        """Neon's people wrote into a record."""
+        self.theirs.values[key] |= values
+        for name, value in values.items():
+            if cell := self.cells.get(key, {}).get(name):
+                cell.maybe.add(value)
+
+    def theirs_now(self, key: str) -> None:
+        """Somebody else put it into the master table."""
+        self.theirs.foreign.add(key)
+        self.theirs.deleted.discard(key)
+        self.theirs.values.setdefault(key, {})
+        self.ever.add(key)
+
+    def time_passed(self) -> None:
+        """All that happened is old: what was promoted leaves the workspace, and all the ledger."""
+        self.theirs.pruned |= self.ever
+        self.old |= self.ever
+
+    def typed(self, key: str, values: Mapping[str, Any], status: str) -> None:
+        """An enricher typed into a row, and it took effect."""
+        for name, value in values.items():
+            self.cells.setdefault(key, {})[name] = Cell(value)
+            for backup in self.backups.values():
+                backup.since.setdefault((key, name), []).append(value)
+        if status == "complete":
+            self.forgotten.discard(key)
+
+    # -- what befalls the databases ----------------------------------------------------------------
+
+    def neon_moment(self) -> Theirs:
+        return copy.deepcopy(self.theirs)
+
+    def workspace_moment(self) -> Backup:
+        return Backup(copy.deepcopy(self.cells), copy.deepcopy(self.theirs))
+
+    def neon_restored(self, moment: Theirs) -> None:
+        """Neon's people lost what they wrote since. What an enricher typed is to be there still."""
+        before, self.theirs = self.theirs, copy.deepcopy(moment)
+        for key, values in self.theirs.values.items():
+            for name, value in values.items():
+                cell = self.cells.get(key, {}).get(name)
+                if cell and (cell.typed is NOTHING or cell.maybe):
+                    cell.maybe |= {value, before.values.get(key, {}).get(name)}
+        self.forgotten |= self.theirs.values.keys()
+
+    def workspace_restored(
+        self, backup: Backup, here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]],
+        ledger: Mapping[str, Mapping[str, Any]],
+    ) -> None:  # fmt: skip
+        """What was typed since the backup is gone where it had not reached Neon, and nothing else.
+
+        Args:
+            backup: what was known then, and what was typed since.
+            here: the rows of the restored workspace, by key.
+            there: the records that lie in Neon's invalid tables now: key → values.
+            ledger: what was carried last of each record: key → values.
+        """
+        newer, self.cells = self.cells, copy.deepcopy(backup.cells)
+        for key in [key for key in self.cells if key not in here]:
+            del self.cells[key]  # it is pulled anew, as Neon has it
+        for key, cells in self.cells.items():
+            entity = entity_of(key)
+            for name, cell in cells.items():
+                typed_since = backup.since.get((key, name), [])
+                reached = ledger.get(key, {}).get(name, NOTHING)
+                now = there.get(key, {}).get(name, NOTHING)
+                theirs = self.theirs.values.get(key, {}).get(name, NOTHING)
+                mine = [one for one in typed_since if reached is not NOTHING and fits(entity, name, reached, one)]
+                if mine:
+                    cell.typed, cell.maybe = mine[-1], set()
+                    if now is not NOTHING and not fits(entity, name, now, cell.typed):
+                        cell.maybe.add(now)
+                    continue
+                cell.maybe |= {one for one in (now, theirs) if one is not NOTHING and cell.typed is NOTHING}
+                written = theirs is not NOTHING and theirs != backup.theirs.values.get(key, {}).get(name, NOTHING)
+                others = newer.get(key, {}).get(name, cell).maybe
+                if written or others:
+                    cell.maybe |= others | {one for one in (now, theirs) if one is not NOTHING}
+
+    # -- what must hold ----------------------------------------------------------------------------
+
+    def compare(self, here: Mapping[str, Mapping[str, Any]], there: Mapping[str, Mapping[str, Any]]) -> None:
+        """Every cell shows what was typed there last, or what Neon's people wrote."""
+        for key, cells in list(self.cells.items()):
+            entity = entity_of(key)
+            typed = {name: cell.typed for name, cell in cells.items() if cell.typed is not NOTHING and not cell.maybe}
+            row = here.get(key)
+            if row is None:  # withdrawn, or not pulled yet when the backup was made, or older than retention keeps
+                assert key not in there or not there[key]["invalid"], f"{key} has no row"
+                assert not typed or key in self.old, f"{key} was edited and is gone: {typed}"
+                del self.cells[key]
+                continue
+            for name, cell in cells.items():
+                value = row["data"][name]
+                assert cell.accepts(entity, name, value), (
+                    f"{key}: {name} is {value!r}: typed {cell.typed!r}, Neon's {cell.maybe}; {row}; {there.get(key)}"
+                )
+        # From here on: what stands there now.
+        for key, row in here.items():
+            entity = entity_of(key)
+            cells = self.cells.setdefault(key, {})
+            for name, value in row["data"].items():
+                cell = cells.setdefault(name, Cell())
+                if cell.typed is not NOTHING and fits(entity, name, value, cell.typed):
+                    cell.maybe = set()
+                else:
+                    cells[name] = Cell(maybe={value})
