@@ -40,6 +40,8 @@ class Cell:
     """What an enricher typed last, if nothing of Neon's has replaced it."""
     maybe: set[Any] = field(default_factory=set)
     """What else may stand there: Neon's values; of a cell in which nobody typed, what must stand there."""
+    before: Cell | None = None
+    """What a restored workspace had here, where it is still to be told what Neon knows of the enricher's."""
 
     def accepts(self, entity: Entity, name: str, value: Any) -> bool:
         if self.typed is NOTHING and name in DERIVED:
@@ -79,6 +81,8 @@ class Backup:
 
     cells: Cells
     theirs: Theirs
+    forgotten: set[str]
+    """Records of which Neon was made to forget since what the rows of this backup were told."""
     since: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
 
 
@@ -153,7 +157,7 @@ class Expected:
         return copy.deepcopy(self.theirs)
 
     def workspace_moment(self) -> Backup:
-        return Backup(copy.deepcopy(self.cells), copy.deepcopy(self.theirs))
+        return Backup(copy.deepcopy(self.cells), copy.deepcopy(self.theirs), set(self.forgotten))
 
     def neon_restored(self, moment: Theirs) -> None:
         """Neon's people lost what they wrote since. What an enricher typed is to be there still."""
@@ -161,9 +165,13 @@ class Expected:
         for key, values in self.theirs.values.items():
             for name, value in values.items():
                 cell = self.cells.get(key, {}).get(name)
-                if cell and (cell.typed is NOTHING or cell.maybe):
+                if cell and cell.before:
+                    # Neither knows it any more, unless the row was told in between.
+                    cell.maybe |= {value, *cell.before.maybe} | ({cell.before.typed} - {NOTHING})
+                elif cell and (cell.typed is NOTHING or cell.maybe):
                     cell.maybe |= {value, before.values.get(key, {}).get(name)}
-        self.forgotten |= self.theirs.values.keys()
+        for forgotten in (self.forgotten, *(backup.forgotten for backup in self.backups.values())):
+            forgotten |= self.theirs.values.keys()
 
     def workspace_restored(
         self, backup: Backup, here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]],
@@ -177,19 +185,20 @@ class Expected:
             there: the records that lie in Neon's invalid tables now: key → values.
             ledger: what was carried last of each record: key → values.
         """
+        self.forgotten |= backup.forgotten
         newer, self.cells = self.cells, copy.deepcopy(backup.cells)
         for key in [key for key in self.cells if key not in here]:
             del self.cells[key]  # it is pulled anew, as Neon has it
         for key, cells in self.cells.items():
             entity = entity_of(key)
-            for name, cell in cells.items():
+            for name, cell in list(cells.items()):
                 typed_since = backup.since.get((key, name), [])
                 reached = ledger.get(key, {}).get(name, NOTHING)
                 now = there.get(key, {}).get(name, NOTHING)
                 theirs = self.theirs.values.get(key, {}).get(name, NOTHING)
                 mine = [one for one in typed_since if reached is not NOTHING and fits(entity, name, reached, one)]
                 if mine:
-                    cell.typed, cell.maybe = mine[-1], set()
+                    cells[name] = cell = Cell(mine[-1], before=cell)
                     if now is not NOTHING and not fits(entity, name, now, cell.typed):
                         cell.maybe.add(now)
                     continue
@@ -224,6 +233,6 @@ class Expected:
             for name, value in row["data"].items():
                 cell = cells.setdefault(name, Cell())
                 if cell.typed is not NOTHING and fits(entity, name, value, cell.typed):
-                    cell.maybe = set()
+                    cell.maybe, cell.before = set(), None
                 else:
                     cells[name] = Cell(maybe={value})

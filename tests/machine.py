@@ -62,6 +62,12 @@ def _with_names(values: dict[str, Any]) -> dict[str, Any]:
 
 
 EDITS = KEYS.flatmap(lambda key: st.tuples(st.just(key), CELLS[entity_of(key).name].map(_with_names)))
+TIMES = st.tuples(
+    st.integers(0, 4), st.integers(1, 3),
+    st.sampled_from(["edit", "take back", "correct", "insert", "delete", "undo", "nothing"]), EDITS,
+)  # fmt: skip
+Time = tuple[int, int, str, Edit]
+"""How many lines a worker logs before it is killed, the part of the rows that is flipped, and what else is done."""
 
 
 class Loop(Base):
@@ -89,18 +95,18 @@ class Loop(Base):
     def an_enricher_completes(self, key: str, website: str, count: int | None) -> None:
         self.an_enricher_edits((key, {"website": website, "employee_count": count}), "complete")
 
-    @rule(website=WEBSITES, email=EMAILS)
-    def an_enricher_completes_all(self, website: str, email: str) -> None:
+    @rule(website=WEBSITES, email=EMAILS, part=st.integers(1, 3))
+    def an_enricher_completes_many(self, website: str, email: str, part: int) -> None:
         with connect(self.urls[1]) as supabase:
             for table, name, value in (("company", "website", website), ("people", "email", email)):
                 entity = ENTITIES[table]
                 statement = sql.SQL(
                     "UPDATE {workspace} SET {column} = %s, enrichment_status = 'complete' WHERE {key} IN (SELECT {key}"
-                    " FROM {workspace} WHERE promoted_at IS NULL FOR UPDATE SKIP LOCKED) RETURNING {key} AS key"
+                    " FROM {workspace} WHERE promoted_at IS NULL AND id %% %s = 0 FOR UPDATE SKIP LOCKED) RETURNING {key} AS key"
                 ).format(
                     workspace=entity.workspace_table.sql, column=sql.Identifier(name), key=sql.Identifier(entity.key)
                 )
-                for row in supabase.execute(statement, [value]).fetchall():
+                for row in supabase.execute(statement, [value, part]).fetchall():
                     self.expected.typed(row["key"], {name: value}, "complete")
         struck["bulk flips"] += 1
 
@@ -234,23 +240,40 @@ class Loop(Base):
         if self.workers:
             self.end(self.workers.pop(which % len(self.workers)))
 
-    @rule(website=WEBSITES, email=EMAILS, events=st.lists(st.integers(0, 4), min_size=2, max_size=8))
-    def workers_are_killed_while_busy(self, website: str, email: str, events: list[int]) -> None:
-        """Flip everything, and kill all workers after the first few of the lines they log meanwhile; over and over."""
-        for number in events:
+    @rule(website=WEBSITES, email=EMAILS, times=st.lists(TIMES, min_size=2, max_size=8))
+    def workers_are_killed_while_busy(self, website: str, email: str, times: list[Time]) -> None:
+        """Flip many rows, do something else, and kill all workers after the first few of the lines they log meanwhile;
+        over and over.
+        """
+        for lines, part, what, edited in times:
             for _ in range(3):
                 self.start_a_worker()
-            self.an_enricher_completes_all(website, email)
+            self.an_enricher_completes_many(website, email, part)
             seen = [len(worker.events) for worker in self.workers]
+            self._do(what, edited)
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline and all(
-                len(worker.events) < before + number and worker.poll() is None
+                len(worker.events) < before + lines and worker.poll() is None
                 for worker, before in zip(self.workers, seen, strict=True)
             ):
                 time.sleep(0.001)  # between two looks
             struck["workers killed while busy"] += len(self.workers)
             self.end_all()
             website, email = {"n/a": "good.example"}.get(website, "n/a"), {"n/a": "kim@alder.example"}.get(email, "n/a")
+
+    def _do(self, what: str, edited: Edit) -> None:
+        key, values = edited
+        match what:
+            case "edit" | "take back":
+                self.an_enricher_edits(edited, "complete" if what == "edit" else "in_progress")
+            case "correct":
+                self.neon_corrects(edited)
+            case "insert":
+                self.neon_inserts(key, values, 1)
+            case "delete":
+                self.neon_deletes(key)
+            case "undo":
+                self.an_operator_takes_a_promotion_back(key, 0.05)
 
     @rule(side=st.integers(0, 1))
     def a_server_dies_and_comes_back(self, side: int) -> None:
@@ -307,11 +330,14 @@ class Loop(Base):
     def the_workspace_is_restored(self, number: int, gone: bool) -> None:
         self._restore(1, number, gone)
 
-    @rule(first=st.integers(0, 1), numbers=st.tuples(st.integers(0, 1), st.integers(0, 1)))
-    def a_database_is_restored_after_kills(self, first: int, numbers: tuple[int, int]) -> None:
+    @rule(
+        first=st.integers(0, 1), numbers=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+        times=st.lists(TIMES, min_size=1, max_size=3),
+    )  # fmt: skip
+    def a_database_is_restored_after_kills(self, first: int, numbers: tuple[int, int], times: list[Time]) -> None:
         """One side in the middle of everything, and then, after some more of it, the other."""
         for side in (first, 1 - first):
-            self.workers_are_killed_while_busy("good.example", "n/a", [2, 3])
+            self.workers_are_killed_while_busy("good.example", "n/a", times)
             self._restore(side, numbers[side], True)
 
     def _restore(self, side: int, number: int, gone: bool) -> None:
