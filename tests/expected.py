@@ -171,7 +171,7 @@ class Expected:
                 elif cell and (cell.typed is NOTHING or cell.maybe):
                     cell.maybe |= {value, before.values.get(key, {}).get(name)}
         for forgotten in (self.forgotten, *(backup.forgotten for backup in self.backups.values())):
-            forgotten |= self.theirs.values.keys()
+            forgotten.update(self.theirs.values)
 
     def workspace_restored(
         self, backup: Backup, here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]],
@@ -198,9 +198,10 @@ class Expected:
                 theirs = self.theirs.values.get(key, {}).get(name, NOTHING)
                 mine = [one for one in typed_since if reached is not NOTHING and fits(entity, name, reached, one)]
                 if mine:
-                    cells[name] = cell = Cell(mine[-1], before=cell)
-                    if now is not NOTHING and not fits(entity, name, now, cell.typed):
-                        cell.maybe.add(now)
+                    newest = Cell(mine[-1], before=cell)
+                    if now is not NOTHING and not fits(entity, name, now, newest.typed):
+                        newest.maybe.add(now)
+                    cells[name] = newest
                     continue
                 cell.maybe |= {one for one in (now, theirs) if one is not NOTHING and cell.typed is NOTHING}
                 written = theirs is not NOTHING and theirs != backup.theirs.values.get(key, {}).get(name, NOTHING)
