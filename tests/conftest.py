@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
+from zlib import crc32
 
 import psycopg
 import pytest
@@ -44,12 +45,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="where servers come from: testcontainers where a Docker engine answers and has the image "
         "(auto), or one of them by force; servers that a test stops and starts are always embedded",
     )  # fmt: skip
-    parser.addoption("--pg-version", choices=("all", "16", "18"), default="all")
+    parser.addoption(
+        "--pg-version", choices=("either", "all", "16", "18"), default="either",
+        help="either: every test runs on one of the versions, half of them on each; all: on both",
+    )  # fmt: skip
 
 
 def _versions(config: pytest.Config) -> tuple[int, ...]:
     wanted = config.getoption("--pg-version")
-    return VERSIONS if wanted == "all" else (int(wanted),)
+    return VERSIONS if wanted in ("either", "all") else (int(wanted),)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,6 +76,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "pg_server" in metafunc.fixturenames:
         versions = _versions(metafunc.config)
+        if metafunc.definition.get_closest_marker("one_version"):
+            versions = versions[:1]
+        elif metafunc.config.getoption("--pg-version") == "either":
+            # The same one in every run: by the test's name.
+            versions = (versions[crc32(metafunc.definition.nodeid.encode()) % len(versions)],)
         metafunc.parametrize("pg_server", versions, indirect=True, ids=[f"pg{v}" for v in versions], scope="session")
 
 

@@ -18,7 +18,7 @@ from conftest import connect
 from copies import Copy
 from expected import Theirs, entity_of
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule
+from hypothesis.stateful import initialize, precondition, rule
 from loop import Base, Held, correct, insert_record, struck, touched, type_into
 from psycopg import sql
 from records import add_master, add_slot, company, person
@@ -26,6 +26,8 @@ from records import add_master, add_slot, company, person
 from worker.entities import ENTITIES
 
 COMPANIES, PEOPLE = 10, 4
+REFUSALS = False
+"""Whether the workspace refuses a reply. A refused one stops the worker by now, where it should be that row's alone."""
 AT_LEAST = 12
 """So much is done to it between two quiet moments."""
 NUMBERS = st.integers(1, COMPANIES + 2)
@@ -189,6 +191,19 @@ class Loop(Base):
             "full_name": f"Robin Alder{number}", "company_unique_id": company((number - 1) % 3 + 1)
         }  # fmt: skip
         self.expected.inserted(key, values)
+
+    @precondition(lambda _: REFUSALS)
+    @rule(number=NUMBERS, refuses=st.booleans())
+    def the_workspace_refuses_a_reply(self, number: int, refuses: bool) -> None:
+        """A constraint of the customer's own: this record's row may not become ``failed``, until it is dropped."""
+        with connect(self.urls[1]) as supabase:
+            supabase.execute("ALTER TABLE company_needs_enrichment DROP CONSTRAINT IF EXISTS never_failed")
+            if refuses:
+                check = f"company_unique_id <> '{company(number)}' OR enrichment_status <> 'failed'"
+                supabase.execute(
+                    f"ALTER TABLE company_needs_enrichment ADD CONSTRAINT never_failed CHECK ({check}) NOT VALID"
+                )
+        struck["refused replies"] += refuses
 
     @rule()
     def they_let_go(self) -> None:

@@ -10,6 +10,8 @@ import pytest
 from conftest import _environment
 from records import add_companies, company, complete, master
 
+pytestmark = pytest.mark.one_version
+
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 COMMANDS = (
     "status --json", "doctor", "pull", "push", "revalidate", "promote --passed-ids-file /dev/null", "pipeline --yes",

@@ -25,6 +25,8 @@ from records import add_companies, company, complete, work
 from worker import output
 from worker.supervisor import Supervisor
 
+pytestmark = pytest.mark.one_version
+
 
 class Mute:
     """``run`` whose stderr is what a test gives it; it is known by its health address alone."""

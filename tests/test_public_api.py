@@ -13,6 +13,8 @@ import pytest
 from records import add_companies
 from test_operator import findings
 
+pytestmark = pytest.mark.one_version
+
 KEY = "sb_publishable_7f3a"
 DENIED = (401, {"code": "42501", "message": "permission denied for table company_needs_enrichment"})
 UNKNOWN_TABLE = (404, {"code": "PGRST205", "message": "Could not find the table in the schema cache"})

@@ -15,6 +15,8 @@ from test_operator import findings
 
 from worker.hints import hint, reach_hint
 
+pytestmark = pytest.mark.one_version
+
 ROLE = "carrier"
 THEIRS = (
     "CREATE FUNCTION marketing.theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM gone(); RETURN NEW; END $$;"

@@ -216,6 +216,21 @@ def test_what_waits_in_a_restored_workspace_comes_back_with_its_values(steps, da
         assert work(supabase, person(1))["waiting_for"] == company(1)
 
 
+def test_what_waits_and_was_pulled_after_the_backup_comes_back_with_its_values(steps, databases, there) -> None:
+    with Copy(databases.supabase_url) as backup:
+        with there() as neon:
+            add_people(neon, 1, of=1)
+        steps.pull("people")
+        with connect(databases.supabase_url) as supabase:
+            complete(supabase, person(1), email="robin@alder.example")
+        assert steps.deliver("people").outcomes == {"waiting": 1}
+        backup.put_back()
+    steps.pull("people")
+    with connect(databases.supabase_url) as supabase:
+        row = work(supabase, person(1))
+        assert (row["enrichment_status"], row["email"]) == ("complete", "robin@alder.example")
+
+
 def test_an_undo_that_died_before_it_told_is_told_by_the_next_pull(steps, neon_copy, here, there, databases) -> None:
     complete(here, company(1), website="a.example", company_name="Renamed")
     steps.deliver()

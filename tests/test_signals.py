@@ -13,6 +13,8 @@ import pytest
 from conftest import PATIENCE, Daemon, _environment, connect
 from records import Connection, add_companies, company, complete, ledger, master, work
 
+pytestmark = pytest.mark.one_version
+
 STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 

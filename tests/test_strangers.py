@@ -11,6 +11,8 @@ import pytest
 
 from worker.metrics import Metrics
 
+pytestmark = pytest.mark.one_version
+
 PATHS = ("/", "/healthz", "/readyz", "/metrics", "/status.json", "/events", "/nothing", "*", "//", "/%ff%00", "/a" * 900,
          "http://127.0.0.1/healthz", "/metrics?x=1#y", "/healthz/..")  # fmt: skip
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "BREW", "get")

@@ -200,7 +200,7 @@ def test_a_trigger_that_catches_errors_leaves_no_proof_and_is_refused_with_the_d
         ),
         (
             "UPDATE marketing.company_master SET keywords = keywords; ALTER TABLE marketing.enrichment_ledger"
-            " ALTER COLUMN note TYPE varchar"
+            " ALTER COLUMN rules_version TYPE varchar(200)"
         ),
         (
             "ALTER TABLE marketing.company_master ADD tag text DEFAULT clock_timestamp()::text;"

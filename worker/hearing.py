@@ -41,7 +41,7 @@ class Heard:
     held: bool = False
     """Whether somebody held a row that was to be told."""
     absent: set[str] = field(default_factory=set)
-    """Keys that have no row."""
+    """Keys that have no row, though they wait or were asked for."""
     words: dict[str, str] = field(default_factory=dict)
     """Key → outcome of those that were told, or are to be."""
 
@@ -71,13 +71,10 @@ async def catch_up(
         psycopg.Error: a database failed; catch up again.
     """
     heard = Heard()
-    while True:
-        last, latest = await receipts.spoken(there, entity, after)
-        if last is None:
-            break
-        after = last
-        keys, missing = await receipts.unheard(here, entity, latest) if latest else ([], set[str]())
-        heard.absent |= missing
+    while chunk := await receipts.spoken(there, entity, after):
+        after = chunk.last
+        keys, absent = await receipts.unheard(here, entity, chunk.latest)
+        heard.absent = (heard.absent - chunk.latest.keys()) | (absent & chunk.waiting)
         for start in range(0, len(keys), bridge.batch_size):
             await hear(
                 bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
@@ -182,12 +179,9 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
         psycopg.Error: a database failed.
     """
     found: list[str] = []
-    while True:
-        last, latest = await receipts.spoken(there, entity, after)
-        if last is None:
-            return found
-        after = last
-        keys = (await receipts.unheard(here, entity, latest))[0] if latest else []
+    while chunk := await receipts.spoken(there, entity, after):
+        after = chunk.last
+        keys, _ = await receipts.unheard(here, entity, chunk.latest)
         if not keys:
             continue
         rows = await workspace.lock(here, entity, keys, look=True)
@@ -199,6 +193,7 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
             for key, said in latest_of.items()
             if said and is_older(rows[key], said) and not _told_before(rows[key], said)
         ]
+    return found
 
 
 def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:

@@ -117,7 +117,7 @@ async def unfit(
             for name, how in written.items()
             if name in master.columns and master.columns[name].writable
         ]
-        if pairs:
+        if pairs and invalid.kind:
             one = sql.SQL(
                 "SELECT w.* FROM (SELECT NULL::text AS enriched_by) d LEFT JOIN {invalid} r ON false"
                 " CROSS JOIN LATERAL ({unfit}) w"

@@ -19,6 +19,7 @@ from worker.database import COMMIT, Connection, begin, send
 from worker.delivery import news_of, release_ready
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
+from worker.hearing import hear
 from worker.horizon import Since
 from worker.model import Action, Code, Outcome, new_run_id, utc_now
 from worker.neon import Entry, Run, Which
@@ -130,6 +131,7 @@ async def pull(
                 progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else since, batch_size, progress)
+                await task.tell_who_came(found)
                 if full and not task.began_vacant:
                     await task.withdraw(found)
                 if dry_run:
@@ -318,6 +320,13 @@ class _Pull:
             await neon.book(self.there, self.entity, self.run.run_id, entries)
             await send(self.here, COMMIT)
         self.pulled.changed += len(refreshed)
+
+    async def tell_who_came(self, found: Comparison) -> None:
+        """Of a backup that is older than the row: what an enricher had sent, and what only waited, comes back."""
+        keys = sorted(found.heard.absent)
+        if not self.dry_run:
+            for some in chunks(keys, self.bridge.batch_size):
+                await hear(self.bridge, self.there, self.here, self.entity, some, self.run.run_id, found.heard)
 
     async def withdraw(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; tell the others."""

@@ -164,19 +164,34 @@ async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[st
 
 # In the order of their ids. Of every entity: looking for the few rows of a rare one would read the whole ledger.
 _ENTRIES = sql.SQL("""
-SELECT id, key, entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks
+SELECT id, key, outcome = 'waiting' AS waits,
+  entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks
 FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 """)
 
 
-async def spoken(connection: Connection, entity: Entity, after: int) -> tuple[int | None, dict[str, int]]:
-    """What the ledger says of an entity's records after an id: the last id looked at (None: there is no more), and
-    key → id of the latest row that says what became of it; of a chunk of the ledger.
-    """
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a part of the ledger says of an entity's records."""
+
+    last: int
+    """The last id looked at."""
+    latest: dict[str, int]
+    """Key → id of the latest row that says what became of it."""
+    waiting: set[str]
+    """Those of the keys of which it says that they wait: what the enricher sent stands in the ledger alone."""
+
+
+async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | None:
+    """What the ledger says of an entity's records after an id, a part of it; None where it ends."""
     params = {"entity": entity.name, "after": after, "limit": CHUNK}
     results = await send(connection, *begin(read_only=True), (_ENTRIES.format(ledger=LEDGER), params), COMMIT)
     rows = results[2].fetchall()
-    return (rows[-1]["id"] if rows else None), {row["key"]: row["id"] for row in rows if row["speaks"]}
+    if not rows:
+        return None
+    said = {row["key"]: row for row in rows if row["speaks"]}
+    waiting = {key for key, row in said.items() if row["waits"]}
+    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in said.items()}, waiting)
 
 
 @dataclass(frozen=True, slots=True)

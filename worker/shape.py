@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import get_args
 
+from worker import receipts
 from worker.entities import Entity, Table
 from worker.neon import PULLED
 from worker.outbox import OUTBOX
@@ -16,7 +17,7 @@ from worker.outbox import OUTBOX
 LEDGER = Table("marketing", "enrichment_ledger")
 LOG = Table("public", "shq_validation_log")
 RECEIPTS = Table("marketing", "enrichment_receipts")
-PULL_POSITION = Table("public", "enrichment_pull_position")
+PULL_POSITION = receipts.POSITION
 POSITION_COLUMNS = (
     "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions",
 )  # fmt: skip

@@ -13,6 +13,7 @@ import structlog
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker import receipts
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity, data_of
 from worker.faults import Kind, Storm, kind_of
@@ -23,7 +24,7 @@ from worker.workspace import CODE
 
 log = structlog.get_logger("worker.pull")
 
-POSITION = sql.Identifier("public", "enrichment_pull_position")
+POSITION = receipts.POSITION.sql
 STAGE = sql.Identifier("enrichment_stage")
 GUARD_SECONDS = 120.0
 """How long a puller may be silent before another may take over."""
