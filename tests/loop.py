@@ -240,11 +240,13 @@ class Base(RuleBasedStateMachine):
             for entity in ENTITIES.values():
                 here |= workspace_of(supabase, entity)
                 there |= {key: row["data"] for key, row in neon_of(neon, entity).items() if row["invalid"]}
+            # What had been carried when the backup was made is no news to it: its rows are newer.
             for row in neon.execute(
-                "SELECT DISTINCT ON (key) key, record FROM marketing.enrichment_ledger"
-                " WHERE outcome IN ('promoted', 'flagged', 'waiting', 'undone') ORDER BY key, id DESC"
+                "SELECT DISTINCT ON (key) key, record, row_version FROM marketing.enrichment_ledger"
+                " WHERE outcome IN ('promoted', 'flagged', 'waiting') ORDER BY key, id DESC"
             ):
-                ledger[row["key"]] = row["record"] or {}
+                if row["key"] in here and row["row_version"] and row["row_version"] > here[row["key"]]["updated_at"]:
+                    ledger[row["key"]] = row["record"] or {}
         self.expected.workspace_restored(moment, here, there, ledger)
 
 
