@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import psycopg
 from psycopg import sql
 
 from worker.catalogue import Found
-from worker.database import COMMIT, Connection, begin, send
+from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity, Table
 
 
@@ -89,6 +90,9 @@ WHERE NOT (s.oid = u.oid OR s.typname = 'unknown' OR u.typcategory = 'S'
 """)
 
 
+_SOON: Step = (sql.SQL("SET LOCAL lock_timeout = '1s'"), None)
+
+
 async def unfit(
     connection: Connection, entities: Iterable[Entity], found: Mapping[Table, Found]
 ) -> dict[Table, dict[str, str]]:
@@ -129,8 +133,13 @@ async def unfit(
             masters.append(entity.master_table)
     if not steps:
         return {}
-    results = await send(connection, *begin(read_only=True), *steps, COMMIT)
+    try:
+        results = await send(connection, *begin(read_only=True), _SOON, *steps, COMMIT)
+    except psycopg.errors.LockNotAvailable:
+        # Somebody alters the table: what it will be like is seen when a record is settled.
+        await send(connection, (sql.SQL("ROLLBACK"), None))
+        return {}
     return {
         master: {row["name"]: row["value"] for row in result.fetchall()}
-        for master, result in zip(masters, results[2:-1], strict=True)
+        for master, result in zip(masters, results[3:-1], strict=True)
     }
