@@ -19,7 +19,7 @@ from ground import Ground  # noqa: E402 - the path comes first
 from machine import Loop, struck  # noqa: E402
 
 LONG = settings(
-    max_examples=4, stateful_step_count=60, deadline=None, database=None, derandomize=False,
+    max_examples=2, stateful_step_count=60, deadline=None, database=None, derandomize=False,
     suppress_health_check=list(HealthCheck), phases=[Phase.generate],
 )  # fmt: skip
 """Of one seed; the next one is a seed more."""
