@@ -9,6 +9,8 @@ from conftest import connect
 from records import (
     add_companies,
     add_master,
+    add_people,
+    add_slot,
     company,
     complete,
     edit,
@@ -22,7 +24,7 @@ from steps import Steps
 
 from worker import workspace
 from worker.delivery import deliver, judge, settle_batch
-from worker.entities import COMPANY
+from worker.entities import COMPANY, PEOPLE
 from worker.model import new_run_id
 from worker.neon import Run
 
@@ -35,18 +37,18 @@ def steps(prepared, neon, monkeypatch) -> Steps:
     return steps
 
 
-def settle_and_lose_the_claim(steps: Steps, between=lambda: None) -> None:
+def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY) -> None:
     """A delivery whose connection to the workspace breaks before the settlement lands."""
 
     async def work_(bridge) -> None:
         async with bridge.neon.connection() as there:
             async with bridge.supabase.connection() as here:
-                batch = await workspace.claim(here, COMPANY, 10)
+                batch = await workspace.claim(here, entity, 10)
             between()  # the claim is gone with its connection: the row may be edited
             for delivery in batch:
-                judge(COMPANY, delivery, delivery.snapshot, delivery.snapshot_hash)
+                judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
             run = Run(new_run_id("deliver"), "w", "m")
-            await settle_batch(bridge, there, COMPANY, batch, run)
+            await settle_batch(bridge, there, entity, batch, run)
 
     steps.run(work_)
 
@@ -69,6 +71,67 @@ def test_a_value_that_was_sent_and_then_cleared_again_stays_cleared(steps, neon,
     steps.deliver()
     row = master(neon, company(1))
     assert (row["website_url"], row["address_city"]) == ("https://good.example", None)
+
+
+@pytest.mark.parametrize("then", ["deliver", "take back and pull"])
+def test_what_the_worker_tidied_in_neon_is_no_change_of_neons(steps, neon, supabase, then) -> None:
+    neon.execute("UPDATE marketing.company_invalid SET phone = '(304) 555-0101', city = ' Elkins '")
+    steps.pull(full=True)
+    complete(supabase, company(1), website="n/a")
+    settle_and_lose_the_claim(
+        steps, lambda: edit(supabase, company(1), website="good.example", phone="(304) 555-0199", city="Berea")
+    )
+    assert (invalid(neon, company(1))["phone"], invalid(neon, company(1))["city"]) == ("+13045550101", "Elkins")
+    if then != "deliver":
+        edit(supabase, company(1), enrichment_status="in_progress")
+        steps.pull()
+        assert work(supabase, company(1))["phone"] == "(304) 555-0199"
+        complete(supabase, company(1))
+    steps.deliver()
+    row = master(neon, company(1))
+    assert (row["company_phone"], row["address_city"]) == ("+13045550199", "Berea")
+    assert "newer value" not in work(supabase, company(1))["sync_note"]
+    assert all(entry["conflicts"] == [] for entry in ledger(neon, company(1)))
+
+
+def test_what_the_worker_tidied_and_neon_then_changed_is_neons(steps, neon, supabase) -> None:
+    neon.execute("UPDATE marketing.company_invalid SET phone = '(304) 555-0101'")
+    steps.pull(full=True)
+    complete(supabase, company(1), website="n/a")
+    settle_and_lose_the_claim(steps)
+    neon.execute("UPDATE marketing.company_invalid SET phone = '+13045550107', updated_at = now() AT TIME ZONE 'UTC'"
+                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    edit(supabase, company(1), website="good.example")
+    steps.deliver()
+    assert master(neon, company(1))["company_phone"] == "+13045550107"
+    assert ledger(neon, company(1))[-1]["conflicts"] == [], "nobody but Neon changed it"
+
+
+def test_what_followed_from_a_name_that_was_corrected_meanwhile_does_not_stay(steps, neon, supabase) -> None:
+    add_master(neon, 9)
+    add_slot(neon, 9, of=9)
+    (key,) = add_people(neon, 5, of=9, full_name=None)
+    steps.pull("people")
+    complete(supabase, key, full_name="Robin Alder", email="no address")
+    settle_and_lose_the_claim(
+        steps, lambda: edit(supabase, key, full_name="Robin Birch", email="robin@alder.example"), PEOPLE
+    )
+    assert invalid(neon, key)["last_name"] == "Alder"
+    steps.deliver("people")
+    assert master(neon, key)["full_name"] == "Robin Birch"
+
+
+def test_a_correction_of_neons_is_as_old_as_it_was_before_the_worker_wrote_beside_it(steps, neon, supabase) -> None:
+    complete(supabase, company(1), website="n/a", zip="26501")
+    neon.execute("UPDATE marketing.company_invalid SET zip = '26502', updated_at = clock_timestamp() AT TIME ZONE 'UTC'"
+                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), website="good.example", zip="26503"))
+    assert invalid(neon, company(1))["zip"] == "26502", "Neon's was newer than what was sent first"
+    steps.deliver()
+    assert master(neon, company(1))["address_zip"] == "26503", "and is older than what he typed after"
+    assert "newer value" not in work(supabase, company(1))["sync_note"]
+    (conflict,) = ledger(neon, company(1))[-1]["conflicts"]
+    assert conflict == {"field": "zip", "enricher": "26503", "neon": "26502", "winner": "enricher"}
 
 
 def test_neons_own_change_meanwhile_still_counts(steps, neon, supabase) -> None:
@@ -136,12 +199,16 @@ def test_a_row_taken_back_before_it_was_flagged_hears_of_it_from_the_next_worker
     assert (row["enrichment_status"], row["website"]) == ("in_progress", "half-typed")
 
 
+@pytest.mark.parametrize("edited", [True, False], ids=["edited", "not edited yet"])
+@pytest.mark.parametrize("status", ["in_progress", "pending", "failed"])
 @pytest.mark.parametrize("stage", ["pull", "revalidate and promote", "pull full"])
-def test_what_was_taken_back_after_a_push_is_promoted_by_no_stage(steps, neon, supabase, stage) -> None:
+def test_what_was_taken_back_after_a_push_is_promoted_by_no_stage(steps, neon, supabase, stage, status, edited) -> None:
     complete(supabase, company(1), website="old.example")
     steps.push()
-    edit(supabase, company(1), enrichment_status="in_progress")
-    edit(supabase, company(1), website="corrected.example")
+    edit(supabase, company(1), enrichment_status=status)
+    assert work(supabase, company(1))["sync_note"] is None, "it does not wait for re-validation any more"
+    if edited:
+        edit(supabase, company(1), website="corrected.example")
     if stage == "revalidate and promote":
         assert steps.revalidate().passed == []
         judged = steps.promote(company(1))
@@ -151,8 +218,11 @@ def test_what_was_taken_back_after_a_push_is_promoted_by_no_stage(steps, neon, s
         steps.pull(full=stage == "pull full")
     assert master(neon, company(1)) is None
     row = work(supabase, company(1))
-    assert (row["enrichment_status"], row["website"]) == ("in_progress", "corrected.example")
-    complete(supabase, company(1))
+    assert (row["enrichment_status"], row["website"]) == (
+        status,
+        "corrected.example" if edited else "https://old.example",
+    )
+    complete(supabase, company(1), website="corrected.example")
     steps.deliver()
     assert master(neon, company(1))["website_url"] == "https://corrected.example"
 
@@ -293,12 +363,14 @@ def test_a_row_whose_promotion_was_taken_back_and_whose_record_is_gone_is_not_to
     assert "taken back" in row["sync_note"]
 
 
+@pytest.mark.parametrize("beside", ["a good record", "a refused record"])
 def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_its_own(
-    steps, neon, supabase, databases
+    steps, neon, supabase, databases, beside
 ) -> None:
     # Somebody's transaction holds the key, not committed, when the settlement looks; and commits while it inserts.
     complete(supabase, company(1), website="a.example")
     complete(supabase, company(2), website="b.example")
+    complete(supabase, company(3), website="c.example", employee_count=-5 if beside == "a refused record" else 5)
     with psycopg.connect(databases.neon_url) as other, connect(databases.neon_url) as watch:
         add_master(other, 1, industry="Timber")
 
@@ -326,3 +398,4 @@ def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_
     assert list(done.undone) == [company(1)]
     assert master(neon, company(1))["industry"] == "Timber"
     assert master(neon, company(2)) is not None
+    assert (master(neon, company(3)) is None) is (beside == "a refused record")

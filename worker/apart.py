@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from worker.catalogue import Refusal
+from worker.catalogue import SWALLOWED, Refusal
 from worker.database import COMMIT, Connection, begin, send
 from worker.faults import NOBODYS
 from worker.model import Answer, Delivery, Receipt
@@ -18,7 +18,8 @@ APART_SECONDS = 20.0
 # Settles a batch by halves, each in a subtransaction, until every refused record stands alone: its cost
 # grows with the number of refused records. One round trip, however many there are.
 _APART = """
-CREATE OR REPLACE FUNCTION pg_temp.enrichment_settle(the_records jsonb) RETURNS SETOF jsonb
+CREATE OR REPLACE FUNCTION pg_temp.enrichment_settle(the_records jsonb, the_again boolean DEFAULT false)
+RETURNS SETOF jsonb
 LANGUAGE plpgsql AS $enrichment$
 #variable_conflict use_column
 DECLARE
@@ -40,6 +41,11 @@ BEGIN
       RAISE;
     END IF;
   END;
+  -- A master row that came in that very moment is seen by the next look.
+  IF the_half = 0 AND the_constraint = %(swallowed)s AND NOT the_again THEN
+    RETURN QUERY SELECT * FROM pg_temp.enrichment_settle(the_records, true);
+    RETURN;
+  END IF;
   IF the_half = 0 THEN
     RETURN NEXT jsonb_build_object('key', the_records -> 0 ->> 'key', 'refused', jsonb_build_object(
       'sqlstate', the_code, 'message', the_message, 'constraint', nullif(the_constraint, ''),
@@ -74,7 +80,8 @@ async def settle_apart(
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
     statement = how.settle.as_string(connection) % {**literals, "records": "the_records"}
     nobodys = ", ".join(sql.Literal(code).as_string(connection) for code in NOBODYS)
-    function = sql.SQL(_APART % {"settle": statement, "nobodys": nobodys})
+    swallowed = sql.Literal(SWALLOWED).as_string(connection)
+    function = sql.SQL(_APART % {"settle": statement, "nobodys": nobodys, "swallowed": swallowed})
     call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
     results = await send(
         connection,
@@ -83,7 +90,7 @@ async def settle_apart(
         *locks(how, deliveries),
         (function, None),
         (call, {"records": records}),
-        (sql.SQL("DROP FUNCTION pg_temp.enrichment_settle(jsonb)"), None),
+        (sql.SQL("DROP FUNCTION pg_temp.enrichment_settle(jsonb, boolean)"), None),
         COMMIT,
         seconds=APART_SECONDS + 5.0,
     )

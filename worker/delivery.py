@@ -207,8 +207,7 @@ def judge(
     theirs_hash: str | None,
     theirs_at: datetime | None = None,
     action: Action = Action.PROMOTE,
-    base: Data | None = None,
-    mine: Data | None = None,
+    standing: receipts.Standing | None = None,
 ) -> None:
     """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
 
@@ -221,14 +220,18 @@ def judge(
         theirs_hash: their MD5, which the settlement compares.
         theirs_at: when Neon's row last changed; UTC, without zone.
         action: ``PROMOTE`` or ``PUSH``.
-        base: what both sides last agreed on, where that is not the row's snapshot.
-        mine: the enricher's data columns, where they are not those of the row.
+        standing: what Neon knows of the record; without it, the row's snapshot is what both sides last agreed on.
     """
     rules, delivery.note = entity.rules, None
     delivery.expected_hash = theirs_hash
     try:
-        agreed = delivery.snapshot if base is None else base
-        typed = delivery.data if mine is None else mine
+        agreed, typed = delivery.snapshot, delivery.data
+        if standing:
+            agreed = agreed_on(entity, delivery, theirs, standing)
+            theirs_at = standing.moved_at(theirs_at)
+            if standing.is_newer_than(delivery.version):
+                # In a restored workspace the row may be older than what was carried last: that is his word then.
+                typed = {**typed, **standing.written}
         merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
         delivery.merged = replace(merged, data=rules.normalise(merged.data))
         delivery.verdict = rules.judge(delivery.merged.data)
@@ -268,21 +271,26 @@ async def settle_batch(
             assert current.record is not None
             action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
             standing = standings[delivery.key]
-            base = agreed_on(delivery, current.record, standing)
-            # In a restored workspace the row may be older than what was carried last: that is the enricher's word then.
-            last = standing.written if standing.is_newer_than(delivery.version) else {}
-            mine = {**delivery.data, **last}
-            judge(entity, delivery, current.record, current.hash, current.at, action, base, mine)
+            judge(entity, delivery, current.record, current.hash, current.at, action, standing)
         todo = [delivery for delivery in todo if delivery.action in apply]
 
 
-def agreed_on(delivery: Delivery, theirs: Data, standing: receipts.Standing) -> Data:
-    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon for him since. Where
-    Neon was restored and has forgotten what the row was told, all in which they differ is the enricher's.
+def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: receipts.Standing) -> Data:
+    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon since. Where Neon was
+    restored and has forgotten what the row was told, all in which they differ is the enricher's.
     """
     if delivery.in_neon:
         return delivery.snapshot
-    return theirs if standing.forgotten else {**delivery.snapshot, **standing.written}
+    if standing.forgotten:
+        return theirs
+    agreed = {**delivery.snapshot, **standing.written}
+    if standing.written:
+        # What he has left alone, and was only tidied, is not his.
+        tidy = entity.rules.normalise(delivery.data)
+        for name, value in delivery.data.items():
+            if value == delivery.snapshot.get(name) and tidy.get(name) == agreed.get(name):
+                agreed[name] = value
+    return agreed
 
 
 async def _settle_or_split(

@@ -287,8 +287,9 @@ def _carried(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
 def _merged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Refresh:
     """Neon's record in the row, and over it what the enricher has typed since it was carried."""
     mine = row.delivery
-    base = agreed_on(mine, fresh.data, standing)
-    merged = merge(base, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise)
+    base = agreed_on(entity, mine, fresh.data, standing)
+    at = standing.moved_at(fresh.updated_at)
+    merged = merge(base, mine.data, fresh.data, mine.version, at, entity.rules.normalise)
     return Refresh(
         mine.key, fresh.id, merged.data, fresh.data, mine.status, None, None, None, reopened=False, note=None,
         receipt=said.receipt,

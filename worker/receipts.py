@@ -222,7 +222,9 @@ class Standing:
     forgotten: bool
     """Neon lacks the ledger row that the workspace row was told of: it was restored to an earlier moment."""
     written: Data
-    """What the worker wrote to Neon for the enricher since then: no change of Neon's own."""
+    """What the worker wrote to Neon since then, for the enricher or to tidy it: no change of Neon's own."""
+    writes: Mapping[datetime, datetime | None]
+    """When it did, and when Neon's row had changed last before that."""
     latest: Spoken | None
     """The latest that the ledger says became of it, whether the row was told or not."""
     carried: Spoken | None
@@ -235,15 +237,24 @@ class Standing:
         said = self.latest
         return bool(said and said.row_version and version and version < said.row_version)
 
+    def moved_at(self, at: datetime | None) -> datetime | None:
+        """When Neon's row, which says that it changed last at this moment, changed last by no doing of the worker's."""
+        writes = dict(self.writes)
+        while at in writes:
+            at = writes.pop(at)
+        return at
+
 
 _STANDINGS = sql.SQL("""
 SELECT t.key, coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
     SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten,
   -- What releases without row_version wrote was told, or nobody can say.
-  coalesce((SELECT jsonb_object_agg(f.name, l.record -> f.name ORDER BY l.id)
-    FROM {ledger} l CROSS JOIN LATERAL jsonb_array_elements_text(l.enriched_fields) f (name)
-    WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0) AND l.row_version IS NOT NULL
-      AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND l.note = {pushed}))), '{{}}') AS written,
+  coalesce((SELECT jsonb_object_agg(f.name, f.value ORDER BY l.id)
+    FROM {ledger} l CROSS JOIN LATERAL jsonb_each(l.record) f (name, value)
+    WHERE {wrote} AND (l.enriched_fields ? f.name OR l.invalid_before -> f.name IS DISTINCT FROM f.value)),
+    '{{}}') AS written,
+  (SELECT jsonb_agg(jsonb_build_array(l.recorded_at, l.invalid_before -> 'updated_at')) FROM {ledger} l WHERE {wrote})
+    AS writes,
   to_jsonb(n) AS latest, to_jsonb(c) AS carried,
   (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key) AS master
 FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
@@ -255,6 +266,10 @@ FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, 
     SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0)
       AND l.outcome = 'promoted' ORDER BY l.id DESC LIMIT 1) c ON true
 """)
+_WROTE = sql.SQL(
+    "l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0) AND l.row_version IS NOT NULL"
+    " AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND l.note = {pushed}))"
+).format(pushed=sql.Literal(PUSHED_NOTE))
 _SAID = sql.SQL(
     "l.id, l.delivery_hash AS hash, l.outcome, l.row_version, l.record, l.errors, l.warnings,"
     " l.outcome = 'waiting' AND l.note IS NOT DISTINCT FROM {pushed} AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
@@ -279,7 +294,7 @@ async def standings(
         receipts=RECEIPTS,
         master=entity.master_table.sql,
         key=sql.Identifier(entity.key),
-        pushed=sql.Literal(PUSHED_NOTE),
+        wrote=_WROTE,
         said=_SAID,
     )
     params = {
@@ -291,8 +306,9 @@ async def standings(
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return {
         row["key"]: Standing(
-            row["key"], row["forgotten"], row["written"], _spoken(row["latest"]), _spoken(row["carried"]),
-            row["master"],
+            row["key"], row["forgotten"], row["written"],
+            {at: moment(before) for one, before in row["writes"] or () if (at := moment(one))},
+            _spoken(row["latest"]), _spoken(row["carried"]), row["master"],
         )
         for row in results[2].fetchall()
     }  # fmt: skip

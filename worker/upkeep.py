@@ -28,8 +28,9 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
             note=RELEASED, code=Code.RELEASED,
         ), []  # fmt: skip
     came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST)
-    base = fresh.data if row.code == Code.LOST else agreed_on(mine, fresh.data, standing)
-    merged = merge(base, mine.data, fresh.data, mine.version, fresh.updated_at, entity.rules.normalise)
+    base = fresh.data if row.code == Code.LOST else agreed_on(entity, mine, fresh.data, standing)
+    at = standing.moved_at(fresh.updated_at)
+    merged = merge(base, mine.data, fresh.data, mine.version, at, entity.rules.normalise)
     reopened = row.promoted or came_back
     first_seen = reopened or mine.status == Status.PENDING
     lost = [c.field for c in merged.conflicts if c.winner == "neon"]

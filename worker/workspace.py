@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import ENTITIES, Entity, data_of
-from worker.model import Data, Delivery, Receipt, Status
+from worker.model import Code, Data, Delivery, Receipt, Status
 
 CHANNEL = "enrichment_complete"
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
@@ -140,7 +140,11 @@ class Row:
     @property
     def taken_back(self) -> bool:
         """Whether an enricher works on it: what was carried before is not his last word."""
-        return self.delivery.status == Status.IN_PROGRESS or (self.delivery.status != Status.COMPLETE and self.edited)
+        status = self.delivery.status
+        # What was carried stays complete until it is judged: another status is the enricher's word.
+        return status == Status.IN_PROGRESS or (
+            status != Status.COMPLETE and (self.edited or self.code == Code.CARRIED)
+        )
 
     @property
     def queued(self) -> bool:

@@ -94,6 +94,8 @@ BEGIN
     IF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete' AND OLD.pushed_to_neon_at IS NULL THEN
       NEW.sync_note := NULL;  -- taken back before it went
       NEW.sync_code := NULL;
+    ELSIF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete' AND OLD.sync_code = 'carried' THEN
+      NEW.sync_note := NULL;  -- taken back before it was judged: it waits for that no longer
     END IF;
   END IF;
   RETURN NEW;
