@@ -475,3 +475,50 @@ def test_of_a_backup_with_an_older_version_in_the_queue_the_newest_word_counts(
         assert (row["enrichment_status"], row["city"]) == ("failed", "Newer")
         assert "newer value" not in row["sync_note"]
         assert invalid(neon, company(2))["city"] == "Newer"
+
+
+def test_what_only_a_forgotten_pull_brought_is_told_from_what_was_settled_since_the_restore(
+    steps, neon_copy, here, there
+) -> None:
+    with there() as neon:
+        add_companies(neon, 6, 7)
+    steps.pull()
+    edit(here, company(7), website="typed.example")
+    neon_copy.put_back()
+    # Nothing that was told is forgotten, so that this is settled as any other.
+    complete(here, company(2), website="b.example")
+    assert steps.deliver().outcomes == {"promoted": 1}
+    pulled = steps.pull()
+    assert (sorted(pulled.lost), pulled.withdrawn) == ([company(6), company(7)], 0)
+    assert "restored" in work(here, company(7))["sync_note"]
+    with there() as neon:
+        assert ledger(neon, company(6)) == []
+
+
+def test_rows_that_were_held_when_a_restore_was_recognised_are_told_of_it_later(
+    steps, neon_copy, here, databases, there, cli
+) -> None:
+    with there() as neon:
+        add_companies(neon, 6, 7)
+    steps.pull()
+    edit(here, company(7), website="typed.example")
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    neon_copy.put_back()
+    held = "SELECT FROM company_needs_enrichment WHERE company_unique_id = ANY(%s) FOR UPDATE"
+    with connect(databases.supabase_url) as other, other.transaction():
+        other.execute(held, [[company(n) for n in (1, 6, 7)]])
+        first = steps.pull()
+        again = steps.pull()
+        assert findings(cli)[1]["restored databases"]["level"] == "problem"
+    assert first.restored == again.restored, "and to the same moment"
+    pulled = steps.pull()
+    assert (sorted(pulled.lost), pulled.withdrawn) == ([company(6), company(7)], 0)
+    for number in (6, 7):
+        assert "restored" in work(here, company(number))["sync_note"]
+    with there() as neon:
+        assert master(neon, company(1))["website_url"] == "https://a.example"
+    repaired = cli("reconcile", "--repair")
+    assert repaired.returncode == 0, repaired.stdout
+    assert findings(cli)[1]["restored databases"]["level"] == "ok"
+    assert steps.pull(full=True).restored is None

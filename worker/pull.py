@@ -157,7 +157,7 @@ async def pull(
                 ledger_id=heard_to,
             )
         ]  # fmt: skip
-        if restored := await _to_keep_in_mind(guard, entity, position, found):
+        if restored := await _to_keep_in_mind(guard, entity, position, found, held=task.held):
             steps.append(staging.save_restored(entity, restored))
         await send(guard, *steps, *news, COMMIT)
     await recall(bridge, entity)
@@ -180,14 +180,17 @@ async def pull(
 
 
 async def _to_keep_in_mind(
-    guard: Connection, entity: Entity, position: Position, found: Comparison
+    guard: Connection, entity: Entity, position: Position, found: Comparison, *, held: bool
 ) -> dict[str, Any] | None:
-    """What the workspace keeps of a restore until it is settled: until no record is lost any more."""
+    """What the workspace keeps of a restore until it is settled: until every row was looked at, and no record is lost
+    any more.
+    """
     restored = found.kept_in_mind if found.side else position.restored
     if not restored or restored.get("settled_at"):
         return None
     lost = len(await staging.lost(guard, entity, inside=True))
-    return {**restored, "lost": lost, "settled_at": None if lost else utc_now().isoformat()}
+    held = held and found.neon_restored
+    return {**restored, "lost": lost, "held": held, "settled_at": None if lost or held else utc_now().isoformat()}
 
 
 def _full_is_due(position: Position) -> bool:
@@ -345,6 +348,7 @@ class _Pull:
     async def _withdraw(self, keys: list[str], found: Comparison) -> None:
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         still = await self._missing(keys)
+        self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         told = {key: row.delivery.receipt for key, row in rows.items()}
         left = part(rows, await receipts.standings(self.there, self.entity, told), found)

@@ -97,15 +97,15 @@ class Counts:
     settled_id: int
     """No ledger row up to this id is still to come."""
     moment: datetime | None
-    """The last moment that Neon remembers of this worker's doing; UTC without zone."""
+    """When the last pull ended that Neon remembers; UTC without zone. The ledger's own may be from after a restore."""
 
 
 _COUNTS = sql.SQL("""
 SELECT coalesce(r.pulls, 0) AS pulls, coalesce(r.confirmed, 0) AS confirmed, coalesce(l.id, 0) AS ledger_id,
   coalesce(s.id, 0) AS settled_id,
-  greatest(r.pulled_at, l.recorded_at) AT TIME ZONE 'UTC' AS moment
+  r.pulled_at AT TIME ZONE 'UTC' AS moment
 FROM (SELECT) one LEFT JOIN {receipts} r ON r.entity = %(entity)s
-  LEFT JOIN (SELECT id, recorded_at FROM {ledger} ORDER BY id DESC LIMIT 1) l ON true
+  LEFT JOIN (SELECT id FROM {ledger} ORDER BY id DESC LIMIT 1) l ON true
   -- A settlement that is under way has its ids already, and shows them when it commits.
   LEFT JOIN (SELECT id FROM {ledger} WHERE recorded_at < now() - interval '5 minutes' ORDER BY id DESC LIMIT 1) s
     ON true

@@ -14,6 +14,7 @@ from worker.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.neon import Entry
 from worker.progress import NOBODY, Progress
 from worker.pull import pull
+from worker.restore import held_back
 from worker.revalidation import chunks
 
 GONE_IN_A_RESTORE = (
@@ -115,6 +116,6 @@ async def _give_up(bridge: Bridge, there: Connection, here: Connection, entity: 
         await neon.book(there, entity, run_id, entries)
         await send(here, staging.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
     position = await staging.read_position(here, entity)
-    if position.restored and not await staging.lost(here, entity):
+    if position.restored and not held_back(position) and not await staging.lost(here, entity):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
         await send(here, *begin(), staging.save_restored(entity, settled), COMMIT)

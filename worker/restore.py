@@ -93,13 +93,24 @@ async def recognise(entity: Entity, position: Position, there: Connection, here:
         found.forgotten += await receipts.forgotten(there, entity, chunk)
         if len(chunk) < receipts.CHUNK:
             break
-    if restored or found.forgotten:
+    unfinished = held_back(position)
+    if restored or found.forgotten or unfinished:
         found.side, found.after = "Neon", counts.moment
         if found.forgotten:
             found.before = await receipts.first_told(here, entity, found.forgotten)
+        if unfinished and not restored:
+            # The pull that recognised it was counted since.
+            found.after = receipts.moment(unfinished.get("after"))
+            found.before = receipts.moment(unfinished.get("before"))
     elif position.last_pull_at and position.pulls < counts.confirmed:
         found.side, found.after = "Supabase", position.last_pull_at
     return found
+
+
+def held_back(position: Position) -> dict[str, Any] | None:
+    """A restore of Neon that was recognised while somebody held rows: what became of those is still to be seen."""
+    restored = position.restored
+    return restored if restored and restored.get("held") else None
 
 
 async def unsettled(entity: Entity, there: Connection, here: Connection) -> str | None:

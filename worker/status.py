@@ -147,6 +147,8 @@ def _restored(restored: Mapping[str, Any] | None) -> str | None:
     """In words, a restore that is not settled; None where there is none."""
     if not restored or restored.get("settled_at"):
         return None
+    if not restored.get("lost") and restored.get("held"):
+        return f"{restored_in_words(restored)}: somebody holds rows of the workspace; the next pull looks at them"
     return (
         f"{restored_in_words(restored)}: {restored.get('lost', 0)} records are not in Neon any more and are kept in the"
         " workspace; `enrichment-worker reconcile` lists and settles them"

@@ -140,7 +140,7 @@ def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comp
                 left.strangers.append(key)
         elif _lost(row, found):
             left.lost.append(key)
-        elif row.untouched:
+        elif row.untouched and row.code != Code.GONE:  # what was lost in a restore was booked, and is kept
             left.gone.append(key)
         elif row.code not in (Code.LEFT, Code.GONE) and not row.promoted:
             left.orphans.append(key)
