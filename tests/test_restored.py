@@ -522,3 +522,82 @@ def test_rows_that_were_held_when_a_restore_was_recognised_are_told_of_it_later(
     assert repaired.returncode == 0, repaired.stdout
     assert findings(cli)[1]["restored databases"]["level"] == "ok"
     assert steps.pull(full=True).restored is None
+
+
+# One that was flagged before the backup, and delivered before a pull, cannot be told from one edited on its way.
+@pytest.mark.parametrize(
+    ("stage", "outcome"),
+    [("pull", "flagged"), ("pull", "flagged again"), ("pull", "pushed"), ("deliver", "flagged"), ("deliver", "pushed")],
+)
+def test_what_had_reached_neon_is_kept_where_a_backup_is_worked_on_before_it_is_looked_at(
+    steps, neon_copy, databases, there, stage, outcome
+) -> None:
+    with connect(databases.supabase_url) as here:
+        if outcome == "flagged again":
+            complete(here, company(2), website="n/a", phone="(304) 555-0101")
+            steps.deliver()
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(2), website="none", city="Elkins")
+            (steps.push if outcome == "pushed" else steps.deliver)()
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        edit(here, company(2), company_name="Renamed", enrichment_status="in_progress")
+        if stage == "pull":
+            steps.pull()
+            assert work(here, company(2))["city"] == "Elkins"
+        complete(here, company(2), website="good.example")
+        steps.deliver()
+        with there() as neon:
+            row = master(neon, company(2))
+            assert (row["company_name"], row["address_city"], row["website_url"]) == (
+                "Renamed", "Elkins", "https://good.example",
+            )  # fmt: skip
+        assert work(here, company(2))["city"] == "Elkins"
+
+
+@pytest.mark.parametrize("outcome", ["undone", "waiting"])
+def test_what_was_sent_before_comes_back_beside_what_is_typed_into_a_backup(
+    steps, neon_copy, databases, there, outcome
+) -> None:
+    with there() as neon:
+        add_people(neon, 1, of=1)
+    steps.pull("people")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            if outcome == "undone":
+                complete(here, company(1), website="https://a.example", city="Elkins")
+                steps.deliver()
+                steps.undo(company(1))
+            else:
+                complete(here, person(1), email="robin@alder.example", city="Elkins")
+                steps.deliver("people")
+        backup.put_back()
+    entity, key, sent = (
+        ("company", company(1), ("website", "https://a.example"))
+        if outcome == "undone"
+        else ("people", person(1), ("email", "robin@alder.example"))
+    )
+    with connect(databases.supabase_url) as here:
+        edit(here, key, phone="(304) 555-0101", enrichment_status="in_progress")
+        steps.pull(entity)
+        row = work(here, key)
+        assert (row[sent[0]], row["city"], row["phone"]) == (sent[1], "Elkins", "(304) 555-0101")
+        assert row["enrichment_status"] == ("pending" if outcome == "undone" else "in_progress")
+        steps.pull(entity, full=True)
+        assert work(here, key) == row
+
+
+def test_a_row_that_came_anew_is_not_told_of_the_promotion_before_that(steps, neon_copy, here, there, cli) -> None:
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    here.execute("DELETE FROM company_needs_enrichment WHERE company_unique_id = %s", [company(1)])  # as retention does
+    with there() as neon:
+        add_companies(neon, 1, updated_at="2025-01-01")
+    for _ in range(2):
+        assert steps.pull(full=True).restored is None
+        row = work(here, company(1))
+        assert (row["enrichment_status"], row["promoted_at"]) == ("pending", None)
+    assert cli("reconcile").returncode == 0
+    assert cli("reconcile", "--repair").returncode == 0
+    assert work(here, company(1))["enrichment_status"] == "pending"

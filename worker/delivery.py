@@ -283,7 +283,7 @@ def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: receip
         return delivery.snapshot
     if standing.forgotten:
         return theirs
-    agreed = {**delivery.snapshot, **standing.written}
+    agreed = {**delivery.snapshot, **_written_for(delivery, standing)}
     if standing.written:
         # What he has left alone, and was only tidied, is not his.
         tidy = entity.rules.normalise(delivery.data)
@@ -291,6 +291,27 @@ def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: receip
             if value == delivery.snapshot.get(name) and tidy.get(name) == agreed.get(name):
                 agreed[name] = value
     return agreed
+
+
+def _written_for(delivery: Delivery, standing: receipts.Standing) -> Data:
+    """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
+    going back to what stood there before.
+    """
+    if standing.is_newer_than(delivery.version) or was_carried(delivery, standing.latest):
+        return standing.written
+    return {name: value for name, value in standing.written.items() if is_typed(delivery, name)}
+
+
+def was_carried(delivery: Delivery, said: receipts.Spoken | None) -> bool:
+    """Whether a row may be what was carried, or a later version of that: its flip took away that it was pushed before,
+    and left when it was enriched.
+    """
+    return said is None or (delivery.pushed_at is None and delivery.enriched_at == said.enriched_at)
+
+
+def is_typed(delivery: Delivery, name: str) -> bool:
+    """Whether a row holds another value of a column than it had from Neon."""
+    return bool(delivery.data.get(name) != delivery.snapshot.get(name))
 
 
 async def _settle_or_split(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from worker import neon, receipts, staging, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, Step, send
-from worker.delivery import agreed_on, news_of
+from worker.delivery import agreed_on, is_typed, news_of, was_carried
 from worker.entities import Entity
 from worker.merge import merge
 from worker.model import Code, Data, Outcome, Status, new_run_id
@@ -205,14 +205,15 @@ def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:
 
 
 def _told_before(row: Row, said: Spoken) -> bool:
-    """Whether a release without receipts told the row."""
+    """Whether a release without receipts told the row, or it came from Neon after that."""
     if said.outcome is Outcome.PROMOTED and row.delivery.receipt:
         return row.delivery.promoted_at == said.at  # by such a release, after one with receipts
     if row.delivery.receipt:
         return False
     match said.outcome:
         case Outcome.PROMOTED:
-            return row.promoted
+            # Its record turned invalid again, and no row was there to be told of the promotion.
+            return row.promoted or bool(row.pulled_at and row.pulled_at > said.at)
         case Outcome.FLAGGED:
             return row.delivery.status == Status.FAILED and row.delivery.snapshot == said.record
         case Outcome.UNDONE:
@@ -235,6 +236,8 @@ def _say(
             return _carried(entity, row, standing, said, fresh)
         case Outcome.WAITING if fresh and is_older(row, said) and not row.promoted:
             return _sent_again(row, said, fresh)
+        case Outcome.WAITING if fresh and not row.promoted and not was_carried(row.delivery, said):
+            return _worked_on(row, said)
         case Outcome.UNDONE:
             return _undone(row, standing, said, fresh)
     return None
@@ -300,15 +303,26 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
     """What was set to complete after the backup, and waited in Neon: it goes again, with the values that went."""
     mine = row.delivery
     return Refresh(
-        mine.key, fresh.id, _over(mine.data, said.record), mine.snapshot, Status.COMPLETE, None, None, None,
+        mine.key, fresh.id, _with_what_went(row, said), mine.snapshot, Status.COMPLETE, None, None, None,
         reopened=True, note=RELEASED, code=Code.RELEASED, enriched_by=said.enriched_by, enriched_at=said.enriched_at,
+    )  # fmt: skip
+
+
+def _worked_on(row: Row, said: Spoken) -> Refresh | None:
+    """Somebody works on a row from a backup already: the values that went and waited come back beside what he typed."""
+    mine = row.delivery
+    data = _with_what_went(row, said)
+    if data == mine.data:
+        return None
+    return Refresh(
+        mine.key, None, data, mine.snapshot, mine.status, None, None, None, reopened=False, note=None,
     )  # fmt: skip
 
 
 def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None) -> Refresh:
     mine, carried = row.delivery, standing.carried
     # Of a backup that is older than the promotion, what was promoted comes back first.
-    data = _over(mine.data, carried.record) if carried and is_older(row, carried) else mine.data
+    data = _with_what_went(row, carried) if carried else mine.data
     if fresh is None:
         note = (
             f"This record is no longer in the invalid table: its promotion was taken back on {day_of(said.at)}, and it"
@@ -324,5 +338,13 @@ def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
     )  # fmt: skip
 
 
-def _over(data: Data, record: Data | None) -> Data:
-    return {**data, **(record or {})}
+def _with_what_went(row: Row, said: Spoken) -> Data:
+    """What a row holds, and over it what was carried of it, as far as the row is from a backup and lacks that: what was
+    typed since the restore is newer.
+    """
+    mine, record = row.delivery, said.record or {}
+    if is_older(row, said):
+        return {**mine.data, **record}
+    if was_carried(mine, said):
+        return mine.data
+    return {**mine.data, **{name: value for name, value in record.items() if not is_typed(mine, name)}}
