@@ -68,8 +68,6 @@ class Code(StrEnum):
     """The record left the invalid table while the row was edited."""
     LOST = "lost"
     """Neon was restored to a moment at which it did not have the record."""
-    KEPT = "kept"
-    """Neon was restored and forgot what became of it: the enricher's values count as his edits."""
 
 
 class Action(StrEnum):
