@@ -25,6 +25,7 @@ from zlib import crc32
 
 import psycopg
 import pytest
+from forks import Forked, Nursery
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
@@ -294,15 +295,21 @@ def _environment(env: dict[str, str]) -> dict[str, str]:
     return {**outside, "PYTHONPATH": str(ROOT), **env}
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """What forks the workers and commands of the tests: most of a short command's time is loading the code."""
+    with Nursery() as one:
+        yield one
+
+
 @pytest.fixture
-def cli(env: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli(env: dict[str, str], tmp_path: Path, nursery: Nursery) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a command as a process of its own."""
 
     def run(*arguments: str, input: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "worker", *arguments], env=_environment(env), cwd=tmp_path,
-            input=input if input is not None else "", capture_output=True, text=True, timeout=timeout, check=False,
-        )  # fmt: skip
+        process = Forked(nursery, list(arguments), _environment(env), tmp_path, input=input or "")
+        stdout, stderr = process.communicate(timeout)
+        done = subprocess.CompletedProcess(process.args, process.wait(), stdout, stderr)
         assert "Traceback" not in done.stderr, done.stderr
         assert not leaks(env, done.stdout + done.stderr), "a secret was shown"
         return done
@@ -321,17 +328,22 @@ def prepared(databases: Databases) -> Databases:
 
 
 class Daemon:
-    """``python -m worker run`` as a process of its own, and what it logs."""
+    """``enrichment-worker run`` as a process of its own, and what it logs."""
 
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path, nursery: Nursery | None = None) -> None:
         self._environment = environment
         self.leaks: list[str] = []
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
         self._news = threading.Condition()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "run"], env=environment, cwd=folder, stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, text=True,
+        # Without a nursery it starts as an operator's does, and loads all that Python is told to load.
+        self.process = (
+            Forked(nursery, ["run"], environment, folder, stdout=False)
+            if nursery
+            else subprocess.Popen(
+                [sys.executable, "-m", "worker", "run"], env=environment, cwd=folder, stderr=subprocess.PIPE,
+                stdout=subprocess.DEVNULL, text=True,
+            )
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -385,12 +397,12 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(env: dict[str, str], tmp_path: Path) -> Iterator[Callable[[], Daemon]]:
+def daemon(env: dict[str, str], tmp_path: Path, nursery: Nursery) -> Iterator[Callable[[], Daemon]]:
     """Starts daemons; each is ready when the call returns."""
     started: list[Daemon] = []
 
     def start(*, ready: bool = True) -> Daemon:
-        one = Daemon(_environment(env), tmp_path)
+        one = Daemon(_environment(env), tmp_path, nursery)
         started.append(one)
         if ready:
             one.wait_event("worker.ready")

@@ -9,15 +9,17 @@ import gc
 import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 
@@ -26,6 +28,7 @@ class Nursery:
     """The process that has loaded the code, and forks whatever is asked of it. Its children die with it."""
 
     def __init__(self) -> None:
+        self._one_asks = threading.Lock()
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -41,8 +44,103 @@ class Nursery:
         self._process.wait(30)
 
     def ask(self, what: dict[str, Any], *fds: int) -> int | None:
-        socket.send_fds(self._link, [json.dumps(what).encode()], fds)
-        return json.loads(self._link.recv(4096))
+        with self._one_asks:
+            socket.send_fds(self._link, [json.dumps(what).encode()], fds)
+            return json.loads(self._link.recv(4096))
+
+    def start(self, command: list[str], environment: dict[str, str], folder: Path, *fds: int) -> int:
+        """Fork a command of the worker, with these for stdin, stdout and stderr; its number."""
+        pid = self.ask({"command": command, "environment": environment, "folder": str(folder)}, *fds)
+        assert pid
+        return pid
+
+
+class Forked:
+    """A command of the worker as :class:`subprocess.Popen` has it: stdin is empty or ``input``, stderr is a pipe,
+    stdout too where it is wanted.
+    """
+
+    def __init__(
+        self,
+        nursery: Nursery,
+        command: list[str],
+        environment: dict[str, str],
+        folder: Path,
+        *,
+        input: str = "",
+        stdout: bool = True,
+    ) -> None:
+        self._nursery = nursery
+        self.args = ["enrichment-worker", *command]
+        self.returncode: int | None = None
+        with tempfile.TemporaryFile() as given, ExitStack() as theirs:
+            given.write(input.encode())
+            given.seek(0)
+            ends = []
+            for wanted in (stdout, True):
+                ours, end = os.pipe() if wanted else (None, os.open(os.devnull, os.O_WRONLY))
+                theirs.callback(os.close, end)
+                ends.append((ours, end))
+            self.pid = nursery.start(command, environment, folder, given.fileno(), *(end for _, end in ends))
+            self._ended = os.pidfd_open(self.pid)
+        self.stdout, self.stderr = (os.fdopen(ours, encoding="utf-8") if ours is not None else None for ours, _ in ends)
+
+    def poll(self) -> int | None:
+        """The exit status, if it has ended; negative: the signal that ended it."""
+        if self.returncode is None:
+            self.returncode = self._nursery.ask({"poll": self.pid})
+            if self.returncode is not None:
+                os.close(self._ended)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on for longer.
+        """
+        if self.poll() is None:
+            waiting = select.poll()
+            waiting.register(self._ended, select.POLLIN)
+            if not waiting.poll(None if timeout is None else timeout * 1000):
+                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        while (status := self.poll()) is None:
+            pass  # it has ended, and is about to be seen
+        return status
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """All that it writes, and its end. It is killed where it goes on for longer."""
+        said: dict[int, str] = {}
+
+        def read(number: int, stream: IO[str]) -> None:
+            with stream:
+                said[number] = stream.read()
+
+        streams = [(number, stream) for number, stream in enumerate((self.stdout, self.stderr)) if stream]
+        readers = [threading.Thread(target=read, args=each, daemon=True) for each in streams]
+        for reader in readers:
+            reader.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        for reader in readers:
+            reader.join()
+        return said.get(0, ""), said.get(1, "")
+
+    def send_signal(self, number: int) -> None:
+        """Send it, if the process is still there: its number is its own until its status was asked for."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Fork:
@@ -54,11 +152,11 @@ class Fork:
         self.events: list[dict[str, Any]] = []
         self.noise: list[str] = []
         ours, theirs = os.pipe()
-        asked = {"command": command, "environment": environment, "folder": str(folder)}
-        pid = nursery.ask(asked, theirs)
-        assert pid
-        self.pid = pid
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        out = nowhere if command == ["run"] else theirs
+        self.pid = nursery.start(command, environment, folder, nowhere, out, theirs)
         os.close(theirs)
+        os.close(nowhere)
         self._reader = threading.Thread(target=self._read, args=(ours,), daemon=True)
         self._reader.start()
 
@@ -104,7 +202,7 @@ def _serve(link: socket.socket) -> NoReturn:
     gc.collect()
     gc.freeze()
     while True:
-        message, fds, _, _ = socket.recv_fds(link, 1 << 20, 1)
+        message, fds, _, _ = socket.recv_fds(link, 1 << 20, 3)
         if not message:
             os._exit(0)  # whoever asked is gone, and the children go with this process
         asked = json.loads(message)
@@ -112,8 +210,9 @@ def _serve(link: socket.socket) -> NoReturn:
             answer: int | None = os.fork()
             if answer == 0:
                 link.close()
-                _become(asked, fds[0])
-            os.close(fds[0])
+                _become(asked, fds)
+            for fd in fds:
+                os.close(fd)
         else:
             answer = _status_of(asked["poll"])
         link.send(json.dumps(answer).encode())
@@ -126,14 +225,13 @@ def _status_of(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
-def _become(asked: dict[str, Any], log: int) -> NoReturn:
+def _become(asked: dict[str, Any], fds: list[int]) -> NoReturn:
     code: int = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        os.dup2(nowhere, 0)
-        os.dup2(nowhere if asked["command"] == ["run"] else log, 1)
-        os.dup2(log, 2)
+        for standard, fd in enumerate(fds):
+            os.dup2(fd, standard)
+            os.close(fd)
         os.environ.clear()
         os.environ.update(asked["environment"])
         os.chdir(asked["folder"])
