@@ -102,7 +102,7 @@ def test_a_host_that_no_dns_knows_is_a_database_that_cannot_be_reached(env, cli)
     env["SUPABASE_DATABASE_URL"] = "postgresql://worker@nowhere.invalid/postgres?sslmode=require"
     done = cli("status")
     assert done.returncode == 3
-    assert "check SUPABASE_DATABASE_URL" in done.stderr
+    assert "check the host in SUPABASE_DATABASE_URL" in done.stderr
 
 
 def test_a_settings_file_that_cannot_be_read_is_a_setting(cli, env, tmp_path) -> None:

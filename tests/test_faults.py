@@ -350,6 +350,8 @@ def test_a_row_that_did_not_hear_of_an_undo_hears_when_it_is_asked_for_again(cli
             promoted_at=promoted["promoted_at"],
             enrichment_status="complete",
             pushed_to_neon_at=promoted["pushed_to_neon_at"],
+            receipt_id=promoted["receipt_id"],
+            receipt_hash=promoted["receipt_hash"],
         )
     assert cli("undo", company(1)).returncode == 1
     row = work(supabase, company(1))

@@ -176,9 +176,9 @@ def test_a_hint_is_about_what_is_wrong(prepared, env, cli, path, status, reason,
 @pytest.mark.parametrize(
     ("damage", "command", "said", "help_"),
     [
-        ("ALTER TABLE marketing.company_invalid RENAME COLUMN domain TO domain_", "pull", "domain", "enrichment-worker setup"),
+        ("ALTER TABLE marketing.company_invalid RENAME COLUMN domain TO domain_", "pull", "domain", "ALTER TABLE marketing.company_invalid ADD COLUMN domain TEXT"),
         (THEIRS, "pull", "gone()", "marketing.theirs"),
-        ("ALTER TABLE public.shq_validation_log ALTER COLUMN total_records TYPE inet USING NULL", "pull", "inet", "enrichment-worker doctor"),
+        ("ALTER TABLE public.shq_validation_log ALTER COLUMN total_records TYPE inet USING NULL", "pull", "inet", "ADD COLUMN total_records INTEGER"),
     ],
 )  # fmt: skip
 def test_a_fault_gets_the_hint_that_helps(prepared, cli, neon, damage, command, said, help_) -> None:

@@ -221,7 +221,7 @@ def test_a_table_that_the_role_may_not_read_is_named_with_its_grant(
     neon.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA marketing TO {role};"
                  f"GRANT SELECT, INSERT, UPDATE, DELETE ON marketing.company_invalid, marketing.company_master,"
                  f" marketing.people_invalid, marketing.people_master, public.shq_validation_log TO {role};"
-                 f"GRANT SELECT, INSERT ON marketing.enrichment_ledger TO {role};"
+                 f"GRANT SELECT, INSERT ON marketing.enrichment_ledger, marketing.enrichment_receipts TO {role};"
                  f"GRANT SELECT ON marketing.company_slots TO {role}")  # fmt: skip
     env["NEON_DATABASE_URL"] = as_role(databases.neon_url, role, "any")
     try:
