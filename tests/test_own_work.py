@@ -23,10 +23,12 @@ from records import (
 from steps import Steps
 
 from worker import workspace
-from worker.delivery import deliver, judge, settle_batch
+from worker.delivery import deliver
 from worker.entities import COMPANY, PEOPLE
+from worker.judging import judge
 from worker.model import new_run_id
 from worker.neon import Run
+from worker.settling import settle_batch
 
 
 @pytest.fixture

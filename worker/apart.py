@@ -8,60 +8,78 @@ from psycopg import sql
 
 from worker.catalogue import SWALLOWED, Refusal
 from worker.database import COMMIT, Connection, begin, send
-from worker.faults import NOBODYS
+from worker.faults import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.model import Answer, Delivery, Receipt
 from worker.neon import Run
 from worker.receipts import moment
 from worker.settlement import PLANNER, Settlement, answers_of, locks, parameters
 
 APART_SECONDS = 20.0
-# Settles a batch by halves, each in a subtransaction, until every refused record stands alone: its cost
-# grows with the number of refused records. One round trip, however many there are.
+HELD_SECONDS = 0.05
+"""How long each part waits for a lock."""
+MOST_WAITS = 64
+"""Locks that are waited for; what is left then counts as held."""
+# Settles a batch part by part, each in a subtransaction, until every record stands alone that is refused or held: its
+# cost grows with the number of these. One round trip, however many there are. No function is made for it: DDL may be
+# forbidden. What DO is given, and what it says, are settings of the transaction.
 _APART = """
-CREATE OR REPLACE FUNCTION pg_temp.enrichment_settle(the_records jsonb, the_again boolean DEFAULT false)
-RETURNS SETOF jsonb
-LANGUAGE plpgsql AS $enrichment$
+DO $enrichment$
 #variable_conflict use_column
 DECLARE
-  the_half int := jsonb_array_length(the_records) / 2;
-  the_answer record; the_answers jsonb[] := '{}'; the_part jsonb;
+  the_all jsonb[] := ARRAY(SELECT jsonb_array_elements(current_setting('enrichment_worker.records')::jsonb));
+  the_from int[] := ARRAY[1]; the_to int[] := ARRAY[cardinality(the_all)];
+  the_first int; the_last int; the_size int; the_step int; the_again int := 0; the_waits int := 0;
+  the_records jsonb; the_answer record; the_part jsonb[]; the_answers jsonb[] := '{}';
   the_code text; the_message text; the_constraint text; the_schema text; the_table text; the_column text;
 BEGIN
-  BEGIN
-    FOR the_answer IN %(settle)s LOOP
-      the_answers := array_append(the_answers, to_jsonb(the_answer));
-    END LOOP;
-    RETURN QUERY SELECT unnest(the_answers);
-    RETURN;
-  EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS the_code = RETURNED_SQLSTATE, the_message = MESSAGE_TEXT,
-      the_constraint = CONSTRAINT_NAME, the_schema = SCHEMA_NAME, the_table = TABLE_NAME, the_column = COLUMN_NAME;
-    -- What is no record's fault is everybody's.
-    IF left(the_code, 2) = ANY (ARRAY[%(nobodys)s]) THEN
-      RAISE;
+  WHILE cardinality(the_from) > 0 LOOP
+    the_first := the_from[1]; the_last := the_to[1]; the_size := the_last - the_first + 1;
+    the_from := the_from[2:]; the_to := the_to[2:];
+    IF the_waits > %(most_waits)s THEN
+      the_answers := the_answers || ARRAY(SELECT jsonb_build_object('key', r ->> 'key', 'refused', jsonb_build_object(
+        'sqlstate', %(locked)s, 'message', 'not waited for')) FROM unnest(the_all[the_first:the_last]) r);
+      CONTINUE;
     END IF;
-  END;
-  -- A master row that came in that very moment is seen by the next look.
-  IF the_half = 0 AND the_constraint = %(swallowed)s AND NOT the_again THEN
-    RETURN QUERY SELECT * FROM pg_temp.enrichment_settle(the_records, true);
-    RETURN;
-  END IF;
-  IF the_half = 0 THEN
-    RETURN NEXT jsonb_build_object('key', the_records -> 0 ->> 'key', 'refused', jsonb_build_object(
-      'sqlstate', the_code, 'message', the_message, 'constraint', nullif(the_constraint, ''),
-      'schema', nullif(the_schema, ''), 'table', nullif(the_table, ''), 'column', nullif(the_column, '')));
-    RETURN;
-  END IF;
-  FOREACH the_part IN ARRAY ARRAY[
-    (SELECT jsonb_agg(r ORDER BY n) FROM jsonb_array_elements(the_records) WITH ORDINALITY x (r, n)
-      WHERE n <= the_half),
-    (SELECT jsonb_agg(r ORDER BY n) FROM jsonb_array_elements(the_records) WITH ORDINALITY x (r, n)
-      WHERE n > the_half)]
-  LOOP
-    RETURN QUERY SELECT * FROM pg_temp.enrichment_settle(the_part);
+    the_records := to_jsonb(the_all[the_first:the_last]);
+    BEGIN
+      the_part := '{}';
+      FOR the_answer IN %(settle)s LOOP
+        the_part := array_append(the_part, to_jsonb(the_answer));
+      END LOOP;
+      the_answers := the_answers || the_part;
+      CONTINUE;
+    EXCEPTION WHEN OTHERS THEN
+      GET STACKED DIAGNOSTICS the_code = RETURNED_SQLSTATE, the_message = MESSAGE_TEXT,
+        the_constraint = CONSTRAINT_NAME, the_schema = SCHEMA_NAME, the_table = TABLE_NAME, the_column = COLUMN_NAME;
+      -- What passes by itself is everybody's, but for somebody's lock.
+      IF the_code <> %(locked)s AND (left(the_code, 2) = ANY (ARRAY[%(classes)s])
+          OR the_code = ANY (ARRAY[%(codes)s])) THEN
+        RAISE;
+      END IF;
+    END;
+    the_waits := the_waits + (the_code = %(locked)s)::int;
+    IF the_size > 1 THEN
+      -- Each lock costs its wait on every level: fewer levels for them.
+      the_step := greatest(1, ceil(the_size / CASE WHEN the_code = %(locked)s THEN 16.0 ELSE 2.0 END)::int);
+      FOR the_start IN REVERSE the_first + (the_size - 1) / the_step * the_step .. the_first BY the_step LOOP
+        the_from := the_start || the_from;
+        the_to := least(the_start + the_step - 1, the_last) || the_to;
+      END LOOP;
+    ELSIF the_constraint = %(swallowed)s AND the_again <> the_first THEN
+      -- A master row that came in that very moment is seen by the next look.
+      the_again := the_first;
+      the_from := the_first || the_from; the_to := the_last || the_to;
+    ELSE
+      the_answers := array_append(the_answers, jsonb_build_object('key', the_all[the_first] ->> 'key', 'refused',
+        jsonb_build_object('sqlstate', the_code, 'message', the_message, 'constraint', nullif(the_constraint, ''),
+          'schema', nullif(the_schema, ''), 'table', nullif(the_table, ''), 'column', nullif(the_column, ''))));
+    END IF;
   END LOOP;
+  PERFORM set_config('enrichment_worker.answers', to_jsonb(the_answers)::text, true);
 END $enrichment$
 """
+_GIVE = sql.SQL("SELECT set_config('enrichment_worker.records', %(records)s::jsonb::text, true)")
+_TAKE = sql.SQL("SELECT jsonb_array_elements(current_setting('enrichment_worker.answers')::jsonb) AS answer")
 
 
 async def settle_apart(
@@ -70,7 +88,8 @@ async def settle_apart(
     """Settle what can be settled of a batch that was refused as a whole.
 
     Returns:
-        The answers, and for each record that the database refuses by itself, why; by key.
+        The answers, and for each record that the database refuses by itself, why; by key. One that somebody's lock
+        stands in the way of has the SQLSTATE ``55P03``.
 
     Raises:
         Restored, psycopg.Error: as :func:`settle`.
@@ -78,23 +97,26 @@ async def settle_apart(
     params = parameters(how, deliveries, run, known)
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
-    statement = how.settle.as_string(connection) % {**literals, "records": "the_records"}
-    nobodys = ", ".join(sql.Literal(code).as_string(connection) for code in NOBODYS)
-    swallowed = sql.Literal(SWALLOWED).as_string(connection)
-    function = sql.SQL(_APART % {"settle": statement, "nobodys": nobodys, "swallowed": swallowed})
-    call = sql.SQL("SELECT * FROM pg_temp.enrichment_settle(%(records)s) AS answer")
+    words = {
+        "settle": how.settle.as_string(connection) % {**literals, "records": "the_records"},
+        "classes": ", ".join(map(_quoted, TRANSIENT_CLASSES)),
+        "codes": ", ".join(map(_quoted, TRANSIENT_CODES)),
+        "locked": _quoted(LOCKED),
+        "swallowed": _quoted(SWALLOWED),
+        "most_waits": MOST_WAITS,
+    }
     results = await send(
         connection,
         # Parts of a batch come back often.
-        *begin(statement=APART_SECONDS, planner=PLANNER, planned_once=True),
+        *begin(statement=APART_SECONDS, lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
         *locks(how, deliveries),
-        (function, None),
-        (call, {"records": records}),
-        (sql.SQL("DROP FUNCTION pg_temp.enrichment_settle(jsonb, boolean)"), None),
+        (_GIVE, {"records": records}),
+        (sql.SQL(_APART % words), None),
+        (_TAKE, None),
         COMMIT,
         seconds=APART_SECONDS + 5.0,
     )
-    rows = [row["answer"] for row in results[-3].fetchall()]
+    rows = [row["answer"] for row in results[-2].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
     answered = (
         row | {"at": moment(row["at"]), "row_version": moment(row["row_version"])}
@@ -102,3 +124,7 @@ async def settle_apart(
         if "refused" not in row
     )
     return answers_of(how.entity, deliveries, answered), refused
+
+
+def _quoted(text: str) -> str:
+    return f"'{text}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import structlog
 from anyio import Event
 
 from worker import receipts
+from worker.aside import Aside
 from worker.database import UTF8, Database
 from worker.entities import ENTITIES, Entity
 from worker.faults import Kind, Lack, SetupMissing, in_one_line, kind_of, with_database
@@ -43,6 +45,14 @@ class Bridge:
     """Whether outcomes and pulls are announced: an event is written with each."""
     known: dict[str, Receipt] = field(default_factory=dict)
     """Entity → the latest ledger row that the workspace was told of: a Neon that lacks it was restored."""
+    aside: defaultdict[str, Aside] = field(default_factory=lambda: defaultdict(Aside))
+    """Entity → the rows that are passed over for a while."""
+    unreleased: defaultdict[str, Aside] = field(default_factory=lambda: defaultdict(Aside))
+    """Entity → promoted records for which rows wait that somebody held."""
+    promotions: Counter[str] = field(default_factory=Counter)
+    """Entity → batches of this process of which a record was promoted."""
+    doubted: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Entity and key of a record that Neon refused as if it would any → how many such batches there had been."""
 
 
 async def probe(database: Database, setting: str) -> None:
@@ -102,7 +112,7 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
         Unreachable: a database did not answer.
         SetupMissing: a database is not as the worker needs it.
     """
-    size = 2 * len(ENTITIES) + 1  # couriers and a pull
+    size = 3 * len(ENTITIES) + 1  # couriers, who tries again, and a pull
     announces = settings.n8n_webhook_url is not None
     # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
     neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)

@@ -1,4 +1,6 @@
-"""What ``run`` is made of: a listener, two couriers for each entity, a sweep, a pull, the health address."""
+"""What ``run`` is made of: a listener, two couriers for each entity and one for what was put aside, a sweep, a pull,
+the health address.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,10 @@ from worker import staging, workspace
 from worker.bridge import Bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
-from worker.faults import Kind, Restored, Storm, kind_of, pauses, with_database
+from worker.faults import FIRST_PAUSE, Restored, Storm, pauses, with_database
 from worker.health import Server, bind, server
 from worker.hearing import tell_missed
+from worker.hints import hint, with_hint
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
 from worker.progress import Progress
@@ -32,6 +35,7 @@ from worker.signals import stopping
 from worker.startup import reach
 from worker.status import COUNT_SECONDS, read_status
 from worker.supervisor import Supervisor
+from worker.telling import release_again, tell_again
 from worker.webhook import Hook, new_client, post_events
 
 log = structlog.get_logger("worker.daemon")
@@ -88,8 +92,9 @@ class _Daemon:
     def __init__(self, bridge: Bridge, settings: Settings, supervisor: Supervisor) -> None:
         self.bridge, self.settings, self.supervisor = bridge, settings, supervisor
         self.monitor = Monitor(
-            ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval, pull_interval=settings.pull_interval
-        )
+            ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval,
+            pull_interval=settings.pull_interval, aside=bridge.aside,
+        )  # fmt: skip
         self.bells = {name: Bell() for name in ENTITIES}
         self.events = {name: Bell() for name in ENTITIES}
         """Rung when there may be an event to post."""
@@ -97,6 +102,8 @@ class _Daemon:
         """Rung when a courier's batch was full."""
         self._carrying: dict[str, int] = dict.fromkeys(ENTITIES, 1)
         """How many records an entity's courier tries to carry."""
+        self._put_aside = {name: Bell() for name in ENTITIES}
+        """Rung when rows were put aside."""
         self._helping: set[str] = set()
         """Entities whose second courier is on its way."""
         self.news = Bell()
@@ -134,6 +141,7 @@ class _Daemon:
                     for entity in ENTITIES.values():
                         tasks.start_soon(self._carry, entity)
                         tasks.start_soon(self._help, entity)
+                        tasks.start_soon(self._try_again, entity)
                     tasks.start_soon(self._every, "sweep", self._sweep)
                     tasks.start_soon(self._every, "pull", self._pull)
                     tasks.start_soon(self._count)
@@ -207,9 +215,13 @@ class _Daemon:
                     if entity.name in self.monitor.faults:
                         continue  # nobody is behind what failed: to that again, after a longer pause
                     break
-                self.monitor.fault(entity.name, None)
                 self._delivered(entity, tally)
-                full, skip = tally.claimed == limit, skip if tally.answered else skip + tally.claimed
+                if tally.fault:
+                    await self._fault(entity.name, tally.fault, waits, storm)
+                    continue
+                self.monitor.fault(entity.name, None)
+                answered = tally.answered or tally.aside
+                full, skip = tally.claimed == limit, skip if answered else skip + tally.claimed
                 waits, limit = pauses(), min(limit * 2, self.bridge.batch_size)
                 if not full:
                     skip = 0
@@ -226,7 +238,7 @@ class _Daemon:
                 while not self.bridge.stop.is_set():
                     tally = await deliver(self.bridge, entity)
                     self._delivered(entity, tally)
-                    if tally.claimed < self.bridge.batch_size or not tally.answered:
+                    if tally.claimed < self.bridge.batch_size or not tally.answered or tally.fault:
                         break
             except Restored:
                 self.bells[entity.name].ring()  # the courier meets it too
@@ -235,6 +247,31 @@ class _Daemon:
                 self.bells[entity.name].ring()
             finally:
                 self._helping.discard(entity.name)
+
+    async def _try_again(self, entity: Entity) -> None:
+        """Carry what was put aside, apart from all others: whatever is in its way is in nobody else's."""
+        aside, unreleased = self.bridge.aside[entity.name], self.bridge.unreleased[entity.name]
+        waits, storm = pauses(), Storm()
+        while True:
+            due = [seconds for rows in (aside, unreleased) if (seconds := rows.next_due()) is not None]
+            with anyio.move_on_after(min(due, default=None) if due else None):
+                await self._put_aside[entity.name].wait()
+            try:
+                if keys := unreleased.due(self.bridge.batch_size, told=False):
+                    await release_again(self.bridge, entity, keys)
+                if keys := aside.due(self.bridge.batch_size, told=True):
+                    await tell_again(self.bridge, entity, keys)
+                if keys := aside.due(self.bridge.batch_size, told=False):
+                    self._delivered(entity, await deliver(self.bridge, entity, among=keys))
+                waits = pauses()
+            except Restored as error:
+                await self._restored(error)
+                self.bells[entity.name].ring()
+            except (psycopg.Error, OSError) as error:
+                self.monitor.retry(entity.name, error)
+                if (times := storm.seen(reason := with_database(error))) is not None:
+                    log.warning("again.fault", entity=entity.name, error=reason, times=times)
+                await anyio.sleep(max(FIRST_PAUSE, next(waits)))
 
     async def _restored(self, error: Restored) -> None:
         """A database was restored: nothing of this entity goes on before both are compared."""
@@ -252,13 +289,14 @@ class _Daemon:
         if tally.missed:
             self._untold.add(entity.name)
             self._compare.ring()
+        self._put_aside[entity.name].ring()
         self.monitor.delivered(entity.name, tally)
         self.news.ring()
         self.events[entity.name].ring()
 
     async def _has_work(self, entity: Entity) -> bool:
         async with self.bridge.supabase.connection() as here:
-            return bool(await workspace.has_work(here, [entity]))
+            return bool(await workspace.has_work(here, [entity], self.bridge.aside))
 
     async def _every(self, task: str, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step at every sweep interval, for ever."""
@@ -278,7 +316,7 @@ class _Daemon:
     async def _sweep(self) -> None:
         """Find work that no notification told of."""
         async with self.bridge.supabase.connection() as here:
-            for name in await workspace.has_work(here, ENTITIES.values()):
+            for name in await workspace.has_work(here, ENTITIES.values(), self.bridge.aside):
                 if name in self._waiting and name not in self._helping and not self.bells[name].rung:
                     self.monitor.swept(name)
                 self.ring(name)
@@ -333,12 +371,8 @@ class _Daemon:
             self.monitor.turn("pull")
 
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
-        """Wait a transient fault out; stop the process loudly for any other, which needs an operator."""
-        reason, kind = with_database(error), kind_of(error)
-        if kind is not Kind.TRANSIENT:
-            log.critical("worker.broken", task=task, exc_info=error)
-            raise error
-        pause = next(waits)
+        """Wait a fault out. What an operator has to mend is waited for too: all else goes on meanwhile."""
+        reason, pause = with_hint(with_database(error), hint(error)), next(waits)
         self.monitor.fault(task, reason)
         self.monitor.retry(task, error)
         if (times := storm.seen(reason)) is not None:

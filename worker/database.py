@@ -237,6 +237,7 @@ def begin(
     read_only: bool = False,
     repeatable: bool = False,
     statement: float = STATEMENT_SECONDS,
+    lock: float = LOCK_SECONDS,
     idle: float = IDLE_SECONDS,
     planner: tuple[str, ...] = (),
     planned_once: bool = False,
@@ -248,6 +249,7 @@ def begin(
         read_only: the server refuses any write.
         repeatable: every statement sees the same snapshot.
         statement: seconds a statement may run; 0 is without limit.
+        lock: seconds a lock is waited for.
         idle: seconds the transaction may lie idle before the server ends it and its locks.
         planner: what its planner is to do without: names of settings that are turned off.
         planned_once: a prepared statement is planned for any parameters at once, not anew for the first five it gets.
@@ -260,7 +262,7 @@ def begin(
         "TimeZone": "UTC",
         "DateStyle": "ISO",
         "statement_timeout": f"{int(statement * 1000)}",
-        "lock_timeout": f"{int(LOCK_SECONDS * 1000)}",
+        "lock_timeout": f"{int(lock * 1000)}",
         "idle_in_transaction_session_timeout": f"{int(idle * 1000)}",
         "enrichment_worker.writer": "on",
         # Compiling a statement that runs for milliseconds costs hundreds of them.

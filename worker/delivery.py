@@ -6,37 +6,32 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import dataclass, field
 
 import psycopg
 import structlog
-from psycopg import sql
 
-from worker import neon, outbox, receipts, workspace
-from worker.apart import settle_apart
+from worker import outbox, receipts, workspace
+from worker.aside import Why
 from worker.bridge import Bridge
-from worker.catalogue import SWALLOWED, Refusal, explain_refusal
-from worker.database import COMMIT, Connection, Step, begin, send
+from worker.database import Connection, Step
 from worker.entities import Entity
-from worker.faults import Kind, Restored, in_one_line, kind_of
-from worker.merge import merge
-from worker.model import Action, Answer, Data, Delivery, Merged, Outcome, State, Told, Verdict, new_run_id
-from worker.neon import Entry, InvalidRow, Run
-from worker.replies import KEPT, reply_to
+from worker.faults import Restored, with_database
+from worker.hints import hint, with_hint
+from worker.judging import judge
+from worker.model import Action, Delivery, Outcome, State, Told, new_run_id
+from worker.neon import Run
+from worker.replies import reply_to
 from worker.reporting import report_flagged
-from worker.settlement import settle
+from worker.settling import Blocked, settle_batch
+from worker.telling import release_ready, tell
 from worker.workspace import Reply
 
 log = structlog.get_logger("worker.delivery")
 
-ROUNDS = 5
-"""How often a batch follows a Neon row that keeps moving under it, before it leaves it for the next."""
-REFUSED = "REFUSED_BY_MASTER"
-STUCK = "the invalid table does not take the flag"
-_BOOKS = ("enrichment_ledger", "shq_validation_log")
+HELD = "another transaction holds the record or its master key"
 
 
 @dataclass
@@ -56,6 +51,10 @@ class Tally:
     """Who won → fields that both sides had changed."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage → how long it took."""
+    aside: int = 0
+    """Those that were put aside, to be tried again by themselves."""
+    fault: psycopg.Error | None = None
+    """Why Neon refuses every record of the entity."""
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
@@ -120,6 +119,7 @@ async def deliver(
     limit: int | None = None,
     skip: int = 0,
     action: Action = Action.PROMOTE,
+    among: Sequence[str] | None = None,
     claimed: Callable[[int], None] = lambda _records: None,
 ) -> Tally:
     """Carry one batch of an entity's work to Neon and its outcome back.
@@ -130,6 +130,7 @@ async def deliver(
         limit: rows at most; by default a whole batch.
         skip: rows of the queue to pass over.
         action: ``PROMOTE`` judges and promotes or flags; ``PUSH`` only carries.
+        among: only rows with these keys, also if they were put aside; by default all that were not.
         claimed: told how many records were claimed, as soon as they are.
 
     Raises:
@@ -145,7 +146,13 @@ async def deliver(
             # An acknowledgement that a crash of Supabase takes back is given anew, from Neon's ledger. Only what was
             # announced could not be called back.
             durable = bridge.announces
-            batch = await workspace.claim(here, entity, limit or bridge.batch_size, skip=skip, durable=durable)
+            batch = await workspace.claim(
+                here, entity, limit or bridge.batch_size, skip=skip, durable=durable,
+                aside=bridge.aside[entity.name].seals(), among=among,
+            )  # fmt: skip
+            if among is not None:
+                # What is no work any more, or another version, is as any other row.
+                bridge.aside[entity.name].forget(set(among) - {delivery.key for delivery in batch})
         tally.claimed = len(batch)
         claimed(tally.claimed)
         if not batch:
@@ -154,16 +161,19 @@ async def deliver(
             for delivery in batch:
                 judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
         with tally.timing("settle"):
-            await settle_batch(bridge, there, entity, batch, run)
+            blocked = await settle_batch(bridge, there, entity, batch, run)
             if any(_gone_without_trace(delivery) for delivery in batch):
                 await check_restored(there, here, entity)
         replies = [reply for delivery in batch if (reply := reply_to(delivery))]
-        tally.answered = len(replies)
+        tally.aside = _put_aside(bridge, entity, batch, blocked)
+        tally.fault = blocked.error if blocked else None
         promoted = keys_with(batch, Outcome.PROMOTED)
         with tally.timing("acknowledge"):
-            missed = await tell(here, entity, replies, promoted, news(bridge, entity, tally.run_id, batch))
-        remember(bridge, entity, replies)
-        if missed:
+            telling = await tell(bridge, here, entity, replies, promoted, news(bridge, entity, tally.run_id, batch))
+        remember(bridge, entity, [reply for reply in replies if reply.key not in telling.refused])
+        tally.answered = len(replies) - len(telling.refused)
+        tally.aside += len(telling.refused)
+        if telling.missed:
             tally.missed = [reply.key for reply in replies if reply.receipt]
         tally.count(batch)
         # What it waits for may have come between the settlement and the acknowledgement.
@@ -173,6 +183,22 @@ async def deliver(
     fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.told), **took}
     log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **fields)
     return tally
+
+
+def _put_aside(bridge: Bridge, entity: Entity, batch: Sequence[Delivery], blocked: Blocked | None) -> int:
+    """Let what cannot be settled now hold up nothing behind it.
+
+    Returns:
+        How many records were put aside.
+    """
+    keys = blocked.keys if blocked else set()
+    busy = [(d.key, d.version) for d in batch if d.answer and d.answer.state is State.BUSY and d.key not in keys]
+    put = bridge.aside[entity.name].put(Why.HELD, busy, HELD)
+    if blocked:
+        reason = with_hint(with_database(blocked.error), hint(blocked.error))
+        rows = [(d.key, d.version) for d in batch if d.key in keys]
+        put += bridge.aside[entity.name].put(Why.FAULT, rows, reason)
+    return put
 
 
 def _gone_without_trace(delivery: Delivery) -> bool:
@@ -200,246 +226,6 @@ def remember(bridge: Bridge, entity: Entity, replies: Sequence[Reply]) -> None:
         bridge.known[entity.name] = known
 
 
-def judge(
-    entity: Entity,
-    delivery: Delivery,
-    theirs: Data,
-    theirs_hash: str | None,
-    theirs_at: datetime | None = None,
-    action: Action = Action.PROMOTE,
-    standing: receipts.Standing | None = None,
-) -> None:
-    """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
-
-    Rules that crash on a record flag that record, and no other.
-
-    Args:
-        entity: whose record.
-        delivery: as it was claimed.
-        theirs: Neon's data columns.
-        theirs_hash: their MD5, which the settlement compares.
-        theirs_at: when Neon's row last changed; UTC, without zone.
-        action: ``PROMOTE`` or ``PUSH``.
-        standing: what Neon knows of the record; without it, the row's snapshot is what both sides last agreed on.
-    """
-    rules, delivery.note = entity.rules, None
-    delivery.expected_hash = theirs_hash
-    try:
-        agreed, typed = delivery.snapshot, delivery.data
-        if standing:
-            agreed = agreed_on(entity, delivery, theirs, standing)
-            theirs_at = standing.moved_at(theirs_at)
-            if standing.is_newer_than(delivery.version):
-                # In a restored workspace the row may be older than what was carried last: that is his word then.
-                typed = {**typed, **standing.written}
-        merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
-        delivery.merged = replace(merged, data=rules.normalise(merged.data))
-        delivery.verdict = rules.judge(delivery.merged.data)
-    except Exception as error:
-        log.exception("rules.crashed", entity=entity.name, key=delivery.key, error=type(error).__name__)
-        delivery.merged, delivery.note = Merged(theirs), KEPT
-        delivery.verdict = Verdict(
-            {"record": "the rules could not judge this record; tell the operator"}, {}, "RULES_CRASHED"
-        )
-    carried = delivery.verdict.passed or (action is Action.PUSH and delivery.note != KEPT)
-    delivery.action = action if carried else Action.FLAG
-
-
-async def settle_batch(
-    bridge: Bridge,
-    there: Connection,
-    entity: Entity,
-    batch: Sequence[Delivery],
-    run: Run,
-    apply: Collection[Action] = frozenset(Action),
-) -> None:
-    """Settle a batch in Neon; a record whose row moved on meanwhile is merged and judged again.
-
-    Where the second judgement asks for an action that is not in ``apply``, its answer stays ``CHANGED``.
-    """
-    asked = {delivery.key: delivery.action for delivery in batch}
-    todo = list(batch)
-    for _ in range(ROUNDS):
-        if not todo:
-            return
-        await _settle_or_split(bridge, there, entity, todo, run)
-        todo = [d for d in todo if d.answer is not None and d.answer.state is State.CHANGED]
-        standings = await receipts.standings(there, entity, {d.key: d.receipt for d in todo})
-        for delivery in todo:
-            current = delivery.answer
-            assert current is not None
-            assert current.record is not None
-            action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
-            standing = standings[delivery.key]
-            judge(entity, delivery, current.record, current.hash, current.at, action, standing)
-        todo = [delivery for delivery in todo if delivery.action in apply]
-
-
-def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: receipts.Standing) -> Data:
-    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon since. Where Neon was
-    restored and has forgotten what the row was told, all in which they differ is the enricher's.
-    """
-    if delivery.in_neon:
-        return delivery.snapshot
-    if standing.forgotten:
-        return theirs
-    agreed = {**delivery.snapshot, **_written_for(delivery, standing)}
-    if standing.written:
-        # What he has left alone, and was only tidied, is not his.
-        tidy = entity.rules.normalise(delivery.data)
-        for name, value in delivery.data.items():
-            if value == delivery.snapshot.get(name) and tidy.get(name) == agreed.get(name):
-                agreed[name] = value
-    return agreed
-
-
-def _written_for(delivery: Delivery, standing: receipts.Standing) -> Data:
-    """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
-    going back to what stood there before.
-    """
-    if standing.is_newer_than(delivery.version) or was_carried(delivery, standing.latest):
-        return standing.written
-    return {name: value for name, value in standing.written.items() if is_typed(delivery, name)}
-
-
-def was_carried(delivery: Delivery, said: receipts.Spoken | None) -> bool:
-    """Whether a row may be what was carried, or a later version of that: its flip took away that it was pushed before,
-    and left when it was enriched.
-    """
-    return said is None or (delivery.pushed_at is None and delivery.enriched_at == said.enriched_at)
-
-
-def is_typed(delivery: Delivery, name: str) -> bool:
-    """Whether a row holds another value of a column than it had from Neon."""
-    return bool(delivery.data.get(name) != delivery.snapshot.get(name))
-
-
-async def _settle_or_split(
-    bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
-) -> None:
-    """Settle, and where the database refuses records of the batch, flag those and no others."""
-    how, known = bridge.settlements[entity.name], bridge.known.get(entity.name)
-    try:
-        answers = await settle(there, how, batch, run, known)
-    except psycopg.Error as error:
-        if kind_of(error) is not Kind.REFUSED:
-            raise
-        await send(there, (sql.SQL("ROLLBACK"), None))
-        answers, refused = await settle_apart(there, how, batch, run, known)
-        if refused:
-            again = [delivery for delivery in batch if delivery.key in refused]
-            await _make_flags(there, entity, again, refused, run, error)
-            await _settle_or_split(bridge, there, entity, [d for d in again if d.note != STUCK], run)
-    for delivery in batch:
-        if delivery.key in answers:
-            delivery.answer = answers[delivery.key]
-
-
-async def _make_flags(
-    there: Connection,
-    entity: Entity,
-    batch: Sequence[Delivery],
-    refused: Mapping[str, Refusal],
-    run: Run,
-    error: psycopg.Error,
-) -> None:
-    """Make flags of refused records. Where the values do not even fit the invalid table, they stay in the
-    workspace only, where the enricher sees them, and Neon keeps what it has. Where the invalid table does not
-    take a flag on its own values, the flag stands in the ledger and the workspace only.
-
-    Raises:
-        psycopg.Error: it is the ledger or the log that refuses, which is no record's fault.
-    """
-    if any(why.table in _BOOKS and why.constraint != SWALLOWED for why in refused.values()):
-        raise error
-    reasons = {reason: await explain_refusal(there, entity, reason) for reason in set(refused.values())}
-    unfit = [delivery for delivery in batch if delivery.action is not Action.PROMOTE]
-    rows = await neon.read(there, entity, [delivery.key for delivery in unfit]) if unfit else {}
-    for delivery in unfit:
-        row = rows.get(delivery.key)
-        if row is None:  # it went just now, and says so when it is settled
-            delivery.expected_hash = None
-        elif delivery.note == KEPT:
-            delivery.note = STUCK
-            why = f"Neon cannot take this record back: {reasons[refused[delivery.key]][1]}; tell the operator"
-            delivery.answer = flagged(row, {"record": why}, {}, REFUSED, KEPT)
-        else:
-            delivery.merged, delivery.expected_hash, delivery.note = Merged(row.data), row.hash, KEPT
-    stuck = [delivery for delivery in batch if delivery.note == STUCK]
-    entries = [
-        Entry(d.key, Outcome.FLAGGED, d.delivery_hash, d.answer.record, note=d.answer.errors["record"])
-        for d in stuck if d.answer
-    ]  # fmt: skip
-    await neon.book(there, entity, run.run_id, entries)
-    for delivery in batch:
-        if delivery.note == STUCK:
-            continue
-        field_, message = reasons[refused[delivery.key]]
-        warnings = delivery.verdict.warnings if delivery.verdict else {}
-        delivery.verdict, delivery.action = Verdict({field_: message}, warnings, REFUSED), Action.FLAG
-    codes = Counter(refused[delivery.key].sqlstate for delivery in batch)
-    log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
-
-
-def flagged(
-    row: InvalidRow,
-    errors: Mapping[str, str],
-    warnings: Mapping[str, str],
-    reason_code: str | None,
-    note: str | None = None,
-) -> Answer:
-    """The answer of a row that is flagged, though no settlement says so now."""
-    return Answer(
-        row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), None, note,
-        row.updated_at, row.hash,
-    )  # fmt: skip
-
-
-async def tell(
-    here: Connection, entity: Entity, replies: Sequence[Reply], promoted: Sequence[str], events: Sequence[Step] = ()
-) -> int:
-    """Acknowledge, wake whoever waits for what was promoted, announce it, and commit the claim: one round trip.
-
-    A row whose own constraints refuse the normalised values is told everything else.
-
-    Returns:
-        How many rows were not told, as they are not what they were when they were claimed.
-
-    Raises:
-        psycopg.Error: the rows are still in the queue, and Neon knows what became of them.
-    """
-    released = workspace.releases(entity, promoted)
-    try:
-        results = await send(here, workspace.acknowledge(entity, replies), *released, *events, COMMIT)
-    except psycopg.Error as error:
-        if kind_of(error) is not Kind.REFUSED:
-            raise
-        await send(here, (sql.SQL("ROLLBACK"), None))
-        told = [await _tell_one(here, entity, reply) for reply in replies]
-        await send(here, *begin(), *released, *events, COMMIT)
-        return len(replies) - sum(told)
-    return len(replies) - results[0].rowcount
-
-
-async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> int:
-    try:
-        results = await send(here, *begin(), workspace.acknowledge(entity, [reply]), COMMIT)
-    except psycopg.Error as error:
-        if kind_of(error) is not Kind.REFUSED or reply.data is None:
-            raise
-        await send(here, (sql.SQL("ROLLBACK"), None))
-        note = f"{reply.note} The values as they were carried do not fit this table: {in_one_line(error)}"
-        return await _tell_one(here, entity, replace(reply, data=None, note=note))
-    return results[2].rowcount
-
-
 def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:
     """The keys of a settled batch that had this outcome."""
     return [d.key for d in batch if d.answer and d.answer.outcome is outcome and d.answer.state is not State.GONE]
-
-
-async def release_ready(there: Connection, here: Connection, entity: Entity, waits: dict[str, Data]) -> list[str]:
-    """Put those waiting rows back in the queue whose requirements are met by now."""
-    if keys := await neon.ready(there, entity, waits):
-        await send(here, *begin(), workspace.release(entity, keys, by=entity.key), COMMIT)
-    return keys

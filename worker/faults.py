@@ -62,13 +62,14 @@ class Restored(Exception):
 
 # SQLSTATE classes and codes: https://www.postgresql.org/docs/current/errcodes-appendix.html
 NOBODYS = (
-    "00", "01", "02", "03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "20", "24", "25", "26", "28", "2B", "2D",
+    "00", "01", "02", "03", "08", "0A", "0B", "0F", "0L", "0P", "0Z", "10", "24", "25", "26", "28", "2B", "2D",
     "34", "3B", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "HV", "XX",
 )  # fmt: skip
 """Postgres' classes of SQLSTATE that speak of no record. All others do: data, integrity, check option, limits, what a
 trigger raises, in PL/pgSQL's own class or in one that its author made up (``45000``, ``PT403``)."""
-_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57", "58", "XX"})
-_TRANSIENT_CODES = frozenset({"25006", "25P03", "55P03", "55006"})
+TRANSIENT_CLASSES = ("08", "40", "53", "57", "58", "XX")
+LOCKED = "55P03"
+TRANSIENT_CODES = ("25006", "25P03", LOCKED, "55006")
 
 
 def is_stale_plan(error: BaseException) -> bool:
@@ -85,12 +86,21 @@ def is_stale_plan(error: BaseException) -> bool:
     )
 
 
+def _is_of_a_policy(error: psycopg.Error) -> bool:
+    """Whether a policy of row level security refused a row for what it holds: it shares its code with every privilege
+    that is missing, and its text is translated.
+    """
+    return error.diag.source_function == "ExecWithCheckOptions"
+
+
 def kind_of(error: BaseException) -> Kind:
     """Classify an error by SQLSTATE, never by its text."""
     state = getattr(error, "sqlstate", None)
     if isinstance(error, psycopg.Error) and state:
-        if state in _TRANSIENT_CODES or state[:2] in _TRANSIENT_CLASSES or is_stale_plan(error):
+        if state in TRANSIENT_CODES or state[:2] in TRANSIENT_CLASSES or is_stale_plan(error):
             return Kind.TRANSIENT
+        if isinstance(error, psycopg.errors.InsufficientPrivilege) and _is_of_a_policy(error):
+            return Kind.REFUSED
         return Kind.BROKEN if state[:2] in NOBODYS else Kind.REFUSED
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError | TimeoutError):
         return Kind.TRANSIENT

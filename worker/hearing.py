@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from worker import neon, receipts, staging, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, Step, send
-from worker.delivery import agreed_on, is_typed, news_of, was_carried
+from worker.delivery import news_of
 from worker.entities import Entity
+from worker.judging import agreed_on, is_typed, was_carried
 from worker.merge import merge
 from worker.model import Code, Data, Outcome, Status, new_run_id
 from worker.neon import InvalidRow

@@ -10,6 +10,8 @@ import re
 
 import psycopg
 
+from worker.faults import Kind, kind_of
+
 DOCTOR = "`enrichment-worker doctor` names what is missing or different, and what mends it"
 READ_ONLY = (
     "nothing was lost, and workers go on by themselves; `enrichment-worker doctor` says whether it is a replica or who"
@@ -42,6 +44,13 @@ def hint(error: BaseException, *, asked: bool = False) -> str:
         return f"it comes from the function {function}, which is not the worker's: mend that"
     help_ = _HELP.get(error.sqlstate, "")
     return "" if asked and "doctor`" in help_ else help_
+
+
+def is_everybodys(error: psycopg.Error) -> bool:
+    """Whether an error speaks of no single record: a table or a privilege is missing, and no function of somebody's own
+    has raised it.
+    """
+    return kind_of(error) is Kind.BROKEN and not _somebody_elses(error)
 
 
 def with_hint(text: str, help_: str) -> str:

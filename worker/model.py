@@ -197,6 +197,8 @@ class Delivery:
     action: Action = Action.PROMOTE
     note: str | None = None
     """For the ledger."""
+    theirs: Data | None = None
+    """Neon's data columns that it was merged with, where they had changed since the snapshot."""
     # settle
     answer: Answer | None = None
 

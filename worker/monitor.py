@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from worker import __version__, output
+from worker.aside import Aside, Why
 from worker.database import Database
 from worker.delivery import Tally
 from worker.entities import ENTITIES
@@ -47,6 +48,7 @@ class Monitor:
         clock: Callable[[], float] = time.monotonic,
         rest: float = 0.0,
         pull_interval: float | None = None,
+        aside: Mapping[str, Aside] | None = None,
     ) -> None:
         """Begin with a worker that does not listen yet.
 
@@ -56,6 +58,7 @@ class Monitor:
             clock: the monotonic clock.
             rest: seconds a task may rest between two turns when there is nothing to do.
             pull_interval: seconds after which an entity is pulled again, by any worker; None: nobody pulls.
+            aside: entity → the rows that are passed over for a while.
         """
         self.entities, self.pools = list(entities), list(pools)
         self.metrics = Metrics(self.entities)
@@ -76,6 +79,7 @@ class Monitor:
         self._moved = dict.fromkeys(self.entities, clock())
         self._oldest: dict[str, str | None] = {}
         self._pull_interval = pull_interval
+        self._aside = aside or {}
         self._pulled_at = dict.fromkeys(self.entities, clock())
         """Entity → when it was last known that somebody pulls it."""
         self._pulled_run: dict[str, str | None] = {}
@@ -233,8 +237,9 @@ class Monitor:
     def unready(self) -> list[str]:
         """Why the worker does not do its job at the moment; tasks with the same reason together."""
         tasks: dict[str, list[str]] = {}
-        for task, reason in self.faults.items():
-            tasks.setdefault(reason, []).append(task)
+        for task, reason in [*self.faults.items(), *self._blocked()]:
+            if task not in tasks.setdefault(reason, []):
+                tasks[reason].append(task)
         reasons = [f"{', '.join(names)}: {reason}" for reason, names in tasks.items()]
         return reasons + self._stuck() + self._unpulled() + self.stalled()
 
@@ -245,6 +250,23 @@ class Monitor:
             return f"Trouble: {'; '.join(trouble)}"
         queues = [f"{entity['queue']} {name}" for name, entity in self._count["entities"].items()]
         return f"Listening; in the queue: {', '.join(queues)}"
+
+    def _blocked(self) -> list[tuple[str, str]]:
+        """Entities of which Neon refuses every record, and why."""
+        return [(name, rows.told(Why.FAULT)[1]) for name, rows in self._aside.items() if rows.told(Why.FAULT)[0]]
+
+    def _put_aside(self) -> list[str]:
+        """What holds up single rows, and nobody else."""
+        said = {
+            Why.HELD: "{name}: {rows} records wait: {text}",
+            Why.REPLY: "{name}: the workspace refuses what {rows} rows are to be told: {text}",
+        }
+        return [
+            words.format(name=name, rows=rows.told(why)[0], text=rows.told(why)[1])
+            for name, rows in self._aside.items()
+            for why, words in said.items()
+            if rows.told(why)[0]
+        ]
 
     def _stuck(self) -> list[str]:
         now = self._clock()
@@ -275,7 +297,7 @@ class Monitor:
             " pooler"
             for name, times in self._unheard.items()
             if times >= UNHEARD
-        ] + [*self._unposted.values(), *self._restored(), *_lost_lines()]
+        ] + [*self._unposted.values(), *self._restored(), *self._put_aside(), *_lost_lines()]
 
     def _restored(self) -> list[str]:
         """Restores of a database that are not settled."""

@@ -16,7 +16,7 @@ from psycopg import sql
 from worker import horizon, neon, outbox, receipts, staging, workspace
 from worker.bridge import Bridge, recall
 from worker.database import COMMIT, Connection, begin, send
-from worker.delivery import news_of, release_ready
+from worker.delivery import news_of
 from worker.entities import Entity
 from worker.faults import Kind, in_one_line, kind_of
 from worker.hearing import hear
@@ -28,6 +28,7 @@ from worker.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.restore import Comparison, bring_together, recognise
 from worker.revalidation import chunks, finish_carried, judge_pushed
 from worker.staging import Position, Refresh
+from worker.telling import release_ready
 from worker.upkeep import Left, bring_up_to_date, hears_of_it_here, part
 from worker.workspace import LEFT_NOTE
 

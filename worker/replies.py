@@ -67,10 +67,13 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
                 code=Code.UNDONE, receipt=receipt,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
-            # It left nothing in Neon that could be forgotten: no receipt.
+            # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
+            # row: else each pull would take it for news.
+            follows = delivery.theirs is not None and not delivery.in_neon
             return Reply(
-                key, version, Status.COMPLETE, said.note, errors={}, warnings=said.warnings,
-                waiting_for=said.waits_for, code=Code.WAITING,
+                key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
+                delivery.theirs if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
+                code=Code.WAITING,
             )  # fmt: skip
         case _:
             return Reply(

@@ -15,14 +15,17 @@ import structlog
 from worker import neon, receipts, staging, workspace
 from worker.bridge import Bridge
 from worker.database import Connection, Step
-from worker.delivery import judge, keys_with, news, remember, settle_batch, tell
+from worker.delivery import keys_with, news, remember
 from worker.entities import Entity
 from worker.hearing import Heard, catch_up, older_than_carried
+from worker.judging import judge
 from worker.model import Code, Delivery, Outcome, Status, utc_now
 from worker.neon import Entry, InvalidRow, Run
 from worker.receipts import Counts, Standing
 from worker.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
+from worker.settling import complain, settle_batch
 from worker.staging import Position, Refresh
+from worker.telling import tell
 from worker.workspace import Reply, Row
 
 log = structlog.get_logger("worker.restore")
@@ -206,7 +209,7 @@ async def _recover(
             replies.append(_promoted_still(row, standing))
         else:
             lost.append(key)
-    await settle_batch(bridge, there, entity, again, run)
+    blocked = await settle_batch(bridge, there, entity, again, run)
     replies += [
         _told_again(reply, rows[delivery.key], fresh[delivery.key])
         for delivery in again
@@ -220,8 +223,9 @@ async def _recover(
     steps: list[Step] = [staging.refresh(entity, refreshes)] if refreshes else []
     steps += [staging.await_return(entity, lost, LOST_NOTE)] if lost else []
     promoted = keys_with(again, Outcome.PROMOTED)
-    await tell(here, entity, replies, promoted, [*steps, *news(bridge, entity, run.run_id, again)])
+    await tell(bridge, here, entity, replies, promoted, [*steps, *news(bridge, entity, run.run_id, again)])
     remember(bridge, entity, replies)
+    complain(blocked)
     found.again += promoted
     found.kept += [one.key for one in refreshes]
     found.lost += lost

@@ -12,12 +12,15 @@ from dataclasses import dataclass, field
 from worker import neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, send
-from worker.delivery import flagged, judge, keys_with, news, release_ready, settle_batch, tell
+from worker.delivery import keys_with, news
 from worker.entities import Entity
+from worker.judging import judge
 from worker.model import Action, Delivery, Outcome, State, Status, Verdict
 from worker.neon import InvalidRow, Run, Which
 from worker.progress import NOBODY, Progress
 from worker.replies import reply_to
+from worker.settling import complain, flagged, settle_batch
+from worker.telling import release_ready, tell
 
 
 @dataclass
@@ -112,16 +115,17 @@ async def judge_rows(
     if dry_run or not (batch or untold):
         await send(here, COMMIT)
         return found
-    await settle_batch(bridge, there, entity, batch, run, apply)
+    blocked = await settle_batch(bridge, there, entity, batch, run, apply)
     for delivery in batch:
         _sort(found, delivery)
     told = untold + [delivery for delivery in batch if delivery.key in at]
     replies = [reply for d in told if (reply := reply_to(d, at[d.key].delivery.data))]
     promoted = keys_with(batch, Outcome.PROMOTED)
     # Who died before he could tell a row could not announce it either.
-    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, [*batch, *untold]))
+    await tell(bridge, here, entity, replies, promoted, news(bridge, entity, run.run_id, [*batch, *untold]))
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
         await release_ready(there, here, entity, waits)
+    complain(blocked)
     return found
 
 
@@ -229,10 +233,11 @@ async def tell_gone(
     batch = [row.delivery for row in at.values() if row.carried]
     for delivery in batch:
         judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
-    await settle_batch(bridge, there, entity, batch, run)
+    blocked = await settle_batch(bridge, there, entity, batch, run)
     promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
     replies = [reply for delivery in batch if (reply := reply_to(delivery))]
-    await tell(here, entity, replies, promoted, news(bridge, entity, run.run_id, batch, promoted=promoted))
+    await tell(bridge, here, entity, replies, promoted, news(bridge, entity, run.run_id, batch, promoted=promoted))
+    complain(blocked)
 
 
 def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
@@ -142,6 +143,8 @@ LEFT JOIN LATERAL (
 # The planner expects one row of most steps above. Left to itself it joins 500 with 500 by looping, which is 250,000
 # comparisons a join, and reads a small table whole. Tables are looked up by index (ANY), steps are joined by hash.
 PLANNER = ("enable_nestloop", "enable_seqscan")
+HELD_SECONDS = 0.1
+"""How long a settlement waits for a lock, such as on a master key that somebody has inserted and not committed."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,17 @@ class Settlement:
     lock_invalid: sql.SQL
     lock_master: sql.SQL
     settle: sql.SQL
+    filled: frozenset[str]
+    """The master's columns that get a value."""
+
+    def cannot_fill(self, error: psycopg.Error) -> bool:
+        """Whether the master refuses a record for a column that takes no NULL, and that nothing fills."""
+        said = error.diag
+        return (
+            isinstance(error, psycopg.errors.NotNullViolation)
+            and (said.schema_name, said.table_name) == (self.entity.master_table.schema, self.entity.master_table.name)
+            and said.column_name not in self.filled
+        )
 
 
 # NOT NULL refuses a row before ON CONFLICT updates the one that is there: what the record lacks is that one's own.
@@ -211,6 +225,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                 ),
             )
         ),
+        frozenset({entity.key, *values}),
     )
 
 
@@ -250,7 +265,7 @@ async def settle(
     if not deliveries:
         return {}
     results = await send(
-        connection, *begin(planner=PLANNER, planned_once=True), *locks(how, deliveries),
+        connection, *begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True), *locks(how, deliveries),
         (how.settle, parameters(how, deliveries, run, known)), COMMIT,
     )  # fmt: skip
     return answers_of(how.entity, deliveries, results[-2].fetchall())

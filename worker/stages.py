@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from worker import neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, begin, send
-from worker.delivery import Tally, deliver, judge
+from worker.delivery import Tally, deliver
 from worker.entities import Entity
 from worker.hearing import tell_missed
+from worker.judging import judge
 from worker.model import Action, Outcome, new_run_id
 from worker.neon import Run, Which
 from worker.progress import NOBODY, Progress
@@ -61,7 +62,9 @@ async def push(
             await tell_missed(bridge, entity, tally.missed)
         _count(done, tally)
         progress.advance(tally.answered)
-        if tally.claimed < bridge.batch_size or not tally.answered:
+        if tally.fault:
+            raise tally.fault
+        if tally.claimed < bridge.batch_size or not (tally.answered or tally.aside):
             break
     if not done.run_ids:
         run = Run(new_run_id("push"), str(entity.workspace_table), str(entity.invalid_table))

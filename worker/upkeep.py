@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from worker.delivery import agreed_on
 from worker.entities import Entity
 from worker.hearing import promoted
+from worker.judging import agreed_on
 from worker.merge import merge
 from worker.model import Code, Data, Merged, Outcome, Receipt, Status
 from worker.neon import Entry, InvalidRow

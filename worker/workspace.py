@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker.aside import Aside
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import ENTITIES, Entity, data_of
 from worker.model import Code, Data, Delivery, Receipt, Status
@@ -47,11 +48,25 @@ _ROWS = {
     "work": sql.SQL(
         "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
     ),
+    "work, but for some": sql.SQL(
+        "WHERE {is_work} AND {not_aside} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"
+        " FOR UPDATE OF w SKIP LOCKED"
+    ),
+    "work among some": sql.SQL(
+        "WHERE {is_work} AND w.{key} = ANY(%(keys)s) ORDER BY w.{key} LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED"
+    ),
     "work, only looked at": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
     "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w"),
     "free keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w SKIP LOCKED"),
     "keys, only looked at": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
 }
+
+
+def _not_aside(entity: Entity, which: str = "aside") -> sql.Composed:
+    """That a row is none of those of an :class:`worker.aside.Aside`. No join, so that the queue's index is kept to."""
+    return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, 'YYYY-MM-DD HH24:MI:SS.US')) <> ALL({})").format(
+        sql.Identifier(entity.key), sql.Placeholder(which)
+    )
 
 
 @cache
@@ -63,7 +78,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             workspace=entity.workspace_table.sql,
             code=CODE,
         )
-        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key))
+        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_aside(entity))
         + sql.SQL(") c")
     )
 
@@ -93,7 +108,15 @@ joined by hash, however small the workspace was when the statement was prepared.
 
 
 async def claim(
-    connection: Connection, entity: Entity, limit: int, *, look: bool = False, skip: int = 0, durable: bool = True
+    connection: Connection,
+    entity: Entity,
+    limit: int,
+    *,
+    look: bool = False,
+    skip: int = 0,
+    durable: bool = True,
+    aside: Sequence[str] = (),
+    among: Sequence[str] | None = None,
 ) -> list[Delivery]:
     """The oldest work of an entity, in a transaction that keeps it from all other workers.
 
@@ -106,9 +129,15 @@ async def claim(
         look: read only and lock nothing.
         skip: rows to pass over first.
         durable: the transaction's COMMIT waits for the disk.
+        aside: rows to pass over, as an :class:`worker.aside.Aside` names them.
+        among: only rows with these keys.
     """
-    rows = "work, only looked at" if look else "work"
-    params = {"limit": limit, "skip": skip}
+    rows = "work, only looked at" if look else "work, but for some" if aside else "work"
+    params: dict[str, Any] = {"limit": limit, "skip": skip}
+    if among is not None:
+        rows, params = "work among some", {"limit": limit, "keys": list(among)}
+    elif rows == "work, but for some":
+        params["aside"] = list(aside)
     steps = begin(read_only=look, planner=_PLANNER, planned_once=True, durable=durable)
     results = await send(connection, *steps, (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in results[-1].fetchall()]
@@ -242,9 +271,16 @@ WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
 """)
 
 _RELEASE = sql.SQL("""
-UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}, sync_code = 'released'
-WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
-  FOR UPDATE SKIP LOCKED))
+WITH due AS MATERIALIZED (
+  SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
+), freed AS (
+  UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}, sync_code = 'released'
+  WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE id = ANY (ARRAY(SELECT id FROM due))
+    AND waiting_for IS NOT NULL AND {column} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED))
+  RETURNING w.id
+)
+-- An edited row goes back by itself.
+SELECT EXISTS (SELECT id FROM due EXCEPT SELECT id FROM freed) AS held
 """)
 
 
@@ -276,7 +312,8 @@ def _as_json(reply: Reply) -> dict[str, Any]:
 
 
 def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> Step:
-    """The step that puts waiting rows back in the queue; an edited row goes back by itself.
+    """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
+    itself.
 
     Args:
         entity: whose rows wait.
@@ -300,13 +337,17 @@ def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
     return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]
 
 
-async def has_work(connection: Connection, entities: Iterable[Entity]) -> set[str]:
-    """The names of the entities that have work."""
-    one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {})")
-    statement = sql.SQL(" UNION ALL ").join(
-        one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK) for entity in entities
-    )
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+async def has_work(connection: Connection, entities: Iterable[Entity], aside: Mapping[str, Aside]) -> set[str]:
+    """The names of the entities that have work, but for what is put aside."""
+    one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
+    parts, params = [], {}
+    for entity in entities:
+        but: sql.Composable = sql.SQL("")
+        if seals := aside[entity.name].seals():
+            but, params[entity.name] = sql.SQL(" AND ") + _not_aside(entity, entity.name), seals
+        parts.append(one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK, but))
+    statement = sql.SQL(" UNION ALL ").join(parts)
+    results = await send(connection, *begin(read_only=True), (statement, params or None), COMMIT)
     return {row["entity"] for row in results[2].fetchall()}
 
 

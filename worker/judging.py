@@ -1,0 +1,100 @@
+"""What is to be done with a record: merge with Neon's side, normalise, judge. Pure, but for the log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import structlog
+
+from worker.entities import Entity
+from worker.merge import merge
+from worker.model import Action, Data, Delivery, Merged, Verdict
+from worker.receipts import Spoken, Standing
+from worker.replies import KEPT
+
+log = structlog.get_logger("worker.judging")
+
+
+def judge(
+    entity: Entity,
+    delivery: Delivery,
+    theirs: Data,
+    theirs_hash: str | None,
+    theirs_at: datetime | None = None,
+    action: Action = Action.PROMOTE,
+    standing: Standing | None = None,
+) -> None:
+    """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
+
+    Rules that crash on a record flag that record, and no other.
+
+    Args:
+        entity: whose record.
+        delivery: as it was claimed.
+        theirs: Neon's data columns.
+        theirs_hash: their MD5, which the settlement compares.
+        theirs_at: when Neon's row last changed; UTC, without zone.
+        action: ``PROMOTE`` or ``PUSH``.
+        standing: what Neon knows of the record; without it, the row's snapshot is what both sides last agreed on.
+    """
+    rules, delivery.note = entity.rules, None
+    delivery.expected_hash = theirs_hash
+    try:
+        agreed, typed = delivery.snapshot, delivery.data
+        if standing:
+            agreed = agreed_on(entity, delivery, theirs, standing)
+            theirs_at = standing.moved_at(theirs_at)
+            if standing.is_newer_than(delivery.version):
+                # In a restored workspace the row may be older than what was carried last: that is his word then.
+                typed = {**typed, **standing.written}
+        merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
+        delivery.merged = replace(merged, data=rules.normalise(merged.data))
+        delivery.verdict = rules.judge(delivery.merged.data)
+    except Exception as error:
+        log.exception("rules.crashed", entity=entity.name, key=delivery.key, error=type(error).__name__)
+        delivery.merged, delivery.note = Merged(theirs), KEPT
+        delivery.verdict = Verdict(
+            {"record": "the rules could not judge this record; tell the operator"}, {}, "RULES_CRASHED"
+        )
+    carried = delivery.verdict.passed or (action is Action.PUSH and delivery.note != KEPT)
+    delivery.action = action if carried else Action.FLAG
+
+
+def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: Standing) -> Data:
+    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon since. Where Neon was
+    restored and has forgotten what the row was told, all in which they differ is the enricher's.
+    """
+    if delivery.in_neon:
+        return delivery.snapshot
+    if standing.forgotten:
+        return theirs
+    agreed = {**delivery.snapshot, **_written_for(delivery, standing)}
+    if standing.written:
+        # What he has left alone, and was only tidied, is not his.
+        tidy = entity.rules.normalise(delivery.data)
+        for name, value in delivery.data.items():
+            if value == delivery.snapshot.get(name) and tidy.get(name) == agreed.get(name):
+                agreed[name] = value
+    return agreed
+
+
+def _written_for(delivery: Delivery, standing: Standing) -> Data:
+    """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
+    going back to what stood there before.
+    """
+    if standing.is_newer_than(delivery.version) or was_carried(delivery, standing.latest):
+        return standing.written
+    return {name: value for name, value in standing.written.items() if is_typed(delivery, name)}
+
+
+def was_carried(delivery: Delivery, said: Spoken | None) -> bool:
+    """Whether a row may be what was carried, or a later version of that: its flip took away that it was pushed before,
+    and left when it was enriched.
+    """
+    return said is None or (delivery.pushed_at is None and delivery.enriched_at == said.enriched_at)
+
+
+def is_typed(delivery: Delivery, name: str) -> bool:
+    """Whether a row holds another value of a column than it had from Neon."""
+    return bool(delivery.data.get(name) != delivery.snapshot.get(name))
