@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from records import add_companies, add_people, company, complete, invalid, ledger, master, person, work
@@ -46,7 +46,7 @@ def test_a_monstrous_payload_names_none(payload: str) -> None:
 
 
 @given(st.data())
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_merging_and_judging_any_three_versions_of_a_record_never_raises(data: st.DataObject) -> None:
     entity = data.draw(st.sampled_from(list(ENTITIES.values())))
     values = JSON | st.text(alphabet=string.printable + "\u200b\ufeff\ud800\x00é", max_size=60)

@@ -79,7 +79,7 @@ class Monitor:
         self._moved = dict.fromkeys(self.entities, clock())
         self._oldest: dict[str, str | None] = {}
         self._pull_interval = pull_interval
-        self._aside = aside or {}
+        self._aside = {} if aside is None else aside
         self._pulled_at = dict.fromkeys(self.entities, clock())
         """Entity → when it was last known that somebody pulls it."""
         self._pulled_run: dict[str, str | None] = {}
