@@ -515,12 +515,10 @@ def test_a_running_worker_takes_a_missing_column_for_no_edit(cli, prepared, neon
     before = everything(neon)
     supabase.execute("ALTER TABLE company_needs_enrichment DROP COLUMN phone")
     complete(supabase, company(2), website="https://b.example")
-    assert worker.wait_event("worker.broken")["level"] == "critical"
-    assert worker.process.wait(timeout=30) == 1
+    eventually(lambda: "phone" in worker.health("/readyz")[1])
     assert everything(neon) == before
     assert cli("setup").returncode == 0
-    daemon()
-    eventually(lambda: work(supabase, company(2))["promoted_at"])
+    eventually(lambda: work(supabase, company(2))["promoted_at"], 60)
     assert master(neon, company(2))["company_phone"] == "+13045550101"
 
 

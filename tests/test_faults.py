@@ -282,21 +282,27 @@ def test_an_edit_made_on_the_way_is_not_lost(cli, links, daemon, neon, supabase,
     assert master(neon, company(1))["address_city"] == "Elkins"
 
 
-def test_an_operators_fault_stops_the_process_loudly(cli, links, daemon, neon, supabase, eventually) -> None:
+def test_an_operators_fault_is_told_and_waited_for(cli, links, daemon, neon, supabase, eventually) -> None:
     fill(cli, neon, 1)
     worker = daemon()
     neon.execute("ALTER TABLE marketing.enrichment_ledger RENAME TO elsewhere")
-    with urllib.request.urlopen(f"http://{worker.address}/events", timeout=30) as page:
-        complete(supabase, company(1), website="https://c1.example")
-        assert worker.process.wait(30) == 1
-        assert page.read().startswith(b"event: status"), "an open page ends in order"
-    assert worker.wait_event("worker.broken")["error"].startswith("UndefinedTable: Neon: ")
-    assert not [event for event in worker.events if event["event"] == "library"]
-    neon.execute("ALTER TABLE marketing.elsewhere RENAME TO enrichment_ledger")
+    complete(supabase, company(1), website="https://c1.example")
+    fault = worker.wait_event("worker.fault", task="company")
+    assert fault["error"].startswith(
+        'Neon: relation "marketing.enrichment_ledger" does not exist; `enrichment-worker doctor`'
+    )
+    status, text = worker.health("/readyz")
+    assert (status, "does not exist; `enrichment-worker doctor` names" in text) == (503, True)
+    assert worker.health("/healthz")[0] == 200
     assert invalid(neon, company(1)) is not None
-    daemon()
-    eventually(lambda: settled(supabase))
+    neon.execute("ALTER TABLE marketing.elsewhere RENAME TO enrichment_ledger")
+    eventually(lambda: settled(supabase), 60)
+    eventually(lambda: worker.health("/readyz")[0] == 200)
     check(neon, supabase)
+    with urllib.request.urlopen(f"http://{worker.address}/events", timeout=30) as page:
+        assert worker.terminate() == 0
+        assert page.read().startswith(b"event: status"), "an open page ends in order"
+    assert not [event for event in worker.events if event["event"] == "library"]
 
 
 @pytest.mark.parametrize("lost", [b"applied", b"INSERT 0 1"])
