@@ -40,8 +40,6 @@ from records import add_master, add_slot, company, person
 
 from worker.entities import ENTITIES
 
-REFUSALS = False
-"""Whether the workspace refuses a reply. A refused one stops the worker by now, where it should be that row's alone."""
 AT_LEAST = 12
 """So much is done to it between two quiet moments."""
 
@@ -166,7 +164,6 @@ class Loop(Base):
         }  # fmt: skip
         self.expected.inserted(key, values)
 
-    @precondition(lambda _: REFUSALS)
     @rule(number=NUMBERS, refuses=st.booleans())
     def the_workspace_refuses_a_reply(self, number: int, refuses: bool) -> None:
         """A constraint of the customer's own: this record's row may not become ``failed``, until it is dropped."""

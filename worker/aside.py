@@ -19,7 +19,7 @@ class Why(Enum):
 
     HELD = (0.5, 30.0)
     """Somebody else's transaction holds its record or its master key."""
-    REPLY = (5.0, 300.0)
+    REPLY = (1.0, 60.0)
     """The workspace refuses what the row is to be told."""
     FAULT = (2.0, 30.0)
     """Neon refuses every record of the entity the same way: an operator has to mend it."""

@@ -260,7 +260,8 @@ class _Daemon:
                 if keys := unreleased.due(self.bridge.batch_size, told=False):
                     await release_again(self.bridge, entity, keys)
                 if keys := aside.due(self.bridge.batch_size, told=True):
-                    await tell_again(self.bridge, entity, keys)
+                    telling = await tell_again(self.bridge, entity, keys)
+                    self._told_apart(entity, missed=telling.missed > 0)
                 if keys := aside.due(self.bridge.batch_size, told=False):
                     self._delivered(entity, await deliver(self.bridge, entity, among=keys))
                 waits = pauses()
@@ -286,13 +287,16 @@ class _Daemon:
             self._more[entity.name].ring()
 
     def _delivered(self, entity: Entity, tally: Tally) -> None:
-        if tally.missed:
-            self._untold.add(entity.name)
-            self._compare.ring()
+        self._told_apart(entity, missed=bool(tally.missed))
         self._put_aside[entity.name].ring()
         self.monitor.delivered(entity.name, tally)
         self.news.ring()
         self.events[entity.name].ring()
+
+    def _told_apart(self, entity: Entity, *, missed: bool) -> None:
+        if missed:
+            self._untold.add(entity.name)
+            self._compare.ring()
 
     async def _has_work(self, entity: Entity) -> bool:
         async with self.bridge.supabase.connection() as here:

@@ -127,8 +127,11 @@ async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> int:
     return results[2].rowcount
 
 
-async def tell_again(bridge: Bridge, entity: Entity, keys: Sequence[str]) -> None:
+async def tell_again(bridge: Bridge, entity: Entity, keys: Sequence[str]) -> Telling:
     """Tell rows what they refused before. Neon is not asked again; an edited row has its own delivery.
+
+    Returns:
+        What became of it.
 
     Raises:
         psycopg.Error: a fault that passes; tell again.
@@ -137,7 +140,7 @@ async def tell_again(bridge: Bridge, entity: Entity, keys: Sequence[str]) -> Non
     replies = [reply for reply in aside.replies(keys) if isinstance(reply, Reply)]
     async with bridge.supabase.connection() as here:
         await send(here, *begin())
-        await tell(bridge, here, entity, replies, [])
+        return await tell(bridge, here, entity, replies, [])
 
 
 async def release_again(bridge: Bridge, entity: Entity, keys: Sequence[str]) -> None:
