@@ -139,7 +139,7 @@ def test_doctor_names_a_clock_that_is_wrong(cli, prepared, neon, supabase, side,
     says(neon if side == "Neon" else supabase, "clock_timestamp", "", "timestamptz", later)
     found = findings(cli)
     assert found[f"{side} clock"]["level"] == "problem"
-    assert re.search(r"\b(59|60|61|62) s apart", found[f"{side} clock"]["text"])
+    assert re.search(r"\b(59|6\d) s apart", found[f"{side} clock"]["text"])
     assert "NTP" in found[f"{side} clock"]["mend"]
     assert found[f"{'Supabase' if side == 'Neon' else 'Neon'} clock"]["level"] == "ok"
     assert cli("doctor").returncode == 1
