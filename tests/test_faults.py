@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -72,6 +74,9 @@ def test_the_answer_to_a_commit_never_arrives(cli, links, daemon, neon, supabase
     eventually(lambda: work(supabase, company(2))["pushed_to_neon_at"])
     assert links[link].faults > struck
     assert len(ledger(neon, company(2))) == 1
+    # What is recognised as a repeat is in the log of validations already.
+    logged = "SELECT sum(total_records) AS n FROM shq_validation_log WHERE target_table = 'marketing.company_master'"
+    assert neon.execute(logged).fetchone()["n"] == 2
     check(neon, supabase)
 
 
@@ -94,9 +99,13 @@ def test_a_link_that_is_down_for_a_while_is_waited_out(cli, links, daemon, neon,
     links[link].closed = True
     links[link].cut()
     flip(supabase, 1, 20)
-    # Whichever task meets it first, the company's courier has work and meets it too.
-    eventually(lambda: "company" in worker.health("/readyz")[1], 60)
-    assert worker.health("/readyz")[0] == 503
+
+    def told() -> bool:
+        """Whichever task meets it first, the company's courier has work and meets it too."""
+        status, text = worker.health("/readyz")
+        return status == 503 and any("company" in reason.partition(":")[0] for reason in json.loads(text)["reasons"])
+
+    eventually(told, 60)
     assert worker.health("/healthz")[0] == 200
     links[link].closed = False
     eventually(lambda: settled(supabase), 60)
@@ -119,6 +128,22 @@ def test_a_deaf_listener_is_found_and_replaced_and_the_sweep_serves_meanwhile(
     complete(supabase, company(2), website="https://c2.example")
     eventually(lambda: work(supabase, company(2))["pushed_to_neon_at"])
     check(neon, supabase)
+
+
+def test_what_was_flipped_while_it_could_not_listen_is_heard_of_when_it_listens_again(
+    cli, links, env, daemon, neon, supabase, eventually
+) -> None:
+    env["WORKER_SWEEP_INTERVAL"] = "600"  # no sweep finds it
+    fill(cli, neon, 2)
+    worker = daemon()
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    links["listen"].closed = True
+    links["listen"].cut()
+    worker.wait_event("listener.lost")
+    complete(supabase, company(2), website="https://c2.example")
+    links["listen"].closed = False
+    eventually(lambda: work(supabase, company(2))["promoted_at"])
 
 
 def test_repeated_failures_are_summed_up(cli, links, daemon, neon, supabase, eventually) -> None:
@@ -262,18 +287,26 @@ def test_what_somebody_else_holds_locked_holds_up_nobody_else(
     assert check(neon, supabase)["promoted"] == 5
 
 
-def test_an_edit_made_on_the_way_is_not_lost(cli, links, daemon, neon, supabase, eventually) -> None:
+def test_an_edit_made_on_the_way_is_not_lost(cli, links, databases, daemon, neon, supabase, eventually) -> None:
     fill(cli, neon, 1)
     worker = daemon()
-    # The Neon link is so slow that the edit falls between claim and acknowledgement.
-    links["neon"].delay = 0.3
-    complete(supabase, company(1), website="n/a")
-    eventually(lambda: supabase.execute("SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE"
-                                        " c.relname = 'company_needs_enrichment' AND l.mode = 'RowShareLock'"
-                                        " AND l.pid <> pg_backend_pid()").fetchone() is not None)  # fmt: skip
-    edit(supabase, company(1), city="Elkins")
-    worker.wait_event("delivery.batch")
-    links["neon"].delay = 0
+    claimed = "SELECT FROM company_needs_enrichment FOR UPDATE SKIP LOCKED"
+    waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid = %s"
+    with (
+        psycopg.connect(databases.neon_url) as intake,
+        connect(databases.supabase_url) as enricher,
+        ThreadPoolExecutor() as others,
+    ):
+        # The settlement waits for the table, so that the edit falls between claim and acknowledgement.
+        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
+        complete(supabase, company(1), website="n/a")
+        eventually(lambda: not supabase.execute(claimed).fetchall())
+        editing = others.submit(edit, enricher, company(1), city="Elkins")
+        eventually(lambda: supabase.execute(waits, [enricher.info.backend_pid]).rowcount)
+        assert not editing.done()
+        intake.rollback()
+        worker.wait_event("delivery.batch")
+        editing.result()
     row = work(supabase, company(1))
     assert row["city"] == "Elkins"
     assert row["enrichment_status"] == "failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pooler
 import pytest
@@ -120,6 +121,41 @@ def test_doctor_notices_that_row_level_security_hides_the_rows_from_the_worker(
     supabase.execute("CREATE POLICY worker ON company_needs_enrichment TO blind USING (true) WITH CHECK (true)")
     assert findings(cli)["public.company_needs_enrichment: row level security"]["level"] == "ok"
     supabase.execute("DROP OWNED BY blind")
+
+
+def says(connection, name: str, arguments: str, kind: str, value: str) -> None:
+    """Have the server's sessions to come say another thing than it is: a function of its own comes first."""
+    database = connection.execute("SELECT quote_ident(current_database()) AS it").fetchone()["it"]
+    connection.execute(
+        f"CREATE SCHEMA said; CREATE FUNCTION said.{name}({arguments}) RETURNS {kind} LANGUAGE sql AS $$ {value} $$;"
+        f"ALTER DATABASE {database} SET search_path = said, pg_catalog, public"
+    )
+
+
+@pytest.mark.parametrize("ahead", [60, -60])
+@pytest.mark.parametrize("side", ["Neon", "Supabase"])
+def test_doctor_names_a_clock_that_is_wrong(cli, prepared, neon, supabase, side, ahead) -> None:
+    later = f"SELECT pg_catalog.clock_timestamp() + interval '{ahead} seconds'"
+    says(neon if side == "Neon" else supabase, "clock_timestamp", "", "timestamptz", later)
+    found = findings(cli)
+    assert found[f"{side} clock"]["level"] == "problem"
+    assert re.search(r"\b(59|6\d) s apart", found[f"{side} clock"]["text"])
+    assert "NTP" in found[f"{side} clock"]["mend"]
+    assert found[f"{'Supabase' if side == 'Neon' else 'Neon'} clock"]["level"] == "ok"
+    assert cli("doctor").returncode == 1
+
+
+@pytest.mark.parametrize(("number", "text", "level"), [(130022, "13.22", "problem"), (140000, "14.0", "ok")])
+@pytest.mark.parametrize("side", ["Neon", "Supabase"])
+def test_doctor_names_a_version_that_is_too_old(cli, prepared, neon, supabase, side, number, text, level) -> None:
+    setting = (
+        f"SELECT CASE $1 WHEN 'server_version_num' THEN '{number}' WHEN 'server_version' THEN '{text}'"
+        " ELSE pg_catalog.current_setting($1) END"
+    )
+    says(neon if side == "Neon" else supabase, "current_setting", "text", "text", setting)
+    found = findings(cli)[f"{side} version"]
+    assert (found["level"], found["text"]) == (level, f"PostgreSQL {text}")
+    assert ("14" in found["mend"]) is (level == "problem")
 
 
 @pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")

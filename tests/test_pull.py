@@ -91,15 +91,17 @@ def test_a_pull_costs_what_changed_not_what_is_there(cli, prepared, neon: Connec
     assert pull(cli)["company"]["seen"] == 1
 
 
-def test_a_commit_behind_the_position_is_not_lost(cli, pulled, databases, neon) -> None:
+def test_a_commit_behind_the_position_is_not_lost(cli, pulled, databases, neon, supabase) -> None:
     with psycopg.connect(databases.neon_url) as late:
-        late.execute("SET TimeZone = 'UTC'")
-        late.execute("UPDATE marketing.company_invalid SET city = 'Late', updated_at = now()"
+        # Further behind than any margin that a pull leaves.
+        late.execute("UPDATE marketing.company_invalid SET city = 'Late', updated_at = '2025-01-01'"
                      " WHERE company_unique_id = %s", [company(2)])  # fmt: skip
         pull(cli)
-        pull(cli)
+        assert pull(cli)["company"]["seen"] < 3, "it does not read all again"
         late.commit()
-    assert pull(cli)["company"]["changed"] == 1
+    result = pull(cli)["company"]
+    assert (result["full"], result["changed"]) == (False, 1)
+    assert work(supabase, company(2))["city"] == "Late"
 
 
 def test_full_finds_an_edit_that_did_not_touch_updated_at(cli, pulled, neon, supabase) -> None:

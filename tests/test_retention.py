@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 from records import add_companies, company, complete, edit, ledger, master, work
+from steps import Steps
+
+from worker.entities import COMPANY
+from worker.retention import prune
 
 
 def as_the_worker(supabase, statement: str) -> None:
@@ -100,6 +104,20 @@ def test_the_proof_of_an_outcome_stays_until_the_row_was_told(aged, env, daemon,
     row = eventually(lambda: (row := work(supabase, company(1)))["pushed_to_neon_at"] and row)
     assert row["promoted_at"] is not None
     assert len(ledger(neon, company(1))) == 1
+
+
+def test_an_old_promoted_row_that_was_set_to_complete_again_stays_until_it_is_answered(
+    aged, prepared, monkeypatch, neon, supabase
+) -> None:
+    complete(supabase, company(1), website="https://later.example")
+    assert work(supabase, company(1))["pushed_to_neon_at"] is None
+    steps = Steps(prepared, monkeypatch.setenv)
+    for _ in range(2):
+        done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=None, workspace_days=90))
+        assert done.workspace == 0
+        assert work(supabase, company(1))["website"] == "https://later.example"
+        steps.deliver()
+        assert "Edits after promotion are not carried" in work(supabase, company(1))["sync_note"]
 
 
 def test_many_rows_go_in_batches(aged, env, daemon, neon, supabase) -> None:

@@ -98,3 +98,11 @@ def test_the_version_changes_with_the_rules_and_with_nothing_else(monkeypatch) -
 
     plain = "a = 1\n\n# why\nb = 2\n"
     assert rules._substance(plain) == rules._substance("a = 1\nb = 2  \n") != rules._substance("a = 1\nb = 3\n")
+
+
+def test_the_same_rules_for_phones_of_another_region_are_another_version() -> None:
+    def rules_of(region: str) -> type[CompanyRules]:
+        body = {"__module__": CompanyRules.__module__, "__qualname__": "Regional", "phone_region": region}
+        return type("Regional", (CompanyRules,), body)
+
+    assert rules_of("US").version() == rules_of("US").version() != rules_of("DE").version()

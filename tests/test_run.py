@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+from conftest import connect
 from records import (
     Connection,
     add_companies,
@@ -333,13 +334,22 @@ def test_health_answers(running, eventually) -> None:
     assert json.loads(body)["ok"] is True
 
 
-def test_not_ready_without_the_listener_and_ready_again(running, supabase, eventually) -> None:
+def test_not_ready_without_the_listener_and_ready_again(running, pg_server, supabase, eventually) -> None:
     eventually(lambda: running.health("/readyz")[0] == 200)
-    killed = supabase.execute("SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
-                              " WHERE query LIKE 'LISTEN%' AND pid <> pg_backend_pid()"
-                              " AND datname = current_database()").fetchone()  # fmt: skip
-    assert killed["n"] == 1
-    running.wait_event("listener.lost")
+
+    def unready() -> list[str]:
+        status, body = running.health("/readyz")
+        return json.loads(body)["reasons"] if status == 503 else []
+
+    with connect(pg_server.url()) as admin:
+        admin.execute(f"ALTER DATABASE {supabase.info.dbname} ALLOW_CONNECTIONS false")
+        killed = admin.execute("SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
+                               " WHERE query LIKE 'LISTEN%%' AND datname = %s", [supabase.info.dbname]).fetchone()  # fmt: skip
+        assert killed["n"] == 1
+        running.wait_event("listener.lost")
+        eventually(lambda: any("listener" in reason for reason in unready()))
+        assert running.health("/healthz")[0] == 200
+        admin.execute(f"ALTER DATABASE {supabase.info.dbname} ALLOW_CONNECTIONS true")
     eventually(lambda: running.health("/readyz")[0] == 200)
     complete(supabase, company(1), website="https://a.example")
     eventually(answered(supabase, company(1)))

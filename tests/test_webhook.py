@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, connect
+from conftest import ROOT, Databases, connect
 from pydantic import TypeAdapter
 from records import add_companies, add_people, company, complete, person, work
 
+from worker.embedded import EmbeddedServer
 from worker.outbox import OutcomesEvent, PullEvent, schema
 
 EVENTS: TypeAdapter[OutcomesEvent | PullEvent] = TypeAdapter(OutcomesEvent | PullEvent)
@@ -170,7 +172,11 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_stop(filled, daemon, receive
     eventually(lambda: work(supabase, company(1))["promoted_at"])
     eventually(lambda: "pull" in receiver.begun)
     assert worker.terminate() == 0
-    assert supabase.execute("SELECT count(*) AS n FROM enrichment_outbox").fetchone()["n"] >= 1
+    # It was given up, and not waited for until the receiver's time was over.
+    kept = supabase.execute("SELECT count(*) AS n, max(attempts) AS attempts FROM enrichment_outbox").fetchone()
+    assert kept["n"] >= 1
+    assert kept["attempts"] == 0
+    assert not [event for event in worker.events if event["event"] == "webhook.failed"]
 
 
 def test_two_workers_post_in_order_and_each_event_once(filled, daemon, receiver, supabase, eventually) -> None:
@@ -182,6 +188,66 @@ def test_two_workers_post_in_order_and_each_event_once(filled, daemon, receiver,
     eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
     posts = [event for _, event, _ in receiver.attempts if event["type"] == "outcomes"]
     assert [event["records"][0]["key"] for event in posts] == [company(n) for n in (1, 2, 3, 4, 5)]
+
+
+def test_no_worker_posts_past_an_event_that_another_is_posting(filled, daemon, receiver, supabase, eventually) -> None:
+    one = daemon()
+    eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
+    held = receiver.hang
+    held.clear()
+    complete(supabase, company(1), website="c1.example")
+    eventually(lambda: company(1) in receiver.begun)
+    # It holds the event, does nothing else from now on, and whatever comes is the other's.
+    one.process.send_signal(signal.SIGSTOP)
+    receiver.hang = threading.Event()
+    receiver.hang.set()
+    daemon()
+    for number in (2, 3, 4):
+        complete(supabase, company(number), website=f"c{number}.example")
+        eventually(lambda number=number: work(supabase, company(number))["promoted_at"])
+        # The other's events go: it looks at the company's as often.
+        supabase.execute(EVENT.replace("'company'", "'people'"), [number, number])
+        eventually(lambda number=number: len(receiver.taken(entity="people")) == number - 1)
+    assert not set(receiver.begun) & {company(n) for n in (2, 3, 4)}
+    held.set()
+    one.process.send_signal(signal.SIGCONT)
+    eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
+    assert [event["records"][0]["key"] for event in receiver.taken()] == [company(n) for n in (1, 2, 3, 4)]
+
+
+class TestCrash:
+    """Of a server that writes what it need not keep as late as it may."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[EmbeddedServer]:
+        with EmbeddedServer(18, settings={"wal_writer_delay": "10s"}) as server:
+            yield server
+
+    @pytest.fixture
+    def databases(self, server) -> Databases:
+        for name in ("neon", "supabase"):
+            server.create_database(name)
+        return Databases(server.url("neon"), server.url("supabase"))
+
+    def test_what_was_posted_outlives_a_crash_of_the_server(
+        self, filled, server, databases, daemon, receiver, supabase, eventually
+    ) -> None:
+        """Else it would be acknowledged anew, and announced anew, under another key."""
+        daemon()
+        eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
+        receiver.hang.clear()
+        complete(supabase, company(1), website="c1.example")
+        eventually(lambda: company(1) in receiver.begun)
+        server.stop("immediate")
+        server.start()
+        receiver.hang.set()
+        with connect(databases.supabase_url) as again:
+            left = "SELECT id FROM enrichment_outbox UNION ALL SELECT id FROM company_needs_enrichment WHERE"
+            left += " enrichment_status = 'complete' AND pushed_to_neon_at IS NULL"
+            eventually(lambda: not again.execute(left).fetchone(), 60)
+            assert work(again, company(1))["promoted_at"] is not None
+        posts = [h["Idempotency-Key"] for h, event, _ in receiver.attempts if event["type"] == "outcomes"]
+        assert len(set(posts)) == 1
 
 
 def test_doctor_and_history_tell_of_events_that_wait(cli, filled, receiver, supabase) -> None:
