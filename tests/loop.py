@@ -257,6 +257,10 @@ def _as_in(row: dict[str, Any], neons: dict[str, Any], foreign: bool) -> bool:
     return bool(foreign or not neons["master"] or row["promoted_at"])
 
 
+MOVED = sql.SQL("updated_at >= now() AT TIME ZONE 'UTC'")
+"""Whether the statement before changed the row."""
+
+
 def touched(connection: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], int]) -> int:
     """How many rows somebody's statement touched: none, where somebody holds one that it needs."""
     try:
@@ -291,12 +295,13 @@ def correct(connection: psycopg.Connection[Any], key: str, values: dict[str, Any
 
 
 def type_into(connection: psycopg.Connection[Any], key: str, values: dict[str, Any]) -> int:
-    """What an enricher saves in the dashboard."""
+    """What an enricher saves in the dashboard; whether it was an edit: what leaves a row as it is says nothing new."""
     entity = entity_of(key)
     names = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in values)
-    return connection.execute(
-        sql.SQL("UPDATE {} SET {} WHERE {} = %(key)s").format(
-            entity.workspace_table.sql, names, sql.Identifier(entity.key)
+    found = connection.execute(
+        sql.SQL("UPDATE {} SET {} WHERE {} = %(key)s RETURNING {} AS moved").format(
+            entity.workspace_table.sql, names, sql.Identifier(entity.key), MOVED
         ),
         {**values, "key": key},
-    ).rowcount
+    ).fetchone()
+    return int(bool(found) and bool(found["moved"] if isinstance(found, dict) else found[0]))

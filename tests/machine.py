@@ -18,7 +18,7 @@ from conftest import connect
 from copies import Copy
 from expected import Theirs, entity_of
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize, rule
 from inputs import (
     CELLS,
     COMPANIES,
@@ -34,7 +34,7 @@ from inputs import (
     Time,
     with_names,
 )
-from loop import Base, Held, correct, insert_record, struck, touched, type_into
+from loop import MOVED, Base, Held, correct, insert_record, struck, touched, type_into
 from psycopg import sql
 from records import add_master, add_slot, company, person
 
@@ -76,11 +76,12 @@ class Loop(Base):
                 entity = ENTITIES[table]
                 statement = sql.SQL(
                     "UPDATE {workspace} SET {column} = %s, enrichment_status = 'complete' WHERE {key} IN (SELECT {key}"
-                    " FROM {workspace} WHERE promoted_at IS NULL AND id %% %s = 0 FOR UPDATE SKIP LOCKED) RETURNING {key} AS key"
+                    " FROM {workspace} WHERE promoted_at IS NULL AND id %% %s = 0 FOR UPDATE SKIP LOCKED) RETURNING {key} AS key, {moved} AS moved"
                 ).format(
-                    workspace=entity.workspace_table.sql, column=sql.Identifier(name), key=sql.Identifier(entity.key)
-                )
-                for row in supabase.execute(statement, [value, part]).fetchall():
+                    workspace=entity.workspace_table.sql, column=sql.Identifier(name), key=sql.Identifier(entity.key),
+                    moved=MOVED,
+                )  # fmt: skip
+                for row in filter(lambda row: row["moved"], supabase.execute(statement, [value, part]).fetchall()):
                     self.expected.typed(row["key"], {name: value}, "complete")
         struck["bulk flips"] += 1
 
