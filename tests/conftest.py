@@ -402,7 +402,8 @@ def daemon(env: dict[str, str], tmp_path: Path, nursery: Nursery) -> Iterator[Ca
     started: list[Daemon] = []
 
     def start(*, ready: bool = True) -> Daemon:
-        one = Daemon(_environment(env), tmp_path, nursery)
+        # What Python is told to load at its start it loads at its start only.
+        one = Daemon(_environment(env), tmp_path, None if "PYTHONPATH" in env else nursery)
         started.append(one)
         if ready:
             one.wait_event("worker.ready")
