@@ -15,7 +15,7 @@ import psycopg
 import structlog
 from anyio import Event
 
-from worker import staging, workspace
+from worker import position, workspace
 from worker.bridge import Bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
@@ -317,7 +317,7 @@ class _Daemon:
             await tell_missed(self.bridge, ENTITIES[name])
             self._untold.discard(name)
         async with self.bridge.supabase.connection() as here:
-            names = await staging.due(here, list(ENTITIES.values()), self.settings.pull_interval)
+            names = await position.due(here, list(ENTITIES.values()), self.settings.pull_interval)
         for name in [name for name in ENTITIES if name in {*names, *self._to_compare}]:
             self._to_compare.discard(name)
             if pulled := await pull(self.bridge, ENTITIES[name], progress=_Turns(self.monitor)):

@@ -15,6 +15,7 @@ from worker.entities import Entity
 from worker.merge import merge
 from worker.model import Code, Data, Outcome, Status, new_run_id
 from worker.neon import InvalidRow
+from worker.position import read_position
 from worker.receipts import Spoken, Standing
 from worker.replies import (
     CARRIED_NOTE,
@@ -93,7 +94,7 @@ async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) 
         if keys:
             await hear(bridge, there, here, entity, keys, run_id, Heard())
         else:
-            position = await staging.read_position(here, entity)
+            position = await read_position(here, entity)
             await catch_up(bridge, there, here, entity, position.ledger_id or 0, run_id)
 
 

@@ -23,11 +23,12 @@ from worker.hearing import hear
 from worker.horizon import Since
 from worker.model import Action, Code, Outcome, new_run_id, utc_now
 from worker.neon import Entry, Run, Which
+from worker.position import Position, read_position, save_position, save_restored, take_position
 from worker.progress import NOBODY, Progress, Pulse
 from worker.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.restore import Comparison, bring_together, recognise
 from worker.revalidation import chunks, finish_carried, judge_pushed
-from worker.staging import Position, Refresh
+from worker.staging import Refresh
 from worker.upkeep import Left, bring_up_to_date, hears_of_it_here, part
 from worker.workspace import LEFT_NOTE
 
@@ -114,7 +115,7 @@ async def pull(
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
     """
     async with bridge.supabase.connection() as guard:
-        position = await (staging.read_position if dry_run else staging.take_position)(guard, entity)
+        position = await (read_position if dry_run else take_position)(guard, entity)
         if position is None:
             return None
         full = full or dry_run or _full_is_due(position)
@@ -152,13 +153,13 @@ async def pull(
         saved = reached.again(position.horizon) if task.held else reached
         heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
         steps = [
-            staging.save_position(
+            save_position(
                 entity, saved, pulled.run_id, pulled.result, full=full and not task.held, pulls=number,
                 ledger_id=heard_to,
             )
         ]  # fmt: skip
         if restored := await _to_keep_in_mind(guard, entity, position, found, held=task.held):
-            steps.append(staging.save_restored(entity, restored))
+            steps.append(save_restored(entity, restored))
         await send(guard, *steps, *news, COMMIT)
     await recall(bridge, entity)
     for one in reached.shown(but=position.horizon.open if position.horizon else ()):

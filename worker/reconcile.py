@@ -12,6 +12,7 @@ from worker.entities import Entity
 from worker.hearing import catch_up
 from worker.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.neon import Entry
+from worker.position import read_position, restored_in_words, save_restored
 from worker.progress import NOBODY, Progress
 from worker.pull import pull
 from worker.restore import held_back
@@ -83,9 +84,9 @@ async def _compare(bridge: Bridge, entity: Entity, progress: Progress) -> Compar
         found.differences |= {key: f"was {outcome}, and its row was not told" for key, outcome in heard.words.items()}
         await _look_for_the_promoted(there, here, entity, found)
         found.lost = await staging.lost(here, entity)
-        position = await staging.read_position(here, entity)
+        position = await read_position(here, entity)
     if found.lost and position.restored and not found.restored:
-        found.restored = staging.restored_in_words(position.restored)
+        found.restored = restored_in_words(position.restored)
     for key in found.lost:
         found.differences.pop(key, None)
     return found
@@ -115,7 +116,7 @@ async def _give_up(bridge: Bridge, there: Connection, here: Connection, entity: 
         ]  # fmt: skip
         await neon.book(there, entity, run_id, entries)
         await send(here, staging.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
-    position = await staging.read_position(here, entity)
+    position = await read_position(here, entity)
     if position.restored and not held_back(position) and not await staging.lost(here, entity):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
-        await send(here, *begin(), staging.save_restored(entity, settled), COMMIT)
+        await send(here, *begin(), save_restored(entity, settled), COMMIT)

@@ -20,9 +20,10 @@ from worker.entities import Entity
 from worker.hearing import Heard, catch_up, older_than_carried
 from worker.model import Code, Delivery, Outcome, Status, utc_now
 from worker.neon import Entry, InvalidRow, Run
+from worker.position import Position, read_position, restored_in_words
 from worker.receipts import Counts, Standing
 from worker.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
-from worker.staging import Position, Refresh
+from worker.staging import Refresh
 from worker.workspace import Reply, Row
 
 log = structlog.get_logger("worker.restore")
@@ -62,7 +63,7 @@ class Comparison:
 
     def in_words(self) -> str:
         """Which side was restored, and to what moment."""
-        return staging.restored_in_words(self.kept_in_mind)
+        return restored_in_words(self.kept_in_mind)
 
     @property
     def kept_in_mind(self) -> dict[str, Any]:
@@ -119,7 +120,7 @@ async def unsettled(entity: Entity, there: Connection, here: Connection) -> str 
     Raises:
         psycopg.Error: a database failed.
     """
-    position = await staging.read_position(here, entity)
+    position = await read_position(here, entity)
     found = await recognise(entity, position, there, here)
     if found.side == "Neon":
         return f"{found.in_words()}: it has forgotten what became of {entity.count(len(found.forgotten))}"
@@ -128,7 +129,7 @@ async def unsettled(entity: Entity, there: Connection, here: Connection) -> str 
         found.side, found.after = "Supabase", position.last_pull_at
         return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
     if lost := await staging.lost(here, entity):
-        said = staging.restored_in_words(position.restored or {"side": "Neon"})
+        said = restored_in_words(position.restored or {"side": "Neon"})
         return f"{said}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
     return None
 
