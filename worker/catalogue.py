@@ -201,6 +201,26 @@ LIMIT 1
 """)
 
 
+async def constrained(connection: Connection, table: str, name: str) -> list[str]:
+    """The columns that a constraint or an index of a table is about; the table as SQL has it."""
+    step = (_CONSTRAINT, {"table": table, "name": name})
+    results = await send(connection, *begin(read_only=True), step, COMMIT)
+    row = results[2].fetchone()
+    return list(row["columns"]) if row else []
+
+
+async def default_of(connection: Connection, table: str, column: str) -> str | None:
+    """A column's default, as SQL has it; the table too."""
+    statement = sql.SQL(
+        "SELECT pg_get_expr(d.adbin, d.adrelid) AS said FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid"
+        " AND a.attnum = d.adnum WHERE d.adrelid = to_regclass(%(table)s) AND a.attname = %(column)s"
+    )
+    params = {"table": table, "column": column}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    row = results[2].fetchone()
+    return row["said"] if row else None
+
+
 @dataclass(frozen=True)
 class Refusal:
     """What the database said when it refused a record: the fields of its error report."""

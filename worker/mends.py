@@ -117,6 +117,13 @@ def numbered(found: Found, column: Column) -> str:
     )
 
 
+def numbered_anew(found: Found, column: Column) -> str:
+    """Have a column number its rows otherwise than it does."""
+    if column.sequence:
+        return caught_up(found, column)
+    return f"{alter(found, f'ALTER COLUMN {column.quoted} DROP DEFAULT')} {numbered(found, column)}"
+
+
 def caught_up(found: Found, column: Column) -> str:
     """Bring a sequence behind its rows."""
     sequence = (column.sequence or "").replace("'", "''")
