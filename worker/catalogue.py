@@ -136,7 +136,7 @@ CROSS JOIN LATERAL (
   LEFT JOIN LATERAL (
     SELECT d.objid::regclass::text AS name FROM pg_depend d JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-      AND d.refobjsubid = a.attnum
+      AND d.refobjsubid = a.attnum AND a.attidentity <> ''
     UNION
     SELECT d.refobjid::regclass::text FROM pg_attrdef f JOIN pg_depend d ON d.objid = f.oid
       JOIN pg_class q ON q.oid = d.refobjid AND q.relkind = 'S'

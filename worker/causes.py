@@ -9,7 +9,7 @@ from psycopg import sql
 
 from worker import catalogue, mends
 from worker.catalogue import Found
-from worker.database import Connection
+from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.faults import Lack, SetupMissing
 from worker.misfits import Misfit, examine, lacks_of
@@ -43,11 +43,15 @@ async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
     """What is to be said of numbers that are taken again and again, though no sequence is behind."""
     _, found = await _look(connection, entity)
     default = await catalogue.default_of(connection, found.sql, "id")
+    highest = sql.SQL("SELECT coalesce(max(id), 0)::bigint AS id FROM {}").format(entity.workspace_table.sql)
+    results = await send(connection, *begin(read_only=True), (highest, None), COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
     text = (
         f"Supabase's {entity.workspace_table}.id is numbered by {default or 'no default'}, which gives numbers that"
         f" rows have already: new {entity.plural} are refused"
     )
-    return SetupMissing([Lack(text, mends.numbered_anew(found, found.columns["id"]))])
+    return SetupMissing([Lack(text, mends.numbered_anew(found, found.columns["id"], row["id"] + 1))])
 
 
 async def _look(connection: Connection, entity: Entity) -> tuple[Sequence[Misfit], Found]:

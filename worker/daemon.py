@@ -15,18 +15,15 @@ import psycopg
 import structlog
 from anyio import Event
 
-from worker import position, workspace
+from worker import workspace
 from worker.bridge import Bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
 from worker.faults import Kind, Restored, Storm, kind_of, pauses, with_database
 from worker.health import Server, bind, server
-from worker.hearing import tell_missed
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
-from worker.progress import Progress
-from worker.pull import pull
-from worker.retention import prune
+from worker.puller import Puller
 from worker.settings import Settings, SettingsError
 from worker.signals import stopping
 from worker.startup import reach
@@ -110,6 +107,10 @@ class _Daemon:
         """Entities of which one database was found to have been restored."""
         self._untold = set(ENTITIES)
         """Entities with rows that may not have been told: a worker died, or a link broke, in the middle of it."""
+        self._puller = Puller(
+            bridge, settings, self.monitor, compare=self._compare, to_compare=self._to_compare, untold=self._untold,
+            pulled=self._has_news,
+        )  # fmt: skip
 
     async def run(
         self, link: socket.socket, ready: Callable[[], None], address: str, signals: AsyncIterator[signal.Signals]
@@ -135,7 +136,7 @@ class _Daemon:
                         tasks.start_soon(self._carry, entity)
                         tasks.start_soon(self._help, entity)
                     tasks.start_soon(self._every, "sweep", self._sweep)
-                    tasks.start_soon(self._every, "pull", self._pull)
+                    tasks.start_soon(self._puller.run)
                     tasks.start_soon(self._count)
                     if self.settings.n8n_webhook_url:
                         hook = Hook(self.settings.n8n_webhook_url, self.settings.n8n_webhook_token)
@@ -253,8 +254,11 @@ class _Daemon:
             self._untold.add(entity.name)
             self._compare.ring()
         self.monitor.delivered(entity.name, tally)
+        self._has_news(entity.name)
+
+    def _has_news(self, name: str) -> None:
         self.news.ring()
-        self.events[entity.name].ring()
+        self.events[name].ring()
 
     async def _has_work(self, entity: Entity) -> bool:
         async with self.bridge.supabase.connection() as here:
@@ -273,7 +277,7 @@ class _Daemon:
             self.monitor.fault(task, None)
             waits = pauses()
             with anyio.move_on_after(self.settings.sweep_interval):
-                await (self._compare.wait() if task == "pull" else anyio.sleep_forever())
+                await anyio.sleep_forever()
 
     async def _sweep(self) -> None:
         """Find work that no notification told of."""
@@ -309,29 +313,6 @@ class _Daemon:
             with anyio.move_on_after(self.settings.sweep_interval):
                 await self.news.wait()
 
-    async def _pull(self) -> None:
-        """Pull what is due; the position is shared, so several workers pull once. Before that, tell rows that could
-        not be told when it was time.
-        """
-        for name in sorted(self._untold):
-            await tell_missed(self.bridge, ENTITIES[name])
-            self._untold.discard(name)
-        async with self.bridge.supabase.connection() as here:
-            names = await position.due(here, list(ENTITIES.values()), self.settings.pull_interval)
-        for name in [name for name in ENTITIES if name in {*names, *self._to_compare}]:
-            self._to_compare.discard(name)
-            if pulled := await pull(self.bridge, ENTITIES[name], progress=_Turns(self.monitor)):
-                self.monitor.pulled(pulled)
-                self.news.ring()
-                self.events[name].ring()
-                # By the one that pulled, while Neon is awake.
-                pruned = await prune(
-                    self.bridge, ENTITIES[name], ledger_days=self.settings.ledger_retention,
-                    workspace_days=self.settings.workspace_retention,
-                )  # fmt: skip
-                self.monitor.pruned(pruned)
-            self.monitor.turn("pull")
-
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
         """Wait a transient fault out; stop the process loudly for any other, which needs an operator."""
         reason, kind = with_database(error), kind_of(error)
@@ -354,15 +335,3 @@ async def _serve(http: Server, link: socket.socket, served: Event) -> None:
         await http.serve(sockets=[link])
     finally:
         served.set()
-
-
-class _Turns(Progress):
-    """A long pull is no pull that hangs: its every batch is a turn."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-
-    def advance(self, records: int) -> None:
-        """A batch is done."""
-        self._monitor.turn("pull")
-        self._monitor.pulling()

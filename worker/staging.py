@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from worker.causes import behind, own_numbers, taken_number
+from worker.causes import behind, common_cause, own_numbers, taken_number
 from worker.database import COMMIT, Connection, begin, send, within
 from worker.entities import Entity
 from worker.neon import PULLED
@@ -74,7 +74,11 @@ class Ground:
 
 
 async def ground(connection: Connection, entity: Entity) -> Ground:
-    """Look what the workspace table is like."""
+    """Look what the workspace table is like.
+
+    Raises:
+        SetupMissing: it lacks a column.
+    """
     statement = sql.SQL(
         "SELECT NOT EXISTS (SELECT FROM {table}) AS vacant, NOT row_security_active({name}::regclass) AS direct,"
         " (SELECT jsonb_object_agg(attname, format_type(atttypid, atttypmod)) FROM pg_attribute"
@@ -83,11 +87,18 @@ async def ground(connection: Connection, entity: Entity) -> Ground:
     results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
     row = results[2].fetchone()
     assert row is not None
-    return Ground(row["vacant"], row["direct"], row["types"])
+    found = Ground(row["vacant"], row["direct"], row["types"])
+    if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
+        raise cause
+    return found
+
+
+def _names(entity: Entity) -> Sequence[str]:
+    return (entity.key, *entity.columns, *PULLED)
 
 
 def _columns(entity: Entity) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
+    return sql.SQL(", ").join(map(sql.Identifier, _names(entity)))
 
 
 async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Sequence[bytes]]) -> int:
@@ -146,8 +157,7 @@ async def stage(
 
 
 async def _insert(connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes]) -> int:
-    names = (entity.key, *entity.columns, *PULLED)
-    typed = (sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(types[name].replace("%", "%%"))) for name in names)
+    typed = (sql.Identifier(name) + sql.SQL(" ") + sql.SQL(types[name].replace("%", "%%")) for name in _names(entity))
     statement = _INSERT.format(
         key=sql.Identifier(entity.key),
         workspace=entity.workspace_table.sql,
