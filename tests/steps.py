@@ -12,7 +12,8 @@ from worker import stages
 from worker.bridge import Bridge, open_bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES
-from worker.pull import Pulled, pull
+from worker.pull import pull
+from worker.pulled import Pulled
 from worker.revalidation import Judged
 from worker.settings import load_settings
 from worker.undo import Undone, undo

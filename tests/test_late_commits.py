@@ -26,7 +26,8 @@ from worker.bridge import open_bridge
 from worker.embedded import EmbeddedServer
 from worker.entities import COMPANY
 from worker.horizon import Horizon, Look, Open, Since
-from worker.pull import Pulled, pull
+from worker.pull import pull
+from worker.pulled import Pulled
 from worker.settings import load_settings
 
 LONG_AGO = datetime(2025, 1, 1)

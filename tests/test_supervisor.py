@@ -15,10 +15,10 @@ from records import add_companies
 
 from worker import supervisor as module
 from worker.bridge import open_bridge
-from worker.daemon import _Turns
 from worker.entities import ENTITIES
 from worker.monitor import STALLED_SECONDS, Monitor
 from worker.pull import pull
+from worker.puller import _Turns
 from worker.settings import Settings
 from worker.supervisor import Supervisor
 

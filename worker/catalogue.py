@@ -136,7 +136,7 @@ CROSS JOIN LATERAL (
   LEFT JOIN LATERAL (
     SELECT d.objid::regclass::text AS name FROM pg_depend d JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
-      AND d.refobjsubid = a.attnum
+      AND d.refobjsubid = a.attnum AND a.attidentity <> ''
     UNION
     SELECT d.refobjid::regclass::text FROM pg_attrdef f JOIN pg_depend d ON d.objid = f.oid
       JOIN pg_class q ON q.oid = d.refobjid AND q.relkind = 'S'
@@ -199,6 +199,26 @@ FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
 WHERE i.indrelid = to_regclass(%(table)s) AND n.relname = %(name)s
 LIMIT 1
 """)
+
+
+async def constrained(connection: Connection, table: str, name: str) -> list[str]:
+    """The columns that a constraint or an index of a table is about; the table as SQL has it."""
+    step = (_CONSTRAINT, {"table": table, "name": name})
+    results = await send(connection, *begin(read_only=True), step, COMMIT)
+    row = results[2].fetchone()
+    return list(row["columns"]) if row else []
+
+
+async def default_of(connection: Connection, table: str, column: str) -> str | None:
+    """A column's default, as SQL has it; the table too."""
+    statement = sql.SQL(
+        "SELECT pg_get_expr(d.adbin, d.adrelid) AS said FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid"
+        " AND a.attnum = d.adnum WHERE d.adrelid = to_regclass(%(table)s) AND a.attname = %(column)s"
+    )
+    params = {"table": table, "column": column}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    row = results[2].fetchone()
+    return row["said"] if row else None
 
 
 @dataclass(frozen=True)

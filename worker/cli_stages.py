@@ -26,8 +26,9 @@ from worker.cli_base import (
     with_bridge,
 )
 from worker.entities import ENTITIES, Entity
-from worker.pull import STAGE_ROWS, Pulled
+from worker.pull import STAGE_ROWS
 from worker.pull import pull as pull_entity
+from worker.pulled import Pulled
 from worker.revalidation import Judged
 
 

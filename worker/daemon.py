@@ -17,19 +17,16 @@ import psycopg
 import structlog
 from anyio import Event
 
-from worker import staging, workspace
+from worker import workspace
 from worker.bridge import Bridge
 from worker.delivery import Tally, deliver
 from worker.entities import ENTITIES, Entity
 from worker.faults import FIRST_PAUSE, Restored, Storm, pauses, with_database
 from worker.health import Server, bind, server
-from worker.hearing import tell_missed
 from worker.hints import hint, with_hint
 from worker.listener import Bell, listen
 from worker.monitor import Monitor
-from worker.progress import Progress
-from worker.pull import pull
-from worker.retention import prune
+from worker.puller import Puller
 from worker.settings import Settings, SettingsError
 from worker.signals import stopping
 from worker.startup import reach
@@ -117,6 +114,10 @@ class _Daemon:
         """Entities of which one database was found to have been restored."""
         self._untold = set(ENTITIES)
         """Entities with rows that may not have been told: a worker died, or a link broke, in the middle of it."""
+        self._puller = Puller(
+            bridge, settings, self.monitor, compare=self._compare, to_compare=self._to_compare, untold=self._untold,
+            pulled=self._has_news,
+        )  # fmt: skip
 
     async def run(
         self, link: socket.socket, ready: Callable[[], None], address: str, signals: AsyncIterator[signal.Signals]
@@ -143,7 +144,7 @@ class _Daemon:
                         tasks.start_soon(self._help, entity)
                         tasks.start_soon(self._try_again, entity)
                     tasks.start_soon(self._every, "sweep", self._sweep)
-                    tasks.start_soon(self._every, "pull", self._pull)
+                    tasks.start_soon(self._puller.run)
                     tasks.start_soon(self._count)
                     if self.settings.n8n_webhook_url:
                         hook = Hook(self.settings.n8n_webhook_url, self.settings.n8n_webhook_token)
@@ -290,8 +291,11 @@ class _Daemon:
         self._told_apart(entity, missed=bool(tally.missed))
         self._put_aside[entity.name].ring()
         self.monitor.delivered(entity.name, tally)
+        self._has_news(entity.name)
+
+    def _has_news(self, name: str) -> None:
         self.news.ring()
-        self.events[entity.name].ring()
+        self.events[name].ring()
 
     def _told_apart(self, entity: Entity, *, missed: bool) -> None:
         if missed:
@@ -315,7 +319,7 @@ class _Daemon:
             self.monitor.fault(task, None)
             waits = pauses()
             with anyio.move_on_after(self.settings.sweep_interval):
-                await (self._compare.wait() if task == "pull" else anyio.sleep_forever())
+                await anyio.sleep_forever()
 
     async def _sweep(self) -> None:
         """Find work that no notification told of."""
@@ -351,29 +355,6 @@ class _Daemon:
             with anyio.move_on_after(self.settings.sweep_interval):
                 await self.news.wait()
 
-    async def _pull(self) -> None:
-        """Pull what is due; the position is shared, so several workers pull once. Before that, tell rows that could
-        not be told when it was time.
-        """
-        for name in sorted(self._untold):
-            await tell_missed(self.bridge, ENTITIES[name])
-            self._untold.discard(name)
-        async with self.bridge.supabase.connection() as here:
-            names = await staging.due(here, list(ENTITIES.values()), self.settings.pull_interval)
-        for name in [name for name in ENTITIES if name in {*names, *self._to_compare}]:
-            self._to_compare.discard(name)
-            if pulled := await pull(self.bridge, ENTITIES[name], progress=_Turns(self.monitor)):
-                self.monitor.pulled(pulled)
-                self.news.ring()
-                self.events[name].ring()
-                # By the one that pulled, while Neon is awake.
-                pruned = await prune(
-                    self.bridge, ENTITIES[name], ledger_days=self.settings.ledger_retention,
-                    workspace_days=self.settings.workspace_retention,
-                )  # fmt: skip
-                self.monitor.pruned(pruned)
-            self.monitor.turn("pull")
-
     async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
         """Wait a fault out. What an operator has to mend is waited for too: all else goes on meanwhile."""
         reason, pause = with_hint(with_database(error), hint(error)), next(waits)
@@ -392,15 +373,3 @@ async def _serve(http: Server, link: socket.socket, served: Event) -> None:
         await http.serve(sockets=[link])
     finally:
         served.set()
-
-
-class _Turns(Progress):
-    """A long pull is no pull that hangs: its every batch is a turn."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-
-    def advance(self, records: int) -> None:
-        """A batch is done."""
-        self._monitor.turn("pull")
-        self._monitor.pulling()

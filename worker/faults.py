@@ -107,6 +107,18 @@ def kind_of(error: BaseException) -> Kind:
     return Kind.BROKEN
 
 
+def is_about_records(error: psycopg.Error) -> bool:
+    """Whether an error may be about some of the records alone, so that the others are worth a try: the values, a policy
+    for rows, or whatever a function of the customer's stumbles over, which has the SQLSTATE of that.
+    """
+    kind = kind_of(error)
+    if kind is not Kind.BROKEN:
+        return kind is Kind.REFUSED
+    # Told apart by where it comes from: its text is translated.
+    inside = (error.diag.context or "").partition("\n")[0]
+    return error.diag.source_function == "ExecWithCheckOptions" or bool(inside and "enrichment_" not in inside)
+
+
 _SORTS = {
     "08": "connection", "40001": "serialization", "40P01": "deadlock", "55P03": "lock", "57014": "timeout",
     "25P03": "timeout", "57": "shutdown", "53": "resources", "25006": "read_only",

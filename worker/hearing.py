@@ -7,15 +7,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from worker import neon, receipts, staging, workspace
+import psycopg
+
+from worker import keeping, neon, receipts, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, Step, send
 from worker.delivery import news_of
 from worker.entities import Entity
 from worker.judging import agreed_on, is_typed, was_carried
+from worker.keeping import Refresh
 from worker.merge import merge
 from worker.model import Code, Data, Outcome, Status, new_run_id
 from worker.neon import InvalidRow
+from worker.parts import Refusals, in_parts
+from worker.position import read_position
 from worker.receipts import Spoken, Standing
 from worker.replies import (
     CARRIED_NOTE,
@@ -28,7 +33,6 @@ from worker.replies import (
     taken_back_note,
     typed_since,
 )
-from worker.staging import Refresh
 from worker.workspace import RELEASED, Reply, Row
 
 
@@ -45,6 +49,16 @@ class Heard:
     """Keys that have no row, though they wait or were asked for."""
     words: dict[str, str] = field(default_factory=dict)
     """Key → outcome of those that were told, or are to be."""
+    refusals: Refusals = field(default_factory=lambda: Refusals("reply.refused"))
+    """What the workspace did not take of what its rows were told: that is passed over."""
+
+    def add(self, other: Heard) -> None:
+        """Count some rows more."""
+        self.told += other.told
+        self.older += other.older
+        self.held |= other.held
+        self.absent |= other.absent
+        self.words |= other.words
 
 
 async def catch_up(
@@ -80,6 +94,7 @@ async def catch_up(
             await hear(
                 bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
             )
+    heard.refusals.sum_up(entity)
     return heard
 
 
@@ -92,9 +107,11 @@ async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) 
     run_id = new_run_id("tell")
     async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
         if keys:
-            await hear(bridge, there, here, entity, keys, run_id, Heard())
+            heard = Heard()
+            await hear(bridge, there, here, entity, keys, run_id, heard)
+            heard.refusals.sum_up(entity)
         else:
-            position = await staging.read_position(here, entity)
+            position = await read_position(here, entity)
             await catch_up(bridge, there, here, entity, position.ledger_id or 0, run_id)
 
 
@@ -110,7 +127,8 @@ async def hear(
     dry_run: bool = False,
     wait: bool = False,
 ) -> None:
-    """Tell these rows what the ledger says of them; queued ones are left to their delivery.
+    """Tell these rows what the ledger says of them; queued ones are left to their delivery. A row that the workspace
+    does not change is passed over, but where one waits to know of it.
 
     Args:
         bridge: both databases.
@@ -126,6 +144,33 @@ async def hear(
     Raises:
         psycopg.Error: a database failed; tell again.
     """
+    if wait:
+        await _hear(bridge, there, here, entity, keys, run_id, heard, dry_run=dry_run, wait=True)
+        return
+
+    async def some(part: Sequence[str]) -> None:
+        mine = Heard()
+        await _hear(bridge, there, here, entity, part, run_id, mine, dry_run=dry_run, wait=False)
+        heard.add(mine)
+
+    async def refuse(key: str, error: psycopg.Error) -> None:
+        heard.refusals.add(entity, key, error)
+
+    await in_parts(here, some, keys, refuse)
+
+
+async def _hear(
+    bridge: Bridge,
+    there: Connection,
+    here: Connection,
+    entity: Entity,
+    keys: Sequence[str],
+    run_id: str,
+    heard: Heard,
+    *,
+    dry_run: bool,
+    wait: bool,
+) -> None:
     rows = await workspace.lock(here, entity, keys, look=dry_run, wait=wait)
     if wait:
         heard.absent |= {key for key in keys if key not in rows}
@@ -160,7 +205,7 @@ async def hear(
     if replies:
         steps.append(workspace.acknowledge(entity, replies))
     if refreshes:
-        steps.append(staging.refresh(entity, refreshes))
+        steps.append(keeping.refresh(entity, refreshes))
     woken = [reply.key for reply in replies if reply.code == Code.PROMOTED]
     steps += workspace.releases(entity, woken)
     await send(here, *steps, *news_of(bridge, entity, run_id, became), COMMIT)

@@ -18,7 +18,7 @@ from worker.entities import ENTITIES
 from worker.faults import sort_of
 from worker.feed import Feed
 from worker.metrics import CHANGES, Metrics
-from worker.pull import Pulled
+from worker.pulled import Pulled
 from worker.recent import Recent
 from worker.retention import Pruned
 

@@ -173,6 +173,7 @@ def totals(entity: Entity) -> Step:
 
 
 STREAM_ROWS = 500
+STREAM_BYTES = 8 * 1024 * 1024
 PULLED: Mapping[str, str] = {
     "neon_id": "i.id",
     "reason_code": "i.reason_code",
@@ -190,45 +191,59 @@ PULLED: Mapping[str, str] = {
 """What a pull carries after the key and the data columns: workspace column → SQL over ``i``, the invalid row, and
 ``d``, its snapshot. It is all that a new workspace row needs, so that COPY brings it as it is.
 """
-_STREAM = sql.SQL("""
-COPY (
-  SELECT {columns}, {pulled}
-  FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  -- OFFSET: composed once
-  {where}
-) TO STDOUT
+_ROWS = sql.SQL("""
+SELECT {columns}, {pulled}
+FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  -- OFFSET: composed once
+{where}
 """)
+_STREAM = {
+    False: sql.SQL("COPY ({rows}) TO STDOUT"),
+    True: sql.SQL("""
+COPY (SELECT row_to_json(h), row_to_json(r) FROM ({rows}) r CROSS JOIN LATERAL (
+  SELECT r.{key} AS key, r.last_sync_hash AS hash, r.neon_id AS id, r.reason_code AS code,
+    r.original_validation_errors AS errors, r.original_validation_warnings AS warnings) h) TO STDOUT
+"""),
+}
+_AS_JSON = {**PULLED, "neon_snapshot": "d.data::json"}
 
 
 async def stream(
-    connection: Connection, entity: Entity, since: Since | None, *, patience: float
+    connection: Connection, entity: Entity, since: Since | None, *, patience: float, as_json: bool
 ) -> AsyncGenerator[list[bytes]]:
     """The invalid rows as new workspace rows in COPY's text format, some hundred at a time, as the server sends them.
+
+    As JSON a row is two objects: by what it is told apart from the row that is there, which is all that most of them
+    are needed for, and the whole of it.
 
     Args:
         connection: to Neon, in a transaction that the caller opened.
         entity: which.
         since: only what changed since; None for all rows.
         patience: seconds to wait for the next rows.
+        as_json: in two objects, not in a column for each value.
 
     Raises:
         psycopg.OperationalError: the next rows did not come.
     """
-    statement = _STREAM.format(
+    pulled = (_AS_JSON if as_json else PULLED).items()
+    rows_ = _ROWS.format(
         columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
-        pulled=sql.SQL(", ").join(map(sql.SQL, PULLED.values())),
+        pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in pulled),
         invalid=entity.invalid_table.sql,
         data=data_of(entity, "i"),
         where=sql.SQL("WHERE ") + since.changed() if since else sql.SQL(""),
     )
+    statement = _STREAM[as_json].format(rows=rows_, key=sql.Identifier(entity.key))
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        ended = False
-        while not ended:
+        row: Any = b"first"
+        while row:
             rows: list[bytes] = []
+            size = 0
             # A timer for each row would cost more than the row.
             with within(connection, patience):
-                while len(rows) < STREAM_ROWS and (row := await copy.read()):
+                while len(rows) < STREAM_ROWS and size < STREAM_BYTES and (row := await copy.read()):
                     rows.append(bytes(row))
-            ended = len(rows) < STREAM_ROWS
+                    size += len(row)
             if rows:
                 yield rows
 
@@ -253,6 +268,19 @@ async def ready(connection: Connection, entity: Entity, records: Mapping[str, Da
         " WHERE i.{key} = d.key AND ({unmet}))"
     ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), unmet=unmet)
     params = {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str, Data]) -> list[str]:
+    """Those of the records that are others by now than both sides agreed on."""
+    if not agreed:
+        return []
+    statement = sql.SQL(
+        "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
+        " JOIN {invalid} i ON i.{key} = d.key WHERE {data} <> d.data"
+    ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), data=data_of(entity, "i"))
+    params = {"records": Jsonb([{"key": key, "data": data} for key, data in agreed.items()])}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return [row["key"] for row in results[2].fetchall()]
 

@@ -2,87 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from worker import horizon, neon, outbox, receipts, staging, workspace
+from worker import horizon, keeping, neon, outbox, receipts, staging, workspace
 from worker.bridge import Bridge, recall
+from worker.causes import common_cause
 from worker.database import COMMIT, Connection, begin, send
 from worker.delivery import news_of
 from worker.entities import Entity
-from worker.faults import Kind, in_one_line, kind_of
+from worker.faults import Kind, kind_of
 from worker.hearing import hear
 from worker.horizon import Since
+from worker.keeping import Refresh
 from worker.model import Action, Code, Outcome, new_run_id, utc_now
 from worker.neon import Entry, Run, Which
+from worker.parts import ROLLBACK, Refusals, in_parts
+from worker.position import Position, read_position, save_position, save_restored, take_position
 from worker.progress import NOBODY, Progress, Pulse
+from worker.pulled import Pulled
 from worker.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.restore import Comparison, bring_together, recognise
 from worker.revalidation import chunks, finish_carried, judge_pushed
-from worker.staging import Position, Refresh
-from worker.telling import release_ready
+from worker.staging import Batches, Ground
 from worker.upkeep import Left, bring_up_to_date, hears_of_it_here, part
+from worker.waking import wake_waiting
 from worker.workspace import LEFT_NOTE
 
 log = structlog.get_logger("worker.pull")
 
+T = TypeVar("T")
+
 FULL_EVERY = timedelta(days=1)
 STAGE_ROWS = 10_000
 PATIENCE = 60.0
-MOST_REFUSED = 50
-"""How many records the workspace may refuse, before the pull takes it for the workspace's own fault."""
 KEEP_ALIVE = sql.SQL("SELECT 1")
-
-
-@dataclass
-class Pulled:
-    """What a pull did."""
-
-    run_id: str
-    entity: str
-    full: bool
-    seen: int = 0
-    new: int = 0
-    changed: int = 0
-    withdrawn: int = 0
-    orphaned: int = 0
-    refused: int = 0
-    """Those that the workspace does not take."""
-    told: int = 0
-    """Rows that were told what had become of their records, and had not heard."""
-    restored: str | None = None
-    """In words, where a database was restored to an earlier moment."""
-    lost: list[str] = field(default_factory=list)
-    """Records that a restored Neon does not have any more: their rows are kept."""
-    released: int = 0
-    judged: int = 0
-    promoted: int = 0
-    """Of those judged."""
-    totals: dict[str, int] = field(default_factory=dict)
-    """``invalid`` and ``master`` → how many records Neon holds."""
-    estimated: bool = False
-    """Whether a total is the planner's estimate."""
-    open_transactions: list[dict[str, str]] = field(default_factory=list)
-    """Those of Neon that were open, and since when. What they change comes with the first pull after their end."""
-    keys: dict[str, str] = field(default_factory=dict)
-    """Key → what would happen to it; only of a dry run."""
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """What is kept of it in the workspace, so that nobody has to ask Neon."""
-        return {
-            "full": self.full, "seen": self.seen, "new": self.new, "changed": self.changed,
-            "withdrawn": self.withdrawn, "orphaned": self.orphaned, "released": self.released,
-            **self.totals, "estimated": self.estimated,
-        }  # fmt: skip
 
 
 class _Stopped(Exception):
@@ -113,19 +75,21 @@ async def pull(
 
     Raises:
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
+        SetupMissing: the same; the workspace refuses what is no record's fault, and its text says what mends that.
     """
     async with bridge.supabase.connection() as guard:
-        position = await (staging.read_position if dry_run else staging.take_position)(guard, entity)
+        position = await (read_position if dry_run else take_position)(guard, entity)
         if position is None:
             return None
         full = full or dry_run or _full_is_due(position)
         pulled = Pulled(new_run_id("pull"), entity.name, full)
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress))
+            ground = await staging.ground(here, entity)
+            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress), ground)
             since, reached = await horizon.reach(there, entity, position.horizon)
             found = await task.compare(position)
-            full = pulled.full = full or since is None or found.neon_restored or task.began_vacant
+            full = pulled.full = full or since is None or found.neon_restored or ground.vacant
             pulled.open_transactions = reached.shown()
             if full and progress.shown:
                 results = await send(there, *begin(read_only=True), neon.totals(entity), COMMIT)
@@ -133,11 +97,12 @@ async def pull(
             try:
                 await task.bring(None if full else since, batch_size, progress)
                 await task.tell_who_came(found)
-                if full and not task.began_vacant:
+                if full and not ground.vacant:
                     await task.withdraw(found)
                 if dry_run:
                     return pulled
                 await task.wake_waiting()
+                task.refusals.sum_up(entity)
             except _Stopped:
                 return None
             changed = pulled.new + pulled.changed + pulled.withdrawn
@@ -153,13 +118,13 @@ async def pull(
         saved = reached.again(position.horizon) if task.held else reached
         heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
         steps = [
-            staging.save_position(
+            save_position(
                 entity, saved, pulled.run_id, pulled.result, full=full and not task.held, pulls=number,
                 ledger_id=heard_to,
             )
         ]  # fmt: skip
         if restored := await _to_keep_in_mind(guard, entity, position, found, held=task.held):
-            steps.append(staging.save_restored(entity, restored))
+            steps.append(save_restored(entity, restored))
         await send(guard, *steps, *news, COMMIT)
     await recall(bridge, entity)
     for one in reached.shown(but=position.horizon.open if position.horizon else ()):
@@ -189,7 +154,7 @@ async def _to_keep_in_mind(
     restored = found.kept_in_mind if found.side else position.restored
     if not restored or restored.get("settled_at"):
         return None
-    lost = len(await staging.lost(guard, entity, inside=True))
+    lost = len(await keeping.lost(guard, entity, inside=True))
     held = held and found.neon_restored
     return {**restored, "lost": lost, "held": held, "settled_at": None if lost or held else utc_now().isoformat()}
 
@@ -214,12 +179,11 @@ class _Pull:
     guard: Connection
     dry_run: bool
     pulse: Pulse
+    ground: Ground
+    """What the workspace was like. Where it was empty, all that it holds by now is from this very look at Neon."""
     held: bool = False
     """Whether somebody held a row that was to be brought up to date."""
-    began_vacant: bool = False
-    """Whether the workspace was empty: all that it holds by now is from this very look at Neon."""
-    direct: bool = False
-    """Whether the empty workspace takes rows by COPY."""
+    refusals: Refusals = field(default_factory=lambda: Refusals("pull.refused"))
 
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and prove that this is still the only puller."""
@@ -231,7 +195,6 @@ class _Pull:
 
     async def compare(self, position: Position) -> Comparison:
         """Before a snapshot is trusted: look whether a database was restored, and tell rows that were never told."""
-        self.began_vacant, self.direct = await staging.vacancy(self.here, self.entity)
         if self.dry_run:
             found = await recognise(self.entity, position, self.there, self.here)
             self.pulled.keys |= dict.fromkeys(
@@ -247,55 +210,88 @@ class _Pull:
 
     async def bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
-        direct = self.direct and since is None and not self.dry_run
+        if self.ground.vacant and self.ground.direct and since is None and not self.dry_run:
+            if await self._loaded(batch_size, progress):
+                return
+            # What has arrived is found to be there.
+            progress.expect(self.pulled.seen)
+            self.pulled.seen = 0
+        await self._stream(since, batch_size, progress, self._stage)
+
+    async def _loaded(self, batch_size: int, progress: Progress) -> bool:
+        """Copy all of it straight into the workspace; tell whether it takes every row."""
+        try:
+            await self._stream(None, batch_size, progress, self._load)
+        except psycopg.Error as error:
+            if kind_of(error) is Kind.TRANSIENT:
+                raise
+            await send(self.here, (ROLLBACK, None))
+            return False
+        return True
+
+    async def _stream(
+        self, since: Since | None, batch_size: int, progress: Progress, take: Callable[[Batches], Awaitable[None]]
+    ) -> None:
         async with self.bridge.neon.connection() as source:
             # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
             planner = ("enable_seqscan",) if since and since.xid is None else ()
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
+            as_json = take == self._stage
             # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
-            async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE)) as rows:
-                batches = staging.Batches(rows, batch_size)
+            async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE, as_json=as_json)) as rows:
+                batches = Batches(rows, batch_size)
                 while await batches.more():
-                    staged = await staging.stage(
-                        self.here, self.entity, batches.batch(), self._refused, dry_run=self.dry_run, direct=direct
-                    )
-                    direct = staged.direct
+                    await take(batches)
                     self.pulled.seen += batches.rows
-                    self.pulled.new += staged.new
-                    self.pulled.keys |= dict.fromkeys(staged.new_keys, "new: would be pulled")
-                    for keys in chunks(staged.changed, self.bridge.batch_size):
-                        await self._in_parts(self._refresh, list(keys))
-                        await self._go_on()
                     progress.advance(batches.rows)
                     await self._go_on()
             await send(source, COMMIT)
 
-    def _refused(self, key: str, error: psycopg.Error) -> None:
-        """One record that the workspace does not take holds up no other; many are no record's fault.
+    async def _load(self, batches: Batches) -> None:
+        rows = await staging.load(self.here, self.entity, batches.blocks())
+        self.pulled.new += rows
+        self.refusals.taken += rows
+
+    async def _stage(self, batches: Batches) -> None:
+        changed: list[str] = []
+
+        async def stage(rows: Sequence[bytes]) -> None:
+            staged = await staging.stage(self.here, self.entity, self.ground.types, rows, dry_run=self.dry_run)
+            self.pulled.new += staged.new or len(staged.would_be)
+            self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
+            changed.extend(staged.changed)
+
+        await self._in_parts(stage, await batches.whole(), staging.key_of)
+        for keys in chunks(sorted(changed), self.bridge.batch_size):
+            await self._in_parts(self._refresh, keys, str)
+            await self._go_on()
+
+    async def _in_parts(
+        self, step: Callable[[Sequence[T]], Awaitable[None]], items: Sequence[T], key: Callable[[T], str]
+    ) -> None:
+        """Do a step for these; where the workspace refuses one of them, for all the others.
 
         Raises:
-            psycopg.Error: there are too many.
+            SetupMissing: that is no record's fault.
         """
-        self.pulled.refused += 1
-        if self.pulled.refused > MOST_REFUSED:
-            raise error
-        log.warning("pull.refused", entity=self.entity.name, key=key, error=in_one_line(error))
+        looked = bool(self.refusals.refused)
 
-    async def _in_parts(self, step: Callable[[list[str]], Awaitable[None]], keys: list[str]) -> None:
-        """Do a step for these rows; where the workspace refuses one of them, for all the others."""
-        try:
-            await step(keys)
-        except psycopg.Error as error:
-            if kind_of(error) is not Kind.REFUSED:
-                raise
-            await send(self.here, (sql.SQL("ROLLBACK"), None))
-            if len(keys) == 1:
-                self._refused(keys[0], error)
-                return
-            for part in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
-                await self._in_parts(step, part)
+        async def refuse(item: T, error: psycopg.Error) -> None:
+            nonlocal looked
+            if not looked and (cause := await common_cause(self.here, self.entity)):
+                raise cause from error
+            looked = True
+            self.pulled.refused += 1
+            self.refusals.add(self.entity, key(item), error)
+            self.refusals.check(self.entity)
 
-    async def _refresh(self, keys: list[str]) -> None:
+        async def take(some: Sequence[T]) -> None:
+            await step(some)
+            self.refusals.taken += len(some)
+
+        await in_parts(self.here, take, items, refuse)
+
+    async def _refresh(self, keys: Sequence[str]) -> None:
         """Bring changed records to their rows, from a fresh read under the rows' locks."""
         # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
@@ -320,7 +316,7 @@ class _Pull:
             await send(self.here, COMMIT)
         else:
             # The ledger hears of what the workspace took, and before that is for good.
-            await send(self.here, staging.refresh(self.entity, refreshed))
+            await send(self.here, keeping.refresh(self.entity, refreshed))
             await neon.book(self.there, self.entity, self.run.run_id, entries)
             await send(self.here, COMMIT)
         self.pulled.changed += len(refreshed)
@@ -336,17 +332,17 @@ class _Pull:
         """Remove untouched rows whose record left the invalid table; tell the others."""
         after = ""
         queued = found.neon_restored
-        while keys := await staging.pulled_keys(self.here, self.entity, after, STAGE_ROWS, queued=queued):
+        while keys := await keeping.pulled_keys(self.here, self.entity, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
             gone = await self._missing(keys)
             for some in chunks(gone, self.bridge.batch_size):
-                await self._in_parts(partial(self._withdraw, found=found), list(some))
+                await self._in_parts(partial(self._withdraw, found=found), some, str)
             await self._go_on()
 
-    async def _missing(self, keys: list[str]) -> list[str]:
+    async def _missing(self, keys: Sequence[str]) -> list[str]:
         return await neon.missing(self.there, self.entity.invalid_table, self.entity.key, keys)
 
-    async def _withdraw(self, keys: list[str], found: Comparison) -> None:
+    async def _withdraw(self, keys: Sequence[str], found: Comparison) -> None:
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         still = await self._missing(keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)
@@ -369,10 +365,10 @@ class _Pull:
         keys = [reply.key for reply in left.promoted]
         await send(
             self.here,
-            staging.remove(self.entity, left.gone),
-            staging.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
-            staging.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
-            staging.await_return(self.entity, left.lost, LOST_NOTE),
+            keeping.remove(self.entity, left.gone),
+            keeping.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
+            keeping.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
+            keeping.await_return(self.entity, left.lost, LOST_NOTE),
             workspace.acknowledge(self.entity, left.promoted),
             *workspace.releases(self.entity, keys),
             *news_of(self.bridge, self.entity, self.run.run_id, events),
@@ -388,6 +384,5 @@ class _Pull:
         await send(self.here, COMMIT)
 
     async def wake_waiting(self) -> None:
-        """Put waiting rows back in the queue whose company came by another way."""
-        if self.entity.requirements and (waits := await workspace.waiting(self.here, self.entity)):
-            self.pulled.released = len(await release_ready(self.there, self.here, self.entity, waits))
+        """Put waiting rows back in the queue, whose company came by another way, or which Neon has corrected."""
+        self.pulled.released = await wake_waiting(self.there, self.here, self.entity, self.refusals)

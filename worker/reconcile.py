@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker import neon, staging, workspace
+from worker import keeping, neon, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.hearing import catch_up
 from worker.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.neon import Entry
+from worker.position import read_position, restored_in_words, save_restored
 from worker.progress import NOBODY, Progress
 from worker.pull import pull
 from worker.restore import held_back
@@ -82,10 +83,10 @@ async def _compare(bridge: Bridge, entity: Entity, progress: Progress) -> Compar
         heard = await catch_up(bridge, there, here, entity, 0, pulled.run_id, dry_run=True)
         found.differences |= {key: f"was {outcome}, and its row was not told" for key, outcome in heard.words.items()}
         await _look_for_the_promoted(there, here, entity, found)
-        found.lost = await staging.lost(here, entity)
-        position = await staging.read_position(here, entity)
+        found.lost = await keeping.lost(here, entity)
+        position = await read_position(here, entity)
     if found.lost and position.restored and not found.restored:
-        found.restored = staging.restored_in_words(position.restored)
+        found.restored = restored_in_words(position.restored)
     for key in found.lost:
         found.differences.pop(key, None)
     return found
@@ -94,7 +95,7 @@ async def _compare(bridge: Bridge, entity: Entity, progress: Progress) -> Compar
 async def _look_for_the_promoted(there: Connection, here: Connection, entity: Entity, found: Compared) -> None:
     """Rows that say promoted, and whose record is not in the master."""
     after = ""
-    while keys := await staging.promoted_keys(here, entity, after, staging.LOOKED_AT):
+    while keys := await keeping.promoted_keys(here, entity, after, keeping.LOOKED_AT):
         after = keys[-1]
         absent = await neon.missing(there, entity.master_table, entity.key, keys)
         for key in absent:
@@ -103,7 +104,7 @@ async def _look_for_the_promoted(there: Connection, here: Connection, entity: En
 
 async def _give_up(bridge: Bridge, there: Connection, here: Connection, entity: Entity, run_id: str) -> None:
     """Book what a restored Neon does not have any more as withdrawn, with its data; the rows stay, and say so."""
-    lost = await staging.lost(here, entity)
+    lost = await keeping.lost(here, entity)
     for keys in chunks(list(lost), bridge.batch_size):
         rows = await workspace.lock(here, entity, list(keys))
         still = await neon.missing(there, entity.invalid_table, entity.key, list(rows))
@@ -114,8 +115,8 @@ async def _give_up(bridge: Bridge, there: Connection, here: Connection, entity: 
             for key, row in rows.items()
         ]  # fmt: skip
         await neon.book(there, entity, run_id, entries)
-        await send(here, staging.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
-    position = await staging.read_position(here, entity)
-    if position.restored and not held_back(position) and not await staging.lost(here, entity):
+        await send(here, keeping.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
+    position = await read_position(here, entity)
+    if position.restored and not held_back(position) and not await keeping.lost(here, entity):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
-        await send(here, *begin(), staging.save_restored(entity, settled), COMMIT)
+        await send(here, *begin(), save_restored(entity, settled), COMMIT)

@@ -10,21 +10,24 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import psycopg
 import structlog
 
-from worker import neon, receipts, staging, workspace
+from worker import keeping, neon, receipts, workspace
 from worker.bridge import Bridge
 from worker.database import Connection, Step
 from worker.delivery import keys_with, news, remember
 from worker.entities import Entity
 from worker.hearing import Heard, catch_up, older_than_carried
 from worker.judging import judge
+from worker.keeping import Refresh
 from worker.model import Code, Delivery, Outcome, Status, utc_now
 from worker.neon import Entry, InvalidRow, Run
+from worker.parts import Refusals, in_parts
+from worker.position import Position, read_position, restored_in_words
 from worker.receipts import Counts, Standing
 from worker.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
 from worker.settling import complain, settle_batch
-from worker.staging import Position, Refresh
 from worker.telling import tell
 from worker.workspace import Reply, Row
 
@@ -65,7 +68,7 @@ class Comparison:
 
     def in_words(self) -> str:
         """Which side was restored, and to what moment."""
-        return staging.restored_in_words(self.kept_in_mind)
+        return restored_in_words(self.kept_in_mind)
 
     @property
     def kept_in_mind(self) -> dict[str, Any]:
@@ -122,7 +125,7 @@ async def unsettled(entity: Entity, there: Connection, here: Connection) -> str 
     Raises:
         psycopg.Error: a database failed.
     """
-    position = await staging.read_position(here, entity)
+    position = await read_position(here, entity)
     found = await recognise(entity, position, there, here)
     if found.side == "Neon":
         return f"{found.in_words()}: it has forgotten what became of {entity.count(len(found.forgotten))}"
@@ -130,8 +133,8 @@ async def unsettled(entity: Entity, there: Connection, here: Connection) -> str 
     if found.side or older:
         found.side, found.after = "Supabase", position.last_pull_at
         return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
-    if lost := await staging.lost(here, entity):
-        said = staging.restored_in_words(position.restored or {"side": "Neon"})
+    if lost := await keeping.lost(here, entity):
+        said = restored_in_words(position.restored or {"side": "Neon"})
         return f"{said}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
     return None
 
@@ -157,8 +160,18 @@ async def bring_together(
             forgotten=len(found.forgotten),
         )
         bridge.known.pop(entity.name, None)
+
+    async def recover(some: Sequence[str]) -> None:
+        await _recover(bridge, there, here, entity, some, run, found)
+
+    async def refuse(key: str, error: psycopg.Error) -> None:
+        refusals.add(entity, key, error)
+
+    refusals = Refusals("restore.refused")
     for start in range(0, len(found.forgotten), bridge.batch_size):
-        await _recover(bridge, there, here, entity, found.forgotten[start : start + bridge.batch_size], run, found)
+        # What took effect in Neon before the workspace refused one is found there when the others are tried again.
+        await in_parts(here, recover, found.forgotten[start : start + bridge.batch_size], refuse)
+    refusals.sum_up(entity)
     since = 0 if found.neon_restored else position.ledger_id or 0
     found.heard = await catch_up(bridge, there, here, entity, since, run.run_id)
     found.held |= found.heard.held
@@ -220,8 +233,8 @@ async def _recover(
         for one in refreshes
     ]
     await neon.book(there, entity, run.run_id, entries)
-    steps: list[Step] = [staging.refresh(entity, refreshes)] if refreshes else []
-    steps += [staging.await_return(entity, lost, LOST_NOTE)] if lost else []
+    steps: list[Step] = [keeping.refresh(entity, refreshes)] if refreshes else []
+    steps += [keeping.await_return(entity, lost, LOST_NOTE)] if lost else []
     promoted = keys_with(again, Outcome.PROMOTED)
     await tell(bridge, here, entity, replies, promoted, [*steps, *news(bridge, entity, run.run_id, again)])
     remember(bridge, entity, replies)

@@ -1,171 +1,51 @@
-"""Supabase: what a pull does there: its position, the stage its rows pass through, and their upkeep."""
+"""Supabase: how a pull's rows come in."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import psycopg
-import structlog
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
-from worker import receipts
-from worker.database import COMMIT, Connection, Step, begin, send, within
-from worker.entities import Entity, data_of
-from worker.faults import Kind, Storm, kind_of
-from worker.horizon import Horizon, recall
-from worker.model import Code, Data, Receipt
+from worker.causes import behind, common_cause, own_numbers, taken_number
+from worker.database import COMMIT, Connection, begin, send, within
+from worker.entities import Entity
 from worker.neon import PULLED
 from worker.workspace import CODE
 
-log = structlog.get_logger("worker.pull")
-
-POSITION = receipts.POSITION.sql
-STAGE = sql.Identifier("enrichment_stage")
-GUARD_SECONDS = 120.0
-"""How long a puller may be silent before another may take over."""
 PATIENCE = 60.0
+BATCH_BYTES = 64 * 1024 * 1024
+"""A batch of large rows ends here: a database takes 1 GB at once, and this process has less to spare."""
+TRIES = 3
+"""How often a batch is begun anew when the number that a row was given is taken, and the next one is free."""
 
 
-@dataclass(frozen=True)
-class Position:
-    """How far the pull of an entity has come; times are UTC without zone."""
-
-    horizon: Horizon | None
-    """None where nothing was pulled, or by a worker of another release, which does not say what was open then."""
-    last_pull_at: datetime | None
-    last_full_at: datetime | None
-    pulls: int = 0
-    """How many pulls ended here."""
-    ledger_id: int | None = None
-    """The workspace has heard of all that Neon's ledger says up to this id."""
-    restored: dict[str, Any] | None = None
-    """The last restore that was recognised."""
-
-
-async def take_position(connection: Connection, entity: Entity) -> Position | None:
-    """Become the only puller of an entity for as long as this transaction lives; None where another is."""
-    add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION)
-    await send(connection, *begin(), (add, {"entity": entity.name}), COMMIT)
-    take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION)
-    results = await send(connection, *begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
-    row = results[-1].fetchone()
-    if row is None:
-        return None
-    return _position(row)
-
-
-async def read_position(connection: Connection, entity: Entity) -> Position:
-    """How far the pull of an entity has come, only looked at."""
-    statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION)
-    results = await send(connection, *begin(read_only=True), (statement, {"entity": entity.name}), COMMIT)
-    row = results[2].fetchone()
-    return _position(row) if row else Position(None, None, None)
-
-
-def _position(row: Mapping[str, Any]) -> Position:
-    kept = row["open_transactions"] or {}
-    known = kept.get("run_id") == row["last_run_id"]
-    since = recall(row["position"], row["last_id"], kept) if known else None
-    return Position(
-        since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"]
-    )  # fmt: skip
-
-
-def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
-    """The step that keeps what is known of a restore."""
-    statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION)
-    return statement, {"restored": Jsonb(dict(restored)), "entity": entity.name}
-
-
-def save_position(
-    entity: Entity,
-    reached: Horizon | None,
-    run_id: str,
-    result: Mapping[str, Any],
-    *,
-    full: bool,
-    pulls: int,
-    ledger_id: int | None,
-) -> Step:
-    """The step that moves the position, or leaves it; commits with the transaction that holds it."""
-    statement = sql.SQL(
-        "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
-        " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
-        " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
-        " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
-        " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
-        " WHERE entity = %(entity)s"
-    ).format(POSITION)
-    return statement, {
-        "position": reached and reached.position,
-        "last_id": reached and reached.last_id,
-        "open": Jsonb({"run_id": run_id, **reached.remembered()}) if reached else None,
-        "run_id": run_id,
-        "result": Jsonb(result),
-        "full": full,
-        "pulls": pulls,
-        "ledger_id": ledger_id,
-        "entity": entity.name,
-    }
-
-
-async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:
-    """The entities whose last pull, by any worker, is longer ago than ``interval`` seconds, or is still to come: then
-    the server's clock went back, and nobody knows how long ago it is.
-    """
-    statement = sql.SQL(
-        "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
-        " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
-        " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
-        " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
-        " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
-    ).format(POSITION)
-    params = {"entities": [entity.name for entity in entities], "interval": interval}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    found = {row["entity"]: row["ahead"] for row in results[2].fetchall()}
-    ahead = sorted(name for name, is_ahead in found.items() if is_ahead)
-    if ahead and (times := _AHEAD.seen(", ".join(ahead))) is not None:
-        log.warning("pull.clock", entities=ahead, times=times)
-    return [entity.name for entity in entities if entity.name in found]
-
-
-_AHEAD = Storm()
-
-
-# The stage is small and the workspace may be huge: every stage row is looked up by the unique index.
+# The batch is small and the workspace may be huge: every row of it is looked up by the unique index.
 _PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
-_CREATE = sql.SQL("""
-CREATE TEMP TABLE {stage} ON COMMIT DROP AS SELECT {columns} FROM {workspace} WITH NO DATA
-""")
-_INSERT = sql.SQL("""
-INSERT INTO {workspace} ({columns}) SELECT {columns} FROM {stage} s
-WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key})
-ON CONFLICT ({key}) DO NOTHING
-""")
-# LIMIT keeps the planner from reading the stage once for each workspace row. What this transaction has inserted
-# is as Neon has it.
-_CHANGED = sql.SQL("""
-SELECT s.{key} AS key FROM {stage} s
-CROSS JOIN LATERAL (SELECT w.*, w.xmin FROM {workspace} w WHERE w.{key} = s.{key} LIMIT 1) w
-WHERE w.xmin <> pg_current_xact_id()::xid
+# LIMIT keeps the planner from reading the batch once for each workspace row. Errors that are JSON's null came by COPY
+# as that, and come in an object as nothing.
+_COMPARE = sql.SQL("""
+SELECT s.nr - 1 AS nr, w.{key} IS NULL AS new
+FROM ROWS FROM (json_to_recordset(%(rows)s)
+  AS (key text, hash text, id bigint, code text, errors jsonb, warnings jsonb)) WITH ORDINALITY
+  AS s (key, hash, id, code, errors, warnings, nr)
+LEFT JOIN LATERAL (SELECT * FROM {workspace} w WHERE w.{key} = s.key LIMIT 1) w ON true
+WHERE w.{key} IS NULL
   -- The delivery's, but for a row that waits for its record to be there again.
-  AND (w.sync_code = 'lost' OR NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))
-  AND (w.last_sync_hash IS DISTINCT FROM s.last_sync_hash OR w.neon_id IS DISTINCT FROM s.neon_id
+  OR (w.sync_code = 'lost' OR NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))
+  AND (w.last_sync_hash IS DISTINCT FROM s.hash OR w.neon_id IS DISTINCT FROM s.id
   OR w.promoted_at IS NOT NULL
   OR {code} IN ('left', 'gone', 'lost')  -- it is back
   OR (w.enrichment_status = 'pending' AND
-      (w.original_validation_errors, w.original_validation_warnings, w.reason_code)
-      IS DISTINCT FROM (s.original_validation_errors, s.original_validation_warnings, s.reason_code)))
-ORDER BY s.{key}
+      (nullif(w.original_validation_errors, 'null'), nullif(w.original_validation_warnings, 'null'), w.reason_code)
+      IS DISTINCT FROM (s.errors, s.warnings, s.code)))
+ORDER BY s.key
 """)
-_NEW = sql.SQL("""
-SELECT s.{key} AS key FROM {stage} s
-WHERE NOT EXISTS (SELECT FROM {workspace} w WHERE w.{key} = s.{key}) ORDER BY s.{key}
+_INSERT = sql.SQL("""
+INSERT INTO {workspace} ({columns}) SELECT {columns} FROM json_to_recordset(%(rows)s) AS s ({typed})
+ON CONFLICT ({key}) DO NOTHING
 """)
 
 
@@ -174,318 +54,176 @@ class Staged:
     """What a batch of Neon's rows turned out to be."""
 
     new: int
-    new_keys: list[str]
-    """Only where nothing was written."""
+    """How many were inserted."""
+    would_be: list[str]
+    """The keys of those that would be; only where nothing is written."""
     changed: list[str]
-    direct: bool = False
-    """Whether it went straight to the workspace, and the next one may."""
+    """The keys of those that differ from the rows that are there."""
 
 
-async def vacancy(connection: Connection, entity: Entity) -> tuple[bool, bool]:
-    """Whether the workspace has no row, and whether it then takes rows by COPY, as row level security does not."""
+@dataclass(frozen=True)
+class Ground:
+    """What the workspace table is like when a pull begins."""
+
+    vacant: bool
+    """Whether it has no row."""
+    direct: bool
+    """Whether it takes rows by COPY, as row level security does not."""
+    types: Mapping[str, str]
+    """Column → its type, as SQL has it: with its length, so that what is too long is refused, and not cut."""
+
+
+async def ground(connection: Connection, entity: Entity) -> Ground:
+    """Look what the workspace table is like.
+
+    Raises:
+        SetupMissing: it lacks a column.
+    """
     statement = sql.SQL(
-        "SELECT NOT EXISTS (SELECT FROM {}) AS vacant, NOT row_security_active({}::regclass) AS direct"
-    ).format(entity.workspace_table.sql, sql.Literal(entity.workspace_table.sql.as_string()))
+        "SELECT NOT EXISTS (SELECT FROM {table}) AS vacant, NOT row_security_active({name}::regclass) AS direct,"
+        " (SELECT jsonb_object_agg(attname, format_type(atttypid, atttypmod)) FROM pg_attribute"
+        "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS types"
+    ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
     results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
     row = results[2].fetchone()
     assert row is not None
-    return row["vacant"], row["vacant"] and row["direct"]
+    found = Ground(row["vacant"], row["direct"], row["types"])
+    if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
+        raise cause
+    return found
 
 
-async def stage(
-    connection: Connection,
-    entity: Entity,
-    blocks: AsyncIterable[bytes],
-    refused: Callable[[str, psycopg.Error], None],
-    *,
-    dry_run: bool,
-    direct: bool = False,
-) -> Staged:
-    """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ.
+def _names(entity: Entity) -> Sequence[str]:
+    return (entity.key, *entity.columns, *PULLED)
 
-    A workspace that was made by hand may refuse a value that Neon takes: then all other rows arrive.
+
+def _columns(entity: Entity) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, _names(entity)))
+
+
+async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Sequence[bytes]]) -> int:
+    """Copy a batch of Neon's rows straight into the workspace, where it is empty. Returns how many.
 
     Args:
         connection: to Supabase.
         entity: which.
         blocks: rows in COPY's text format, as :func:`worker.neon.stream` yields them.
-        refused: told the key of each record that the workspace does not take, and why.
-        dry_run: write nothing.
-        direct: the workspace was empty: the rows are copied straight into it, unless it refuses one.
+
+    Raises:
+        psycopg.Error: none of them is there.
     """
-    kept: list[bytes] = []
-
-    async def keep() -> AsyncGenerator[bytes]:
-        async for block in blocks:
-            kept.append(block)
-            yield block
-
-    try:
-        async with aclosing(keep()) as all_blocks:
-            if direct:
-                return await _load(connection, entity, all_blocks)
-            return await _stage(connection, entity, all_blocks, dry_run=dry_run)
-    except psycopg.Error as error:
-        if kind_of(error) is not Kind.REFUSED:
-            raise
-        await send(connection, (sql.SQL("ROLLBACK"), None))
-        if direct:
-            return await stage(connection, entity, _once(kept), refused, dry_run=dry_run)
-        # COPY's text format has a line for each row.
-        rows = [row + b"\n" for row in b"".join(kept).removesuffix(b"\n").split(b"\n")]
-        if len(rows) == 1:
-            refused(rows[0].split(b"\t", 1)[0].decode(), error)
-            return Staged(0, [], [])
-        kept.clear()
-    half = len(rows) // 2
-    parts = [
-        await stage(connection, entity, _once(part), refused, dry_run=dry_run) for part in (rows[:half], rows[half:])
-    ]
-    first, second = parts
-    return Staged(first.new + second.new, first.new_keys + second.new_keys, sorted({*first.changed, *second.changed}))
-
-
-async def _once(rows: list[bytes]) -> AsyncGenerator[bytes]:
-    yield b"".join(rows)
-
-
-def _columns(entity: Entity) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, (entity.key, *entity.columns, *PULLED)))
-
-
-async def _copy(connection: Connection, statement: sql.SQL | sql.Composed, blocks: AsyncIterable[bytes]) -> int:
-    async with connection.cursor() as cursor:
-        async with cursor.copy(statement) as copy:
-            async for block in blocks:
-                with within(connection, PATIENCE):
-                    await copy.write(block)
-        return cursor.rowcount
-
-
-async def _load(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes]) -> Staged:
     into = sql.SQL("COPY {} ({}) FROM STDIN").format(entity.workspace_table.sql, _columns(entity))
     # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
     await send(connection, *begin(statement=300.0, durable=False))
-    new = await _copy(connection, into, blocks)
+    async with connection.cursor() as cursor:
+        async with cursor.copy(into) as copy:
+            async for block in blocks:
+                with within(connection, PATIENCE):
+                    await copy.write(b"".join(block))
+        rows = cursor.rowcount
     await send(connection, COMMIT)
-    return Staged(new, [], [], direct=True)
+    return rows
 
 
-async def _stage(connection: Connection, entity: Entity, blocks: AsyncIterable[bytes], *, dry_run: bool) -> Staged:
-    names = {
-        "stage": STAGE,
-        "key": sql.Identifier(entity.key),
-        "workspace": entity.workspace_table.sql,
-        "columns": _columns(entity),
-        "code": CODE,
-    }
-    opening = begin(statement=300.0, planner=_PLANNER, durable=False)
-    await send(connection, *opening, (_CREATE.format(**names), None))
-    await _copy(connection, sql.SQL("COPY pg_temp.enrichment_stage FROM STDIN"), blocks)
-    new_step = (_NEW if dry_run else _INSERT).format(**names)
-    results = await send(
-        connection,
-        (new_step, None),
-        (_CHANGED.format(**names), None),
-        (sql.SQL("ROLLBACK") if dry_run else COMMIT[0], None),
-        seconds=600.0,
-    )
-    new = results[0].rowcount
-    new_keys = [row["key"] for row in results[0].fetchall()] if dry_run else []
-    return Staged(new, new_keys, [row["key"] for row in results[1].fetchall()])
-
-
-@dataclass(frozen=True, slots=True)
-class Refresh:
-    """What a pull changes in a workspace row. None leaves a cell as it is."""
-
-    key: str
-    neon_id: int | None
-    data: Data
-    snapshot: Data
-    status: str
-    original_errors: Any
-    original_warnings: Any
-    reason_code: str | None
-    reopened: bool
-    note: str | None
-    code: str | None = None
-    """What ``note`` says."""
-    cleared: bool = False
-    """Whether the old note goes, though there is no new one."""
-    receipt: Receipt | None = None
-    """The ledger row that the row is told of by this."""
-    forget: bool = False
-    """Whether the receipt that the row holds goes: Neon does not know it any more."""
-    waiting_for: str | None = None
-    enriched_by: str | None = None
-    """Who had enriched it, where the row does not say."""
-    enriched_at: datetime | None = None
-
-
-_REFRESH = sql.SQL("""
-UPDATE {workspace} w SET
-  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
-  neon_id = coalesce(a.neon_id, w.neon_id), neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
-  enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
-  original_validation_errors = coalesce(a.original_errors, w.original_validation_errors),
-  original_validation_warnings = CASE WHEN a.original_errors IS NULL THEN w.original_validation_warnings
-    ELSE a.original_warnings END,
-  validation_errors = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_errors END,
-  validation_warnings = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_warnings END,
-  pushed_to_neon_at = CASE WHEN a.reopened THEN NULL ELSE w.pushed_to_neon_at END,
-  promoted_at = CASE WHEN a.reopened THEN NULL ELSE w.promoted_at END,
-  sync_note = CASE WHEN a.cleared THEN a.note ELSE coalesce(a.note, w.sync_note) END,
-  sync_code = CASE WHEN a.cleared OR a.note IS NOT NULL THEN a.code ELSE w.sync_code END,
-  receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
-  receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END,
-  waiting_for = a.waiting_for,
-  enriched_by = coalesce(w.enriched_by, a.enriched_by), enriched_at = coalesce(w.enriched_at, a.enriched_at),
-  pulled_from_neon_at = CASE WHEN a.neon_id IS NULL THEN w.pulled_from_neon_at ELSE now() AT TIME ZONE 'UTC' END
-FROM jsonb_to_recordset(%(rows)s) AS a (key text, neon_id bigint, data jsonb, snapshot jsonb, status text,
-  original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text, code text,
-  cleared boolean, receipt_id bigint, receipt_hash text, forget boolean, waiting_for text, enriched_by text,
-  enriched_at timestamp)
-WHERE w.{key} = a.key
-""")
-
-
-def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
-    """The step that brings changed records to their workspace rows, which the caller has locked."""
-    return (
-        _REFRESH.format(
-            workspace=entity.workspace_table.sql,
-            key=sql.Identifier(entity.key),
-            columns=sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
-            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
-        ),
-        {"rows": Jsonb([_refresh_as_json(row) for row in rows])},
-    )
-
-
-def _refresh_as_json(row: Refresh) -> dict[str, Any]:
-    cells = asdict(row)
-    receipt = cells.pop("receipt") or {"id": None, "hash": None}
-    at = row.enriched_at.isoformat() if row.enriched_at else None
-    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"], "enriched_at": at}
-
-
-async def pulled_keys(
-    connection: Connection, entity: Entity, after: str, limit: int, *, queued: bool = False
-) -> list[str]:
-    """Keys of rows that should have their record in the invalid table, in order, after ``after``.
+async def stage(
+    connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes], *, dry_run: bool
+) -> Staged:
+    """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ. It needs no
+    table to lay them in: DDL may be forbidden.
 
     Args:
         connection: to Supabase.
-        entity: whose rows.
-        after: only keys greater than this one.
-        limit: keys at most.
-        queued: also of rows that their delivery would tell.
+        entity: which.
+        types: of the workspace's columns.
+        rows: as :func:`worker.neon.stream` yields them as JSON.
+        dry_run: write nothing.
+
+    Raises:
+        psycopg.Error: the workspace does not take one of them, or the database failed: none was inserted.
+        SetupMissing: the numbers that it gives to new rows are taken.
     """
-    statement = sql.SQL(
-        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
-        " AND sync_code IS DISTINCT FROM 'lost'"
-        " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
-        " ORDER BY {key} LIMIT %(limit)s"
-    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"after": after, "limit": limit, "queued": queued}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
+    parts = {"key": sql.Identifier(entity.key), "workspace": entity.workspace_table.sql, "code": CODE}
+    step = _COMPARE.format(**parts), {"rows": _as_array(heads)}
+    opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
+    results = await send(connection, *opening, step, COMMIT, seconds=600.0)
+    found = results[2].fetchall()
+    new = [row["nr"] for row in found if row["new"]]
+    changed = [key_of(rows[row["nr"]]) for row in found if not row["new"]]
+    inserted = 0
+    if new and not dry_run:
+        inserted = await _insert(connection, entity, types, [bodies[nr] for nr in new])
+    return Staged(inserted, [key_of(rows[nr]) for nr in new] if dry_run else [], changed)
 
 
-LOOKED_AT = 10_000
-"""Rows that are compared at once."""
+async def _insert(connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes]) -> int:
+    typed = (sql.Identifier(name) + sql.SQL(" ") + sql.SQL(types[name].replace("%", "%%")) for name in _names(entity))
+    statement = _INSERT.format(
+        key=sql.Identifier(entity.key),
+        workspace=entity.workspace_table.sql,
+        columns=_columns(entity),
+        typed=sql.SQL(", ").join(typed),
+    )
+    # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
+    opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
+    for _ in range(TRIES):
+        try:
+            results = await send(connection, *opening, (statement, params), COMMIT, seconds=600.0)
+        except psycopg.errors.UniqueViolation as error:
+            await send(connection, (sql.SQL("ROLLBACK"), None))
+            if not await taken_number(connection, entity, error):
+                raise
+            if fault := await behind(connection, entity):
+                raise fault from error
+            continue  # it was the last number that was taken
+        return results[2].rowcount
+    raise await own_numbers(connection, entity)
 
 
-async def promoted_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
-    """Keys of rows that say promoted, in order, after ``after``."""
-    statement = sql.SQL(
-        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
-        " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
-    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"after": after, "limit": limit}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+def key_of(row: bytes) -> str:
+    """The key of a row that :func:`worker.neon.stream` yields as JSON."""
+    # Its first member; what else there is may be nested deeper than Python reads.
+    text = _as_array([row.partition(b"\t")[0]]).removeprefix('[{"key":')
+    return str(json.JSONDecoder().raw_decode(text)[0])
 
 
-async def lost(connection: Connection, entity: Entity, *, inside: bool = False) -> dict[str, Data]:
-    """Key → data of the rows whose record a restored Neon does not have any more.
-
-    Args:
-        connection: to Supabase.
-        entity: whose rows.
-        inside: within the transaction that is open already.
+def _as_array(objects: Iterable[bytes]) -> str:
+    """Objects in COPY's text format as one array. COPY doubles a backslash, and writes with one the blanks that a
+    column of the type ``json`` may have between its tokens.
     """
-    statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.sync_code = 'lost' ORDER BY 1").format(
-        sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
-    )
-    steps = [(statement, None)] if inside else [*begin(read_only=True), (statement, None), COMMIT]
-    results = await send(connection, *steps)
-    return {row["key"]: row["data"] for row in results[0 if inside else 2].fetchall()}
-
-
-def give_up(entity: Entity, keys: Sequence[str], text: str) -> Step:
-    """The step that lets rows, which the caller has locked, wait for their record no longer."""
-    statement = sql.SQL(
-        "UPDATE {} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
-        " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
-        " WHERE {} = ANY(%(keys)s)"
-    )
-    params = {"keys": list(keys), "text": text}
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
-
-
-def restored_in_words(restored: Mapping[str, Any]) -> str:
-    """Which side was restored, and to what moment, of what the position keeps of it."""
-    moments = (("not before", restored.get("after")), ("before", restored.get("before")))
-    parts = [f"{word} {at[:19].replace('T', ' ')} UTC" for word, at in moments if at]
-    return f"{restored['side']} was restored to an earlier moment" + (f" ({' and '.join(parts)})" if parts else "")
-
-
-def remove(entity: Entity, keys: Sequence[str]) -> Step:
-    """The step that removes withdrawn rows, which the caller has locked."""
-    statement = sql.SQL("DELETE FROM {} WHERE {} = ANY(%(keys)s)")
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {"keys": list(keys)}
-
-
-def note(entity: Entity, keys: Sequence[str], text: str, code: Code) -> Step:
-    """The step that leaves a note on rows, which the caller has locked."""
-    statement = sql.SQL("UPDATE {} SET sync_note = %(text)s, sync_code = %(code)s WHERE {} = ANY(%(keys)s)")
-    params = {"keys": list(keys), "text": text, "code": code}
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
-
-
-def await_return(entity: Entity, keys: Sequence[str], text: str) -> Step:
-    """The step that lets rows, which the caller has locked, wait until their record is in Neon again: what was set to
-    complete goes on by itself then. What they were told is of an outcome that Neon has forgotten.
-    """
-    statement = sql.SQL(
-        "UPDATE {} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"
-        " receipt_hash = NULL, pushed_to_neon_at = NULL,"
-        " waiting_for = CASE WHEN enrichment_status = 'complete' THEN 'the record itself' END"
-        " WHERE {} = ANY(%(keys)s)"
-    )
-    params = {"keys": list(keys), "text": text}
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
+    text = b",".join(objects)
+    if b"\\" in text:
+        text = text.replace(rb"\\", b"\0")  # a byte that no text has
+        if b"\\" in text:
+            for blank in (rb"\n", rb"\r", rb"\t"):
+                text = text.replace(blank, b" ")
+        text = text.replace(b"\0", b"\\")
+    return f"[{text.decode()}]"
 
 
 class Batches:
-    """Cuts a stream of rows into batches without holding more than one block of them."""
+    """Cuts a stream of rows into batches without holding more than one block beside them."""
 
     def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
         self._source, self._size = rows, size
         self._next: list[bytes] = []
         self.rows = 0
+        """Of the latest batch."""
 
     async def more(self) -> bool:
         """Whether there is another row."""
         self._next = self._next or await anext(self._source, [])
         return bool(self._next)
 
-    async def batch(self) -> AsyncIterator[bytes]:
+    async def blocks(self) -> AsyncIterator[list[bytes]]:
         """The next batch, block by block."""
-        self.rows = 0
-        while self.rows < self._size and await self.more():
+        self.rows, size = 0, 0
+        while self.rows < self._size and size < BATCH_BYTES and await self.more():
             block, self._next = self._next[: self._size - self.rows], self._next[self._size - self.rows :]
             self.rows += len(block)
-            yield b"".join(block)
+            size += sum(map(len, block))
+            yield block
+
+    async def whole(self) -> list[bytes]:
+        """The next batch."""
+        return [row async for block in self.blocks() for row in block]

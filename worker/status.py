@@ -15,8 +15,8 @@ from psycopg import sql
 
 from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
+from worker.position import POSITION, restored_in_words
 from worker.recent import shown_code, shown_key
-from worker.staging import POSITION, restored_in_words
 from worker.workspace import IS_WORK
 
 COUNT_SECONDS = 10.0

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from worker.entities import Entity
 from worker.hearing import promoted
 from worker.judging import agreed_on
+from worker.keeping import Refresh
 from worker.merge import merge
 from worker.model import Code, Data, Merged, Outcome, Receipt, Status
 from worker.neon import Entry, InvalidRow
 from worker.receipts import Standing
 from worker.replies import adopted
 from worker.restore import Comparison
-from worker.staging import Refresh
 from worker.workspace import RELEASED, Reply, Row
 
 

@@ -372,13 +372,3 @@ async def carried(connection: Connection, entity: Entity, after: int, limit: int
     params = {"after": after, "limit": limit}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     return {row["id"]: row["key"] for row in results[2].fetchall()}
-
-
-async def waiting(connection: Connection, entity: Entity) -> dict[str, Data]:
-    """The data of the rows that wait, by key."""
-    statement = sql.SQL(
-        "SELECT w.{} AS key, {} AS data FROM {} w WHERE w.waiting_for IS NOT NULL"
-        " AND w.sync_code IS DISTINCT FROM 'lost'"
-    ).format(sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql)
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    return {row["key"]: row["data"] for row in results[2].fetchall()}

@@ -14,8 +14,7 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'enrichment_worker') THEN
     CREATE ROLE enrichment_worker LOGIN;
   END IF;
-  -- TEMPORARY: what a pull brings passes through a table that lives for one transaction.
-  EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO enrichment_worker', current_database());
+  EXECUTE format('GRANT CONNECT ON DATABASE %I TO enrichment_worker', current_database());
 END $$;
 GRANT USAGE ON SCHEMA public TO enrichment_worker;
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import anyio
 
-from worker import monitor, staging
+from worker import monitor, position
 
-honest = staging.due
+honest = position.due
 turns: list[None] = []
 
 
@@ -20,5 +20,5 @@ async def due(*arguments: Any) -> list[str]:
     return await honest(*arguments)
 
 
-staging.due = due
+position.due = due
 monitor.STALLED_SECONDS = 1.0
