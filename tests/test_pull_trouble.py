@@ -288,7 +288,7 @@ def test_a_row_that_cannot_be_brought_together_with_a_restored_neon_holds_up_no_
     trigger(supabase, "company_needs_enrichment", "UPDATE", only("00002"))
     done = cli("pull", "--entity", "company")
     assert done.returncode == 0, done.stderr
-    assert "restore.refused" in done.stderr, done.stderr
+    assert "reply.refused" in done.stderr, done.stderr
     with connect(databases.neon_url) as there:
         assert all(master(there, company(number)) for number in (1, 3, 4, 5))
         supabase.execute("DROP TRIGGER stumble ON company_needs_enrichment")

@@ -70,9 +70,8 @@ def needs(database: str, *, prunes: bool = False) -> list[Need]:
         tables += _tables("outbox", OUTBOX, ALL)
     schemas = dict.fromkeys(need.on.schema for need in tables if isinstance(need.on, Table))
     subject = f"{database} privileges"
-    once = ("TEMPORARY",) if database == "Neon" else ()
     return [
-        *(Need(privilege, "DATABASE", subject=subject) for privilege in ("CONNECT", *once)),
+        Need("CONNECT", "DATABASE", subject=subject),
         *(Need("USAGE", "SCHEMA", schema, subject) for schema in schemas),
         *dict.fromkeys(tables),
     ]

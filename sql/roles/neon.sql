@@ -15,8 +15,7 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'enrichment_worker') THEN
     CREATE ROLE enrichment_worker LOGIN;
   END IF;
-  -- TEMPORARY: a batch that the master refuses is taken apart by a function that lives for one transaction.
-  EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO enrichment_worker', current_database());
+  EXECUTE format('GRANT CONNECT ON DATABASE %I TO enrichment_worker', current_database());
 END $$;
 GRANT USAGE ON SCHEMA marketing, public TO enrichment_worker;
 
