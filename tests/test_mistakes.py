@@ -151,23 +151,25 @@ def test_a_deferred_constraint_of_the_masters_speaks_of_its_record_alone(running
 def test_a_deadlock_that_the_worker_loses_is_tried_again(running, databases, neon, supabase, eventually) -> None:
     trigger(
         neon, "marketing.company_master", "BEFORE INSERT",
-        "PERFORM pg_advisory_xact_lock(1); PERFORM pg_advisory_xact_lock(7); PERFORM pg_advisory_xact_lock(2);",
+        "PERFORM pg_advisory_xact_lock(1); PERFORM pg_advisory_xact_lock(2);",
     )  # fmt: skip
-    with (
-        ThreadPoolExecutor() as others,
-        connect(databases.neon_url) as gate,
-        connect(databases.neon_url) as other,
-    ):
-        other.execute("SET deadlock_timeout = '1min'")  # the worker finds it, and is the victim
-        gate.execute(GATE)
+    # The worker finds it, and is the victim: it looks before it gives up waiting for a lock, and the other does not.
+    neon.execute(f"ALTER DATABASE {neon.info.dbname} SET deadlock_timeout = '10ms'")
+    neon.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'enrichment-worker'"
+        " AND datname = current_database()"
+    )
+    with ThreadPoolExecutor() as others, connect(databases.neon_url) as other:
+        other.execute("SET deadlock_timeout = '1min'")
         other.execute("SELECT pg_advisory_lock(2)")
+        waits = others.submit(
+            other.execute,
+            "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objid = 1 AND granted)"
+            " LOOP END LOOP; PERFORM pg_advisory_lock(1); END $$",
+        )
         complete(supabase, company(1), website="alder.example")
-        eventually(lambda: neon.execute(WAITING).rowcount)
-        waits = others.submit(other.execute, "SELECT pg_advisory_lock(1)")
-        eventually(lambda: neon.execute(WAITING).rowcount == 2)
-        gate.execute(OPEN)
+        running.wait_event("worker.fault", task="company", error="Neon: deadlock detected")
         waits.result()
-    running.wait_event("worker.fault", task="company", error="Neon: deadlock detected")
     eventually(lambda: work(supabase, company(1))["promoted_at"])
     assert [entry["outcome"] for entry in ledger(neon, company(1))] == ["promoted"]
     assert running.process.poll() is None

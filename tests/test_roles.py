@@ -129,8 +129,9 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
         for number in (n, n + 1):
             complete(supabase, person(number), email=f"robin@c{number}.example")
         for entity in (PEOPLE, COMPANY, PEOPLE):
-            while (await deliver(bridge, entity)).answered:
-                pass
+            while (tally := await deliver(bridge, entity)).answered or tally.fault:
+                if tally.fault:
+                    raise tally.fault
         assert work(supabase, company(n + 2))["enrichment_status"] == "failed"
         assert work(supabase, company(n + 3))["enrichment_status"] == "failed"
         for key in (company(n), company(n + 1), person(n)):
