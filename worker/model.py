@@ -199,6 +199,8 @@ class Delivery:
     """For the ledger."""
     theirs: Data | None = None
     """Neon's data columns that it was merged with, where they had changed since the snapshot."""
+    written_for: bool = False
+    """Whether they hold what the worker wrote there for the enricher, and his row was not told of."""
     # settle
     answer: Answer | None = None
 

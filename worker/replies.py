@@ -68,12 +68,13 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
             # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
-            # row: else each pull would take it for news.
-            follows = delivery.theirs is not None and not delivery.in_neon
+            # row, else each pull would take it for news. What was written there for the enricher can be forgotten.
+            known = receipt if delivery.written_for else None
+            follows = delivery.theirs is not None and not delivery.in_neon and bool(known) == delivery.written_for
             return Reply(
                 key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
                 delivery.theirs if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
-                code=Code.WAITING,
+                code=Code.WAITING, receipt=known if follows else None,
             )  # fmt: skip
         case _:
             return Reply(

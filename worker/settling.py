@@ -89,7 +89,7 @@ async def settle_batch(
             action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
             standing = standings[delivery.key]
             judge(entity, delivery, current.record, current.hash, current.at, action, standing)
-            delivery.theirs = current.record
+            delivery.theirs, delivery.written_for = current.record, bool(standing.written)
         todo = [delivery for delivery in todo if delivery.action in apply]
     return blocked
 
