@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import anyio
 import pytest
@@ -475,6 +476,36 @@ def test_of_a_backup_with_an_older_version_in_the_queue_the_newest_word_counts(
         assert (row["enrichment_status"], row["city"]) == ("failed", "Newer")
         assert "newer value" not in row["sync_note"]
         assert invalid(neon, company(2))["city"] == "Newer"
+
+
+@pytest.mark.parametrize("how", ["delivered", "pulled"])
+def test_the_newest_word_counts_after_a_restore_of_either_side_and_one_more(
+    steps, neon_copy, databases, there, how
+) -> None:
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="older.example", city="Older")
+    tell = steps.deliver if how == "delivered" else partial(steps.pull, full=True)
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            if how == "pulled":
+                edit(here, company(1), enrichment_status="in_progress")
+        with Copy(databases.supabase_url) as worked_on:
+            older = backup if how == "delivered" else worked_on
+            with connect(databases.supabase_url) as here:
+                complete(here, company(1), website="newer.example", city="Newer")
+            steps.deliver()
+            older.put_back()
+            tell()
+            neon_copy.put_back()
+            steps.pull()
+            older.put_back()
+            tell()
+            steps.pull()
+    with connect(databases.supabase_url) as here, there() as neon:
+        row = work(here, company(1))
+        assert (row["website"], row["city"]) == ("https://newer.example", "Newer")
+        assert "not carried" not in row["sync_note"]
+        assert master(neon, company(1))["address_city"] == "Newer"
 
 
 def test_what_only_a_forgotten_pull_brought_is_told_from_what_was_settled_since_the_restore(

@@ -190,6 +190,10 @@ async def _hear(
             continue
         heard.older += is_older(row, said) and not _told_before(row, said)
         word = _say(entity, row, standing, said, fresh.get(key))
+        if word is not None and not _told_before(row, said):
+            # A backup that holds the newer values now is as new as they are, also where it is told once more.
+            carried = [one.row_version for one in (said, standing.carried) if one and is_older(row, one)]
+            word = replace(word, as_of=max(filter(None, carried), default=None))
         if isinstance(word, Reply):
             replies.append(word)
         elif word is not None:

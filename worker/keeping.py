@@ -41,10 +41,13 @@ class Refresh:
     enriched_by: str | None = None
     """Who had enriched it, where the row does not say."""
     enriched_at: datetime | None = None
+    as_of: datetime | None = None
+    """The version of the row that the values are of, where it holds an older one: its database was restored."""
 
 
 _REFRESH = sql.SQL("""
 UPDATE {workspace} w SET
+  updated_at = greatest(w.updated_at, a.as_of),
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
   neon_id = coalesce(a.neon_id, w.neon_id), neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
   enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
@@ -65,7 +68,7 @@ UPDATE {workspace} w SET
 FROM jsonb_to_recordset(%(rows)s) AS a (key text, neon_id bigint, data jsonb, snapshot jsonb, status text,
   original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text, code text,
   cleared boolean, receipt_id bigint, receipt_hash text, forget boolean, waiting_for text, enriched_by text,
-  enriched_at timestamp)
+  enriched_at timestamp, as_of timestamp)
 WHERE w.{key} = a.key
 """)
 
@@ -86,8 +89,8 @@ def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
 def _refresh_as_json(row: Refresh) -> dict[str, Any]:
     cells = asdict(row)
     receipt = cells.pop("receipt") or {"id": None, "hash": None}
-    at = row.enriched_at.isoformat() if row.enriched_at else None
-    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"], "enriched_at": at}
+    at, as_of = (moment.isoformat() if moment else None for moment in (row.enriched_at, row.as_of))
+    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"], "enriched_at": at, "as_of": as_of}
 
 
 async def pulled_keys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from worker.model import Code, Data, Delivery, Outcome, State, Status
@@ -129,7 +130,9 @@ def _gone(delivery: Delivery) -> Reply:
         # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
         older = bool(said.row_version and version and version < said.row_version)
         edited = not older and typed_since(delivery, said.record, said.enriched_fields)
-        return _promoted(delivery, said.at, edited=edited, record=said.record)
+        reply = _promoted(delivery, said.at, edited=edited, record=said.record)
+        # A backup that holds the newer values now is as new as they are.
+        return replace(reply, as_of=said.row_version) if older else reply
     if said.outcome is None and delivery.promoted_at:
         # Retention took the ledger row; the workspace row itself still knows of its promotion.
         return _promoted(delivery, delivery.promoted_at, edited=delivery.data != delivery.snapshot)

@@ -239,17 +239,20 @@ class Reply:
     """The ledger row that says so."""
     forget: bool | None = None
     """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    as_of: datetime | None = None
+    """The version of the row that the values are of, where it holds an older one: its database was restored."""
 
 
-_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt"))
+_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
 _ACKNOWLEDGE = sql.SQL("""
 WITH a AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
     data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
     promoted_at timestamp, waiting_for text, code text, receipt_id bigint,
-    receipt_hash text, forget boolean)
+    receipt_hash text, forget boolean, as_of timestamp)
 )
 UPDATE {workspace} w SET
+  updated_at = greatest(w.updated_at, a.as_of),
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
   neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
   last_sync_hash = coalesce(md5(a.snapshot::text), w.last_sync_hash),
@@ -306,6 +309,8 @@ def _as_json(reply: Reply) -> dict[str, Any]:
     said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
     if reply.version:
         said["version"] = reply.version.isoformat()
+    if reply.as_of:
+        said["as_of"] = reply.as_of.isoformat()
     if reply.receipt:
         said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
     return said
