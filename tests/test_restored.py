@@ -587,6 +587,29 @@ def test_what_had_reached_neon_is_kept_where_a_backup_is_worked_on_before_it_is_
         assert work(here, company(2))["city"] == "Elkins"
 
 
+@pytest.mark.parametrize("first", ["deliver", "pull"])
+@pytest.mark.parametrize("enriched", [True, False], ids=["by name", "by role"])
+def test_what_was_promoted_comes_back_beside_what_is_typed_into_a_backup(
+    steps, neon_copy, databases, there, first, enriched
+) -> None:
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(1), website="https://c1.example", city="Elkins", company_name="Renamed")
+            steps.deliver()
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        edit(here, company(1), website="other.example", **({"enriched_by": "kim@alder.example"} if enriched else {}))
+        complete(here, company(1))
+        (steps.deliver if first == "deliver" else steps.pull)()
+        steps.deliver()
+        row = work(here, company(1))
+        assert (row["website"], row["city"], row["company_name"]) == ("other.example", "Elkins", "Renamed")
+        assert row["promoted_at"] is not None
+        assert "Edits after promotion are not carried" in row["sync_note"]
+        with there() as neon:
+            assert master(neon, company(1))["website_url"] == "https://c1.example"
+
+
 @pytest.mark.parametrize("outcome", ["undone", "waiting"])
 def test_what_was_sent_before_comes_back_beside_what_is_typed_into_a_backup(
     steps, neon_copy, databases, there, outcome

@@ -119,7 +119,7 @@ async def settle_apart(
     rows = [row["answer"] for row in results[-2].fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
     answered = (
-        row | {"at": moment(row["at"]), "row_version": moment(row["row_version"])}
+        row | {name: moment(row[name]) for name in ("at", "row_version", "enriched_at")}
         for row in rows
         if "refused" not in row
     )

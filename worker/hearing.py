@@ -26,6 +26,7 @@ from worker.replies import (
     CARRIED_NOTE,
     PROMOTED_NOTE,
     UNDONE_NOTE,
+    brought_back,
     day_of,
     differing,
     flagged_note,
@@ -309,7 +310,8 @@ def promoted(row: Row, said: Spoken) -> Reply:
     taken_back = mine.status != Status.COMPLETE and not is_older(row, said)
     note = promoted_note(said.at, edited=edited, taken_back=taken_back) if edited or taken_back else PROMOTED_NOTE
     return Reply(
-        mine.key, mine.version, Status.COMPLETE, note, None if edited else differing(said.record, mine.data),
+        mine.key, mine.version, Status.COMPLETE, note,
+        brought_back(mine, said.record, said.enriched_at) if edited else differing(said.record, mine.data),
         said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat(), code=Code.PROMOTED,
         receipt=said.receipt,
     )  # fmt: skip

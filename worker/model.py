@@ -157,6 +157,8 @@ class Answer:
     """For ``GONE``: the workspace row's ``updated_at`` that went when it was promoted."""
     enriched_fields: Sequence[str] = ()
     """For ``GONE``: the fields whose value the enricher had sent then."""
+    enriched_at: datetime | None = None
+    """For ``GONE``: when the enricher had set it to complete; UTC, without zone."""
 
 
 @dataclass(slots=True)

@@ -117,6 +117,21 @@ def typed_since(row: Delivery, record: Data | None, enriched: Collection[str]) -
     )
 
 
+def brought_back(row: Delivery, record: Data | None, sent_at: datetime | None) -> Data:
+    """What comes back to a row of a backup that somebody has typed into since: values that had reached Neon, in cells
+    that hold what the backup had. A row that is the one which was carried, or a later version of it, lacks none.
+
+    Args:
+        row: as it stands.
+        record: as it was carried.
+        sent_at: when the enricher had set that to complete.
+    """
+    if row.pushed_at is None and row.enriched_at == sent_at:
+        return {}
+    untyped = {name: value for name, value in row.data.items() if value == row.snapshot.get(name)}
+    return {name: value for name, value in differing(record, row.data).items() if name in untyped}
+
+
 def day_of(at: datetime | None) -> str:
     """A moment as enrichers read it."""
     return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
@@ -131,6 +146,8 @@ def _gone(delivery: Delivery) -> Reply:
         older = bool(said.row_version and version and version < said.row_version)
         edited = not older and typed_since(delivery, said.record, said.enriched_fields)
         reply = _promoted(delivery, said.at, edited=edited, record=said.record)
+        if edited:
+            reply = replace(reply, data=brought_back(delivery, said.record, said.enriched_at))
         # A backup that holds the newer values now is as new as they are.
         return replace(reply, as_of=said.row_version) if older else reply
     if said.outcome is None and delivery.promoted_at:

@@ -131,7 +131,7 @@ SELECT d.key,
   nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
     THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master, l.row_version,
-  l.enriched_fields
+  l.enriched_fields, l.enriched_at
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
 LEFT JOIN booked k USING (key)
 LEFT JOIN LATERAL (
@@ -368,4 +368,5 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         in_master=bool(row["in_master"]),
         row_version=row["row_version"],
         enriched_fields=row["enriched_fields"] or (),
+        enriched_at=row["enriched_at"],
     )
