@@ -5,7 +5,7 @@ or this one after its next start, finds them in the queue as it finds all others
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -102,14 +102,6 @@ class Aside:
         """How many rows are passed over for this, and the latest reason."""
         texts = [row.text for row in self._rows.values() if row.why is why]
         return len(texts), texts[-1] if texts else ""
-
-    def __len__(self) -> int:
-        """How many rows are passed over."""
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[str]:
-        """Their keys."""
-        return iter(list(self._rows))
 
 
 def _stamp(version: datetime | None) -> str:

@@ -66,6 +66,7 @@ CONNECT: Mapping[str, Any] = {
 UTF8 = "UTF8"
 
 COMMIT: Step = (sql.SQL("COMMIT"), None)
+ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
 
 
 async def connect(conninfo: str) -> Connection:

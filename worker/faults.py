@@ -116,7 +116,7 @@ def is_about_records(error: psycopg.Error) -> bool:
         return kind is Kind.REFUSED
     # Told apart by where it comes from: its text is translated.
     inside = (error.diag.context or "").partition("\n")[0]
-    return error.diag.source_function == "ExecWithCheckOptions" or bool(inside and "enrichment_" not in inside)
+    return bool(inside and "enrichment_" not in inside)
 
 
 _SORTS = {

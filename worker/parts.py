@@ -10,9 +10,8 @@ from typing import TypeVar
 
 import psycopg
 import structlog
-from psycopg import sql
 
-from worker.database import Connection, send
+from worker.database import ROLLBACK, Connection, send
 from worker.entities import Entity
 from worker.faults import Lack, SetupMissing, in_one_line, is_about_records
 from worker.hints import hint
@@ -24,7 +23,6 @@ LOGGED = 50
 """How many refusals of one pull are logged one by one."""
 MOST_REFUSED = 50
 """How many records the workspace may refuse, before it is asked whether it refuses most of them."""
-ROLLBACK = sql.SQL("ROLLBACK")
 
 
 @dataclass
@@ -89,7 +87,7 @@ async def in_parts(
         # Neon was only read, or booked what the workspace had taken.
         if not is_about_records(error) or getattr(error, "database", None) == "Neon":
             raise
-        await send(here, (ROLLBACK, None))
+        await send(here, ROLLBACK)
         if len(items) == 1:
             await refused(items[0], error)
             return 0

@@ -16,7 +16,7 @@ from psycopg import sql
 from worker import horizon, keeping, neon, outbox, receipts, staging, workspace
 from worker.bridge import Bridge, recall
 from worker.causes import common_cause
-from worker.database import COMMIT, Connection, begin, send
+from worker.database import COMMIT, ROLLBACK, Connection, begin, send
 from worker.delivery import news_of
 from worker.entities import Entity
 from worker.faults import Kind, kind_of
@@ -25,7 +25,7 @@ from worker.horizon import Since
 from worker.keeping import Refresh
 from worker.model import Action, Code, Outcome, new_run_id, utc_now
 from worker.neon import Entry, Run, Which
-from worker.parts import ROLLBACK, Refusals, in_parts
+from worker.parts import Refusals, in_parts
 from worker.position import Position, read_position, save_position, save_restored, take_position
 from worker.progress import NOBODY, Progress, Pulse
 from worker.pulled import Pulled
@@ -225,7 +225,7 @@ class _Pull:
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise
-            await send(self.here, (ROLLBACK, None))
+            await send(self.here, ROLLBACK)
             return False
         return True
 

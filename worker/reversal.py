@@ -13,7 +13,6 @@ from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity
 from worker.neon import LEDGER
 
-ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
 REMOVED, AS_IT_WAS = "the master row is removed", "the master row is as it was"
 
 

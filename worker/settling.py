@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 
 import psycopg
 import structlog
-from psycopg import sql
 
 from worker import neon, receipts
 from worker.apart import MOST_WAITS, settle_apart
 from worker.bridge import Bridge
 from worker.catalogue import SWALLOWED, Refusal, explain_refusal
-from worker.database import Connection, send
+from worker.database import ROLLBACK, Connection, send
 from worker.entities import Entity
 from worker.faults import LOCKED, NOBODYS, Kind, kind_of
 from worker.judging import judge
@@ -110,7 +109,7 @@ async def _settle_or_split(
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
             raise
-        await send(there, (sql.SQL("ROLLBACK"), None))
+        await send(there, ROLLBACK)
         if how.cannot_fill(error):
             return await _without_promotions(bridge, there, entity, batch, run, error)
         return await _take_apart(bridge, there, entity, batch, run, error)

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from worker.causes import behind, common_cause, own_numbers, taken_number
-from worker.database import COMMIT, Connection, begin, send, within
+from worker.database import COMMIT, ROLLBACK, Connection, begin, send, within
 from worker.entities import Entity
 from worker.neon import PULLED
 from worker.workspace import CODE
@@ -170,7 +170,7 @@ async def _insert(connection: Connection, entity: Entity, types: Mapping[str, st
         try:
             results = await send(connection, *opening, (statement, params), COMMIT, seconds=600.0)
         except psycopg.errors.UniqueViolation as error:
-            await send(connection, (sql.SQL("ROLLBACK"), None))
+            await send(connection, ROLLBACK)
             if not await taken_number(connection, entity, error):
                 raise
             if fault := await behind(connection, entity):

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 
 import psycopg
 import structlog
-from psycopg import sql
 
 from worker import neon, workspace
 from worker.aside import Why
 from worker.bridge import Bridge
-from worker.database import COMMIT, Connection, Step, begin, send
+from worker.database import COMMIT, ROLLBACK, Connection, Step, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, Storm, in_one_line, kind_of
 from worker.hints import is_everybodys
@@ -24,7 +23,6 @@ from worker.workspace import Reply
 log = structlog.get_logger("worker.delivery")
 
 _storm = Storm()
-_ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
 
 
 @dataclass
@@ -70,7 +68,7 @@ async def tell(
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
-        await send(here, _ROLLBACK)
+        await send(here, ROLLBACK)
         telling = await _tell_apart(here, entity, replies)
         await _release_apart(bridge, here, entity, promoted)
         if events:
@@ -101,7 +99,7 @@ async def _tell_apart(here: Connection, entity: Entity, replies: Sequence[Reply]
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise
-            await send(here, _ROLLBACK)
+            await send(here, ROLLBACK)
             latest = error
             telling.refused[reply.key] = reply, in_one_line(error)
         else:
@@ -121,7 +119,7 @@ async def _tell_one(here: Connection, entity: Entity, reply: Reply) -> int:
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT or reply.data is None:
             raise
-        await send(here, _ROLLBACK)
+        await send(here, ROLLBACK)
         note = f"{reply.note} The values as they were carried do not fit this table: {in_one_line(error)}"
         return await _tell_one(here, entity, replace(reply, data=None, note=note))
     return results[2].rowcount
@@ -157,7 +155,7 @@ async def release_again(bridge: Bridge, entity: Entity, keys: Sequence[str]) -> 
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise
-            await send(here, _ROLLBACK)
+            await send(here, ROLLBACK)
             waiting.forget(keys)
             await _release_apart(bridge, here, entity, keys)
             return
@@ -177,7 +175,7 @@ async def _release_apart(bridge: Bridge, here: Connection, entity: Entity, promo
             except psycopg.Error as error:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
-                await send(here, _ROLLBACK)
+                await send(here, ROLLBACK)
                 reason = in_one_line(error)
                 if (times := _storm.seen(reason)) is not None:
                     log.warning("release.refused", entity=entity.name, key=key, error=reason, times=times)
@@ -198,7 +196,7 @@ async def release_ready(there: Connection, here: Connection, entity: Entity, wai
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
-        await send(here, _ROLLBACK)
+        await send(here, ROLLBACK)
         if len(keys) == 1:
             reason = in_one_line(error)
             if (times := _storm.seen(reason)) is not None:

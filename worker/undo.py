@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from worker.bridge import Bridge
-from worker.database import COMMIT, Connection, begin, send
+from worker.database import COMMIT, ROLLBACK, Connection, begin, send
 from worker.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
 from worker.entities import ENTITIES, Entity, Table
 from worker.faults import Kind, in_one_line, kind_of
@@ -19,7 +19,7 @@ from worker.hearing import Heard, hear
 from worker.model import new_run_id
 from worker.neon import LEDGER
 from worker.progress import NOBODY, Progress
-from worker.reversal import AS_IT_WAS, REMOVED, ROLLBACK, Refused, check_unchanged, restore, standing
+from worker.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
 
 
 @dataclass

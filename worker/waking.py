@@ -9,20 +9,15 @@ import psycopg
 from psycopg import sql
 
 from worker import neon
-from worker.database import COMMIT, Connection, Step, begin, send
+from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity, data_of
 from worker.model import Data
 from worker.parts import Refusals, in_parts
-from worker.workspace import RELEASED
+from worker.workspace import RELEASED, release
 
 PAGE = 5_000
 """Rows that are looked at together: 700,000 at once are more than a database takes."""
 CORRECTED = "Queued: Neon has corrected the record."
-_RELEASE = sql.SQL("""
-UPDATE {workspace} w SET waiting_for = NULL, sync_note = %(note)s, sync_code = 'released'
-WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {key} = ANY(%(keys)s)
-  FOR UPDATE SKIP LOCKED))
-""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +76,8 @@ async def wake_waiting(there: Connection, here: Connection, entity: Entity, refu
             (await neon.corrected(there, entity, left), CORRECTED),
         ):
 
-            async def release(some: Sequence[str], note: str = note) -> None:
-                await send(here, *begin(), _release(entity, some, note), COMMIT)
+            async def let_go(some: Sequence[str], note: str = note) -> None:
+                await send(here, *begin(), release(entity, some, by=entity.key, note=note), COMMIT)
 
-            released += await in_parts(here, release, keys, refuse) if keys else 0
+            released += await in_parts(here, let_go, keys, refuse) if keys else 0
     return released
-
-
-def _release(entity: Entity, keys: Sequence[str], note: str) -> Step:
-    statement = _RELEASE.format(workspace=entity.workspace_table.sql, key=sql.Identifier(entity.key))
-    return statement, {"keys": list(keys), "note": note}

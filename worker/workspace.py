@@ -277,7 +277,7 @@ _RELEASE = sql.SQL("""
 WITH due AS MATERIALIZED (
   SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
 ), freed AS (
-  UPDATE {workspace} w SET waiting_for = NULL, sync_note = {released}, sync_code = 'released'
+  UPDATE {workspace} w SET waiting_for = NULL, sync_note = %(note)s, sync_code = 'released'
   WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE id = ANY (ARRAY(SELECT id FROM due))
     AND waiting_for IS NOT NULL AND {column} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED))
   RETURNING w.id
@@ -316,7 +316,7 @@ def _as_json(reply: Reply) -> dict[str, Any]:
     return said
 
 
-def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> Step:
+def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = RELEASED) -> Step:
     """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
     itself.
 
@@ -324,15 +324,14 @@ def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for") -> 
         entity: whose rows wait.
         keys: what they wait for, or their own keys.
         by: the column that ``keys`` are of.
+        note: what the rows are to say.
     """
-    return _release(entity, by), {"keys": list(keys)}
+    return _release(entity, by), {"keys": list(keys), "note": note}
 
 
 @cache
 def _release(entity: Entity, by: str) -> sql.SQL:
-    return composed(
-        _RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by), released=sql.Literal(RELEASED))
-    )
+    return composed(_RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)))
 
 
 def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
