@@ -102,6 +102,8 @@ class Expected:
         self.old: set[str] = set()
         """Records whose rows leave the workspace if they had been promoted when time passed."""
         self.backups: dict[int, Backup] = {}
+        self.written: list[tuple[str, str, Any]] = []
+        """Key, column and value of all that Neon's people wrote, in order."""
 
     def known(self) -> Known:
         absent = (self.ever - self.theirs.values.keys()) | self.theirs.deleted
@@ -118,6 +120,7 @@ class Expected:
         self.theirs.deleted.discard(key)
         self.theirs.values[key] = dict.fromkeys(entity_of(key).columns) | dict(values)
         for name, value in self.theirs.values[key].items():
+            self.written.append((key, name, value))
             cell = self.cells.setdefault(key, {}).setdefault(name, Cell())
             # Of a lost record all in which the row differs is the enricher's.
             if not (lost and cell.typed is not NOTHING):
@@ -127,6 +130,7 @@ class Expected:
         """Neon's people wrote into a record."""
         self.theirs.values[key] |= values
         for name, value in values.items():
+            self.written.append((key, name, value))
             if cell := self.cells.get(key, {}).get(name):
                 cell.maybe.add(value)
 
@@ -142,10 +146,21 @@ class Expected:
         self.theirs.pruned |= self.ever
         self.old |= self.ever
 
-    def typed(self, key: str, values: Mapping[str, Any], status: str) -> None:
-        """An enricher typed into a row, and it took effect."""
+    def typed(self, key: str, values: Mapping[str, Any], status: str, since: int | None = None) -> None:
+        """An enricher typed into a row, and it took effect.
+
+        Args:
+            key: the record.
+            values: what was typed.
+            status: the status that was set.
+            since: how much had been written in Neon when it was typed, where it was committed later: what was written
+                there in between is newer.
+        """
+        newer = [] if since is None else self.written[since:]
         for name, value in values.items():
-            self.cells.setdefault(key, {})[name] = Cell(value)
+            self.cells.setdefault(key, {})[name] = Cell(
+                value, {it for one, of, it in newer if (one, of) == (key, name)}
+            )
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
         if status == "complete":

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 from conftest import ROOT, _environment, as_role, connect
@@ -23,10 +23,12 @@ from hypothesis.stateful import RuleBasedStateMachine
 from oracle import check, neon_of, workspace_of
 from proxy import Proxy
 from psycopg import sql
+from psycopg.rows import dict_row
 from records import company, insert
 
 from worker.entities import ENTITIES
 
+T = TypeVar("T")
 QUIET_SECONDS = 120.0
 LOCK_SECONDS = 0.3
 """So long people wait for a row that somebody holds."""
@@ -207,8 +209,8 @@ class Base(RuleBasedStateMachine):
             held.connection.close()
         self.held.clear()
 
-    def write(self, side: int, work: Callable[[psycopg.Connection[Any]], int]) -> int:
-        """Do it unless somebody holds a row that it needs. How many rows it touched."""
+    def write(self, side: int, work: Callable[[psycopg.Connection[Any]], T]) -> T | None:
+        """Do it unless somebody holds a row that it needs. What it touched."""
         with connect(self.urls[side]) as connection:
             connection.execute(f"SET lock_timeout = {int(LOCK_SECONDS * 1000)}")
             return touched(connection, work)
@@ -257,16 +259,16 @@ def _as_in(row: dict[str, Any], neons: dict[str, Any], foreign: bool) -> bool:
     return bool(foreign or not neons["master"] or row["promoted_at"])
 
 
-MOVED = sql.SQL("updated_at >= now() AT TIME ZONE 'UTC'")
+MOVED = sql.SQL("w.updated_at >= now() AT TIME ZONE 'UTC'")
 """Whether the statement before changed the row."""
 
 
-def touched(connection: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], int]) -> int:
-    """How many rows somebody's statement touched: none, where somebody holds one that it needs."""
+def touched(connection: psycopg.Connection[Any], work: Callable[[psycopg.Connection[Any]], T]) -> T | None:
+    """What somebody's statement touched: nothing, where somebody holds a row that it needs."""
     try:
         return work(connection)
     except (psycopg.errors.LockNotAvailable, psycopg.errors.UniqueViolation):
-        return 0
+        return None
 
 
 def insert_record(connection: psycopg.Connection[Any], key: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -294,14 +296,21 @@ def correct(connection: psycopg.Connection[Any], key: str, values: dict[str, Any
     ).rowcount
 
 
-def type_into(connection: psycopg.Connection[Any], key: str, values: dict[str, Any]) -> int:
-    """What an enricher saves in the dashboard; whether it was an edit: what leaves a row as it is says nothing new."""
+def type_into(connection: psycopg.Connection[Any], key: str, values: dict[str, Any]) -> dict[str, Any] | None:
+    """What an enricher saves in the dashboard: what of it was an edit, a status alone too.
+
+    Who saves a value that stood there already has not typed it, and where the row stays as it is says nothing new at all.
+    """
     entity = entity_of(key)
+    edits = {name: value for name, value in values.items() if name in entity.columns}
     names = sql.SQL(", ").join(sql.SQL("{} = {}").format(sql.Identifier(n), sql.Placeholder(n)) for n in values)
-    found = connection.execute(
-        sql.SQL("UPDATE {} SET {} WHERE {} = %(key)s RETURNING {} AS moved").format(
-            entity.workspace_table.sql, names, sql.Identifier(entity.key), MOVED
-        ),
-        {**values, "key": key},
-    ).fetchone()
-    return int(bool(found) and bool(found["moved"] if isinstance(found, dict) else found[0]))
+    changed = [sql.SQL("w.{0} IS DISTINCT FROM was.{0} AS {0}").format(sql.Identifier(name)) for name in edits]
+    statement = sql.SQL(
+        "UPDATE {table} w SET {names} FROM (SELECT * FROM {table} WHERE {key} = %(key)s FOR UPDATE) was"
+        " WHERE w.{key} = was.{key} RETURNING {what}"
+    ).format(
+        table=entity.workspace_table.sql, names=names, key=sql.Identifier(entity.key),
+        what=sql.SQL(", ").join([sql.SQL("{} AS moved").format(MOVED), *changed]),
+    )  # fmt: skip
+    found = connection.cursor(row_factory=dict_row).execute(statement, {**values, "key": key}).fetchone()
+    return {name: value for name, value in edits.items() if found[name]} if found and found["moved"] else None
