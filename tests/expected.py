@@ -61,6 +61,15 @@ Cells = dict[str, dict[str, Cell]]
 
 
 @dataclass
+class Typed:
+    """What an enricher typed into a row."""
+
+    values: Mapping[str, Any]
+    base: Mapping[str, Any]
+    """What the row knew Neon to hold."""
+
+
+@dataclass
 class Theirs:
     """What Neon's people wrote there: what they know of each record."""
 
@@ -146,21 +155,23 @@ class Expected:
         self.theirs.pruned |= self.ever
         self.old |= self.ever
 
-    def typed(self, key: str, values: Mapping[str, Any], status: str, since: int | None = None) -> None:
+    def typed(self, key: str, it: Typed, status: str, since: int | None = None) -> None:
         """An enricher typed into a row, and it took effect.
 
         Args:
             key: the record.
-            values: what was typed.
+            it: what was typed.
             status: the status that was set.
             since: how much had been written in Neon when it was typed, where it was committed later: what was written
                 there in between is newer.
         """
         newer = [] if since is None else self.written[since:]
-        for name, value in values.items():
-            self.cells.setdefault(key, {})[name] = Cell(
-                value, {it for one, of, it in newer if (one, of) == (key, name)}
-            )
+        for name, value in it.values.items():
+            maybe = {other for one, of, other in newer if (one, of) == (key, name)}
+            if fits(entity_of(key), name, value, it.base.get(name)):
+                # He is back at what Neon held: what Neon has made of it since is no conflict.
+                maybe.add(self.theirs.values.get(key, {}).get(name))
+            self.cells.setdefault(key, {})[name] = Cell(value, maybe)
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
         if status == "complete":

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import psycopg
 from conftest import ROOT, _environment, as_role, connect
 from copies import Copy
-from expected import Backup, Expected, entity_of
+from expected import Backup, Expected, Typed, entity_of
 from forks import Fork
 from ground import ROLE, Ground
 from hypothesis.stateful import RuleBasedStateMachine
@@ -296,8 +296,8 @@ def correct(connection: psycopg.Connection[Any], key: str, values: dict[str, Any
     ).rowcount
 
 
-def type_into(connection: psycopg.Connection[Any], key: str, values: dict[str, Any]) -> dict[str, Any] | None:
-    """What an enricher saves in the dashboard: what of it was an edit, a status alone too.
+def type_into(connection: psycopg.Connection[Any], key: str, values: dict[str, Any]) -> Typed | None:
+    """What an enricher saves in the dashboard, where it was an edit; a status alone is one too.
 
     Who saves a value that stood there already has not typed it, and where the row stays as it is says nothing new at all.
     """
@@ -310,7 +310,9 @@ def type_into(connection: psycopg.Connection[Any], key: str, values: dict[str, A
         " WHERE w.{key} = was.{key} RETURNING {what}"
     ).format(
         table=entity.workspace_table.sql, names=names, key=sql.Identifier(entity.key),
-        what=sql.SQL(", ").join([sql.SQL("{} AS moved").format(MOVED), *changed]),
+        what=sql.SQL(", ").join([sql.SQL("{} AS moved, w.neon_snapshot").format(MOVED), *changed]),
     )  # fmt: skip
     found = connection.cursor(row_factory=dict_row).execute(statement, {**values, "key": key}).fetchone()
-    return {name: value for name, value in edits.items() if found[name]} if found and found["moved"] else None
+    if not found or not found["moved"]:
+        return None
+    return Typed({name: value for name, value in edits.items() if found[name]}, found["neon_snapshot"] or {})

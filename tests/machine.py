@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 from conftest import connect
 from copies import Copy
-from expected import Theirs, entity_of
+from expected import Theirs, Typed, entity_of
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 from inputs import (
@@ -78,14 +78,15 @@ class Loop(Base):
                 statement = sql.SQL(
                     "UPDATE {workspace} w SET {column} = %s, enrichment_status = 'complete' FROM (SELECT {key}, {column}"
                     " FROM {workspace} WHERE promoted_at IS NULL AND id %% %s = 0 FOR UPDATE SKIP LOCKED) was"
-                    " WHERE w.{key} = was.{key} RETURNING w.{key} AS key, {moved} AS moved,"
+                    " WHERE w.{key} = was.{key} RETURNING w.{key} AS key, w.neon_snapshot, {moved} AS moved,"
                     " w.{column} IS DISTINCT FROM was.{column} AS changed"
                 ).format(
                     workspace=entity.workspace_table.sql, column=sql.Identifier(name), key=sql.Identifier(entity.key),
                     moved=MOVED,
                 )  # fmt: skip
                 for row in filter(lambda row: row["moved"], supabase.execute(statement, [value, part]).fetchall()):
-                    self.expected.typed(row["key"], {name: value} if row["changed"] else {}, "complete")
+                    typed = Typed({name: value} if row["changed"] else {}, row["neon_snapshot"] or {})
+                    self.expected.typed(row["key"], typed, "complete")
         struck["bulk flips"] += 1
 
     @rule(edited=EDITS)
@@ -142,19 +143,18 @@ class Loop(Base):
         known, entity = self.expected, entity_of(key)
         side = int(kind in ("edit", "lock in Supabase"))
         lock = sql.SQL("SELECT FROM {} WHERE {} = %s FOR UPDATE")
-        typed: dict[str, Any] = {}
+        written, typed = len(known.written), []
 
         def edit(one: Any) -> bool:
-            found = type_into(one, key, {**values, "enrichment_status": "complete"})
-            typed.update(found or {})
-            return found is not None
+            typed.append(type_into(one, key, {**values, "enrichment_status": "complete"}))
+            return typed[0] is not None
 
         work, then = {
             "correction": (lambda one: correct(one, key, values or {"city": "Ripley"}),
                            partial(known.corrected, key, values or {"city": "Ripley"})),
             "record": (lambda one: bool(insert_record(one, key, {})), partial(self._inserted, key)),
             "master key": (lambda one: add_master(one, number) or 1, partial(known.theirs_now, company(number))),
-            "edit": (edit, partial(known.typed, key, typed, "complete", len(known.written))),
+            "edit": (edit, lambda: known.typed(key, typed[0], "complete", written)),
             "lock in Neon": (lambda one: one.execute(lock.format(entity.invalid_table.sql, sql.Identifier(entity.key)), [key]).rowcount,
                              lambda: None),
             "lock in Supabase": (lambda one: one.execute(lock.format(entity.workspace_table.sql, sql.Identifier(entity.key)), [key]).rowcount,
