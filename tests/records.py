@@ -141,6 +141,19 @@ def workspace_of(key: str) -> str:
     return f"{kind(key)}_needs_enrichment"
 
 
+def untell(supabase: Connection, key: str, before: dict[str, Any]) -> None:
+    """The row as it was before it was told: what a worker leaves that dies after it has settled in Neon."""
+    names = sql.SQL(", ").join(map(sql.Identifier, (name for name in before if name != "id")))
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute(
+            sql.SQL("UPDATE {table} SET ({names}) = (SELECT {names} FROM jsonb_populate_record(NULL::{table}, %s))"
+                    " WHERE {key} = %s").format(
+                table=sql.Identifier(workspace_of(key)), names=names, key=sql.Identifier(key_column(key))),
+            [json.dumps(before, default=str), key],
+        )  # fmt: skip
+
+
 def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
     """Every row of every table, every sequence's state, and the definitions: to prove that nothing changed."""
     tables = connection.execute(

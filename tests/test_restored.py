@@ -23,6 +23,7 @@ from records import (
     ledger,
     master,
     person,
+    untell,
     work,
 )
 from steps import Steps
@@ -638,6 +639,76 @@ def test_what_was_sent_before_comes_back_beside_what_is_typed_into_a_backup(
         row = work(here, key)
         assert (row[sent[0]], row["city"], row["phone"]) == (sent[1], "Elkins", "(304) 555-0101")
         assert row["enrichment_status"] == ("pending" if outcome == "undone" else "in_progress")
+        steps.pull(entity, full=True)
+        assert work(here, key) == row
+
+
+@pytest.mark.parametrize("first", ["deliver", "pull"])
+def test_what_was_flagged_comes_back_beside_what_is_typed_into_a_backup_of_a_flagged_row(
+    steps, neon_copy, databases, there, first
+) -> None:
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="n/a", city="Elkins")
+        steps.deliver()
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(1), website="test.com", phone="(304) 555-0101")
+            steps.deliver()
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="good.example")
+        (steps.deliver if first == "deliver" else steps.pull)()
+        steps.deliver()
+        row = work(here, company(1))
+        assert (row["website"], row["phone"], row["city"]) == ("https://good.example", "+13045550101", "Elkins")
+    with there() as neon:
+        assert master(neon, company(1))["company_phone"] == "+13045550101"
+
+
+def test_who_erases_what_was_sent_before_he_was_told_has_erased_it(steps, neon_copy, here, there) -> None:
+    """The same to look at, but for the versions: this row was the one that was carried."""
+    complete(here, company(1), website="n/a", city="Elkins")
+    steps.deliver()
+    complete(here, company(1), website="test.com", phone="(304) 555-0101")
+    before = work(here, company(1))
+    steps.deliver()
+    untell(here, company(1), before)
+    complete(here, company(1), website="good.example", phone=None)
+    steps.deliver()
+    with there() as neon:
+        assert master(neon, company(1))["company_phone"] is None
+    assert work(here, company(1))["phone"] is None
+
+
+@pytest.mark.parametrize("outcome", ["flagged", "waiting"])
+@pytest.mark.parametrize("backup_of", ["pulled", "queued", "edited"])
+def test_what_had_reached_neon_comes_back_though_its_record_left_since(
+    steps, neon_copy, databases, there, outcome, backup_of
+) -> None:
+    entity, key = ("company", company(1)) if outcome == "flagged" else ("people", person(1))
+    with there() as neon:
+        add_people(neon, 1, of=1)
+    steps.pull("people")
+    with connect(databases.supabase_url) as here:
+        if backup_of == "queued":
+            complete(here, key, city="Ripley")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            sent = {"website": "n/a"} if outcome == "flagged" else {"email": "robin@alder.example"}
+            complete(here, key, city="Elkins", phone="+13045550101", **sent)
+            steps.deliver(entity)
+        backup.put_back()
+    with there() as neon:
+        neon.execute(f"DELETE FROM marketing.{entity}_invalid")
+    with connect(databases.supabase_url) as here:
+        if backup_of == "edited":
+            complete(here, key, city="Buckhannon")
+        steps.deliver(entity)
+        steps.pull(entity, full=True)
+        row = work(here, key)
+        assert row["phone"] == "+13045550101"
+        assert row["city"] == ("Buckhannon" if backup_of == "edited" else "Elkins")
+        assert "invalid table" in row["sync_note"]
         steps.pull(entity, full=True)
         assert work(here, key) == row
 

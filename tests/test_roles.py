@@ -411,7 +411,8 @@ def test_an_enricher_with_a_front_end_never_touches_what_the_worker_keeps(front_
                 into.add(column)
         assert written == {*entity.columns, "enrichment_status", "enrichment_notes"}
         hidden = {"neon_id", "source_batch_id", "neon_snapshot", "last_sync_hash", "pulled_from_neon_at",
-                  "pushed_to_neon_at", "waiting_for", "sync_code", "receipt_id", "receipt_hash"}  # fmt: skip
+                  "pushed_to_neon_at", "waiting_for", "sync_code", "receipt_id", "receipt_hash",
+                  "queued_versions"}  # fmt: skip
         assert {row["name"] for row in columns} - seen == hidden
         for statement in ("INSERT INTO {} (id) VALUES (DEFAULT)", "DELETE FROM {}", "TRUNCATE {}"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):

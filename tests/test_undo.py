@@ -285,3 +285,25 @@ def test_nonsense_is_refused_in_one_line(cli, prepared, arguments, status, said)
     done = cli("undo", *arguments)
     assert done.returncode == status
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("full", [(), ("--full",)], ids=["pull", "pull --full"])
+def test_a_row_that_retention_had_removed_comes_back_with_what_was_typed(cli, prepared, neon, supabase, full) -> None:
+    add_companies(neon, 1, 2, updated_at="2020-01-01")
+    cli("pull")
+    complete(supabase, company(1), website="c1.example", phone="(304) 555-0101")
+    cli("push")
+    cli("promote", input=company(1))
+    supabase.execute("DELETE FROM company_needs_enrichment WHERE company_unique_id = %s", [company(1)])
+    cli("pull")
+    neon.execute("VACUUM FREEZE marketing.company_invalid")  # whatever looks for what changed finds nothing of it
+    assert "the next pull brings it back" in cli("undo", company(1)).stdout
+    neon.execute("VACUUM FREEZE marketing.company_invalid")
+    assert cli("pull", *full).returncode == 0
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["website"], row["phone"]) == ("pending", "https://c1.example", "+13045550101")
+    assert "taken back" in row["sync_note"]
+    complete(supabase, company(1))
+    cli("pipeline", "--yes")
+    assert master(neon, company(1))["company_phone"] == "+13045550101"
+    assert cli("reconcile").returncode == 0

@@ -9,9 +9,8 @@ from psycopg import sql
 from worker.catalogue import SWALLOWED, Refusal
 from worker.database import COMMIT, Connection, begin, send
 from worker.faults import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
-from worker.model import Answer, Delivery, Receipt
+from worker.model import Answer, Delivery, Receipt, moment
 from worker.neon import Run
-from worker.receipts import moment
 from worker.settlement import PLANNER, Settlement, answers_of, locks, parameters
 
 APART_SECONDS = 20.0

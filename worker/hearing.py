@@ -14,10 +14,11 @@ from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, Step, send
 from worker.delivery import news_of
 from worker.entities import Entity
-from worker.judging import agreed_on, is_typed, was_carried
+from worker.judging import agreed_on
 from worker.keeping import Refresh
+from worker.lineage import descends, is_older, with_what_went
 from worker.merge import merge
-from worker.model import Code, Data, Outcome, Status, new_run_id
+from worker.model import Code, Outcome, Status, new_run_id
 from worker.neon import InvalidRow
 from worker.parts import Refusals, in_parts
 from worker.position import read_position
@@ -26,7 +27,6 @@ from worker.replies import (
     CARRIED_NOTE,
     PROMOTED_NOTE,
     UNDONE_NOTE,
-    brought_back,
     day_of,
     differing,
     flagged_note,
@@ -34,7 +34,7 @@ from worker.replies import (
     taken_back_note,
     typed_since,
 )
-from worker.workspace import RELEASED, Reply, Row
+from worker.workspace import LEFT_NOTE, RELEASED, Reply, Row
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Heard:
     held: bool = False
     """Whether somebody held a row that was to be told."""
     absent: set[str] = field(default_factory=set)
-    """Keys that have no row, though they wait or were asked for."""
+    """Keys that have no row, though they wait, were taken back, or were asked for."""
     words: dict[str, str] = field(default_factory=dict)
     """Key → outcome of those that were told, or are to be."""
     refusals: Refusals = field(default_factory=lambda: Refusals("reply.refused"))
@@ -90,7 +90,7 @@ async def catch_up(
     while chunk := await receipts.spoken(there, entity, after):
         after = chunk.last
         keys, absent = await receipts.unheard(here, entity, chunk.latest)
-        heard.absent = (heard.absent - chunk.latest.keys()) | (absent & chunk.waiting)
+        heard.absent = (heard.absent - chunk.latest.keys()) | (absent & chunk.open)
         for start in range(0, len(keys), bridge.batch_size):
             await hear(
                 bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
@@ -189,11 +189,11 @@ async def _hear(
             continue
         if said is None or standing.forgotten or (row.delivery.receipt and said.receipt.id <= row.delivery.receipt.id):
             continue
-        heard.older += is_older(row, said) and not _told_before(row, said)
+        heard.older += is_older(row.delivery, said.sent) and not _told_before(row, said)
         word = _say(entity, row, standing, said, fresh.get(key))
         if word is not None and not _told_before(row, said):
             # A backup that holds the newer values now is as new as they are, also where it is told once more.
-            carried = [one.row_version for one in (said, standing.carried) if one and is_older(row, one)]
+            carried = [one.row_version for one in (said, standing.carried) if one and is_older(row.delivery, one.sent)]
             word = replace(word, as_of=max(filter(None, carried), default=None))
         if isinstance(word, Reply):
             replies.append(word)
@@ -216,12 +216,6 @@ async def _hear(
     await send(here, *steps, *news_of(bridge, entity, run_id, became), COMMIT)
 
 
-def is_older(row: Row, said: Spoken) -> bool:
-    """Whether the row is from before what was carried of it: a backup of its database was restored."""
-    version = row.delivery.version
-    return said.row_version is not None and version is not None and version < said.row_version
-
-
 async def older_than_carried(there: Connection, here: Connection, entity: Entity, after: int) -> list[str]:
     """The keys of rows that are older than what was carried of them, by what the ledger says after an id: their
     database was restored. Writes nothing.
@@ -242,7 +236,7 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
         found += [
             key
             for key, said in latest_of.items()
-            if said and is_older(rows[key], said) and not _told_before(rows[key], said)
+            if said and is_older(rows[key].delivery, said.sent) and not _told_before(rows[key], said)
         ]
     return found
 
@@ -268,7 +262,9 @@ def _told_before(row: Row, said: Spoken) -> bool:
         case Outcome.FLAGGED:
             return row.delivery.status == Status.FAILED and row.delivery.snapshot == said.record
         case Outcome.UNDONE:
-            return row.delivery.status == Status.PENDING and not row.promoted
+            # One that is as it was pulled came after that: it has nothing yet of what the enricher had typed.
+            as_pulled = row.untouched and row.code is None
+            return row.delivery.status == Status.PENDING and not row.promoted and not as_pulled
     return False
 
 
@@ -281,16 +277,14 @@ def _say(
     match said.outcome:
         case Outcome.PROMOTED:
             return promoted(row, said)
-        case Outcome.FLAGGED if fresh:
-            return _flagged(entity, row, standing, said, fresh)
-        case Outcome.WAITING if fresh and said.pushed:
-            return _carried(entity, row, standing, said, fresh)
-        case Outcome.WAITING if fresh and is_older(row, said) and not row.promoted:
-            return _sent_again(row, said, fresh)
-        case Outcome.WAITING if fresh and not row.promoted and not was_carried(row.delivery, said):
-            return _worked_on(row, said)
         case Outcome.UNDONE:
             return _undone(row, standing, said, fresh)
+        case Outcome.FLAGGED if fresh:
+            return _flagged(entity, row, standing, said, fresh)
+        case Outcome.WAITING if fresh:
+            return _waiting(entity, row, standing, said, fresh)
+        case Outcome.FLAGGED | Outcome.WAITING if not row.promoted:
+            return _left(row, said)
     return None
 
 
@@ -306,12 +300,12 @@ def _as_it_is(row: Row, said: Spoken) -> Refresh:
 def promoted(row: Row, said: Spoken) -> Reply:
     """The reply to a row whose record was promoted, and which was not told. Pure."""
     mine = row.delivery
-    edited = typed_since(mine, said.record, said.enriched_fields) and not is_older(row, said)
-    taken_back = mine.status != Status.COMPLETE and not is_older(row, said)
+    edited = typed_since(mine, said.sent) and not is_older(row.delivery, said.sent)
+    taken_back = mine.status != Status.COMPLETE and not is_older(row.delivery, said.sent)
     note = promoted_note(said.at, edited=edited, taken_back=taken_back) if edited or taken_back else PROMOTED_NOTE
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note,
-        brought_back(mine, said.record, said.enriched_at) if edited else differing(said.record, mine.data),
+        differing(with_what_went(mine, said.sent) if edited else said.record, mine.data),
         said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat(), code=Code.PROMOTED,
         receipt=said.receipt,
     )  # fmt: skip
@@ -320,7 +314,7 @@ def promoted(row: Row, said: Spoken) -> Reply:
 def _flagged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh:
     mine = row.delivery
     errors = fresh.errors if fresh.still_invalid else said.errors
-    if is_older(row, said) or not row.taken_back:
+    if is_older(row.delivery, said.sent) or not row.taken_back:
         return Reply(
             mine.key, mine.version, Status.FAILED, flagged_note(errors), differing(fresh.data, mine.data), fresh.data,
             errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code, pushed=True,
@@ -329,9 +323,19 @@ def _flagged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
     return replace(_merged(entity, row, standing, said, fresh), note=taken_back_note(errors), code=Code.FLAGGED)
 
 
+def _waiting(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh | None:
+    if said.pushed:
+        return _carried(entity, row, standing, said, fresh)
+    if row.promoted:
+        return None
+    if is_older(row.delivery, said.sent):
+        return _sent_again(row, said, fresh)
+    return None if descends(row.delivery, said.sent) else _worked_on(row, said)
+
+
 def _carried(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh:
     mine = row.delivery
-    if is_older(row, said) and fresh.unjudged:
+    if is_older(row.delivery, said.sent) and fresh.unjudged:
         return Reply(
             mine.key, mine.version, Status.COMPLETE, CARRIED_NOTE, differing(fresh.data, mine.data), fresh.data,
             pushed=True, code=Code.CARRIED, receipt=said.receipt,
@@ -355,7 +359,7 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
     """What was set to complete after the backup, and waited in Neon: it goes again, with the values that went."""
     mine = row.delivery
     return Refresh(
-        mine.key, fresh.id, _with_what_went(row, said), mine.snapshot, Status.COMPLETE, None, None, None,
+        mine.key, fresh.id, with_what_went(row.delivery, said.sent), mine.snapshot, Status.COMPLETE, None, None, None,
         reopened=True, note=RELEASED, code=Code.RELEASED, enriched_by=said.enriched_by, enriched_at=said.enriched_at,
     )  # fmt: skip
 
@@ -363,7 +367,7 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
 def _worked_on(row: Row, said: Spoken) -> Refresh | None:
     """Somebody works on a row from a backup already: the values that went and waited come back beside what he typed."""
     mine = row.delivery
-    data = _with_what_went(row, said)
+    data = with_what_went(row.delivery, said.sent)
     if data == mine.data:
         return None
     return Refresh(
@@ -371,10 +375,22 @@ def _worked_on(row: Row, said: Spoken) -> Refresh | None:
     )  # fmt: skip
 
 
+def _left(row: Row, said: Spoken) -> Refresh | None:
+    """The record left by another way after the backup: what the enricher had sent of it comes back."""
+    mine = row.delivery
+    data = with_what_went(mine, said.sent)
+    if data == mine.data:
+        return None
+    status = Status.FAILED if said.outcome is Outcome.FLAGGED else mine.status
+    return Refresh(
+        mine.key, None, data, mine.snapshot, status, None, None, None, reopened=False, note=LEFT_NOTE, code=Code.LEFT,
+    )  # fmt: skip
+
+
 def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None) -> Refresh:
     mine, carried = row.delivery, standing.carried
     # Of a backup that is older than the promotion, what was promoted comes back first.
-    data = _with_what_went(row, carried) if carried else mine.data
+    data = with_what_went(row.delivery, carried.sent) if carried else mine.data
     if fresh is None:
         note = (
             f"This record is no longer in the invalid table: its promotion was taken back on {day_of(said.at)}, and it"
@@ -388,15 +404,3 @@ def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
         mine.key, fresh.id, data, fresh.data, Status.PENDING, fresh.errors, fresh.warnings, fresh.reason_code,
         reopened=True, note=UNDONE_NOTE, code=Code.UNDONE, receipt=said.receipt,
     )  # fmt: skip
-
-
-def _with_what_went(row: Row, said: Spoken) -> Data:
-    """What a row holds, and over it what was carried of it, as far as the row is from a backup and lacks that: what was
-    typed since the restore is newer.
-    """
-    mine, record = row.delivery, said.record or {}
-    if is_older(row, said):
-        return {**mine.data, **record}
-    if was_carried(mine, said):
-        return mine.data
-    return {**mine.data, **{name: value for name, value in record.items() if not is_typed(mine, name)}}

@@ -8,9 +8,10 @@ from datetime import datetime
 import structlog
 
 from worker.entities import Entity
+from worker.lineage import descends, is_older, is_typed
 from worker.merge import merge
 from worker.model import Action, Data, Delivery, Merged, Verdict
-from worker.receipts import Spoken, Standing
+from worker.receipts import Standing
 from worker.replies import KEPT
 
 log = structlog.get_logger("worker.judging")
@@ -45,7 +46,7 @@ def judge(
         if standing:
             agreed = agreed_on(entity, delivery, theirs, standing)
             theirs_at = standing.moved_at(theirs_at)
-            if standing.is_newer_than(delivery.version):
+            if standing.latest and is_older(delivery, standing.latest.sent):
                 # In a restored workspace the row may be older than what was carried last: that is his word then.
                 typed = {**typed, **standing.written}
         merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
@@ -83,18 +84,6 @@ def _written_for(delivery: Delivery, standing: Standing) -> Data:
     """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
     going back to what stood there before.
     """
-    if standing.is_newer_than(delivery.version) or was_carried(delivery, standing.latest):
+    if standing.latest is None or is_older(delivery, standing.latest.sent) or descends(delivery, standing.latest.sent):
         return standing.written
     return {name: value for name, value in standing.written.items() if is_typed(delivery, name)}
-
-
-def was_carried(delivery: Delivery, said: Spoken | None) -> bool:
-    """Whether a row may be what was carried, or a later version of that: its flip took away that it was pushed before,
-    and left when it was enriched.
-    """
-    return said is None or (delivery.pushed_at is None and delivery.enriched_at == said.enriched_at)
-
-
-def is_typed(delivery: Delivery, name: str) -> bool:
-    """Whether a row holds another value of a column than it had from Neon."""
-    return bool(delivery.data.get(name) != delivery.snapshot.get(name))

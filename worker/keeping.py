@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity, data_of
 from worker.model import Code, Data, Receipt
+from worker.workspace import VERSIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Refresh:
 _REFRESH = sql.SQL("""
 UPDATE {workspace} w SET
   updated_at = greatest(w.updated_at, a.as_of),
+  queued_versions = {versions},
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
   neon_id = coalesce(a.neon_id, w.neon_id), neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
   enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
@@ -79,6 +81,7 @@ def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
         _REFRESH.format(
             workspace=entity.workspace_table.sql,
             key=sql.Identifier(entity.key),
+            versions=VERSIONS,
             columns=sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
             columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
         ),

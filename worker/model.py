@@ -130,6 +130,20 @@ class Merged:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """What was carried of a workspace row, as the ledger knows it. Times are UTC without zone."""
+
+    record: Data | None
+    """The data columns as they became."""
+    version: datetime | None
+    """The row's ``updated_at`` that went; None where no release kept it."""
+    enriched_at: datetime | None
+    """When the enricher had set it to complete."""
+    enriched_fields: Sequence[str] = ()
+    """The fields whose value was his."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What Neon said of one delivery."""
 
@@ -153,12 +167,8 @@ class Answer:
     """The ledger row that says so."""
     in_master: bool = False
     """For ``GONE``: whether the master table has the record."""
-    row_version: datetime | None = None
-    """For ``GONE``: the workspace row's ``updated_at`` that went when it was promoted."""
-    enriched_fields: Sequence[str] = ()
-    """For ``GONE``: the fields whose value the enricher had sent then."""
-    enriched_at: datetime | None = None
-    """For ``GONE``: when the enricher had set it to complete; UTC, without zone."""
+    sent: Sent | None = None
+    """For ``GONE``: what was carried of the row last; of a promoted one, what was promoted."""
 
 
 @dataclass(slots=True)
@@ -187,6 +197,8 @@ class Delivery:
     """Whether the row came from Neon, or was ever told of it; not added by hand."""
     receipt: Receipt | None = None
     """What the workspace row was last told of."""
+    queued_versions: frozenset[datetime | None] | None = None
+    """The versions in which the row was queued since; None where it was not, or no trigger kept them."""
     in_neon: bool = False
     """Whether it begins as it lies in Neon, and carries nothing of a workspace row's."""
     age: float | None = None
@@ -236,6 +248,14 @@ class Requirement:
 def utc(moment: datetime) -> datetime:
     """The same moment in UTC without zone; without one, it is UTC already."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+def moment(text: object) -> datetime | None:
+    """The moment that JSON tells, in UTC without zone; None where it is off the calendar, as infinity is."""
+    try:
+        return utc(datetime.fromisoformat(str(text))) if text else None
+    except ValueError:
+        return None
 
 
 def utc_now() -> datetime:

@@ -13,7 +13,6 @@ from psycopg.types.json import Jsonb
 
 from worker.database import COMMIT, Connection, Step, begin, send, within
 from worker.entities import Entity, Table, data_of
-from worker.horizon import Since
 from worker.model import Conflict, Data, Outcome
 
 LEDGER = sql.Identifier("marketing", "enrichment_ledger")
@@ -208,7 +207,7 @@ _AS_JSON = {**PULLED, "neon_snapshot": "d.data::json"}
 
 
 async def stream(
-    connection: Connection, entity: Entity, since: Since | None, *, patience: float, as_json: bool
+    connection: Connection, entity: Entity, where: sql.Composable | None, *, patience: float, as_json: bool
 ) -> AsyncGenerator[list[bytes]]:
     """The invalid rows as new workspace rows in COPY's text format, some hundred at a time, as the server sends them.
 
@@ -218,7 +217,7 @@ async def stream(
     Args:
         connection: to Neon, in a transaction that the caller opened.
         entity: which.
-        since: only what changed since; None for all rows.
+        where: a condition over ``i``, the invalid row; None for all rows.
         patience: seconds to wait for the next rows.
         as_json: in two objects, not in a column for each value.
 
@@ -231,7 +230,7 @@ async def stream(
         pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in pulled),
         invalid=entity.invalid_table.sql,
         data=data_of(entity, "i"),
-        where=sql.SQL("WHERE ") + since.changed() if since else sql.SQL(""),
+        where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
     )
     statement = _STREAM[as_json].format(rows=rows_, key=sql.Identifier(entity.key))
     async with connection.cursor() as cursor, cursor.copy(statement) as copy:
@@ -246,6 +245,11 @@ async def stream(
                     size += len(row)
             if rows:
                 yield rows
+
+
+def among(entity: Entity, keys: Sequence[str]) -> sql.Composed:
+    """The condition of these records, over ``i``."""
+    return sql.SQL("i.{} = ANY({})").format(sql.Identifier(entity.key), sql.Literal(list(keys)))
 
 
 async def missing(connection: Connection, table: Table, key: str, keys: Sequence[str]) -> list[str]:

@@ -96,7 +96,7 @@ async def pull(
                 progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else since, batch_size, progress)
-                await task.tell_who_came(found)
+                await task.bring_open(found, batch_size, progress)
                 if full and not ground.vacant:
                     await task.withdraw(found)
                 if dry_run:
@@ -216,7 +216,10 @@ class _Pull:
             # What has arrived is found to be there.
             progress.expect(self.pulled.seen)
             self.pulled.seen = 0
-        await self._stream(since, batch_size, progress, self._stage)
+        # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
+        by_index = since is not None and since.xid is None
+        where = since.changed() if since else None
+        await self._stream(where, batch_size, progress, self._stage, by_index=by_index)
 
     async def _loaded(self, batch_size: int, progress: Progress) -> bool:
         """Copy all of it straight into the workspace; tell whether it takes every row."""
@@ -230,15 +233,20 @@ class _Pull:
         return True
 
     async def _stream(
-        self, since: Since | None, batch_size: int, progress: Progress, take: Callable[[Batches], Awaitable[None]]
+        self,
+        where: sql.Composable | None,
+        batch_size: int,
+        progress: Progress,
+        take: Callable[[Batches], Awaitable[None]],
+        *,
+        by_index: bool = False,
     ) -> None:
         async with self.bridge.neon.connection() as source:
-            # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
-            planner = ("enable_seqscan",) if since and since.xid is None else ()
+            planner = ("enable_seqscan",) if by_index else ()
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             as_json = take == self._stage
             # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
-            async with aclosing(neon.stream(source, self.entity, since, patience=PATIENCE, as_json=as_json)) as rows:
+            async with aclosing(neon.stream(source, self.entity, where, patience=PATIENCE, as_json=as_json)) as rows:
                 batches = Batches(rows, batch_size)
                 while await batches.more():
                     await take(batches)
@@ -321,12 +329,17 @@ class _Pull:
             await send(self.here, COMMIT)
         self.pulled.changed += len(refreshed)
 
-    async def tell_who_came(self, found: Comparison) -> None:
-        """Of a backup that is older than the row: what an enricher had sent, and what only waited, comes back."""
+    async def bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
+        """Bring the records that wait, or were taken back, and have no row: it is from before a backup, or retention or
+        somebody's hand removed it. What the enricher had sent comes back with them.
+        """
         keys = sorted(found.heard.absent)
-        if not self.dry_run:
-            for some in chunks(keys, self.bridge.batch_size):
-                await hear(self.bridge, self.there, self.here, self.entity, some, self.run.run_id, found.heard)
+        if self.dry_run or not keys:
+            return
+        if not self.pulled.full:
+            await self._stream(neon.among(self.entity, keys), batch_size, progress, self._stage, by_index=True)
+        for some in chunks(keys, self.bridge.batch_size):
+            await hear(self.bridge, self.there, self.here, self.entity, some, self.run.run_id, found.heard)
 
     async def withdraw(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; tell the others."""

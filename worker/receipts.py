@@ -12,7 +12,7 @@ from psycopg import sql
 
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity, Table
-from worker.model import Data, Outcome, Receipt, utc
+from worker.model import Data, Outcome, Receipt, Sent, moment
 from worker.neon import LEDGER, PUSHED_NOTE, RECEIPTS
 
 POSITION = Table("public", "enrichment_pull_position")
@@ -164,7 +164,7 @@ async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[st
 
 # In the order of their ids. Of every entity: looking for the few rows of a rare one would read the whole ledger.
 _ENTRIES = sql.SQL("""
-SELECT id, key, outcome = 'waiting' AS waits,
+SELECT id, key, outcome IN ('waiting', 'undone') AS open,
   entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks
 FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 """)
@@ -178,8 +178,8 @@ class Chunk:
     """The last id looked at."""
     latest: dict[str, int]
     """Key → id of the latest row that says what became of it."""
-    waiting: set[str]
-    """Those of the keys of which it says that they wait: what the enricher sent stands in the ledger alone."""
+    open: set[str]
+    """Those of the keys that wait, or were taken back: what the enricher had sent stands in the ledger alone."""
 
 
 async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | None:
@@ -190,8 +190,8 @@ async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | 
     if not rows:
         return None
     said = {row["key"]: row for row in rows if row["speaks"]}
-    waiting = {key for key, row in said.items() if row["waits"]}
-    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in said.items()}, waiting)
+    open_ = {key for key, row in said.items() if row["open"]}
+    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in said.items()}, open_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +213,11 @@ class Spoken:
     enriched_fields: Sequence[str]
     """Fields whose value came from the enricher."""
 
+    @property
+    def sent(self) -> Sent:
+        """What was carried."""
+        return Sent(self.record, self.row_version, self.enriched_at, self.enriched_fields)
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -231,11 +236,6 @@ class Standing:
     """The latest promotion among what the row was not told of."""
     master: Data | None
     """The master row; None where there is none."""
-
-    def is_newer_than(self, version: datetime | None) -> bool:
-        """Whether what was carried last is newer than a workspace row: that is from a backup then."""
-        said = self.latest
-        return bool(said and said.row_version and version and version < said.row_version)
 
     def moved_at(self, at: datetime | None) -> datetime | None:
         """When Neon's row, which says that it changed last at this moment, changed last by no doing of the worker's."""
@@ -323,11 +323,3 @@ def _spoken(row: dict[str, object] | None) -> Spoken | None:
         said[name] = moment(said[name])
     outcome = Outcome(str(said.pop("outcome")))
     return Spoken(receipt=receipt, outcome=outcome, **said)  # type: ignore[arg-type]
-
-
-def moment(text: object) -> datetime | None:
-    """The moment that JSON tells; None where it is off the calendar, as infinity is."""
-    try:
-        return utc(datetime.fromisoformat(str(text))) if text else None
-    except ValueError:
-        return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from worker.model import Code, Data, Delivery, Outcome, State, Status
+from worker.lineage import is_older, is_typed, with_what_went
+from worker.model import Code, Data, Delivery, Outcome, Sent, State, Status
 from worker.workspace import Reply
 
 KEPT = "the enricher's values are kept in the workspace only"
@@ -107,29 +108,14 @@ def promoted_note(at: datetime | None, *, edited: bool, taken_back: bool) -> str
     return f"This record was promoted on {day_of(at)}{before}." + (NO_EDITS if edited else "")
 
 
-def typed_since(row: Delivery, record: Data | None, enriched: Collection[str]) -> bool:
+def typed_since(row: Delivery, sent: Sent) -> bool:
     """Whether a row holds what an enricher typed after its record was carried: also where he went back to what stood
     there before. What he had not sent, and is as the row last had it from Neon, is Neon's own to change.
     """
     return any(
-        value != (record or {}).get(name) and (name in enriched or value != row.snapshot.get(name))
+        value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_typed(row, name))
         for name, value in row.data.items()
     )
-
-
-def brought_back(row: Delivery, record: Data | None, sent_at: datetime | None) -> Data:
-    """What comes back to a row of a backup that somebody has typed into since: values that had reached Neon, in cells
-    that hold what the backup had. A row that is the one which was carried, or a later version of it, lacks none.
-
-    Args:
-        row: as it stands.
-        record: as it was carried.
-        sent_at: when the enricher had set that to complete.
-    """
-    if row.pushed_at is None and row.enriched_at == sent_at:
-        return {}
-    untyped = {name: value for name, value in row.data.items() if value == row.snapshot.get(name)}
-    return {name: value for name, value in differing(record, row.data).items() if name in untyped}
 
 
 def day_of(at: datetime | None) -> str:
@@ -140,16 +126,16 @@ def day_of(at: datetime | None) -> str:
 def _gone(delivery: Delivery) -> Reply:
     said = delivery.answer
     assert said is not None
-    key, version = delivery.key, delivery.version
+    key, version, sent = delivery.key, delivery.version, said.sent
+    older = sent is not None and is_older(delivery, sent)
+    # What had reached Neon comes back to a row of a backup, which is as new then as that was.
+    back = differing(with_what_went(delivery, sent), delivery.data) if sent else {}
+    as_of = sent.version if sent and older else None
     if said.outcome is Outcome.PROMOTED:
         # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
-        older = bool(said.row_version and version and version < said.row_version)
-        edited = not older and typed_since(delivery, said.record, said.enriched_fields)
+        edited = not older and sent is not None and typed_since(delivery, sent)
         reply = _promoted(delivery, said.at, edited=edited, record=said.record)
-        if edited:
-            reply = replace(reply, data=brought_back(delivery, said.record, said.enriched_at))
-        # A backup that holds the newer values now is as new as they are.
-        return replace(reply, as_of=said.row_version) if older else reply
+        return replace(reply, data=back if edited else reply.data, as_of=as_of)
     if said.outcome is None and delivery.promoted_at:
         # Retention took the ledger row; the workspace row itself still knows of its promotion.
         return _promoted(delivery, delivery.promoted_at, edited=delivery.data != delivery.snapshot)
@@ -171,7 +157,7 @@ def _gone(delivery: Delivery) -> Reply:
     return Reply(
         key, version, Status.FAILED,
         f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here.",
-        code=Code.GONE,
+        back or None, code=Code.GONE, as_of=as_of,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from worker.entities import Entity
 from worker.hearing import Heard, catch_up, older_than_carried
 from worker.judging import judge
 from worker.keeping import Refresh
-from worker.model import Code, Delivery, Outcome, Status, utc_now
+from worker.model import Code, Delivery, Outcome, Status, moment, utc_now
 from worker.neon import Entry, InvalidRow, Run
 from worker.parts import Refusals, in_parts
 from worker.position import Position, read_position, restored_in_words
@@ -106,8 +106,8 @@ async def recognise(entity: Entity, position: Position, there: Connection, here:
             found.before = await receipts.first_told(here, entity, found.forgotten)
         if unfinished and not restored:
             # The pull that recognised it was counted since.
-            found.after = receipts.moment(unfinished.get("after"))
-            found.before = receipts.moment(unfinished.get("before"))
+            found.after = moment(unfinished.get("after"))
+            found.before = moment(unfinished.get("before"))
     elif position.last_pull_at and position.pulls < counts.confirmed:
         found.side, found.after = "Supabase", position.last_pull_at
     return found

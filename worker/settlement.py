@@ -14,7 +14,7 @@ from worker.catalogue import Column
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import Entity, data_of
 from worker.faults import Restored
-from worker.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, State
+from worker.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, Sent, State
 from worker.neon import EXECUTED_BY, LEDGER, PUSHED_NOTE, RECEIPTS, Run
 
 _SETTLE = sql.SQL("""
@@ -130,13 +130,17 @@ SELECT d.key,
   h.hash, coalesce(k.id, p.id, l.id) AS receipt_id,
   nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
-    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master, l.row_version,
-  l.enriched_fields, l.enriched_at
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
+  o.record AS sent, o.row_version, o.enriched_fields, o.enriched_at
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
 LEFT JOIN booked k USING (key)
 LEFT JOIN LATERAL (
   SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND h.key IS NULL
     AND l.outcome IN ('promoted', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
+LEFT JOIN LATERAL (
+  SELECT o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o
+  WHERE o.entity = %(entity)s AND o.key = d.key AND h.key IS NULL AND o.outcome IN ('promoted', 'flagged', 'waiting')
+    AND (l.outcome IS DISTINCT FROM 'promoted' OR o.id = l.id) ORDER BY o.id DESC LIMIT 1) o ON true
 """)
 
 
@@ -366,7 +370,7 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         hash=row["hash"],
         receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
         in_master=bool(row["in_master"]),
-        row_version=row["row_version"],
-        enriched_fields=row["enriched_fields"] or (),
-        enriched_at=row["enriched_at"],
+        sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or ())
+        if row["sent"]
+        else None,
     )

@@ -147,7 +147,7 @@ async def _tell(bridge: Bridge, there: Connection, here: Connection, entity: Ent
     heard = Heard()
     await hear(bridge, there, here, entity, [key], run_id, heard, wait=True)
     gone = key in heard.absent
-    return "; its workspace row is gone, `enrichment-worker pull --full` brings it back" if gone else ""
+    return "; its workspace row is gone: the next pull brings it back" if gone else ""
 
 
 async def _why_not_on_record(there: Connection, key: str, run_id: str | None) -> str:

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from worker.aside import Aside
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import ENTITIES, Entity, data_of
-from worker.model import Code, Data, Delivery, Receipt, Status
+from worker.model import Code, Data, Delivery, Receipt, Status, moment
 
 CHANNEL = "enrichment_complete"
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
@@ -33,6 +33,7 @@ SELECT c.*, md5(concat_ws('|', c.key, c.version::text, c.data::text)) AS deliver
 SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
   w.pushed_to_neon_at AS pushed_at, w.promoted_at, w.neon_id, w.receipt_id, w.receipt_hash,
+  w.queued_versions,
   coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,
   CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND isfinite(w.updated_at)
     THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
@@ -97,6 +98,8 @@ def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
     cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
     if row["receipt_id"] is not None:
         cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
+    if row["queued_versions"] is not None:
+        cells["queued_versions"] = frozenset(moment(version) for version in row["queued_versions"])
     return Delivery(**cells)
 
 
@@ -243,6 +246,12 @@ class Reply:
     """The version of the row that the values are of, where it holds an older one: its database was restored."""
 
 
+VERSIONS = sql.SQL(
+    "CASE WHEN a.receipt_id IS NOT NULL THEN NULL"
+    " WHEN a.as_of > w.updated_at THEN coalesce(w.queued_versions, '[]') || to_jsonb(a.as_of)"
+    " ELSE w.queued_versions END"
+)
+"""The versions in which a row was queued, by what it is told."""
 _REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
 _ACKNOWLEDGE = sql.SQL("""
 WITH a AS MATERIALIZED (
@@ -253,6 +262,7 @@ WITH a AS MATERIALIZED (
 )
 UPDATE {workspace} w SET
   updated_at = greatest(w.updated_at, a.as_of),
+  queued_versions = {versions},
   ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
   neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
   last_sync_hash = coalesce(md5(a.snapshot::text), w.last_sync_hash),
@@ -300,6 +310,7 @@ def _acknowledge(entity: Entity) -> sql.SQL:
             workspace=entity.workspace_table.sql,
             key=sql.Identifier(entity.key),
             columns=sql.SQL(", ").join(columns),
+            versions=VERSIONS,
             columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
         )
     )

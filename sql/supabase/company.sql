@@ -54,7 +54,10 @@ ALTER TABLE public.company_needs_enrichment
   ADD COLUMN IF NOT EXISTS sync_code TEXT,    -- what sync_note says, as a code
   -- The ledger row in Neon that this row was last told of. A ledger that lacks it was restored to an earlier moment.
   ADD COLUMN IF NOT EXISTS receipt_id BIGINT,
-  ADD COLUMN IF NOT EXISTS receipt_hash TEXT;
+  ADD COLUMN IF NOT EXISTS receipt_hash TEXT,
+  -- The versions in which it was queued since. What was carried and is none of them went from another life of the
+  -- row: its database was restored.
+  ADD COLUMN IF NOT EXISTS queued_versions JSONB;
 SELECT public.enrichment_add_data('public.company_needs_enrichment',
   '{"company_name": "TEXT", "domain": "TEXT", "industry": "TEXT", "employee_count": "INTEGER",
     "website": "TEXT", "phone": "TEXT", "address": "TEXT", "city": "TEXT", "state": "TEXT",

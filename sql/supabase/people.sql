@@ -55,7 +55,10 @@ ALTER TABLE public.people_needs_enrichment
   ADD COLUMN IF NOT EXISTS sync_code TEXT,    -- what sync_note says, as a code
   -- The ledger row in Neon that this row was last told of. A ledger that lacks it was restored to an earlier moment.
   ADD COLUMN IF NOT EXISTS receipt_id BIGINT,
-  ADD COLUMN IF NOT EXISTS receipt_hash TEXT;
+  ADD COLUMN IF NOT EXISTS receipt_hash TEXT,
+  -- The versions in which it was queued since. What was carried and is none of them went from another life of the
+  -- row: its database was restored.
+  ADD COLUMN IF NOT EXISTS queued_versions JSONB;
 SELECT public.enrichment_add_data('public.people_needs_enrichment',
   '{"full_name": "TEXT", "first_name": "TEXT", "last_name": "TEXT", "email": "TEXT", "phone": "TEXT",
     "title": "TEXT", "company_name": "TEXT", "company_unique_id": "TEXT", "linkedin_url": "TEXT",

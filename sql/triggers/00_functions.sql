@@ -15,7 +15,7 @@ DECLARE
     'created_at', 'pulled_from_neon_at', 'pushed_to_neon_at', 'promoted_at', 'waiting_for', 'sync_note',
     'validation_errors', 'validation_warnings', 'original_validation_errors',
     'original_validation_warnings', 'reason_code', 'neon_snapshot', 'last_sync_hash', 'neon_id', 'id',
-    'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash'];
+    'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash', 'queued_versions'];
   typed text := NEW.enrichment_status;
   generated text[];
   was jsonb;
@@ -41,6 +41,7 @@ BEGIN
     NEW.sync_code := OLD.sync_code;
     NEW.receipt_id := OLD.receipt_id;
     NEW.receipt_hash := OLD.receipt_hash;
+    NEW.queued_versions := OLD.queued_versions;
     IF NEW.enrichment_status = OLD.enrichment_status THEN
       -- A generated column is made after this: until then it is NULL in NEW, which is no change.
       generated := ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
@@ -68,6 +69,7 @@ BEGIN
     NEW.sync_code := NULL;
     NEW.receipt_id := NULL;
     NEW.receipt_hash := NULL;
+    NEW.queued_versions := NULL;
   END IF;
 
   IF TG_OP = 'UPDATE' AND OLD.sync_code = 'lost' THEN
@@ -84,6 +86,10 @@ BEGIN
       NEW.sync_code := 'queued';
     END IF;
     NEW.waiting_for := NULL;
+    NEW.queued_versions := coalesce(NEW.queued_versions, '[]') || pg_catalog.to_jsonb(NEW.updated_at::timestamp);
+    IF pg_catalog.jsonb_array_length(NEW.queued_versions) > 32 THEN
+      NEW.queued_versions := NEW.queued_versions - 0;
+    END IF;
     NEW.enriched_at := coalesce(NEW.enriched_at, utc_now);
     NEW.enriched_by := coalesce(
       nullif(pg_catalog.btrim(NEW.enriched_by), ''),

@@ -1,0 +1,38 @@
+"""Whether a workspace row descends from what was carried of it; a row of a backup does not, and lacks what reached Neon
+after that was made. Pure.
+"""
+
+from __future__ import annotations
+
+from worker.model import Data, Delivery, Sent
+
+
+def is_older(row: Delivery, sent: Sent) -> bool:
+    """Whether the row is from before what was carried, and nobody has typed into it since."""
+    return sent.version is not None and row.version is not None and row.version < sent.version
+
+
+def descends(row: Delivery, sent: Sent) -> bool:
+    """Whether the row is what was carried, or a later version of that."""
+    if sent.version is None or row.queued_versions is None:
+        # No trigger has kept the versions. A flip takes away that the row was pushed before, and leaves when it was
+        # enriched.
+        return row.pushed_at is None and row.enriched_at == sent.enriched_at
+    return sent.version == row.version or sent.version in row.queued_versions
+
+
+def is_typed(row: Delivery, name: str) -> bool:
+    """Whether the row holds another value of a column than it had from Neon."""
+    return bool(row.data.get(name) != row.snapshot.get(name))
+
+
+def with_what_went(row: Delivery, sent: Sent) -> Data:
+    """What the row holds, and over it what was carried of it, as far as the row is from a backup and lacks that: what
+    was typed since the restore is newer.
+    """
+    record = sent.record or {}
+    if is_older(row, sent):
+        return {**row.data, **record}
+    if descends(row, sent):
+        return row.data
+    return {**row.data, **{name: value for name, value in record.items() if not is_typed(row, name)}}
