@@ -92,8 +92,6 @@ class Counts:
     pulls: int
     confirmed: int
     """The last pull that the workspace is known to have kept."""
-    ledger_id: int
-    """The latest ledger row, of whatever entity."""
     settled_id: int
     """No ledger row up to this id is still to come."""
     moment: datetime | None
@@ -101,11 +99,9 @@ class Counts:
 
 
 _COUNTS = sql.SQL("""
-SELECT coalesce(r.pulls, 0) AS pulls, coalesce(r.confirmed, 0) AS confirmed, coalesce(l.id, 0) AS ledger_id,
-  coalesce(s.id, 0) AS settled_id,
+SELECT coalesce(r.pulls, 0) AS pulls, coalesce(r.confirmed, 0) AS confirmed, coalesce(s.id, 0) AS settled_id,
   r.pulled_at AT TIME ZONE 'UTC' AS moment
 FROM (SELECT) one LEFT JOIN {receipts} r ON r.entity = %(entity)s
-  LEFT JOIN (SELECT id FROM {ledger} ORDER BY id DESC LIMIT 1) l ON true
   -- A settlement that is under way has its ids already, and shows them when it commits.
   LEFT JOIN (SELECT id FROM {ledger} WHERE recorded_at < now() - interval '5 minutes' ORDER BY id DESC LIMIT 1) s
     ON true

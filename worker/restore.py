@@ -128,7 +128,8 @@ async def unsettled(entity: Entity, there: Connection, here: Connection) -> str 
     position = await read_position(here, entity)
     found = await recognise(entity, position, there, here)
     if found.side == "Neon":
-        return f"{found.in_words()}: it has forgotten what became of {entity.count(len(found.forgotten))}"
+        what = f"what became of {entity.count(len(found.forgotten))}" if found.forgotten else "the last pull"
+        return f"{found.in_words()}: it has forgotten {what}"
     older = await older_than_carried(there, here, entity, position.ledger_id or 0)
     if found.side or older:
         found.side, found.after = "Supabase", position.last_pull_at
