@@ -22,7 +22,7 @@ SUITE, PYTHON = "bookworm", "3.11"
 """The oldest Python and nearly the oldest systemd that the worker promises to run with."""
 DOWNLOAD_SECONDS = 300
 PACKAGES = ("systemd", "systemd-sysv", "python3", "python3-venv")
-SOURCES = ("worker", "sql", "deploy", "README.md", "constraints.txt", "pyproject.toml")
+SOURCES = ("worker", "sql", "deploy", "docs", "README.md", "constraints.txt", "pyproject.toml")
 
 
 class Unavailable(Exception):

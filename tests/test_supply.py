@@ -65,11 +65,11 @@ def test_every_licence_is_listed() -> None:
         assert f"| {name} | {text} |" in listed, "run .ci/lock"
 
 
-def test_the_readme_names_every_direct_dependency_with_its_reason() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_the_architecture_names_every_direct_dependency_with_its_reason() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
     for name, reason in declared().items():
         assert reason, f"{name} has no reason in pyproject.toml"
-        assert re.search(rf"^\| `{re.escape(name)}` \|", readme, re.MULTILINE), f"{name} is not in the README"
+        assert re.search(rf"^\| `{re.escape(name)}` \|", page, re.MULTILINE), f"{name} is not in the docs"
 
 
 @pytest.fixture(scope="module")
