@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from conftest import Databases, as_role, connect
+from findings import findings
 from psycopg import sql
 from records import add_companies, company, complete, work
-from test_operator import findings
 
 from worker.hints import hint, reach_hint
 

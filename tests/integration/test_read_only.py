@@ -8,10 +8,10 @@ import pooler
 import psycopg
 import pytest
 from conftest import Databases, connect
+from findings import findings
 from oracle import check
 from psycopg import sql
 from records import add_companies, company, complete, invalid, master, work
-from test_operator import findings
 
 PARAMETER = "default_transaction_read_only"
 

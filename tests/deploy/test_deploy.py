@@ -2,16 +2,16 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
 from worker.metrics import PREFIX
 from worker.monitor import Monitor
 from worker.settings import SECRETS
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+DEPLOY = ROOT / "deploy"
 KEYWORDS = {"instance", "job", "le"}  # labels that Prometheus adds
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 

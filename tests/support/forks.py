@@ -250,5 +250,5 @@ def _become(asked: dict[str, Any], fds: list[int]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent))
+    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
     _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import anyio
 import pooler
 import pytest
+from backlog import fill, flip, settled
 from oracle import check
 from records import add_people, add_slot, company, complete, person, work
-from test_faults import fill, flip, settled
 
 from worker.database import COMMIT, Database, begin, send
 from worker.pipeline import PREPARE_AFTER

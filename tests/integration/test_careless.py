@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
-from conftest import Daemon, _environment
+from conftest import ROOT, Daemon, _environment
 from psycopg import sql
 from records import add_companies, add_master, company, complete, invalid, ledger, master, work
 
@@ -18,8 +17,6 @@ from worker.entities import COMPANY
 from worker.model import Data, Verdict
 from worker.settings import load_settings
 from worker.stages import Pushed, push
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -148,7 +145,7 @@ def test_an_undo_before_the_row_heard_of_its_promotion_is_not_promoted_again(
     add_companies(neon, 1, 2)
     assert cli("pull").returncode == 0
     complete(supabase, company(1), website="https://a.example")
-    path = os.pathsep.join([str(HERE / "crash"), str(HERE.parent)])
+    path = os.pathsep.join([str(ROOT / "tests" / "support" / "crash"), str(ROOT)])
     # Dies when Neon has committed and before the row is told.
     victim = Daemon({**_environment(env), "PYTHONPATH": path, "CRASH_AT": "11:before"}, tmp_path)
     assert victim.process.wait(30) == -9

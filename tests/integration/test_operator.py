@@ -8,6 +8,7 @@ import re
 import pooler
 import pytest
 from conftest import as_role
+from findings import findings
 from records import add_companies, company, complete
 
 
@@ -64,10 +65,6 @@ def test_history_of_an_unknown_key_is_one_line_and_exit_1(cli, prepared) -> None
     done = cli("history", "04.04.01.01.99999.999")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
-
-
-def findings(cli) -> dict[str, dict[str, str]]:
-    return {finding["check"]: finding for finding in json.loads(cli("doctor", "--json").stdout)}
 
 
 def test_doctor_finds_nothing_wrong_where_nothing_is(cli, prepared) -> None:

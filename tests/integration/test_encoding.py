@@ -5,9 +5,9 @@ from __future__ import annotations
 import pooler
 import pytest
 from conftest import Databases, connect
+from findings import findings
 from psycopg import sql
 from records import add_companies, company, complete, edit, master, work
-from test_operator import findings
 
 NAME = "Łódź Möbel 株式会社"
 CITY = "Zürich"

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
+from findings import findings
 from records import add_companies
-from test_operator import findings
 
 pytestmark = pytest.mark.one_version
 

@@ -1,4 +1,4 @@
-"""The state machine's short profile. The long one: ``python tests/soak.py``."""
+"""The state machine's short profile. The long one: ``python tests/chaos/soak.py``."""
 
 from __future__ import annotations
 

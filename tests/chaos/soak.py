@@ -1,4 +1,4 @@
-"""The state machine's long profile: ``python tests/soak.py [MINUTES [SEED]]``.
+"""The state machine's long profile: ``python tests/chaos/soak.py [MINUTES [SEED]]``.
 
 Prints its seed, with which it can be repeated as far as the machine's own timing goes, and what was done and compared.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS / "support"), str(TESTS), str(TESTS.parent)]
 
 from ground import Ground  # noqa: E402 - the path comes first
 from machine import Loop, struck  # noqa: E402

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from records import (
     Connection,
     add_companies,
@@ -24,8 +25,6 @@ from records import (
     person,
     work,
 )
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture

@@ -7,14 +7,12 @@ function through which statements go.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
-from conftest import Daemon, _environment
+from conftest import ROOT, Daemon, _environment
 from oracle import check
 from records import add_companies, company, ledger, master, work
 
-HERE = Path(__file__).parent
 STATEMENTS = (
     "claim: BEGIN", "claim: settings", "claim: SELECT FOR UPDATE",
     "settle: BEGIN", "settle: settings", "settle: constraints immediate", "settle: lock invalid",
@@ -36,7 +34,7 @@ def test_a_worker_killed_at_any_statement_loses_nothing(
         " 'https://c1.example' ELSE 'n/a' END"
     )
     number = STATEMENTS.index(point.partition(" ")[2]) + 1
-    path = os.pathsep.join([str(HERE / "crash"), str(HERE.parent)])
+    path = os.pathsep.join([str(ROOT / "tests" / "support" / "crash"), str(ROOT)])
     crash = {"PYTHONPATH": path, "CRASH_AT": f"{number}:{point.split()[0]}"}
     victim = Daemon({**_environment(env), **crash}, tmp_path)
     assert victim.process.wait(30) == -9, victim.events

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from backlog import fill, flip, settled
 from conftest import Databases, connect
 from oracle import check
 from proxy import Proxy
@@ -35,30 +36,6 @@ def links(databases, env, prepared) -> Iterator[dict[str, Proxy]]:
     ):
         env.update(NEON_DATABASE_URL=neon.url, SUPABASE_DATABASE_URL=supabase.url, SUPABASE_LISTEN_URL=ear.url)
         yield {"neon": neon, "supabase": supabase, "listen": ear}
-
-
-def flip(supabase, first: int, last: int) -> None:
-    """One statement; every tenth is repaired badly."""
-    supabase.execute(
-        "UPDATE company_needs_enrichment SET enrichment_status = 'complete', website = CASE WHEN neon_id %% 10 = 0"
-        " THEN 'n/a' ELSE 'https://c' || neon_id || '.example' END WHERE neon_id BETWEEN %s AND %s", [first, last]
-    )  # fmt: skip
-
-
-def settled(supabase) -> bool:
-    row = supabase.execute(
-        "SELECT count(*) AS n FROM company_needs_enrichment WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL"
-    ).fetchone()
-    return row["n"] == 0
-
-
-def fill(cli, neon, number: int) -> None:
-    neon.execute(
-        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"
-        " SELECT format('04.04.01.01.%%s.001', lpad(i::text, 5, '0')), 'Alder Works ' || i, 'EMPTY_WEBSITE', '{}'"
-        " FROM generate_series(1, %s) i", [number]
-    )  # fmt: skip
-    assert cli("pull").returncode == 0
 
 
 @pytest.mark.parametrize("link", ["neon", "supabase"])
