@@ -28,7 +28,8 @@ def is_typed(row: Delivery, name: str) -> bool:
 
 def with_what_went(row: Delivery, sent: Sent) -> Data:
     """What the row holds, and over it what was carried of it, as far as the row is from a backup and lacks that: what
-    was typed since the restore is newer.
+    was typed since the restore is newer. Who has typed a cell back to what it had from Neon is not told from who has
+    left it alone.
     """
     record = sent.record or {}
     if is_older(row, sent):

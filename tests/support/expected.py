@@ -171,6 +171,9 @@ class Expected:
             if fits(entity_of(key), name, value, it.base.get(name)):
                 # He is back at what Neon held: what Neon has made of it since is no conflict.
                 maybe.add(self.theirs.values.get(key, {}).get(name))
+                # In a backup that is still to be told what had reached Neon, it is not told from a cell left alone.
+                old = self.cells.get(key, {}).get(name)
+                maybe |= {old.typed} - {NOTHING} if old and old.before else set()
             self.cells.setdefault(key, {})[name] = Cell(value, maybe)
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
