@@ -189,9 +189,10 @@ async def _hear(
             continue
         if said is None or standing.forgotten or (row.delivery.receipt and said.receipt.id <= row.delivery.receipt.id):
             continue
-        heard.older += is_older(row.delivery, said.sent) and not _told_before(row, said)
-        word = _say(entity, row, standing, said, fresh.get(key))
-        if word is not None and not _told_before(row, said):
+        before = _told_before(row, said)
+        heard.older += is_older(row.delivery, said.sent) and not before
+        word = _as_it_is(row, said) if before else _say(entity, row, standing, said, fresh.get(key))
+        if word is not None and not before:
             # A backup that holds the newer values now is as new as they are, also where it is told once more.
             carried = [one.row_version for one in (said, standing.carried) if one and is_older(row.delivery, one.sent)]
             word = replace(word, as_of=max(filter(None, carried), default=None))
@@ -199,7 +200,7 @@ async def _hear(
             replies.append(word)
         elif word is not None:
             refreshes.append(word)
-        if word is not None and not _told_before(row, said):
+        if word is not None and not before:
             became.append((key, str(said.outcome), None))
     heard.told += len(became)
     heard.words |= {key: outcome for key, outcome, _ in became}
@@ -271,9 +272,7 @@ def _told_before(row: Row, said: Spoken) -> bool:
 def _say(
     entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
 ) -> Reply | Refresh | None:
-    """What a row is told of the latest that the ledger says of it; None: nothing. Pure."""
-    if _told_before(row, said):
-        return _as_it_is(row, said)
+    """What a row that was not told before hears of the latest that the ledger says of it; None: nothing. Pure."""
     match said.outcome:
         case Outcome.PROMOTED:
             return promoted(row, said)

@@ -108,8 +108,7 @@ async def _tell_apart(here: Connection, entity: Entity, replies: Sequence[Reply]
     if latest and len(telling.refused) == len(replies) and is_everybodys(latest):
         raise latest
     for key, (_, reason) in telling.refused.items():
-        if (times := _storm.seen(reason)) is not None:
-            log.warning("reply.refused", entity=entity.name, key=key, error=reason, times=times)
+        _log_refused("reply.refused", entity, key, reason)
     return telling
 
 
@@ -176,9 +175,7 @@ async def _release_apart(bridge: Bridge, here: Connection, entity: Entity, promo
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
                 await send(here, ROLLBACK)
-                reason = in_one_line(error)
-                if (times := _storm.seen(reason)) is not None:
-                    log.warning("release.refused", entity=entity.name, key=key, error=reason, times=times)
+                _log_refused("release.refused", entity, key, in_one_line(error))
             else:
                 if any(row["held"] for row in results[2].fetchall()):
                     bridge.unreleased[entity.name].put(Why.HELD, [(key, None)], "")
@@ -198,11 +195,15 @@ async def release_ready(there: Connection, here: Connection, entity: Entity, wai
             raise
         await send(here, ROLLBACK)
         if len(keys) == 1:
-            reason = in_one_line(error)
-            if (times := _storm.seen(reason)) is not None:
-                log.warning("release.refused", entity=entity.name, key=keys[0], error=reason, times=times)
+            _log_refused("release.refused", entity, keys[0], in_one_line(error))
             return []
         half = len(keys) // 2
         parts = ({key: waits[key] for key in some} for some in (keys[:half], keys[half:]))
         return [key for part in parts for key in await release_ready(there, here, entity, part)]
     return keys
+
+
+def _log_refused(event: str, entity: Entity, key: str, reason: str) -> None:
+    """One line for a reason that comes again and again."""
+    if (times := _storm.seen(reason)) is not None:
+        log.warning(event, entity=entity.name, key=key, error=reason, times=times)
