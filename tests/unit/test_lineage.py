@@ -1,0 +1,54 @@
+"""Which version of a row descends from what was carried of it: SPEC 13."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from worker.lineage import descends, is_older, with_what_went
+from worker.model import Delivery, Sent
+
+EARLY, SENT_AT, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2), datetime(2026, 1, 3)
+ROW = Delivery(
+    key="1", version=LATE, data={"city": None, "phone": "1"}, snapshot={"city": None, "phone": None}, snapshot_hash=None,
+    delivery_hash="", enriched_by=None, enriched_at=EARLY, queued_versions=frozenset({LATE}),
+)  # fmt: skip
+SENT = Sent({"city": "Elkins", "phone": "2"}, SENT_AT, EARLY)
+
+
+@pytest.mark.parametrize(
+    ("versions", "version", "descended"),
+    [
+        ({SENT_AT, LATE}, LATE, True),
+        ({SENT_AT}, SENT_AT, True),
+        (set(), SENT_AT, True),
+        ({LATE}, LATE, False),
+        ({EARLY, LATE}, LATE, False),
+        (set(), EARLY, False),
+    ],
+)
+def test_a_row_descends_from_the_versions_in_which_it_was_queued(versions, version, descended) -> None:
+    assert descends(replace(ROW, version=version, queued_versions=frozenset(versions)), SENT) is descended
+
+
+@pytest.mark.parametrize(
+    ("enriched_at", "pushed_at", "descended"), [(EARLY, None, True), (LATE, None, False), (EARLY, LATE, False)]
+)
+def test_where_no_versions_were_kept_the_flip_tells(enriched_at, pushed_at, descended) -> None:
+    row = replace(ROW, queued_versions=None, enriched_at=enriched_at, pushed_at=pushed_at)
+    assert descends(row, SENT) is descended
+
+
+def test_a_row_that_nobody_has_typed_into_since_the_restore_gets_all_that_went() -> None:
+    row = replace(ROW, version=EARLY)
+    assert is_older(row, SENT)
+    assert with_what_went(row, SENT) == {"city": "Elkins", "phone": "2"}
+
+
+def test_what_is_typed_since_the_restore_stays_and_the_rest_comes_back() -> None:
+    assert with_what_went(ROW, SENT) == {"city": "Elkins", "phone": "1"}
+
+
+def test_a_later_version_of_what_went_lacks_nothing() -> None:
+    row = replace(ROW, queued_versions=frozenset({SENT_AT, LATE}))
+    assert with_what_went(row, SENT) == row.data
