@@ -377,6 +377,23 @@ def test_conflicts_are_counted_by_who_won(running, neon, supabase, eventually) -
     assert of(samples(running), "conflicts_total", entity="company", winner="neon") == 0
 
 
+def test_the_age_of_the_oldest_event_is_none_when_it_was_taken() -> None:
+    monitor = Monitor(["company"])
+
+    def told(name: str) -> float:
+        families = text_string_to_metric_families(monitor.exposition()[0].decode())
+        (value,) = (s.value for f in families for s in f.samples if s.name == f"{PREFIX}_{name}")
+        return value
+
+    monitor.not_posted("company", "HTTP 500", 3, 70.0)
+    assert (told("webhook_oldest_seconds"), told("webhook_pending_events")) == (70, 3)
+    monitor.posted("company", 2)
+    assert (told("webhook_oldest_seconds"), told("webhook_pending_events")) == (0, 2)
+    monitor.not_posted("company", "HTTP 500", 2, 90.0)
+    monitor.posted("company", None)
+    assert (told("webhook_oldest_seconds"), told("webhook_pending_events")) == (0, 0)
+
+
 def test_a_queue_that_somebody_holds_shows_its_depth_and_its_age(
     running, daemon, databases, supabase, eventually
 ) -> None:

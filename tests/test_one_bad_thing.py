@@ -371,6 +371,20 @@ def test_a_held_row_is_tried_again_by_itself(filled, daemon, databases, neon, su
         eventually(promoted(supabase, company(1)))
 
 
+def test_a_push_carries_the_others_though_a_whole_batch_of_it_is_held(filled, cli, databases, neon, supabase) -> None:
+    with connect(databases.neon_url) as theirs, theirs.transaction():
+        theirs.execute("SELECT FROM marketing.company_invalid WHERE company_unique_id = %s FOR UPDATE", [company(1)])
+        for number in (1, 2, 3):
+            complete(supabase, company(number), website=f"https://c{number}.example")
+        done = cli("push", "--entity", "company", "--batch-size", "1", "--json")
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)["company"]
+        assert (said["pushed"], said["left"]) == (2, 1)
+    assert [invalid(neon, company(number))["website"] for number in (1, 2, 3)] == [
+        None, "https://c2.example", "https://c3.example",
+    ]  # fmt: skip
+
+
 def test_an_edit_of_a_row_that_was_put_aside_goes_as_any_other(
     filled, daemon, databases, neon, supabase, eventually
 ) -> None:

@@ -370,6 +370,7 @@ def test_reconcile_lists_what_disagrees_and_settles_it(steps, neon_copy, here, t
         assert (entry["outcome"], entry["record"]["city"]) == ("withdrawn", "Elkins")
     row = work(here, company(6))
     assert (row["enrichment_status"], row["city"]) == ("failed", "Elkins")
+    assert row["waiting_for"] is None, "it waits for its record no longer"
     assert "restored" in row["sync_note"]
     assert cli("reconcile").returncode == 0
     assert "lost when Neon was restored" in cli("history", company(6)).stdout
