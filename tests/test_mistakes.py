@@ -143,7 +143,9 @@ def test_a_deferred_constraint_of_the_masters_speaks_of_its_record_alone(running
     )
     rows = [eventually(lambda n=n: (r := work(supabase, company(n)))["pushed_to_neon_at"] and r) for n in (1, 2, 3)]
     assert [row["enrichment_status"] for row in rows] == ["complete", "failed", "complete"]
-    assert list(rows[1]["validation_errors"]) == ["company_name"]
+    assert rows[1]["validation_errors"] == {
+        "company_name": "another record in the master table already has this company_name"
+    }
     assert invalid(neon, company(2))["still_invalid"] is True
     assert running.process.poll() is None
 
