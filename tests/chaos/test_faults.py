@@ -6,6 +6,8 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from itertools import islice
 
 import psycopg
 import pytest
@@ -14,6 +16,9 @@ from conftest import Databases, connect
 from oracle import check
 from proxy import Proxy
 from records import add_companies, company, complete, edit, invalid, ledger, master, work
+
+from worker.aside import Aside, Why
+from worker.faults import pauses
 
 
 @pytest.fixture
@@ -133,6 +138,29 @@ def test_repeated_failures_are_summed_up(cli, links, daemon, neon, supabase, eve
     complete(supabase, company(1), website="https://c1.example")
     eventually(lambda: work(supabase, company(1))["pushed_to_neon_at"])
     assert len([event for event in worker.events if event["event"] == "listener.lost"]) <= 3
+
+
+def test_pauses_grow_and_have_a_bound() -> None:
+    waits = list(islice(pauses(first=1.0, longest=8.0), 40))
+    assert waits[0] == 0, "the first try again is at once"
+    for wait, most in zip(waits[1:], (1.0, 2.0, 4.0, *[8.0] * 36), strict=True):
+        assert most / 2 <= wait <= most
+
+
+def test_what_is_put_aside_again_and_again_is_tried_less_often_and_an_edit_at_once() -> None:
+    now = [0.0]
+    aside, version = Aside(lambda: now[0]), datetime(2025, 11, 7)
+    first, longest = Why.HELD.value
+    pause = first
+    for _ in range(10):
+        aside.put(Why.HELD, [(company(1), version)], "held")
+        assert aside.next_due() == pause
+        now[0] += pause
+        assert aside.due(10, told=False) == [company(1)]
+        pause = min(2 * pause, longest)
+    assert pause == longest
+    aside.put(Why.HELD, [(company(1), version + timedelta(seconds=1))], "held")
+    assert aside.next_due() == first
 
 
 @pytest.mark.parametrize("link", ["neon", "supabase"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 
 import psycopg
 import pytest
@@ -23,6 +24,12 @@ from records import (
     slot,
     work,
 )
+from steps import Steps
+
+from worker.aside import Why
+from worker.bridge import Bridge
+from worker.entities import COMPANY
+from worker.workspace import claim
 
 
 @pytest.fixture
@@ -270,6 +277,17 @@ def test_where_every_record_is_refused_the_same_way_the_operator_is_told_and_oth
     agree()
 
 
+def test_what_the_workers_own_log_refuses_is_no_records_fault(filled, daemon, neon, supabase, eventually) -> None:
+    neon.execute("ALTER TABLE public.shq_validation_log ADD CONSTRAINT theirs CHECK (notes IS NOT NULL) NOT VALID")
+    worker = daemon()
+    flip(supabase, [1, 2])
+    eventually(lambda: "theirs" in unready(worker))
+    assert [work(supabase, company(n))["enrichment_status"] for n in (1, 2)] == ["complete"] * 2
+    assert [invalid(neon, company(n))["still_invalid"] for n in (1, 2)] == [False] * 2
+    neon.execute("ALTER TABLE public.shq_validation_log DROP CONSTRAINT theirs")
+    eventually(promoted(supabase, company(1), company(2)), 60)
+
+
 def test_a_column_that_nothing_fills_is_the_operators_to_mend(
     filled, daemon, neon, supabase, eventually, cli, agree
 ) -> None:
@@ -369,6 +387,52 @@ def test_a_held_row_is_tried_again_by_itself(filled, daemon, databases, neon, su
             flip(supabase, [1])
             eventually(warned(worker, "company: 1 records wait"))
         eventually(promoted(supabase, company(1)))
+
+
+def test_a_row_that_was_put_aside_is_passed_over_to_the_microsecond(filled, prepared, supabase, monkeypatch) -> None:
+    flip(supabase, [1, 2])
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute(
+            "UPDATE company_needs_enrichment SET updated_at = '2025-11-07 16:32:09.123456' WHERE neon_id = 1"
+        )
+
+    async def claimed(bridge: Bridge) -> list[str]:
+        aside = bridge.aside["company"]
+        aside.put(Why.HELD, [(company(1), datetime(2025, 11, 7, 16, 32, 9, 123456))], "held")
+        async with bridge.supabase.connection() as here:
+            batch = await claim(here, COMPANY, 10, aside=aside.seals())
+            return [delivery.key for delivery in batch]
+
+    assert Steps(prepared, monkeypatch.setenv).run(claimed) == [company(2)]
+
+
+def test_a_row_that_was_put_aside_and_taken_back_is_told_of_no_more(
+    filled, daemon, databases, neon, supabase, eventually
+) -> None:
+    worker = daemon()
+    with ExitStack() as stack:
+        theirs = hold(stack, databases, 1)
+        flip(supabase, [1])
+        eventually(warned(worker, "company: 1 records wait"))
+        edit(supabase, company(1), enrichment_status="in_progress")
+        eventually(lambda: not warned(worker, "records wait")(), 60)
+        theirs.execute("ROLLBACK")
+    assert work(supabase, company(1))["promoted_at"] is None
+
+
+def test_a_push_carries_the_others_though_a_whole_batch_of_it_is_held(filled, cli, databases, neon, supabase) -> None:
+    with connect(databases.neon_url) as theirs, theirs.transaction():
+        theirs.execute("SELECT FROM marketing.company_invalid WHERE company_unique_id = %s FOR UPDATE", [company(1)])
+        for number in (1, 2, 3):
+            complete(supabase, company(number), website=f"https://c{number}.example")
+        done = cli("push", "--entity", "company", "--batch-size", "1", "--json")
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout)["company"]
+        assert (said["pushed"], said["left"]) == (2, 1)
+    assert [invalid(neon, company(number))["website"] for number in (1, 2, 3)] == [
+        None, "https://c2.example", "https://c3.example",
+    ]  # fmt: skip
 
 
 def test_an_edit_of_a_row_that_was_put_aside_goes_as_any_other(

@@ -13,6 +13,7 @@ from copies import Copy
 from psycopg import sql
 from records import (
     add_companies,
+    add_master,
     add_people,
     add_slot,
     company,
@@ -171,6 +172,47 @@ def test_a_lost_record_that_was_flipped_is_told_the_truth(steps, neon_copy, here
     assert "restored" in work(here, company(6))["sync_note"]
 
 
+def test_a_lost_person_who_was_flipped_waits_for_the_record_alone(steps, databases, here, there) -> None:
+    """The company that people wait for is there: that is not what this one waits for."""
+    with there() as neon:
+        add_master(neon, 1)
+        add_slot(neon, 1, of=1)
+    steps.pull("people")
+    with Copy(databases.neon_url) as copy:
+        with there() as neon:
+            add_people(neon, 1, of=1)
+        steps.pull("people")
+        copy.put_back()
+    complete(here, person(1), email="robin@alder.example")
+    with pytest.raises(Restored):
+        steps.deliver("people")
+    for _ in range(2):
+        steps.pull("people")
+        assert work(here, person(1))["waiting_for"] == "the record itself"
+        assert steps.deliver("people").claimed == 0
+        assert "does not have this record any more" in work(here, person(1))["sync_note"]
+
+
+def test_an_older_master_row_is_no_proof_of_a_promotion_that_neon_forgot(steps, databases, here, there) -> None:
+    """It holds the same name, and not what was carried: the record and its values would be lost."""
+    with there() as neon:
+        add_master(neon, 6)
+    steps.pull()
+    with Copy(databases.neon_url) as copy:
+        with there() as neon:
+            add_companies(neon, 6)
+        steps.pull()
+        complete(here, company(6), website="c.example")
+        steps.deliver()
+        assert work(here, company(6))["promoted_at"] is not None
+        copy.put_back()
+        pulled = steps.pull()
+    assert pulled.lost == [company(6)]
+    row = work(here, company(6))
+    assert (row["promoted_at"], row["website"]) == (None, "https://c.example")
+    assert "does not have this record any more" in row["sync_note"]
+
+
 def test_a_restored_workspace_is_told_what_became_of_its_rows(steps, neon_copy, databases, there) -> None:
     with connect(databases.supabase_url) as here:
         edit(here, company(4), city="typed before the backup", enrichment_status="in_progress")
@@ -198,6 +240,24 @@ def test_a_restored_workspace_is_told_what_became_of_its_rows(steps, neon_copy, 
         row = work(here, company(3))
         assert (row["enrichment_status"], row["website"]) == ("pending", None)
     assert steps.pull(full=True).told == 0
+
+
+def test_a_row_that_was_worked_on_before_the_backup_reads_that_it_was_flagged_after_it(
+    steps, neon_copy, databases
+) -> None:
+    with connect(databases.supabase_url) as here:
+        edit(here, company(4), city="typed before the backup", enrichment_status="in_progress")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(4), website="n/a", city="Ripley")
+            steps.deliver()
+        backup.put_back()
+        steps.pull()
+    with connect(databases.supabase_url) as here:
+        row = work(here, company(4))
+    assert (row["enrichment_status"], row["website"], row["city"]) == ("failed", "n/a", "Ripley")
+    assert "website" in row["validation_errors"]
+    assert row["sync_note"].startswith("Not promoted: website.")
 
 
 def test_what_waits_in_a_restored_workspace_comes_back_with_its_values(steps, databases, there, here) -> None:
@@ -371,6 +431,7 @@ def test_reconcile_lists_what_disagrees_and_settles_it(steps, neon_copy, here, t
         assert (entry["outcome"], entry["record"]["city"]) == ("withdrawn", "Elkins")
     row = work(here, company(6))
     assert (row["enrichment_status"], row["city"]) == ("failed", "Elkins")
+    assert row["waiting_for"] is None, "it waits for its record no longer"
     assert "restored" in row["sync_note"]
     assert cli("reconcile").returncode == 0
     assert "lost when Neon was restored" in cli("history", company(6)).stdout

@@ -27,6 +27,7 @@ from worker.feed import BACKLOG, WATCHERS
 from worker.metrics import PREFIX, Metrics
 from worker.model import Told
 from worker.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
+from worker.pulled import Pulled
 from worker.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
 from worker.settings import load_settings
 
@@ -375,6 +376,31 @@ def test_conflicts_are_counted_by_who_won(running, neon, supabase, eventually) -
     assert conflict["winner"] == "enricher"
     eventually(lambda: of(samples(running), "conflicts_total", entity="company", winner="enricher") == 1)
     assert of(samples(running), "conflicts_total", entity="company", winner="neon") == 0
+
+
+def test_what_a_pull_judged_counts_once() -> None:
+    monitor = Monitor(["company"])
+    monitor.pulled(Pulled("PULL-1", "company", full=False, withdrawn=4, judged=3, promoted=2))
+    families = text_string_to_metric_families(monitor.exposition()[0].decode())
+    found = {s.labels["outcome"]: s.value for f in families for s in f.samples if s.name == f"{PREFIX}_outcomes_total"}
+    assert found == {"promoted": 2, "flagged": 1, "withdrawn": 4, "waiting": 0, "gone": 0}
+
+
+def test_the_age_of_the_oldest_event_is_none_when_it_was_taken() -> None:
+    monitor = Monitor(["company"])
+
+    def told(name: str) -> float:
+        families = text_string_to_metric_families(monitor.exposition()[0].decode())
+        (value,) = (s.value for f in families for s in f.samples if s.name == f"{PREFIX}_{name}")
+        return value
+
+    monitor.not_posted("company", "HTTP 500", 3, 70.0)
+    assert (told("webhook_oldest_seconds"), told("webhook_pending_events")) == (70, 3)
+    monitor.posted("company", 2)
+    assert (told("webhook_oldest_seconds"), told("webhook_pending_events")) == (0, 2)
+    monitor.not_posted("company", "HTTP 500", 2, 90.0)
+    monitor.posted("company", None)
+    assert (told("webhook_oldest_seconds"), told("webhook_pending_events")) == (0, 0)
 
 
 def test_a_queue_that_somebody_holds_shows_its_depth_and_its_age(

@@ -484,6 +484,34 @@ def test_a_day_after_the_last_full_comparison_the_next_is_due(pulled, neon, supa
     assert not pulled().full
 
 
+def test_a_sessions_next_transaction_is_not_taken_for_the_one_that_ended(pulled, databases, neon, supabase) -> None:
+    add_companies(neon, 1, updated_at=LONG_AGO)
+    pulled()
+    with transaction(databases) as session:
+        change(session, 1, dated=LONG_AGO)
+        assert pulled().changed == 0
+        session.commit()
+        session.execute("SELECT now()")
+        assert pulled().changed == 1
+    assert work(supabase, company(1))["city"] == "Late"
+
+
+def test_a_full_comparison_that_passed_over_a_held_row_is_still_due(pulled, databases, neon, supabase) -> None:
+    """What changed in Neon without a new date is found by a full comparison only."""
+    add_companies(neon, 1, updated_at=LONG_AGO)
+    pulled()
+    change(neon, 1, dated=LONG_AGO)
+    supabase.execute("UPDATE enrichment_pull_position SET last_full_at = last_full_at - interval '24 hours'")
+    with psycopg.connect(databases.supabase_url) as enricher:
+        enricher.execute("SELECT FROM company_needs_enrichment WHERE company_unique_id = %s FOR UPDATE", [company(1)])
+        done = pulled()
+        assert (done.full, done.changed) == (True, 0)
+    done = pulled()
+    assert (done.full, done.changed) == (True, 1)
+    assert work(supabase, company(1))["city"] == "Late"
+    assert not pulled().full
+
+
 # -- an enricher who is quicker than the pull ----------------------------------------------------------------------
 
 

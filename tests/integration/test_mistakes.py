@@ -143,7 +143,9 @@ def test_a_deferred_constraint_of_the_masters_speaks_of_its_record_alone(running
     )
     rows = [eventually(lambda n=n: (r := work(supabase, company(n)))["pushed_to_neon_at"] and r) for n in (1, 2, 3)]
     assert [row["enrichment_status"] for row in rows] == ["complete", "failed", "complete"]
-    assert list(rows[1]["validation_errors"]) == ["company_name"]
+    assert rows[1]["validation_errors"] == {
+        "company_name": "another record in the master table already has this company_name"
+    }
     assert invalid(neon, company(2))["still_invalid"] is True
     assert running.process.poll() is None
 
@@ -230,3 +232,27 @@ def test_a_flip_notifies_of_its_own_entity(prepared, databases, supabase, of) ->
         notices = list(ear.notifies(timeout=5, stop_after=2))
         assert [notice.payload for notice in notices] == [f'{{"entity": "{name}"}}'] * 2
         assert list(ear.notifies(timeout=0)) == []
+
+
+@pytest.mark.parametrize("of", [company, person])
+def test_an_edit_that_queues_an_answered_row_again_notifies(prepared, databases, supabase, of) -> None:
+    """It was carried, and is complete all the time: nobody sets its status."""
+    table, column, name = {
+        company: ("company_needs_enrichment", "company_unique_id", "company"),
+        person: ("people_needs_enrichment", "unique_id", "people"),
+    }[of]
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute(
+            f"INSERT INTO {table} ({column}, enrichment_status, pushed_to_neon_at)"
+            " VALUES (%s, 'complete', now() AT TIME ZONE 'UTC')",
+            [of(1)],
+        )
+    with psycopg.connect(databases.supabase_url, autocommit=True) as ear:
+        ear.execute("LISTEN enrichment_complete")
+        edit(supabase, of(1), enrichment_notes="asked them")
+        assert list(ear.notifies(timeout=0)) == []
+        edit(supabase, of(1), city="Elkins")
+        assert work(supabase, of(1))["pushed_to_neon_at"] is None
+        notices = list(ear.notifies(timeout=5, stop_after=1))
+        assert [notice.payload for notice in notices] == [f'{{"entity": "{name}"}}']

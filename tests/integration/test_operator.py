@@ -41,6 +41,19 @@ def test_status_says_where_the_records_stand(cli, lived, neon, supabase) -> None
     assert company(2) in done.stdout
 
 
+def test_status_names_the_latest_keys_of_a_reason(cli, prepared, supabase) -> None:
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        for number in range(1, 8):
+            supabase.execute(
+                "INSERT INTO company_needs_enrichment (company_unique_id, enrichment_status, reason_code,"
+                " pushed_to_neon_at, updated_at) VALUES (%s, 'failed', 'EMPTY_WEBSITE', now(), %s)",
+                [company(number), f"2025-11-07 16:0{number}"],
+            )
+    (failure,) = json.loads(cli("status", "--json").stdout)["entities"]["company"]["failures"]
+    assert (failure["records"], failure["keys"]) == (7, [company(number) for number in (7, 6, 5, 4, 3)])
+
+
 def test_history_tells_a_records_life(cli, lived) -> None:
     done = cli("history", lived)
     assert done.returncode == 0, done.stderr
@@ -52,6 +65,10 @@ def test_history_tells_a_records_life(cli, lived) -> None:
     assert "error in website" in done.stdout
     assert "'n/a'" in done.stdout
     assert "ana@enrichers.example" in done.stdout
+    assert [line.strip() for line in lines if "(enricher)" in line] == [
+        "website: empty → 'n/a' (enricher)", "website: 'n/a' → 'https://alder.example' (enricher)",
+    ]  # fmt: skip
+    assert not [line for line in lines if "website:" in line and "(normalised)" in line], "it has one reason to change"
     assert "marketing.company_master" in lines[-1]
 
 

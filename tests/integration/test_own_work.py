@@ -18,6 +18,7 @@ from records import (
     invalid,
     ledger,
     master,
+    person,
     work,
 )
 from steps import Steps
@@ -25,6 +26,7 @@ from steps import Steps
 from worker import workspace
 from worker.delivery import deliver
 from worker.entities import COMPANY, PEOPLE
+from worker.hearing import tell_missed
 from worker.judging import judge
 from worker.model import new_run_id
 from worker.neon import Run
@@ -65,6 +67,20 @@ def test_what_was_saved_while_its_earlier_version_was_settled_is_not_lost(steps,
     assert row["enrichment_status"] == "complete"
     assert "newer value" not in row["sync_note"]
     assert ledger(neon, company(1))[-1]["conflicts"] == []
+
+
+def test_what_the_master_refused_is_judged_anew_when_it_is_set_complete_as_it_is(steps, neon, supabase) -> None:
+    """The operator has mended the master meanwhile: the values are the same, and it is no repeat."""
+    neon.execute("ALTER TABLE marketing.company_master ADD CONSTRAINT theirs CHECK (website_url NOT LIKE '%good%')")
+    for _ in range(2):  # what was tidied the first time is as it is the second time
+        complete(supabase, company(1), website="https://good.example")
+        steps.deliver()
+        assert work(supabase, company(1))["enrichment_status"] == "failed"
+    neon.execute("ALTER TABLE marketing.company_master DROP CONSTRAINT theirs")
+    complete(supabase, company(1))
+    steps.deliver()
+    assert work(supabase, company(1))["promoted_at"] is not None
+    assert [entry["outcome"] for entry in ledger(neon, company(1))] == ["flagged", "flagged", "promoted"]
 
 
 def test_a_value_that_was_sent_and_then_cleared_again_stays_cleared(steps, neon, supabase) -> None:
@@ -185,6 +201,45 @@ def test_a_promotion_that_had_taken_effect_before_he_took_it_back_is_told(steps,
     assert "before you took it back" in row["sync_note"]
     steps.pull(full=True)
     assert "another way" not in work(supabase, company(1))["sync_note"]
+
+
+def test_who_waits_for_a_company_whose_row_is_told_late_goes_on_then(steps, neon, supabase) -> None:
+    add_people(neon, 1, of=1)
+    add_slot(neon, 1, of=1)
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example")
+    steps.deliver("people")
+    complete(supabase, company(1), website="good.example")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress"))
+    assert work(supabase, person(1))["waiting_for"] == company(1)
+    steps.run(lambda bridge: tell_missed(bridge, COMPANY))
+    assert work(supabase, company(1))["promoted_at"] is not None
+    assert work(supabase, person(1))["waiting_for"] is None
+
+
+def test_a_promotion_that_commits_after_a_later_one_is_told_though_a_pull_came_in_between(
+    steps, databases, neon, supabase
+) -> None:
+    """It has its number in the ledger before others see it: a pull has not heard of all up to the latest number."""
+    complete(supabase, company(1), website="good.example")
+    settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress"))
+    complete(supabase, company(2), website="b.example")
+    steps.deliver()
+    assert ledger(neon, company(1))[-1]["id"] < ledger(neon, company(2))[-1]["id"]
+    # As others see the ledger while the first settlement is under way.
+    neon.execute(
+        "CREATE TABLE late AS SELECT * FROM marketing.enrichment_ledger WHERE key = '04.04.01.01.00001.001';"
+        "DELETE FROM marketing.enrichment_ledger WHERE key = '04.04.01.01.00001.001'"
+    )
+    with psycopg.connect(databases.neon_url) as settlement:
+        settlement.execute("INSERT INTO marketing.enrichment_ledger OVERRIDING SYSTEM VALUE SELECT * FROM late")
+        steps.pull()
+        assert work(supabase, company(1))["promoted_at"] is None
+        settlement.commit()
+    steps.pull()
+    row = work(supabase, company(1))
+    assert row["promoted_at"] is not None
+    assert "before you took it back" in row["sync_note"]
 
 
 def test_a_row_taken_back_before_it_was_flagged_hears_of_it_from_the_next_worker(
@@ -323,6 +378,30 @@ def test_what_the_guides_scripts_promoted_is_adopted(steps, neon, supabase) -> N
     assert "promoted" in row["sync_note"]
     # That one is nowhere: it left by another way.
     assert work(supabase, company(2))["promoted_at"] is None
+
+
+def test_who_waits_for_a_company_that_the_guides_scripts_promoted_goes_on_with_its_adoption(
+    steps, neon, supabase
+) -> None:
+    add_people(neon, 1, of=1)
+    add_slot(neon, 1, of=1)
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example")
+    steps.deliver("people")
+    assert work(supabase, person(1))["waiting_for"] == company(1)
+    supabase.execute("SET enrichment_worker.writer = on")
+    supabase.execute(
+        "UPDATE company_needs_enrichment SET enrichment_status = 'complete', pushed_to_neon_at = '2025-11-08 10:00'"
+        " WHERE company_unique_id = %s",
+        [company(1)],
+    )
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    add_master(neon, 1)
+    steps.pull(full=True)
+    assert work(supabase, company(1))["promoted_at"] is not None
+    assert work(supabase, person(1))["waiting_for"] is None
+    steps.deliver("people")
+    assert work(supabase, person(1))["promoted_at"] is not None
 
 
 def test_promote_undo_promote_promotes(steps, neon, supabase) -> None:

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 
 import anyio
 import pooler
+import psycopg
 import pytest
 from backlog import fill, flip, settled
 from oracle import check
 from records import add_people, add_slot, company, complete, person, work
 
-from worker.database import COMMIT, Database, begin, send
+from worker import listener
+from worker.database import COMMIT, Database, begin, connect, send
 from worker.pipeline import PREPARE_AFTER
+from worker.workspace import CHANNEL
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 
@@ -75,3 +78,17 @@ def test_refused_records_and_waiting_ones_too(behind, cli, daemon, neon, supabas
     eventually(lambda: work(supabase, person(1))["promoted_at"])
     assert work(supabase, company(6))["enrichment_status"] == "failed"
     assert work(supabase, company(5))["promoted_at"] is not None
+
+
+def test_a_session_that_listens_no_more_is_told_from_one_that_does(prepared, databases) -> None:
+    """A pooler may lend out another session of the server's than the one that was told to LISTEN."""
+
+    async def listening(*statements: str) -> None:
+        async with await connect(databases.supabase_url) as ear:
+            for statement in statements:
+                await ear.execute(statement)
+            await listener._prove(ear, CHANNEL)
+
+    anyio.run(listening, f"LISTEN {CHANNEL}")
+    with pytest.raises(psycopg.OperationalError, match="does not listen to enrichment_complete any more"):
+        anyio.run(listening, f"LISTEN {CHANNEL}", "UNLISTEN *")

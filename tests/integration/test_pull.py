@@ -19,6 +19,7 @@ from records import (
     person,
     work,
 )
+from steps import Steps
 
 from worker.entities import ENTITIES
 
@@ -113,6 +114,17 @@ def test_full_finds_an_edit_that_did_not_touch_updated_at(cli, pulled, neon, sup
     assert work(supabase, company(2))["city"] == "Quiet"
 
 
+def test_a_record_that_was_put_into_neon_anew_has_its_new_number_in_its_row(cli, pulled, neon, supabase) -> None:
+    """It is as it was before; what the number is of, such as the master's source_record_id, is another row now."""
+    before = work(supabase, company(2))["neon_id"]
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(2)])
+    add_companies(neon, 2)
+    assert pull(cli)["company"]["changed"] == 1
+    row = work(supabase, company(2))
+    assert row["neon_id"] == invalid(neon, company(2))["id"] != before
+    assert row["enrichment_status"] == "pending"
+
+
 def test_an_untouched_row_whose_record_left_is_withdrawn_with_a_ledger_row(cli, pulled, neon, supabase) -> None:
     neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(2)])
     assert pull(cli, "--full")["company"]["withdrawn"] == 1
@@ -120,6 +132,19 @@ def test_an_untouched_row_whose_record_left_is_withdrawn_with_a_ledger_row(cli, 
         "SELECT company_unique_id FROM company_needs_enrichment ORDER BY 1").fetchall()
     ] == [company(1), company(3)]  # fmt: skip
     assert [entry["outcome"] for entry in ledger(neon, company(2))] == ["withdrawn"]
+
+
+def test_rows_whose_records_left_are_withdrawn_whatever_page_they_are_on(prepared, neon, supabase, monkeypatch) -> None:
+    """Rows came in another order than that of their keys."""
+    steps = Steps(prepared, monkeypatch.setenv)
+    for number in (3, 1, 4, 2):
+        add_companies(neon, number)
+        steps.pull()
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id <> %s", [company(3)])
+    monkeypatch.setattr("worker.pull.STAGE_ROWS", 1)
+    assert steps.pull(full=True).withdrawn == 3
+    rows = supabase.execute("SELECT company_unique_id AS key FROM company_needs_enrichment").fetchall()
+    assert [row["key"] for row in rows] == [company(3)]
 
 
 def test_an_edited_row_whose_record_left_stays_with_a_note(cli, pulled, neon, supabase) -> None:
@@ -194,6 +219,20 @@ def test_new_reasons_reach_a_row_nobody_has_touched(cli, pulled, neon, supabase)
     assert work(supabase, company(1))["original_validation_errors"] == {"phone": "odd"}
 
 
+def test_a_warning_that_neon_took_back_goes_from_a_row_nobody_has_touched(cli, prepared, neon, supabase) -> None:
+    add_companies(neon, 1, validation_warnings='{"phone": "missing"}')
+    pull(cli)
+    assert work(supabase, company(1))["original_validation_warnings"] == {"phone": "missing"}
+    neon.execute(
+        "UPDATE marketing.company_invalid SET validation_warnings = NULL, updated_at = now() AT TIME ZONE 'UTC'"
+    )
+    assert pull(cli)["company"]["changed"] == 1
+    row = work(supabase, company(1))
+    assert (row["original_validation_warnings"], row["original_validation_errors"]) == (
+        None, {"website": "empty or blank"},
+    )  # fmt: skip
+
+
 def test_what_somebody_pushed_by_hand_is_judged_with_the_next_pull(cli, pulled, neon, supabase) -> None:
     neon.execute("UPDATE marketing.company_invalid SET enrichment_status = 'complete',"
                  " website = CASE company_unique_id WHEN %s THEN 'https://hand.example' END"
@@ -219,6 +258,18 @@ def test_every_pull_leaves_its_row_in_the_log(cli, pulled, neon) -> None:
     (row,) = rows.fetchall()
     assert row["validation_run_id"].startswith("PULL-")
     assert (row["total_records"], row["target_table"]) == (3, "public.company_needs_enrichment")
+
+
+def test_what_a_pull_changed_and_withdrew_counts_in_the_log(cli, pulled, neon) -> None:
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    neon.execute(
+        "UPDATE marketing.company_invalid SET city = 'Elkins', updated_at = now() AT TIME ZONE 'UTC'"
+        " WHERE company_unique_id = %s", [company(2)]
+    )  # fmt: skip
+    run_id = pull(cli, "--full")["company"]["run_id"]
+    rows = neon.execute("SELECT * FROM public.shq_validation_log WHERE validation_run_id = %s", [run_id])
+    (row,) = rows.fetchall()
+    assert (row["total_records"], row["passed_records"], row["failed_records"]) == (2, 2, 0)
 
 
 def test_of_two_pulls_at_once_one_pulls(cli, pulled, databases) -> None:

@@ -170,6 +170,15 @@ def test_one_record_that_a_trigger_stumbles_over_holds_up_no_other_pull(
     assert rows(supabase) == 1
 
 
+def test_many_records_that_a_trigger_stumbles_over_hold_up_no_pull_of_more(cli, prepared, neon, supabase) -> None:
+    trigger(supabase, "company_needs_enrichment", "INSERT", "IF NEW.neon_id % 5 = 0 THEN RAISE 'no fifth'; END IF;")
+    add_companies(neon, *range(1, 301))
+    done = cli("pull", "--entity", "company", "--json")
+    assert done.returncode == 0, done.stderr
+    (result,) = json.loads(done.stdout)
+    assert (result["new"], result["refused"]) == (240, 60)
+
+
 @pytest.mark.parametrize(
     "refuse",
     [

@@ -121,14 +121,18 @@ def test_the_files_run_in_an_order_that_works() -> None:
 
 def test_needs_attention_lists_what_is_to_be_done_oldest_first(cli, prepared, neon, supabase) -> None:
     add_companies(neon, 1, 2, 3, 4)
-    add_people(neon, 1)
+    add_people(neon, 1, 2, 3)
     assert cli("pull").returncode == 0
     complete(supabase, company(1), website="https://a.example")
     complete(supabase, company(2), website="n/a")
+    complete(supabase, person(2), email="n/a@n/a.com")
     edit(supabase, person(1), enrichment_status="in_progress")
     assert cli("pipeline", "--yes").returncode == 0
     rows = supabase.execute("SELECT * FROM needs_attention").fetchall()
-    assert {row["key"] for row in rows} == {company(2), company(3), company(4), person(1)}
+    assert {row["key"]: row["enrichment_status"] for row in rows} == {
+        company(2): "failed", company(3): "pending", company(4): "pending",
+        person(1): "in_progress", person(2): "failed", person(3): "pending",
+    }  # fmt: skip
     assert [row["since"] for row in rows] == sorted(row["since"] for row in rows)
     failed = next(row for row in rows if row["key"] == company(2))
     assert "website" in failed["errors"]

@@ -88,6 +88,17 @@ def test_a_master_row_changed_since_is_refused_with_the_difference(cli, promoted
     assert (master(neon, key), ledger(neon, key), everything(supabase)) == before
 
 
+@pytest.mark.parametrize("options", [[], ["--dry-run"]])
+def test_a_record_that_is_invalid_again_is_refused_as_that(cli, promoted_row, neon, supabase, options) -> None:
+    _, key = promoted_row
+    add_companies(neon, 1)
+    before = master(neon, key), invalid(neon, key), work(supabase, key)
+    done = cli("undo", key, *options)
+    assert done.returncode == 1
+    assert f"refused {key}: it is in the invalid table again" in done.stderr
+    assert (master(neon, key), invalid(neon, key), work(supabase, key)) == before
+
+
 SCORE = """
 CREATE FUNCTION score() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
   {before}UPDATE marketing.company_master SET data_quality_score = coalesce(employee_count, 0) / 10.0

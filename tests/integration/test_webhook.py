@@ -286,6 +286,20 @@ def test_what_stages_undo_and_withdrawals_did_is_posted_by_the_daemon(
     ]
 
 
+def test_what_became_of_a_batch_is_posted_though_one_row_refuses_its_reply(
+    filled, daemon, receiver, supabase, eventually
+) -> None:
+    supabase.execute("ALTER TABLE company_needs_enrichment ADD CHECK (enrichment_status <> 'failed')")
+    with supabase.transaction():
+        complete(supabase, company(1), website="n/a")
+        complete(supabase, company(2), website="c2.example")
+    daemon()
+    eventually(lambda: work(supabase, company(2))["promoted_at"])
+    eventually(lambda: receiver.taken() and not supabase.execute("SELECT FROM enrichment_outbox").rowcount)
+    told = {r["key"]: r["outcome"] for e in receiver.taken() for r in e["records"]}
+    assert told == {company(1): "flagged", company(2): "promoted"}
+
+
 def test_a_large_batch_is_several_events(cli, prepared, env, daemon, receiver, neon, supabase, eventually) -> None:
     env["WORKER_BATCH_SIZE"] = "5000"
     neon.execute(
@@ -298,6 +312,7 @@ def test_a_large_batch_is_several_events(cli, prepared, env, daemon, receiver, n
     daemon()
     eventually(lambda: sum(len(event["records"]) for event in receiver.taken()) == 2500)
     assert max(len(event["records"]) for event in receiver.taken()) == 1000
+    assert all(sum(event["counts"].values()) == len(event["records"]) for event in receiver.taken())
 
 
 def test_a_proxy_that_cannot_be_used_is_refused_at_start_in_one_line(cli, prepared, env) -> None:

@@ -477,8 +477,9 @@ def test_an_empty_tls_mode_counts_as_not_set(load) -> None:
 
 def test_settings_show_no_secret_and_do_not_change(load) -> None:
     found = load(
-        SUPABASE_LISTEN_URL=SUPABASE, SUPABASE_API_KEY="key-hunter2", N8N_WEBHOOK_URL="https://n8n.example/hunter2"
-    )
+        SUPABASE_LISTEN_URL=SUPABASE, SUPABASE_API_KEY="key-hunter2", N8N_WEBHOOK_URL="https://n8n.example/hunter2",
+        N8N_WEBHOOK_TOKEN="token-hunter2",
+    )  # fmt: skip
     for shown in (repr(found), str(found), f"{found}", repr([found])):
         assert "hunter2" not in shown
         assert "batch_size=500" in shown

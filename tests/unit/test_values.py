@@ -122,6 +122,13 @@ def test_what_is_no_rfc_5322_address_is_refused(email: str) -> None:
     assert judged(PeopleRules, email=email).reason_code == "INVALID_EMAIL"
 
 
+def test_the_length_of_an_email_is_that_of_its_octets() -> None:
+    host = ".".join(["ü" * 40] * 3) + ".example"
+    assert host_name(host) is not None, "DNS takes it"
+    assert values.is_email(f"robin@{host}") is False, "254 octets at most: RFC 5321, and these are as many letters"
+    assert values.is_email(f"robin@{host.replace('ü', 'u')}")
+
+
 def test_only_the_domain_of_an_email_is_lower_cased() -> None:
     assert PeopleRules.normalise({"email": " Robin@ALDER.Example\u00a0"})["email"] == "Robin@alder.example"
 
