@@ -192,7 +192,7 @@ class Base(RuleBasedStateMachine):
                         if row["queued"] and not waits:
                             left.append(f"{key} is queued")
                         elif key in there and not waits and not _as_in(row, there[key], key in theirs):
-                            left.append(f"{key} is not as in Neon")
+                            left.append(f"{key} is not as in Neon: {row}; {there[key]}")
         except psycopg.OperationalError as error:
             return [str(error)]
         return left
