@@ -127,8 +127,8 @@ class Loop(Base):
             with there.transaction():
                 gone = there.execute(sql.SQL("DELETE FROM {invalid} WHERE {key} = %s").format(**names), [key]).rowcount
                 master = there.execute(sql.SQL("SELECT FROM {master} WHERE {key} = %s").format(**names), [key]).rowcount
-            if gone and not master:
-                self.expected.theirs.deleted.add(key)
+            if gone:
+                (self.left if master else self.expected.theirs.deleted).add(key)
             return gone
 
         struck["deletions in Neon"] += self.write(0, delete) or 0
