@@ -46,6 +46,8 @@ class Heard:
     """Rows that are older than what was carried of them: their database was restored."""
     held: bool = False
     """Whether somebody held a row that was to be told."""
+    queued: bool = False
+    """Whether a row that was to be told is queued: its delivery tells it, unless it is taken back before."""
     absent: set[str] = field(default_factory=set)
     """Keys that have no row, though they wait, were taken back, or were asked for."""
     words: dict[str, str] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Heard:
         self.told += other.told
         self.older += other.older
         self.held |= other.held
+        self.queued |= other.queued
         self.absent |= other.absent
         self.words |= other.words
 
@@ -89,8 +92,9 @@ async def catch_up(
     heard = Heard()
     while chunk := await receipts.spoken(there, entity, after):
         after = chunk.last
-        keys, absent = await receipts.unheard(here, entity, chunk.latest)
-        heard.absent = (heard.absent - chunk.latest.keys()) | (absent & chunk.open)
+        unheard = await receipts.unheard(here, entity, chunk.latest)
+        keys, heard.queued = unheard.keys, heard.queued or unheard.queued
+        heard.absent = (heard.absent - chunk.latest.keys()) | (unheard.absent & chunk.open)
         for start in range(0, len(keys), bridge.batch_size):
             await hear(
                 bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
@@ -99,8 +103,11 @@ async def catch_up(
     return heard
 
 
-async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) -> None:
+async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) -> bool:
     """Tell rows that could not be told when their batch was settled: these, or all since the last pull.
+
+    Returns:
+        Whether all are told: none was held, or is on its way once more.
 
     Raises:
         psycopg.Error: a database failed; tell again.
@@ -113,7 +120,8 @@ async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) 
             heard.refusals.sum_up(entity)
         else:
             position = await read_position(here, entity)
-            await catch_up(bridge, there, here, entity, position.ledger_id or 0, run_id)
+            heard = await catch_up(bridge, there, here, entity, position.ledger_id or 0, run_id)
+    return not (heard.held or heard.queued)
 
 
 async def hear(
@@ -186,6 +194,7 @@ async def _hear(
         standing = standings[key]
         said = standing.latest
         if row.queued and not _was_undone_as_it_stands(row, standing):
+            heard.queued = True  # since a moment ago
             continue
         if said is None or standing.forgotten or (row.delivery.receipt and said.receipt.id <= row.delivery.receipt.id):
             continue
@@ -227,8 +236,7 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
     found: list[str] = []
     while chunk := await receipts.spoken(there, entity, after):
         after = chunk.last
-        keys, _ = await receipts.unheard(here, entity, chunk.latest)
-        if not keys:
+        if not (keys := (await receipts.unheard(here, entity, chunk.latest)).keys):
             continue
         rows = await workspace.lock(here, entity, keys, look=True)
         await send(here, COMMIT)

@@ -197,8 +197,8 @@ class Delivery:
     """Whether the row came from Neon, or was ever told of it; not added by hand."""
     receipt: Receipt | None = None
     """What the workspace row was last told of."""
-    queued_versions: frozenset[datetime | None] | None = None
-    """The versions in which the row was queued since; None where it was not, or no trigger kept them."""
+    queued_versions: str | None = None
+    """The versions in which the row was queued since, with commas; None where it was not, or no trigger kept them."""
     in_neon: bool = False
     """Whether it begins as it lies in Neon, and carries nothing of a workspace row's."""
     age: float | None = None

@@ -106,9 +106,14 @@ class Puller:
         """Tell rows that could not be told when it was time, and pull what is due. The position is shared, so that
         several workers pull once.
         """
-        if entity.name in self._untold:
-            await tell_missed(self._bridge, entity)
-            self._untold.discard(entity.name)
+        if entity.name in self._untold and not self._waits(task := f"telling of {entity.name}"):
+            if await tell_missed(self._bridge, entity):
+                self._untold.discard(entity.name)
+                self._trouble.pop(task, None)
+            else:
+                # Somebody holds a row, or it is on its way once more: no fault, but to be looked at again.
+                again = self._trouble.setdefault(task, _Trouble())
+                again.until = time.monotonic() + next(again.waits)
         if not due and entity.name not in self._to_compare:
             return
         asked = entity.name in self._to_compare

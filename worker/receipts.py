@@ -61,10 +61,20 @@ async def pulls_kept(connection: Connection, entity: Entity) -> int:
     return int(row["pulls"]) if row else 0
 
 
-async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> tuple[list[str], set[str]]:
-    """Rows that were told of nothing as late as this, and keys that have no row.
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """Rows that were told of nothing as late as the ledger speaks of them."""
 
-    Rows that are queued are left out: their delivery tells them.
+    keys: list[str]
+    """Those that are not queued."""
+    absent: set[str]
+    """Keys that have no row."""
+    queued: bool
+    """Whether some are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
+
+
+async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> Unheard:
+    """Rows that were told of nothing as late as this.
 
     Args:
         connection: to Supabase.
@@ -72,14 +82,19 @@ async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, i
         latest: key → id of the ledger row that says what became of the record.
     """
     statement = sql.SQL(
-        "SELECT a.key, w.{key} IS NULL AS absent FROM unnest(%(keys)s::text[], %(ids)s::bigint[]) AS a (key, id)"
-        " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR (coalesce(w.receipt_id, 0) < a.id"
-        " AND NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))"
+        "SELECT a.key, w.{key} IS NULL AS absent, w.waiting_for IS NOT NULL AS waits,"
+        " coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false) AS queued"
+        " FROM unnest(%(keys)s::text[], %(ids)s::bigint[]) AS a (key, id)"
+        " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR coalesce(w.receipt_id, 0) < a.id"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"keys": list(latest), "ids": list(latest.values())}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     rows = results[2].fetchall()
-    return [row["key"] for row in rows if not row["absent"]], {row["key"] for row in rows if row["absent"]}
+    return Unheard(
+        [row["key"] for row in rows if not (row["absent"] or row["queued"])],
+        {row["key"] for row in rows if row["absent"]},
+        any(row["queued"] and not row["waits"] for row in rows),
+    )
 
 
 # Neon

@@ -136,7 +136,7 @@ def _workspace(entity: Entity) -> Shape:
         Wanted("validation_warnings", Kind.JSON), Wanted("sync_note", least=2000, empty=True),
         Wanted("promoted_at", Kind.TIME, empty=True), Wanted("waiting_for", least=KEY_LENGTH, empty=True),
         Wanted("sync_code", least=20, empty=True), Wanted("receipt_id", Kind.NUMBER, empty=True),
-        Wanted("receipt_hash", least=32, empty=True), Wanted("queued_versions", Kind.JSON, empty=True),
+        Wanted("receipt_hash", least=32, empty=True), Wanted("queued_versions", least=900, empty=True),
     )  # fmt: skip
     sources = {
         **{name: name for name in entity.columns},

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 from worker.aside import Aside
 from worker.database import COMMIT, Connection, Step, begin, composed, send
 from worker.entities import ENTITIES, Entity, data_of
-from worker.model import Code, Data, Delivery, Receipt, Status, moment
+from worker.model import Code, Data, Delivery, Receipt, Status
 
 CHANNEL = "enrichment_complete"
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
@@ -86,7 +86,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
 
 _DELIVERY_FIELDS = (
     "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
-    "age", "pushed_at", "promoted_at",
+    "age", "pushed_at", "promoted_at", "queued_versions",
 )  # fmt: skip
 
 
@@ -98,8 +98,6 @@ def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
     cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
     if row["receipt_id"] is not None:
         cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
-    if row["queued_versions"] is not None:
-        cells["queued_versions"] = frozenset(moment(version) for version in row["queued_versions"])
     return Delivery(**cells)
 
 
@@ -248,7 +246,8 @@ class Reply:
 
 VERSIONS = sql.SQL(
     "CASE WHEN a.receipt_id IS NOT NULL THEN NULL"
-    " WHEN a.as_of > w.updated_at THEN coalesce(w.queued_versions, '[]') || to_jsonb(a.as_of)"
+    " WHEN a.as_of > w.updated_at THEN"
+    " concat_ws(',', w.queued_versions, to_char(a.as_of, 'YYYY-MM-DD\"T\"HH24:MI:SS.US'))"
     " ELSE w.queued_versions END"
 )
 """The versions in which a row was queued, by what it is told."""

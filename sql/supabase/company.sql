@@ -57,7 +57,7 @@ ALTER TABLE public.company_needs_enrichment
   ADD COLUMN IF NOT EXISTS receipt_hash TEXT,
   -- The versions in which it was queued since. What was carried and is none of them went from another life of the
   -- row: its database was restored.
-  ADD COLUMN IF NOT EXISTS queued_versions JSONB;
+  ADD COLUMN IF NOT EXISTS queued_versions TEXT;
 SELECT public.enrichment_add_data('public.company_needs_enrichment',
   '{"company_name": "TEXT", "domain": "TEXT", "industry": "TEXT", "employee_count": "INTEGER",
     "website": "TEXT", "phone": "TEXT", "address": "TEXT", "city": "TEXT", "state": "TEXT",

@@ -58,7 +58,7 @@ ALTER TABLE public.people_needs_enrichment
   ADD COLUMN IF NOT EXISTS receipt_hash TEXT,
   -- The versions in which it was queued since. What was carried and is none of them went from another life of the
   -- row: its database was restored.
-  ADD COLUMN IF NOT EXISTS queued_versions JSONB;
+  ADD COLUMN IF NOT EXISTS queued_versions TEXT;
 SELECT public.enrichment_add_data('public.people_needs_enrichment',
   '{"full_name": "TEXT", "first_name": "TEXT", "last_name": "TEXT", "email": "TEXT", "phone": "TEXT",
     "title": "TEXT", "company_name": "TEXT", "company_unique_id": "TEXT", "linkedin_url": "TEXT",

@@ -11,22 +11,22 @@ CREATE OR REPLACE FUNCTION public.enrichment_row() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' SET timezone = 'UTC' AS $$
 DECLARE
   utc_now timestamp := pg_catalog.clock_timestamp() AT TIME ZONE 'UTC';
-  own text[] := ARRAY['enrichment_status', 'enrichment_notes', 'enriched_by', 'enriched_at', 'updated_at',
-    'created_at', 'pulled_from_neon_at', 'pushed_to_neon_at', 'promoted_at', 'waiting_for', 'sync_note',
-    'validation_errors', 'validation_warnings', 'original_validation_errors',
-    'original_validation_warnings', 'reason_code', 'neon_snapshot', 'last_sync_hash', 'neon_id', 'id',
-    'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash', 'queued_versions'];
   typed text := NEW.enrichment_status;
   generated text[];
   was jsonb;
   becomes jsonb;
+  own text[];
 BEGIN
   IF TG_OP = 'INSERT' AND typed IS NULL THEN
     typed := 'pending';
   END IF;
   -- Blanks of any kind around the word, and its case, are slips of the hand, not another status.
-  NEW.enrichment_status := pg_catalog.lower(pg_catalog.regexp_replace(
-    typed, '^[\s\u00a0\u200b\ufeff]+|[\s\u00a0\u200b\ufeff]+$', '', 'g'));
+  IF typed IN ('pending', 'in_progress', 'complete', 'failed') THEN
+    NEW.enrichment_status := typed;
+  ELSE
+    NEW.enrichment_status := pg_catalog.lower(pg_catalog.regexp_replace(
+      typed, '^[\s\u00a0\u200b\ufeff]+|[\s\u00a0\u200b\ufeff]+$', '', 'g'));
+  END IF;
   IF NEW.enrichment_status IS NULL
      OR NEW.enrichment_status NOT IN ('pending', 'in_progress', 'complete', 'failed') THEN
     RAISE EXCEPTION 'enrichment_status cannot be %: use pending, in_progress, complete or failed',
@@ -56,6 +56,13 @@ BEGIN
     -- day that is far off, such as infinity, it comes back to the present: no later one could be told from it.
     NEW.updated_at := CASE WHEN OLD.updated_at < utc_now + interval '1 day'
       THEN greatest(utc_now, OLD.updated_at + interval '1 microsecond') ELSE utc_now END;
+    IF TG_NARGS = 0 THEN
+      own := ARRAY['enrichment_status', 'enrichment_notes', 'enriched_by', 'enriched_at', 'updated_at',
+        'created_at', 'pulled_from_neon_at', 'pushed_to_neon_at', 'promoted_at', 'waiting_for', 'sync_note',
+        'validation_errors', 'validation_warnings', 'original_validation_errors',
+        'original_validation_warnings', 'reason_code', 'neon_snapshot', 'last_sync_hash', 'neon_id', 'id',
+        'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash', 'queued_versions'];
+    END IF;
     IF NEW.enrichment_status = 'complete' AND OLD.enrichment_status = 'complete'
        AND OLD.pushed_to_neon_at IS NOT NULL AND NEW.pushed_to_neon_at IS NOT NULL
        AND (CASE WHEN TG_NARGS = 0 THEN becomes - own = was - own ELSE NOT EXISTS (
@@ -86,10 +93,9 @@ BEGIN
       NEW.sync_code := 'queued';
     END IF;
     NEW.waiting_for := NULL;
-    NEW.queued_versions := coalesce(NEW.queued_versions, '[]') || pg_catalog.to_jsonb(NEW.updated_at::timestamp);
-    IF pg_catalog.jsonb_array_length(NEW.queued_versions) > 32 THEN
-      NEW.queued_versions := NEW.queued_versions - 0;
-    END IF;
+    -- The last 32 of them: each has 26 characters, and a comma before the next.
+    NEW.queued_versions := pg_catalog.concat_ws(',', pg_catalog.right(NEW.queued_versions, 31 * 27 - 1),
+      pg_catalog.to_char(NEW.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US'));
     NEW.enriched_at := coalesce(NEW.enriched_at, utc_now);
     NEW.enriched_by := coalesce(
       nullif(pg_catalog.btrim(NEW.enriched_by), ''),

@@ -480,3 +480,32 @@ def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_
     assert master(neon, company(1))["industry"] == "Timber"
     assert master(neon, company(2)) is not None
     assert (master(neon, company(3)) is None) is (beside == "a refused record")
+
+
+def test_a_row_that_was_held_when_it_was_to_be_told_is_told_when_it_is_let_go(
+    steps, databases, supabase, daemon, env, eventually
+) -> None:
+    """Though no pull is due for long."""
+    env["WORKER_PULL_INTERVAL"] = "1h"
+    for number in (1, 2):
+        complete(supabase, company(number), website="good.example")
+
+    def take_back() -> None:
+        for number in (1, 2):
+            edit(supabase, company(number), enrichment_status="in_progress")
+
+    settle_and_lose_the_claim(steps, take_back)
+    with connect(databases.supabase_url) as theirs, theirs.transaction():
+        theirs.execute("SELECT FROM company_needs_enrichment WHERE company_unique_id = %s FOR UPDATE", [company(1)])
+        daemon()
+        eventually(lambda: work(supabase, company(2))["promoted_at"])
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+
+
+def test_telling_is_not_done_while_a_row_that_was_not_told_is_on_its_way_once_more(steps, supabase) -> None:
+    complete(supabase, company(1), website="good.example")
+    settle_and_lose_the_claim(steps)
+    assert steps.run(lambda bridge: tell_missed(bridge, COMPANY)) is False
+    edit(supabase, company(1), enrichment_status="in_progress")
+    assert steps.run(lambda bridge: tell_missed(bridge, COMPANY)) is True
+    assert work(supabase, company(1))["promoted_at"] is not None

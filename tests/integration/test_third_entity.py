@@ -34,7 +34,7 @@ CREATE TABLE shop_needs_enrichment (id BIGSERIAL PRIMARY KEY, neon_id BIGINT, sh
   pulled_from_neon_at TIMESTAMP, pushed_to_neon_at TIMESTAMP, last_sync_hash TEXT, created_at TIMESTAMP,
   updated_at TIMESTAMP, neon_snapshot JSONB, validation_errors JSONB, validation_warnings JSONB,
   sync_note TEXT, promoted_at TIMESTAMP, waiting_for TEXT, sync_code TEXT,
-  receipt_id BIGINT, receipt_hash TEXT, queued_versions JSONB);
+  receipt_id BIGINT, receipt_hash TEXT, queued_versions TEXT);
 CREATE TRIGGER enrichment_b_row BEFORE INSERT OR UPDATE ON shop_needs_enrichment FOR EACH ROW
   WHEN (current_setting('enrichment_worker.writer', true) IS DISTINCT FROM 'on')
   EXECUTE FUNCTION enrichment_row();
