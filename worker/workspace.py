@@ -33,14 +33,15 @@ SELECT c.*, md5(concat_ws('|', c.key, c.version::text, c.data::text)) AS deliver
 SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
   w.pushed_to_neon_at AS pushed_at, w.promoted_at, w.neon_id, w.receipt_id, w.receipt_hash,
-  w.queued_versions,
-  coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,
+  w.queued_versions, {more}
   CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND isfinite(w.updated_at)
     THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
 FROM {workspace} w
 """)
 
 
+_MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
+"""What a delivery does not need."""
 # What release 0.1.0 said in words only.
 CODE = sql.SQL(
     "coalesce(w.sync_code, CASE WHEN w.sync_note = {left} THEN 'left' WHEN w.sync_note LIKE {gone} THEN 'gone' END)"
@@ -77,7 +78,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             key=sql.Identifier(entity.key),
             data=data_of(entity, "w"),
             workspace=entity.workspace_table.sql,
-            code=CODE,
+            more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
         )
         + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_aside(entity))
         + sql.SQL(") c")
