@@ -50,7 +50,7 @@ def told_everywhere(worker, eventually, side: str, reason: str) -> None:
     eventually(told, 60)
     status = json.loads(worker.health("/status.json")[1])
     assert json.dumps(reason)[1:-1] in json.dumps(status)
-    assert [e for e in worker.events if e["event"] == "worker.fault" and reason in e["error"]]
+    eventually(lambda: [e for e in worker.events if e["event"] == "worker.fault" and reason in e["error"]])
 
 
 @pytest.mark.parametrize("role", ["Neon", "Supabase"], indirect=True)

@@ -95,7 +95,7 @@ def test_stopping_is_said_before_it_stops_cleanly(prepared, supervised, daemon) 
 
 
 def test_a_task_that_hangs_silences_the_watchdog(prepared, env, supervised, daemon) -> None:
-    env["PYTHONPATH"] = f"{ROOT / 'tests' / 'hang'}{os.pathsep}{ROOT}"
+    env["PYTHONPATH"] = f"{ROOT / 'tests' / 'support' / 'hang'}{os.pathsep}{ROOT}"
     worker = daemon()
     supervised.hear_until("WATCHDOG=1")
     said = supervised.hear_until("STATUS=Trouble: pull hangs")
