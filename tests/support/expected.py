@@ -42,6 +42,8 @@ class Cell:
     """What else may stand there: Neon's values; of a cell in which nobody typed, what must stand there."""
     before: Cell | None = None
     """What a restored workspace had here, where it is still to be told what Neon knows of the enricher's."""
+    reached: Any = NOTHING
+    """What Neon knows, whatever was typed here since the restore."""
 
     def accepts(self, entity: Entity, name: str, value: Any) -> bool:
         if self.typed is NOTHING and name in DERIVED:
@@ -168,13 +170,13 @@ class Expected:
         newer = [] if since is None else self.written[since:]
         for name, value in it.values.items():
             maybe = {other for one, of, other in newer if (one, of) == (key, name)}
+            reached = self.cells.get(key, {}).get(name, Cell()).reached
             if fits(entity_of(key), name, value, it.base.get(name)):
                 # He is back at what Neon held: what Neon has made of it since is no conflict.
                 maybe.add(self.theirs.values.get(key, {}).get(name))
                 # In a backup that is still to be told what had reached Neon, it is not told from a cell left alone.
-                old = self.cells.get(key, {}).get(name)
-                maybe |= {old.typed} - {NOTHING} if old and old.before else set()
-            self.cells.setdefault(key, {})[name] = Cell(value, maybe)
+                maybe |= {reached} - {NOTHING}
+            self.cells.setdefault(key, {})[name] = Cell(value, maybe, reached=reached)
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
         if status == "complete":
@@ -229,7 +231,7 @@ class Expected:
                 mine = [one for one in typed_since if reached is not NOTHING and fits(entity, name, reached, one)]
                 if mine:
                     disagrees = now is not NOTHING and not fits(entity, name, now, mine[-1])
-                    cells[name] = Cell(mine[-1], {now} if disagrees else set(), before=cell)
+                    cells[name] = Cell(mine[-1], {now} if disagrees else set(), before=cell, reached=mine[-1])
                     continue
                 cell.maybe |= {one for one in (now, theirs) if one is not NOTHING and cell.typed is NOTHING}
                 written = theirs is not NOTHING and theirs != backup.theirs.values.get(key, {}).get(name, NOTHING)
@@ -262,6 +264,6 @@ class Expected:
             for name, value in row["data"].items():
                 cell = cells.setdefault(name, Cell())
                 if cell.typed is not NOTHING and fits(entity, name, value, cell.typed):
-                    cell.maybe, cell.before = set(), None
+                    cell.maybe, cell.before, cell.reached = set(), None, NOTHING
                 else:
                     cells[name] = Cell(maybe={value})
