@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
+from worker.model import stamp
+
 LIMIT = 10_000
 """Rows of an entity that are kept at most; further ones are met again with the next batch."""
 
@@ -78,7 +80,7 @@ class Aside:
 
     def seals(self) -> list[str]:
         """What the claim knows the rows by that it is to pass over: an edited one is another."""
-        return [f"{key}|{_stamp(row.version)}" for key, row in self._rows.items()]
+        return [f"{key}|{stamp(row.version) if row.version else ''}" for key, row in self._rows.items()]
 
     def due(self, limit: int, *, told: bool) -> list[str]:
         """The keys of rows that are to be tried again by now.
@@ -102,7 +104,3 @@ class Aside:
         """How many rows are passed over for this, and the latest reason."""
         texts = [row.text for row in self._rows.values() if row.why is why]
         return len(texts), texts[-1] if texts else ""
-
-
-def _stamp(version: datetime | None) -> str:
-    return version.isoformat(" ", "microseconds") if version else ""

@@ -4,7 +4,7 @@ after that was made. Pure.
 
 from __future__ import annotations
 
-from worker.model import Data, Delivery, Sent
+from worker.model import Data, Delivery, Sent, stamp
 
 
 def is_older(row: Delivery, sent: Sent) -> bool:
@@ -18,7 +18,7 @@ def descends(row: Delivery, sent: Sent) -> bool:
         # No trigger has kept the versions. A flip takes away that the row was pushed before, and leaves when it was
         # enriched.
         return row.pushed_at is None and row.enriched_at == sent.enriched_at
-    return sent.version == row.version or sent.version.isoformat(timespec="microseconds") in row.queued_versions
+    return sent.version == row.version or stamp(sent.version) in row.queued_versions
 
 
 def is_typed(row: Delivery, name: str) -> bool:

@@ -258,6 +258,11 @@ def moment(text: object) -> datetime | None:
         return None
 
 
+def stamp(version: datetime) -> str:
+    """A row's version as SQL writes it where it is told by its text: 26 characters."""
+    return version.isoformat(" ", "microseconds")
+
+
 def utc_now() -> datetime:
     """The present moment in UTC without zone, as the tables store it."""
     return datetime.now(UTC).replace(tzinfo=None)

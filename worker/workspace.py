@@ -17,6 +17,8 @@ from worker.entities import ENTITIES, Entity, data_of
 from worker.model import Code, Data, Delivery, Receipt, Status
 
 CHANNEL = "enrichment_complete"
+STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
+"""What :func:`worker.model.stamp` writes, for ``to_char``; the trigger has it too."""
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
 
 RELEASED = "Queued: what the record waited for is there."
@@ -66,8 +68,8 @@ _ROWS = {
 
 def _not_aside(entity: Entity, which: str = "aside") -> sql.Composed:
     """That a row is none of those of an :class:`worker.aside.Aside`. No join, so that the queue's index is kept to."""
-    return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, 'YYYY-MM-DD HH24:MI:SS.US')) <> ALL({})").format(
-        sql.Identifier(entity.key), sql.Placeholder(which)
+    return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
+        sql.Identifier(entity.key), STAMP, sql.Placeholder(which)
     )
 
 
@@ -248,9 +250,9 @@ class Reply:
 VERSIONS = sql.SQL(
     "CASE WHEN a.receipt_id IS NOT NULL THEN NULL"
     " WHEN a.as_of > w.updated_at THEN"
-    " concat_ws(',', w.queued_versions, to_char(a.as_of, 'YYYY-MM-DD\"T\"HH24:MI:SS.US'))"
+    " concat_ws(',', w.queued_versions, to_char(a.as_of, {}))"
     " ELSE w.queued_versions END"
-)
+).format(STAMP)
 """The versions in which a row was queued, by what it is told."""
 _REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
 _ACKNOWLEDGE = sql.SQL("""

@@ -95,7 +95,7 @@ BEGIN
     NEW.waiting_for := NULL;
     -- The last 32 of them: each has 26 characters, and a comma before the next.
     NEW.queued_versions := pg_catalog.concat_ws(',', pg_catalog.right(NEW.queued_versions, 31 * 27 - 1),
-      pg_catalog.to_char(NEW.updated_at, 'YYYY-MM-DD"T"HH24:MI:SS.US'));
+      pg_catalog.to_char(NEW.updated_at, 'YYYY-MM-DD HH24:MI:SS.US'));
     NEW.enriched_at := coalesce(NEW.enriched_at, utc_now);
     NEW.enriched_by := coalesce(
       nullif(pg_catalog.btrim(NEW.enriched_by), ''),

@@ -6,18 +6,18 @@ from datetime import datetime
 import pytest
 
 from worker.lineage import descends, is_older, with_what_went
-from worker.model import Delivery, Sent
+from worker.model import Delivery, Sent, stamp
 
 EARLY, SENT_AT, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2), datetime(2026, 1, 3)
 ROW = Delivery(
     key="1", version=LATE, data={"city": None, "phone": "1"}, snapshot={"city": None, "phone": None}, snapshot_hash=None,
-    delivery_hash="", enriched_by=None, enriched_at=EARLY, queued_versions=LATE.isoformat(timespec="microseconds"),
+    delivery_hash="", enriched_by=None, enriched_at=EARLY, queued_versions=stamp(LATE),
 )  # fmt: skip
 
 
 def kept(versions: set[datetime]) -> str:
     """As the trigger keeps them."""
-    return ",".join(version.isoformat(timespec="microseconds") for version in sorted(versions))
+    return ",".join(map(stamp, sorted(versions)))
 
 
 SENT = Sent({"city": "Elkins", "phone": "2"}, SENT_AT, EARLY)
