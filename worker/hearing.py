@@ -313,7 +313,7 @@ def promoted(row: Row, said: Spoken) -> Reply:
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note,
         differing(with_what_went(mine, said.sent) if edited else said.record, mine.data),
-        said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat(), code=Code.PROMOTED,
+        said.record, {}, said.warnings, pushed=True, promoted_at=said.at, code=Code.PROMOTED,
         receipt=said.receipt,
     )  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -50,7 +49,7 @@ def judge(
                 # In a restored workspace the row may be older than what was carried last: that is his word then.
                 typed = {**typed, **standing.written}
         merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
-        delivery.merged = replace(merged, data=rules.normalise(merged.data))
+        delivery.merged = Merged(rules.normalise(merged.data), merged.enriched_fields, merged.conflicts)
         delivery.verdict = rules.judge(delivery.merged.data)
     except Exception as error:
         log.exception("rules.crashed", entity=entity.name, key=delivery.key, error=type(error).__name__)

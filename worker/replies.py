@@ -53,7 +53,7 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
         case Outcome.PROMOTED:
             return Reply(
                 key, version, Status.COMPLETE, PROMOTED_NOTE + lost, data,
-                said.record, {}, said.warnings, pushed=True, promoted_at=said.at.isoformat() if said.at else None,
+                said.record, {}, said.warnings, pushed=True, promoted_at=said.at,
                 code=Code.PROMOTED, receipt=receipt,
             )  # fmt: skip
         case Outcome.FLAGGED:
@@ -173,5 +173,5 @@ def _promoted(delivery: Delivery, at: datetime | None, *, edited: bool, record: 
     data = differing(record, delivery.data) if record and not edited else None
     return Reply(
         delivery.key, delivery.version, Status.COMPLETE, promoted_note(at, edited=edited, taken_back=False), data,
-        record, {}, pushed=True, promoted_at=at.isoformat() if at else None, code=Code.PROMOTED, receipt=receipt,
+        record, {}, pushed=True, promoted_at=at, code=Code.PROMOTED, receipt=receipt,
     )  # fmt: skip

@@ -301,5 +301,5 @@ def _promoted_still(row: Row, standing: Standing) -> Reply:
     note = PROMOTED_NOTE + (NO_EDITS if record and mine.data != record else "")
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
-        promoted_at=at.isoformat(), code=Code.PROMOTED, receipt=receipt, forget=True,
+        promoted_at=at, code=Code.PROMOTED, receipt=receipt, forget=True,
     )  # fmt: skip

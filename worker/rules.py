@@ -25,6 +25,7 @@ from worker.values import (
     MAX_PHONE,
     MAX_WEBSITE,
     USER_PART,
+    WebAddress,
     e164,
     fitting_domain,
     host_name,
@@ -172,7 +173,7 @@ class CompanyRules(RecordRules):
         tidy = super().normalise(data)
         if address := web_address(tidy.get("website")):
             tidy["website"] = address.text
-            if "domain" in tidy and not _website_placeholder(address.text):
+            if "domain" in tidy and not _stands_for_nothing(address):
                 tidy["domain"] = fitting_domain(tidy["domain"], address.host)
         return tidy
 
@@ -193,10 +194,11 @@ class CompanyRules(RecordRules):
     def _website(cls, website: Text) -> Text:
         if not website:
             raise PydanticCustomError("EMPTY_WEBSITE", "empty or blank")
-        if word := _website_placeholder(website):
+        address = web_address(website)
+        if word := _stands_for_nothing(address) if address else _placeholder(website):
             message = f"is a placeholder ({word}): enter the company's real web address"
             raise PydanticCustomError("PLACEHOLDER_WEBSITE", message)
-        if not web_address(website):
+        if not address:
             raise PydanticCustomError("INVALID_WEBSITE", _why_no_web_address(website))
         return website
 
@@ -273,12 +275,15 @@ class PeopleRules(RecordRules):
         return email
 
 
-def _website_placeholder(website: str) -> str | None:
-    """The placeholder a website stands for: ``https://www.test.com/`` is as empty as ``test.com``."""
-    if address := web_address(website):
-        word = without_www(address.host.ascii)
-    else:
-        word = website.casefold().removeprefix("https://").removeprefix("http://").rstrip("/")
+def _stands_for_nothing(address: WebAddress) -> str | None:
+    """The placeholder that an address is: ``https://www.test.com/`` is as empty as ``test.com``."""
+    word = without_www(address.host.ascii)
+    return word if word in WEBSITE_PLACEHOLDERS else None
+
+
+def _placeholder(website: str) -> str | None:
+    """The placeholder that a website is which is no address."""
+    word = website.casefold().removeprefix("https://").removeprefix("http://").rstrip("/")
     return word if word in WEBSITE_PLACEHOLDERS else None
 
 

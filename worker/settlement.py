@@ -317,11 +317,11 @@ def _as_record(delivery: Delivery) -> dict[str, Any]:
         "action": delivery.action,
         "data": merged.data,
         "enriched_by": delivery.enriched_by,
-        "enriched_at": delivery.enriched_at.isoformat() if delivery.enriched_at else None,
+        "enriched_at": delivery.enriched_at,
         "enriched_fields": merged.enriched_fields,
     }
     if delivery.version:
-        record["version"] = delivery.version.isoformat()
+        record["version"] = delivery.version
     # What is empty is left out: half of a record's bytes would say nothing.
     if delivery.action is Action.FLAG:
         record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}

@@ -33,8 +33,11 @@ _URL = re.compile(
 )
 USER_PART = re.compile(r"(?:https?://)?[^/?#]*@", re.IGNORECASE)
 # DNS labels (RFC 1123, section 2.1). The last one begins with a letter, which keeps IP addresses out.
-_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])")
+_LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])"
+_HOST = re.compile(_LABELS)
 
+# A web address as nearly everybody types it. What it takes has no blanks, no port, no user, and a host in lower case.
+_PLAIN_URL = re.compile(rf"(?:(?P<scheme>https?)://)?(?P<host>{_LABELS})(?P<rest>/[!-~]*)?")
 # What nearly every address has before its @: RFC 5322, section 3.2.3.
 _DOT_ATOM = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 # A North American number as nearly everybody types it: its area code begins with 2 to 9, which no prefix does.
@@ -130,8 +133,11 @@ def web_address(website: object) -> WebAddress | None:
     return _web_address(website) if isinstance(website, str) and len(website) <= MAX_WEBSITE else None
 
 
-@lru_cache(maxsize=1024)  # the rules ask five times for one record
+@lru_cache(maxsize=1024)  # the rules ask three times for one record
 def _web_address(website: str) -> WebAddress | None:
+    # The way below takes four times as long.
+    if (plain := _PLAIN_URL.fullmatch(website)) and len(host := plain["host"]) <= MAX_HOST and "xn--" not in host:
+        return WebAddress(f"{plain['scheme'] or 'https'}://{host}{plain['rest'] or ''}", Host(host, host))
     if BLANK_INSIDE.search(website):
         return None
     match = _URL.fullmatch(website)

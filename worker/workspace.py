@@ -235,7 +235,7 @@ class Reply:
     warnings: Mapping[str, str] | None = None
     reason_code: str | None = None
     pushed: bool = False
-    promoted_at: str | None = None
+    promoted_at: datetime | None = None
     waiting_for: str | None = None
     code: str | None = None
     """What ``note`` says."""
@@ -321,9 +321,9 @@ def _acknowledge(entity: Entity) -> sql.SQL:
 def _as_json(reply: Reply) -> dict[str, Any]:
     said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
     if reply.version:
-        said["version"] = reply.version.isoformat()
+        said["version"] = reply.version
     if reply.as_of:
-        said["as_of"] = reply.as_of.isoformat()
+        said["as_of"] = reply.as_of
     if reply.receipt:
         said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
     return said

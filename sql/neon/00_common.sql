@@ -44,6 +44,9 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
 );
 -- The workspace row's updated_at that was carried: a row that is older now was restored from a backup.
 ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS row_version TIMESTAMP;
+-- Most rows are a little over two kilobytes. Compressing those costs a tenth of a settlement, so that a page takes four
+-- of them instead of three. Larger ones are compressed as ever.
+ALTER TABLE marketing.enrichment_ledger SET (toast_tuple_target = 2700);
 CREATE INDEX IF NOT EXISTS enrichment_ledger_key_idx ON marketing.enrichment_ledger (entity, key, id);
 CREATE INDEX IF NOT EXISTS enrichment_ledger_run_idx ON marketing.enrichment_ledger (run_id);
 -- A delivery has one final outcome, whoever repeats it.

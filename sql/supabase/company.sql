@@ -63,7 +63,6 @@ SELECT public.enrichment_add_data('public.company_needs_enrichment',
     "website": "TEXT", "phone": "TEXT", "address": "TEXT", "city": "TEXT", "state": "TEXT",
     "zip": "TEXT"}');
 CREATE INDEX IF NOT EXISTS idx_company_enrichment_status ON public.company_needs_enrichment (enrichment_status);
-CREATE INDEX IF NOT EXISTS idx_company_unique_id ON public.company_needs_enrichment (company_unique_id);
 CREATE INDEX IF NOT EXISTS idx_company_sync_status ON public.company_needs_enrichment (enrichment_status, pushed_to_neon_at);
 -- The queue: what is work, oldest first. Its cost follows the backlog, not the workspace.
 CREATE INDEX IF NOT EXISTS company_needs_enrichment_queue_idx ON public.company_needs_enrichment (updated_at, id)

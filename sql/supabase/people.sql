@@ -64,7 +64,6 @@ SELECT public.enrichment_add_data('public.people_needs_enrichment',
     "title": "TEXT", "company_name": "TEXT", "company_unique_id": "TEXT", "linkedin_url": "TEXT",
     "city": "TEXT", "state": "TEXT"}');
 CREATE INDEX IF NOT EXISTS idx_people_enrichment_status ON public.people_needs_enrichment (enrichment_status);
-CREATE INDEX IF NOT EXISTS idx_people_unique_id ON public.people_needs_enrichment (unique_id);
 CREATE INDEX IF NOT EXISTS idx_people_sync_status ON public.people_needs_enrichment (enrichment_status, pushed_to_neon_at);
 -- The queue: what is work, oldest first. Its cost follows the backlog, not the workspace.
 CREATE INDEX IF NOT EXISTS people_needs_enrichment_queue_idx ON public.people_needs_enrichment (updated_at, id)

@@ -101,7 +101,13 @@ class Proxy:
             for end in pair:
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
-                self._pairs.append(pair)
+                # Closed while the server was reached: the cut of all there were has missed this one.
+                if not self.closed:
+                    self._pairs.append(pair)
+            if self.closed:
+                client.close()
+                server.close()
+                continue
             threading.Thread(target=self._pump, args=(pair, client, server, True), daemon=True).start()
             threading.Thread(target=self._pump, args=(pair, server, client, False), daemon=True).start()
 
