@@ -99,6 +99,12 @@ def test_dates_with_time_zones_are_read_as_what_they_are(
     edit(supabase, company(2), website="https://c.example")
     moved = work(supabase, company(2))["updated_at"]
     assert abs(utc(moved) - datetime.now(UTC).replace(tzinfo=None)) < timedelta(minutes=5)
+    # The trigger counts in UTC, and leaves the session, and its transaction, in the zone that it was in.
+    with supabase.transaction():
+        supabase.execute("SET LOCAL TimeZone = 'Asia/Tokyo'")
+        edit(supabase, company(2), city="Kolkata")
+        assert supabase.execute("SHOW TimeZone").fetchone() == {"TimeZone": "Asia/Tokyo"}
+    assert supabase.execute("SHOW TimeZone").fetchone() == {"TimeZone": "Asia/Kolkata"}
     # Newer wins: Neon's change was before the enricher's.
     neon.execute("UPDATE marketing.company_invalid SET website = 'https://neon.example', updated_at = now() AT TIME ZONE 'UTC' - interval '1 hour'"
                  " WHERE company_unique_id = %s", [company(2)])  # fmt: skip

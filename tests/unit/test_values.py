@@ -43,6 +43,25 @@ def test_what_is_no_web_address_is_refused(website: str) -> None:
     assert judged(CompanyRules, website=website).reason_code == "INVALID_WEBSITE"
 
 
+HOSTS = ["alder.example", "Alder.example", "www.alder.example", "xn--fa-hia.example", "a.b-c.d.example", "-a.example",
+         "a..example", "a" * 63 + ".example", ".".join(["a" * 63] * 4) + ".example", "alder.example.", "alder", "1.2.3.4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_plain_web_address_is_read_as_any_other(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = values._web_address.__wrapped__
+    ways = [
+        f"{scheme}{host}{port}{rest}"
+        for scheme in ("", "http://", "https://", "HTTPS://", "ftp://")
+        for port in ("", ":80", ":0", ":99999")
+        for rest in ("", "/", "/a/B?c=d@e#f", "?a=b", "/a b", "/\u200b", "/é")
+    ]
+    at_once = {way: read(way) for way in ways}
+    monkeypatch.setattr(values, "_PLAIN_URL", re.compile("(?!)"))
+    assert at_once == {way: read(way) for way in ways}
+    assert host != "alder.example" or sum(address is not None for address in at_once.values()) > 20
+
+
 def test_a_long_website_says_that_it_is_too_long() -> None:
     assert "longer than 2048" in judged(CompanyRules, website="https://alder.example/" + "x" * 10_000).errors["website"]
 
