@@ -34,6 +34,6 @@ def with_what_went(row: Delivery, sent: Sent) -> Data:
     record = sent.record or {}
     if is_older(row, sent):
         return {**row.data, **record}
-    if descends(row, sent):
+    if descends(row, sent) or sent.is_told(row.receipt):
         return row.data
     return {**row.data, **{name: value for name, value in record.items() if not is_typed(row, name)}}

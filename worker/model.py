@@ -141,6 +141,12 @@ class Sent:
     """When the enricher had set it to complete."""
     enriched_fields: Sequence[str] = ()
     """The fields whose value was his."""
+    ledger_id: int | None = None
+    """The ledger row that knows it; None where that is not asked."""
+
+    def is_told(self, receipt: Receipt | None) -> bool:
+        """Whether a row with this receipt holds it, or what came of it later."""
+        return self.ledger_id is not None and receipt is not None and receipt.id >= self.ledger_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,8 @@ class Answer:
     """For ``GONE``: whether the master table has the record."""
     sent: Sent | None = None
     """For ``GONE``: what was carried of the row last; of a promoted one, what was promoted."""
+    promoted_before: datetime | None = None
+    """For ``GONE``: when the record was promoted, before it came back and was carried again; UTC without zone."""
 
 
 @dataclass(slots=True)

@@ -227,7 +227,7 @@ class Spoken:
     @property
     def sent(self) -> Sent:
         """What was carried."""
-        return Sent(self.record, self.row_version, self.enriched_at, self.enriched_fields)
+        return Sent(self.record, self.row_version, self.enriched_at, self.enriched_fields, self.receipt.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ def _gone(delivery: Delivery) -> Reply:
         edited = not older and sent is not None and typed_since(delivery, sent)
         reply = _promoted(delivery, said.at, edited=edited, record=said.record)
         return replace(reply, data=back if edited else reply.data, as_of=as_of)
-    if said.outcome is None and delivery.promoted_at:
+    if said.outcome is None and sent is None and delivery.promoted_at:
         # Retention took the ledger row; the workspace row itself still knows of its promotion.
         return _promoted(delivery, delivery.promoted_at, edited=delivery.data != delivery.snapshot)
     if said.outcome is None and delivery.pushed_at and said.in_master:
@@ -146,6 +146,9 @@ def _gone(delivery: Delivery) -> Reply:
         why = f"it was withdrawn on {day_of(said.at)} ({said.note or 'it left the invalid table by another way'})"
     elif said.outcome is Outcome.UNDONE:
         why = f"its promotion was taken back on {day_of(said.at)}, and it left by another way after that"
+    elif said.in_master and said.promoted_before:
+        day = day_of(said.promoted_before)
+        why = f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
     elif said.in_master:
         why = "it is in the master table, where somebody else put it"
     elif not delivery.pulled:

@@ -118,7 +118,8 @@ SELECT d.key,
        WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
        WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
-  CASE WHEN p.undone THEN 'undone' ELSE coalesce(p.outcome, b.outcome, l.outcome) END AS outcome,
+  CASE WHEN p.undone THEN 'undone' ELSE coalesce(p.outcome, b.outcome,
+    CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
   -- What was applied as it was sent is not sent back.
   CASE WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
        WHEN b.record <> d.data THEN b.record END AS record,
@@ -131,16 +132,19 @@ SELECT d.key,
   nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
     THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
-  o.record AS sent, o.row_version, o.enriched_fields, o.enriched_at
+  o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
+  CASE WHEN l.outcome IN ('flagged', 'waiting') THEN (SELECT max(e.recorded_at) AT TIME ZONE 'UTC' FROM {ledger} e
+    WHERE e.entity = %(entity)s AND e.key = d.key AND e.outcome = 'promoted') END AS promoted_before
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
 LEFT JOIN booked k USING (key)
 LEFT JOIN LATERAL (
   SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND h.key IS NULL
-    AND l.outcome IN ('promoted', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
+    -- What was flagged, or waited, after it had been promoted had come back: the promotion is no word on how it left.
+    AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
 LEFT JOIN LATERAL (
-  SELECT o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o
+  SELECT o.id, o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o
   WHERE o.entity = %(entity)s AND o.key = d.key AND h.key IS NULL AND o.outcome IN ('promoted', 'flagged', 'waiting')
-    AND (l.outcome IS DISTINCT FROM 'promoted' OR o.id = l.id) ORDER BY o.id DESC LIMIT 1) o ON true
+  ORDER BY o.id DESC LIMIT 1) o ON true
 """)
 
 
@@ -370,7 +374,8 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         hash=row["hash"],
         receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
         in_master=bool(row["in_master"]),
-        sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or ())
+        promoted_before=row["promoted_before"],
+        sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or (), row["sent_id"])
         if row["sent"]
         else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import anyio
 import psycopg
 import pytest
@@ -442,6 +444,42 @@ def test_a_row_whose_promotion_was_taken_back_and_whose_record_is_gone_is_not_to
     row = work(supabase, company(1))
     assert (row["enrichment_status"], row["promoted_at"]) == ("failed", None)
     assert "taken back" in row["sync_note"]
+
+
+@pytest.mark.parametrize("judged", [True, False], ids=["flagged meanwhile", "only typed into"])
+@pytest.mark.parametrize("told_by", ["its delivery", "a full pull"])
+def test_what_was_typed_into_a_record_that_came_back_and_left_again_stays(
+    steps, neon, supabase, judged, told_by
+) -> None:
+    """What was promoted before it came back is no word on what was typed since."""
+    complete(supabase, company(1), website="a.example", city="Ripley")
+    steps.deliver()
+    insert(neon, "marketing.company_invalid", {"company_unique_id": company(1), "company_name": "Alder Mills",
+           "reason_code": "EMPTY_WEBSITE", "validation_errors": "{}", "updated_at": datetime.now(UTC).replace(tzinfo=None)})  # fmt: skip
+    steps.pull()
+    assert work(supabase, company(1))["enrichment_status"] == "pending"
+    edit(supabase, company(1), company_name="Beech Works", phone="(304) 555-0101", city="Elkins")
+    if judged:
+        complete(supabase, company(1), website="n/a")
+        steps.deliver()
+        assert work(supabase, company(1))["enrichment_status"] == "failed"
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    if told_by == "its delivery":
+        complete(supabase, company(1), website="b.example")
+        steps.deliver()
+    else:
+        edit(supabase, company(1), website="b.example")
+        steps.pull(full=True)
+    row = work(supabase, company(1))
+    typed = {"company_name": "Beech Works", "city": "Elkins", "website": "b.example"}
+    assert {name: row[name] for name in typed} == typed
+    assert row["phone"] in ("(304) 555-0101", "+13045550101")
+    if judged:
+        assert (row["enrichment_status"], row["promoted_at"]) == ("failed", None)
+        assert row["sync_code"] in ("gone", "left")
+        assert "somebody else" not in row["sync_note"]
+    else:
+        assert "not carried" in row["sync_note"]
 
 
 @pytest.mark.parametrize("beside", ["a good record", "a refused record"])

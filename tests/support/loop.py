@@ -20,7 +20,7 @@ from expected import Backup, Expected, Typed, entity_of
 from forks import Fork
 from ground import ROLE, Ground
 from hypothesis.stateful import RuleBasedStateMachine
-from oracle import check, neon_of, workspace_of
+from oracle import check, left_again, neon_of, workspace_of
 from proxy import Proxy
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -261,7 +261,7 @@ def _as_in(row: dict[str, Any], neons: dict[str, Any], foreign: bool) -> bool:
     """Whether a workspace row shows what Neon holds of its record."""
     if neons["invalid"]:
         return not row["promoted_at"] and row["last_sync_hash"] == neons["hash"]
-    return bool(foreign or not neons["master"] or row["promoted_at"])
+    return bool(foreign or not neons["master"] or row["promoted_at"] or left_again(row, neons))
 
 
 MOVED = sql.SQL("w.updated_at >= now() AT TIME ZONE 'UTC'")

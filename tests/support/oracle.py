@@ -20,7 +20,7 @@ WITH standing AS (
       AND u.delivery_hash = md5('undo|' || p.id)))
 SELECT keys.key, i.{key} IS NOT NULL AS invalid, m.{key} IS NOT NULL AS master, i.still_invalid, i.validation_errors,
   i.id AS came_as, {data_i} AS data, to_jsonb(m) AS master_row, md5(({data_i})::text) AS hash,
-  s.standing, s.most, l.promoted, l.flagged, l.hashes, l.last
+  s.standing, s.most, l.promoted, l.flagged, l.hashes, l.last, l.carried
 FROM (SELECT {key} AS key FROM {invalid} UNION SELECT {key} FROM {master}
       UNION SELECT key FROM marketing.enrichment_ledger WHERE entity = %(entity)s) keys
 LEFT JOIN {invalid} i ON i.{key} = keys.key
@@ -31,7 +31,8 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
   SELECT count(*) FILTER (WHERE outcome = 'promoted') AS promoted, count(*) FILTER (WHERE outcome = 'flagged') AS flagged,
     count(DISTINCT delivery_hash) FILTER (WHERE outcome IN ('promoted', 'flagged')) AS hashes,
-    (array_agg(outcome ORDER BY id DESC) FILTER (WHERE outcome IN ('promoted', 'flagged')))[1] AS last
+    (array_agg(outcome ORDER BY id DESC) FILTER (WHERE outcome IN ('promoted', 'flagged')))[1] AS last,
+    (array_agg(outcome ORDER BY id DESC) FILTER (WHERE outcome IN ('promoted', 'flagged', 'waiting')))[1] AS carried
   FROM marketing.enrichment_ledger WHERE entity = %(entity)s AND key = keys.key) l ON true
 """
 _WORKSPACE = """
@@ -127,11 +128,22 @@ def _without_record(key: str, row: dict[str, Any], known: Known) -> None:
         assert row["waiting_for"], f"{key} is lost, and does not wait for its record"
 
 
+def left_again(row: dict[str, Any], neons: dict[str, Any]) -> bool:
+    """Whether a record came back after its promotion, was carried once more, and left by another way; and its row says
+    that it is gone.
+    """
+    promoted = neons["master"] and not neons["invalid"]
+    return bool(promoted and neons["carried"] not in (None, "promoted") and row["sync_code"] in GONE)
+
+
 def _the_truth(entity: Entity, key: str, row: dict[str, Any], neons: dict[str, Any], known: Known) -> None:
     """The row tells what became of its record."""
     status = row["enrichment_status"]
     waits = row["queued"] and row["waiting_for"] and row["sync_code"] != "lost"
     assert not row["queued"] or waits, f"{key} is still queued"
+    if left_again(row, neons):
+        assert (row["promoted_at"], row["queued"]) == (None, False), f"{key} is gone, and promoted or queued: {row}"
+        return
     promoted = neons["master"] and not neons["invalid"]
     if key not in known.theirs:
         assert (row["promoted_at"] is not None) == promoted, f"{key}: promoted_at and the master disagree: {row}"
