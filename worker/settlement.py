@@ -128,7 +128,10 @@ SELECT d.key,
   b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
   CASE WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
-  h.hash, coalesce(k.id, p.id, l.id) AS receipt_id,
+  h.hash, coalesce(k.id, p.id, l.id, CASE WHEN b.outcome = 'waiting' THEN (
+    -- Who waits is settled again each time; it is on record from the first.
+    SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.hash
+      AND e.outcome = 'waiting') END) AS receipt_id,
   nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
     THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,

@@ -482,6 +482,26 @@ def test_what_was_typed_into_a_record_that_came_back_and_left_again_stays(
         assert "not carried" in row["sync_note"]
 
 
+def test_who_waits_and_was_not_told_of_it_waits_on_though_neon_holds_what_he_sent(steps, neon, supabase) -> None:
+    """A worker died after its settlement, twice: what it wrote for him is no correction of Neon's, for ever."""
+    add_people(neon, 1)
+    steps.pull("people")
+    complete(supabase, person(1), email="n/a", city="Elkins")
+    settle_and_lose_the_claim(steps, entity=PEOPLE)
+    assert invalid(neon, person(1))["city"] == "Elkins"
+    complete(supabase, person(1), email="robin@alder.example")
+    settle_and_lose_the_claim(steps, entity=PEOPLE)
+    assert [entry["outcome"] for entry in ledger(neon, person(1))] == ["flagged", "waiting"]
+    steps.deliver("people")
+    row = work(supabase, person(1))
+    assert row["waiting_for"]
+    assert row["neon_snapshot"]["city"] == "Elkins"
+    for full in (False, True):
+        assert steps.pull("people", full=full).released == 0
+    assert work(supabase, person(1)) == row
+    assert len(ledger(neon, person(1))) == 2
+
+
 @pytest.mark.parametrize("beside", ["a good record", "a refused record"])
 def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_its_own(
     steps, neon, supabase, databases, beside
