@@ -194,6 +194,8 @@ def test_only_the_entity_asked_for(cli, edited, neon, supabase) -> None:
     cli("push", "--entity", "people")
     assert work(supabase, person(1))["pushed_to_neon_at"] is not None
     assert work(supabase, company(1))["pushed_to_neon_at"] is None
+    done = cli("promote", "--entity", "people", input=company(1))
+    assert f"refused {company(1)}: it is not in the invalid table" in done.stderr, "not among people"
 
 
 def test_batches_of_one_do_the_same(cli, edited, neon) -> None:
