@@ -385,6 +385,18 @@ def test_a_listener_that_was_lost_is_seen(running, supabase, eventually) -> None
     eventually(lambda: of(samples(running), "listener_up") == 1)
 
 
+def test_a_count_that_fails_is_told_and_holds_up_nobody(running, supabase, eventually) -> None:
+    supabase.execute("ALTER TABLE enrichment_pull_position RENAME COLUMN last_full_at TO away")
+    said = eventually(lambda: status_of(running)["worker"]["uncounted"])
+    assert "last_full_at" in said
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    assert status_of(running)["entities"]["company"]["total"] == 12, "what was counted last is still there"
+    supabase.execute("ALTER TABLE enrichment_pull_position RENAME COLUMN away TO last_full_at")
+    eventually(lambda: status_of(running)["worker"]["uncounted"] is None)
+    assert status_of(running)["entities"]["company"]["counts"]["promoted"] == 1
+
+
 def test_conflicts_are_counted_by_who_won(running, neon, supabase, eventually) -> None:
     neon.execute("UPDATE marketing.company_invalid SET city = 'theirs', updated_at = '2020-01-01'"
                  " WHERE company_unique_id = %s", [company(1)])  # fmt: skip

@@ -215,14 +215,20 @@ def test_neons_own_change_meanwhile_is_merged(running, neon, supabase, eventuall
 
 
 def test_an_enricher_whose_edit_lost_reads_so(running, neon, supabase, eventually) -> None:
-    edit(supabase, company(1), city="mine")
-    at = work(supabase, company(1))["updated_at"] + timedelta(minutes=5)
-    neon.execute("UPDATE marketing.company_invalid SET city = 'theirs', updated_at = %s"
-                 " WHERE company_unique_id = %s", [at, company(1)])  # fmt: skip
+    for number in (1, 2):
+        edit(supabase, company(number), city="mine")
+        at = work(supabase, company(number))["updated_at"] + timedelta(minutes=5)
+        neon.execute("UPDATE marketing.company_invalid SET city = 'theirs', updated_at = %s"
+                     " WHERE company_unique_id = %s", [at, company(number)])  # fmt: skip
     complete(supabase, company(1), website="https://mine.example")
+    complete(supabase, company(2), website="n/a")
     row = eventually(answered(supabase, company(1)))
     assert master(neon, company(1))["address_city"] == "theirs"
-    assert "city" in row["sync_note"]
+    given_back = eventually(answered(supabase, company(2)))
+    assert given_back["enrichment_status"] == "failed"
+    for told in (row, given_back):
+        assert "Your change to city was not kept" in told["sync_note"]
+        assert told["city"] == "theirs"
     (entry,) = ledger(neon, company(1))
     assert entry["conflicts"] == [{"field": "city", "enricher": "mine", "neon": "theirs", "winner": "neon"}]
 
