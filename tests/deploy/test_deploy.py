@@ -1,15 +1,18 @@
 """What stands in ``deploy/`` fits what the worker tells. Issue 5."""
 
 import json
+import math
 import re
 
 import pytest
 from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
+from worker import doctor, pull
+from worker import monitor as monitor_module
 from worker.metrics import PREFIX
 from worker.monitor import Monitor
-from worker.settings import SECRETS
+from worker.settings import SECRETS, Settings
 
 DEPLOY = ROOT / "deploy"
 KEYWORDS = {"instance", "job", "le"}  # labels that Prometheus adds
@@ -80,6 +83,22 @@ def test_every_alert_says_what_to_do() -> None:
             assert part in alert, alert
     names = [alert.split("\n")[0] for alert in alerts]
     assert len(set(names)) == len(names)
+
+
+LIMITS = {
+    "EnrichmentWebhookBehind": doctor.LATE_SECONDS,
+    "EnrichmentPullOverdue": monitor_module.LATE * Settings.model_fields["pull_interval"].default,
+    "EnrichmentFullPullOverdue": 2 * pull.FULL_EVERY.total_seconds(),
+}
+"""Alert → seconds, as the worker itself counts them and the alert's words say."""
+
+
+@pytest.mark.parametrize("alert", LIMITS)
+def test_an_alerts_limit_is_in_seconds_and_the_workers_own(alert) -> None:
+    text = (DEPLOY / "prometheus-alerts.yml").read_text()
+    limit = re.search(rf"- alert: {alert}\n +expr: .*_seconds\) > ([0-9 *]+)\n", text)
+    assert limit, "its expression was not found"
+    assert math.prod(map(int, limit[1].split("*"))) == LIMITS[alert]
 
 
 def test_panels_do_not_lie_over_each_other() -> None:

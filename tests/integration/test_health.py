@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 import sys
 import threading
 from contextlib import ExitStack, closing, contextmanager
@@ -18,9 +19,11 @@ from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
 
 from worker import database
+from worker import page as page_module
 from worker import recent as recent_module
 from worker.bridge import open_bridge
 from worker.delivery import Tally, deliver
+from worker.door import CONNECTIONS
 from worker.entities import ENTITIES
 from worker.faults import sort_of
 from worker.feed import BACKLOG, WATCHERS
@@ -280,9 +283,15 @@ def open_events(worker):
             yield stream
 
 
+def _line(stream) -> str:
+    line = stream.readline().decode()
+    assert line, "the stream has ended"
+    return line.rstrip("\n")
+
+
 def read_event(stream) -> tuple[str, dict]:
     name, data = "", ""
-    while (line := stream.readline().decode().rstrip("\n")) or not data:
+    while (line := _line(stream)) or not data:
         if line.startswith("event: "):
             name = line.removeprefix("event: ")
         elif line.startswith("data: "):
@@ -325,9 +334,18 @@ def test_sigterm_ends_open_events_and_the_worker(running) -> None:
 
 def test_only_so_many_pages_may_be_open(running, eventually) -> None:
     with ExitStack() as stack:
-        for _ in range(WATCHERS):
-            read_event(stack.enter_context(open_events(running)))
+        pages = [stack.enter_context(open_events(running)) for _ in range(WATCHERS)]
+        for page in pages:
+            read_event(page)
         assert ask(running, "GET", "/events")[0] == 503
+        assert of(samples(running), "page_watchers") == WATCHERS
+        # Strangers who ask nothing make room for each other: a page that is being answered stays open.
+        host, _, port = running.address.rpartition(":")
+        for _ in range(CONNECTIONS):
+            stack.enter_context(closing(socket.create_connection((host, int(port)))))
+        assert ask(running, "GET", "/healthz")[0] == 200
+        for page in pages:
+            read_event(page)
         assert of(samples(running), "page_watchers") == WATCHERS
     eventually(lambda: of(samples(running), "page_watchers") == 0)
 
@@ -365,6 +383,18 @@ def test_a_listener_that_was_lost_is_seen(running, supabase, eventually) -> None
     running.wait_event("listener.lost")
     eventually(lambda: of(samples(running), "listener_reconnects_total") == 1)
     eventually(lambda: of(samples(running), "listener_up") == 1)
+
+
+def test_a_count_that_fails_is_told_and_holds_up_nobody(running, supabase, eventually) -> None:
+    supabase.execute("ALTER TABLE enrichment_pull_position RENAME COLUMN last_full_at TO away")
+    said = eventually(lambda: status_of(running)["worker"]["uncounted"])
+    assert "last_full_at" in said
+    complete(supabase, company(1), website="https://c1.example")
+    eventually(lambda: work(supabase, company(1))["promoted_at"])
+    assert status_of(running)["entities"]["company"]["total"] == 12, "what was counted last is still there"
+    supabase.execute("ALTER TABLE enrichment_pull_position RENAME COLUMN away TO last_full_at")
+    eventually(lambda: status_of(running)["worker"]["uncounted"] is None)
+    assert status_of(running)["entities"]["company"]["counts"]["promoted"] == 1
 
 
 def test_conflicts_are_counted_by_who_won(running, neon, supabase, eventually) -> None:
@@ -524,6 +554,17 @@ def test_a_page_that_does_not_keep_up_is_cut_off_and_holds_up_nobody() -> None:
         assert quick.statistics().open_send_streams == 0
     assert monitor.feed.watchers == 0
     assert monitor.feed.full
+
+
+def test_a_silent_stream_of_events_says_now_and_then_that_it_is_there(monkeypatch) -> None:
+    monkeypatch.setattr(page_module, "HEARTBEAT_SECONDS", 0.01)
+
+    async def frames() -> list[str]:
+        stream = page_module._frames(Monitor(["company"]))
+        with anyio.fail_after(PATIENCE):
+            return [(await anext(stream)).partition("\n")[0] for _ in range(3)]
+
+    assert anyio.run(frames) == ["event: status", ": still here", ": still here"]
 
 
 def test_what_is_remembered_is_bounded() -> None:

@@ -23,6 +23,7 @@ from conftest import PATIENCE, ROOT, _environment
 from records import add_companies, company, complete, work
 
 from worker import output, telemetry
+from worker.faults import with_database
 from worker.supervisor import Supervisor
 
 pytestmark = pytest.mark.one_version
@@ -279,10 +280,14 @@ def test_warnings_and_what_nobody_caught_are_lines_of_the_log_too() -> None:
 
 @pytest.mark.parametrize("address", ["postgresql://ana:hush-3b@db.example/neon", "host=db.example password=hush-3b",
                                      "host=db.example password = 'hush-3b x'"])  # fmt: skip
-def test_a_password_is_masked_in_whatever_is_logged(address: str) -> None:
+def test_a_password_is_masked_in_whatever_is_logged_or_told(address: str) -> None:
     said = telemetry._no_password(None, "info", {"event": "library", "message": f"no route to {address}"})
-    assert "db.example" in said["message"]
-    assert "hush" not in said["message"]
+    told = with_database(
+        OSError(f"no route to {address}")
+    )  # /readyz, the page and a command's stderr have it from there
+    for text in (said["message"], told):
+        assert "db.example" in text
+        assert "hush" not in text
 
 
 def test_a_manager_that_reads_nothing_holds_up_nobody_and_hears_at_last_that_it_is_ready(tmp_path) -> None:

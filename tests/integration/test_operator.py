@@ -10,6 +10,7 @@ import pytest
 from conftest import as_role
 from findings import findings
 from records import add_companies, company, complete
+from steps import Steps
 
 
 @pytest.fixture
@@ -72,6 +73,19 @@ def test_history_tells_a_records_life(cli, lived) -> None:
     assert "marketing.company_master" in lines[-1]
 
 
+def test_history_tells_the_reasons_of_the_intake_also_when_a_repair_failed_for_others(
+    cli, prepared, monkeypatch, neon, supabase
+) -> None:
+    steps = Steps(prepared, monkeypatch.setenv)
+    add_companies(neon, 1)
+    steps.pull()
+    complete(supabase, company(1), website="n/a")
+    steps.deliver()
+    lines = [line.strip() for line in cli("history", company(1)).stdout.splitlines()]
+    first = next(number for number, line in enumerate(lines) if "failed the initial validation" in line)
+    assert lines[first + 1] == "EMPTY_WEBSITE: website: empty or blank"
+
+
 def test_history_as_json(cli, lived) -> None:
     found = json.loads(cli("history", lived, "--json").stdout)
     assert found["key"] == lived
@@ -96,6 +110,8 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(cli, prepared) -> None:
     [
         ("supabase", "DROP TRIGGER enrichment_b_row ON company_needs_enrichment", "company: triggers", "enrichment_b_row"),
         ("supabase", "ALTER TABLE people_needs_enrichment DISABLE TRIGGER ALL", "people: triggers", "enrichment_notify"),
+        ("supabase", "ALTER TABLE company_needs_enrichment ENABLE REPLICA TRIGGER enrichment_b_row", "company: triggers",
+         "enrichment_b_row"),
         ("supabase", "ALTER TABLE company_needs_enrichment DISABLE ROW LEVEL SECURITY",
          "public.company_needs_enrichment: row level security", "off"),
         ("supabase", "ALTER TABLE company_needs_enrichment DROP COLUMN promoted_at", "company: workspace", "promoted_at"),

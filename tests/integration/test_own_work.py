@@ -289,21 +289,24 @@ def test_what_was_taken_back_after_a_push_is_promoted_by_no_stage(steps, neon, s
 def test_a_record_that_left_and_came_back_is_as_pulled_anew(steps, neon, supabase) -> None:
     edit(supabase, company(1), city="Elkins")
     complete(supabase, company(2), website="b.example")
-    kept = {n: invalid(neon, company(n)) for n in (1, 2)}
-    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = ANY(%s)", [[company(1), company(2)]])
+    edit(supabase, company(3), city="Parsons", enrichment_status="in_progress")
+    kept = [invalid(neon, company(number)) for number in (1, 2, 3)]
+    neon.execute("DELETE FROM marketing.company_invalid")
     steps.deliver()
     steps.pull(full=True)
     assert "another way" in work(supabase, company(1))["sync_note"]
     assert work(supabase, company(2))["enrichment_status"] == "failed"
-    for row in kept.values():
+    assert "another way" in work(supabase, company(3))["sync_note"]
+    for row in kept:
         row["validation_errors"] = '{"website": "empty or blank"}'
         insert(neon, "marketing.company_invalid", {name: value for name, value in row.items() if value is not None})
     steps.pull(full=True)
-    for number in (1, 2):
+    for number, status in {1: "pending", 2: "pending", 3: "in_progress"}.items():  # somebody is at work on the third
         row = work(supabase, company(number))
-        assert (row["enrichment_status"], row["sync_note"]) == ("pending", None)
+        assert (row["enrichment_status"], row["sync_note"]) == (status, None)
     assert work(supabase, company(1))["city"] == "Elkins"
     assert work(supabase, company(2))["website"] == "b.example"
+    assert work(supabase, company(3))["city"] == "Parsons"
     complete(supabase, company(2))
     steps.deliver()
     assert master(neon, company(2))["website_url"] == "https://b.example"

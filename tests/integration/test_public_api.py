@@ -126,6 +126,7 @@ def test_an_empty_list_is_proof_where_rows_are_hidden_or_none_could_be_seen(cli,
     said = found(cli)
     assert said["level"] == "warning"
     assert "public.company_needs_enrichment" in said["text"]
+    assert "public.needs_attention" in said["text"], "a view of it shows what it does"
     assert "public.people_needs_enrichment" not in said["text"]
     add_companies(neon, 1)
     assert cli("pull").returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import psycopg
 import pytest
 from conftest import connect
 from copies import Copy
@@ -304,3 +305,16 @@ def test_a_row_that_cannot_be_brought_together_with_a_restored_neon_holds_up_no_
         assert cli("pull", "--entity", "company").returncode == 0
         assert master(there, company(2))
     assert cli("reconcile").returncode == 0
+
+
+def test_what_neon_does_not_let_a_pull_book_is_no_records_fault(steps, neon, supabase) -> None:
+    add_companies(neon, 1, 2)
+    steps.pull()
+    before = position(supabase)
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(2)])
+    neon.execute("ALTER TABLE marketing.enrichment_ledger ADD CONSTRAINT theirs CHECK (outcome <> 'withdrawn')")
+    with pytest.raises(psycopg.errors.CheckViolation, match="theirs"):
+        steps.pull(full=True)
+    assert (rows(supabase), position(supabase)) == (2, before)
+    neon.execute("ALTER TABLE marketing.enrichment_ledger DROP CONSTRAINT theirs")
+    assert steps.pull(full=True).withdrawn == 1

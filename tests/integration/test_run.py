@@ -129,14 +129,15 @@ def test_a_company_id_that_leads_nowhere_is_an_error_on_that_field(running, supa
     assert "company_slot_unique_id" in row["validation_errors"]["company_unique_id"]
 
 
-def test_the_default_slot_comes_first(running, neon, supabase, eventually) -> None:
-    neon.execute("UPDATE marketing.company_slots SET slot_type = 'ceo', created_at = '2020-01-01'"
-                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+def test_the_default_slot_comes_first_and_else_the_oldest(running, neon, supabase, eventually) -> None:
+    neon.execute("UPDATE marketing.company_slots SET slot_type = 'ceo', created_at = '2020-01-01'")
     add_slot(neon, 9, of=1)
-    complete(supabase, company(1), website="https://alder.example")
-    complete(supabase, person(1), email="robin@alder.example")
-    eventually(answered(supabase, person(1)))
-    assert master(neon, person(1))["company_slot_unique_id"] == "04.04.05.01.00009.001"
+    add_slot(neon, 8, of=2, slot_type="cfo", created_at="2019-01-01")
+    for number, (of, chosen) in {1: (1, 9), 3: (2, 8)}.items():
+        complete(supabase, company(of), website="https://alder.example")
+        complete(supabase, person(number), email="robin@alder.example")
+        eventually(answered(supabase, person(number)))
+        assert master(neon, person(number))["company_slot_unique_id"] == slot(chosen)
 
 
 def test_what_the_master_refuses_comes_back_in_words_and_holds_up_nobody(running, neon, supabase, eventually) -> None:
@@ -214,14 +215,20 @@ def test_neons_own_change_meanwhile_is_merged(running, neon, supabase, eventuall
 
 
 def test_an_enricher_whose_edit_lost_reads_so(running, neon, supabase, eventually) -> None:
-    edit(supabase, company(1), city="mine")
-    at = work(supabase, company(1))["updated_at"] + timedelta(minutes=5)
-    neon.execute("UPDATE marketing.company_invalid SET city = 'theirs', updated_at = %s"
-                 " WHERE company_unique_id = %s", [at, company(1)])  # fmt: skip
+    for number in (1, 2):
+        edit(supabase, company(number), city="mine")
+        at = work(supabase, company(number))["updated_at"] + timedelta(minutes=5)
+        neon.execute("UPDATE marketing.company_invalid SET city = 'theirs', updated_at = %s"
+                     " WHERE company_unique_id = %s", [at, company(number)])  # fmt: skip
     complete(supabase, company(1), website="https://mine.example")
+    complete(supabase, company(2), website="n/a")
     row = eventually(answered(supabase, company(1)))
     assert master(neon, company(1))["address_city"] == "theirs"
-    assert "city" in row["sync_note"]
+    given_back = eventually(answered(supabase, company(2)))
+    assert given_back["enrichment_status"] == "failed"
+    for told in (row, given_back):
+        assert "Your change to city was not kept" in told["sync_note"]
+        assert told["city"] == "theirs"
     (entry,) = ledger(neon, company(1))
     assert entry["conflicts"] == [{"field": "city", "enricher": "mine", "neon": "theirs", "winner": "neon"}]
 

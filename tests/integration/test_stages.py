@@ -25,6 +25,7 @@ from records import (
     person,
     work,
 )
+from steps import Steps
 
 
 @pytest.fixture
@@ -54,6 +55,8 @@ def test_push_carries_without_judging(cli, edited, neon, supabase) -> None:
     assert row["pushed_to_neon_at"] is not None
     assert row["promoted_at"] is None
     assert invalid(neon, company(6))["enrichment_status"] is None
+    counts = json.loads(cli("status", "--json").stdout)["entities"]["company"]["counts"]
+    assert (counts["complete"], counts["promoted"]) == (5, 0), "carried and not judged"
     assert "pushed 0 companies" in cli("push").stdout
 
 
@@ -194,6 +197,8 @@ def test_only_the_entity_asked_for(cli, edited, neon, supabase) -> None:
     cli("push", "--entity", "people")
     assert work(supabase, person(1))["pushed_to_neon_at"] is not None
     assert work(supabase, company(1))["pushed_to_neon_at"] is None
+    done = cli("promote", "--entity", "people", input=company(1))
+    assert f"refused {company(1)}: it is not in the invalid table" in done.stderr, "not among people"
 
 
 def test_batches_of_one_do_the_same(cli, edited, neon) -> None:
@@ -208,6 +213,9 @@ def test_a_newer_edit_on_its_way_is_not_judged_over(cli, edited, neon, supabase)
     assert done.returncode == 1
     assert "push that first" in done.stderr
     assert master(neon, company(1)) is None
+    logged = neon.execute("SELECT total_records, passed_records, failed_records FROM public.shq_validation_log"
+                          " WHERE validation_run_id LIKE 'PROMOTE-%%' AND source_table LIKE '%%company%%'").fetchone()  # fmt: skip
+    assert tuple(logged.values()) == (1, 0, 1), "what was left was refused"
 
 
 def test_an_edit_in_progress_survives_a_revalidation(cli, edited, neon, supabase) -> None:
@@ -227,6 +235,22 @@ def test_revalidating_again_changes_nothing(cli, edited, neon, supabase) -> None
     before = len(ledger(neon, company(4))), invalid(neon, company(4)), work(supabase, company(4))
     cli("revalidate")
     assert (len(ledger(neon, company(4))), invalid(neon, company(4)), work(supabase, company(4))) == before
+
+
+def test_a_record_that_fails_as_before_and_with_other_warnings_is_told_of_them(
+    prepared, monkeypatch, neon, supabase
+) -> None:
+    steps = Steps(prepared, monkeypatch.setenv)
+    add_companies(neon, 1)
+    steps.pull()
+    complete(supabase, company(1), website="n/a")
+    steps.deliver()
+    assert "phone" in work(supabase, company(1))["validation_warnings"]
+    neon.execute("UPDATE marketing.company_invalid SET phone = '+13042930101', enrichment_status = 'complete'")
+    steps.revalidate()
+    for row in (invalid(neon, company(1)), work(supabase, company(1))):
+        assert set(row["validation_errors"]) == {"website"}
+        assert "phone" not in row["validation_warnings"]
 
 
 TELL = ("enrichment_status", "validation_errors", "validation_warnings", "reason_code", "sync_note", "promoted_at")

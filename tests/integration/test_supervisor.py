@@ -20,7 +20,7 @@ from worker.monitor import STALLED_SECONDS, Monitor
 from worker.pull import pull
 from worker.puller import _Turns
 from worker.settings import Settings
-from worker.supervisor import Supervisor
+from worker.supervisor import STATUS_EVERY, Supervisor
 
 BEAT = 0.4
 """Seconds of the watchdog; word comes twice in it."""
@@ -157,6 +157,24 @@ def test_a_watchdog_for_another_process_is_left_to_that_one(manager) -> None:
     for pid, ours in ((str(os.getpid()), True), ("1", False)):
         anyio.run(_report_once, Supervisor.from_environment({**there, "WATCHDOG_PID": pid}))
         assert ("WATCHDOG=1" in manager.hear()) is ours
+
+
+class _Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+@pytest.mark.parametrize(("watchdog", "pause"), [(0.0, STATUS_EVERY), (4.0, 2.0), (3600.0, STATUS_EVERY)])
+def test_word_comes_twice_in_the_watchdogs_time_and_every_few_seconds_at_least(
+    manager, monkeypatch, watchdog, pause
+) -> None:
+    async def sleep(seconds: float) -> None:
+        raise _Enough(seconds)
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    with pytest.raises(_Enough) as slept:
+        anyio.run(Supervisor(manager.address, watchdog).report, Monitor(ENTITIES))
+    assert slept.value.args == (pause,)
 
 
 async def _report_once(supervisor: Supervisor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import anyio
 import pytest
 from pydantic import field_validator
@@ -16,20 +18,23 @@ from worker.settings import load_settings
 from worker.stages import revalidate
 
 SHOP = "04.04.09.01.00001.001"
+OTHER = "04.04.09.01.00002.001"
+HOURS = '{"mon":\r\n\t"9 to 5",\r\n\t"sat": "\\"noon\\"\\n \\\\"}'
+"""As somebody typed it: a column of the type json keeps the blanks between its tokens."""
 SQL = """
 CREATE SCHEMA IF NOT EXISTS retail;
 CREATE TABLE retail.shop_invalid (id BIGSERIAL PRIMARY KEY, shop_id TEXT UNIQUE NOT NULL, label TEXT,
-  opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, reason_code TEXT NOT NULL,
+  opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, hours JSON, reason_code TEXT NOT NULL,
   validation_errors JSONB NOT NULL, validation_warnings JSONB, batch_id TEXT,
   created_at TIMESTAMP DEFAULT now(), updated_at TIMESTAMP DEFAULT now(), enrichment_status TEXT,
   enriched_at TIMESTAMP, enriched_by TEXT, still_invalid BOOLEAN DEFAULT FALSE);
 CREATE TABLE retail.shop_master (shop_id TEXT PRIMARY KEY, display_name TEXT NOT NULL, opened DATE,
-  floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, origin TEXT NOT NULL);
+  floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, hours JSON, origin TEXT NOT NULL);
 """
 WORKSPACE_SQL = """
 CREATE TABLE shop_needs_enrichment (id BIGSERIAL PRIMARY KEY, neon_id BIGINT, shop_id TEXT UNIQUE NOT NULL,
   source_batch_id TEXT, label TEXT, opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN,
-  original_validation_errors JSONB, original_validation_warnings JSONB, reason_code TEXT,
+  hours JSON, original_validation_errors JSONB, original_validation_warnings JSONB, reason_code TEXT,
   enrichment_status TEXT DEFAULT 'pending', enrichment_notes TEXT, enriched_by TEXT, enriched_at TIMESTAMP,
   pulled_from_neon_at TIMESTAMP, pushed_to_neon_at TIMESTAMP, last_sync_hash TEXT, created_at TIMESTAMP,
   updated_at TIMESTAMP, neon_snapshot JSONB, validation_errors JSONB, validation_warnings JSONB,
@@ -62,10 +67,10 @@ SHOPS = Entity(
     invalid_table=Table("retail", "shop_invalid"),
     master_table=Table("retail", "shop_master"),
     workspace_table=Table("public", "shop_needs_enrichment"),
-    columns=("label", "opened", "floor_area", "tags", "open_sunday"),
+    columns=("label", "opened", "floor_area", "tags", "open_sunday", "hours"),
     mapping={
         "display_name": "label", "opened": "opened", "floor_area": "floor_area", "tags": "tags",
-        "open_sunday": "open_sunday",
+        "open_sunday": "open_sunday", "hours": "hours",
     },
     computed={"origin": "'enrichment'"},
     rules=ShopRules,
@@ -91,6 +96,12 @@ async def _loop() -> list[dict[str, int]]:
     async with bridges.open_bridge(load_settings()) as bridge:
         assert (await pull(bridge, SHOPS)).new == 1
         assert (await pull(bridge, SHOPS)).new == 0
+        async with bridge.neon.connection() as there:
+            await there.execute(
+                "INSERT INTO retail.shop_invalid (shop_id, hours, reason_code, validation_errors)"
+                " VALUES (%s, %s, 'EMPTY_LABEL', '{}')", [OTHER, HOURS]
+            )  # fmt: skip
+        assert (await pull(bridge, SHOPS)).new == 1
         for label in (" ", "The Corner Shop"):
             async with bridge.supabase.connection() as here:
                 await here.execute(
@@ -102,12 +113,13 @@ async def _loop() -> list[dict[str, int]]:
 
 
 def test_a_third_entity_goes_round_the_loop(shops, neon, supabase) -> None:
-    assert anyio.run(_loop) == [{"flagged": 1}, {"promoted": 1}]
-    there = neon.execute("SELECT * FROM retail.shop_master").fetchone()
+    assert anyio.run(_loop) == [{"flagged": 2}, {"promoted": 2}]
+    there, other = neon.execute("SELECT * FROM retail.shop_master ORDER BY shop_id").fetchall()
     assert (there["display_name"], there["origin"]) == ("The Corner Shop", "enrichment")
     assert there["tags"] == ["corner", "two words"]
     assert str(there["floor_area"]) == "120.50"
     assert there["open_sunday"] is True
-    row = supabase.execute("SELECT * FROM shop_needs_enrichment").fetchone()
-    assert row["promoted_at"] is not None
+    assert other["hours"] == json.loads(HOURS)
+    for row in supabase.execute("SELECT * FROM shop_needs_enrichment").fetchall():
+        assert row["promoted_at"] is not None
     assert neon.execute("SELECT count(*) AS n FROM retail.shop_invalid").fetchone()["n"] == 0

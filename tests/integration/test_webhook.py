@@ -135,6 +135,15 @@ def test_a_receiver_that_fails_holds_up_nobody_and_gets_everything_in_order_when
     assert worker.health("/readyz")[0] == 200
     assert [w for w in json.loads(worker.health("/status.json")[1])["worker"]["warnings"] if str(status) in w]
     assert 'webhook_posts_total{entity="company",result="failed"}' in worker.health("/metrics")[1]
+
+    def attempts() -> int:
+        return len([event for _, event, _ in receiver.attempts if event["entity"] == "company"])
+
+    made = eventually(lambda: (number := attempts()) > 3 and number)
+    oldest = "SELECT attempts, last_error FROM enrichment_outbox WHERE entity = 'company' ORDER BY id LIMIT 1"
+    kept = supabase.execute(oldest).fetchone()
+    assert kept["attempts"] >= made - 1, "all but the one under way are for good"
+    assert str(status) in kept["last_error"], "doctor tells it"
     receiver.answer = 200
     eventually(lambda: len(receiver.taken()) == 3)
     assert [event["records"][0]["key"] for event in receiver.taken()] == [company(1), company(2), company(3)]
