@@ -159,8 +159,13 @@ def test_what_is_put_aside_again_and_again_is_tried_less_often_and_an_edit_at_on
         assert aside.due(10, told=False) == [company(1)]
         pause = min(2 * pause, longest)
     assert pause == longest
-    aside.put(Why.HELD, [(company(1), version + timedelta(seconds=1))], "held")
+    edited = version + timedelta(seconds=1)
+    aside.put(Why.HELD, [(company(1), edited)], "held")
     assert aside.next_due() == first
+    aside.put(Why.HELD, [(company(1), edited)], "held")
+    assert aside.next_due() == 2 * first
+    aside.put(Why.HELD, [(company(2), version)], "held")
+    assert aside.next_due() == first, "the first that is due counts"
 
 
 @pytest.mark.parametrize("link", ["neon", "supabase"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import anyio
+import psycopg
 import pytest
 from conftest import connect
 from copies import Copy
@@ -114,10 +115,16 @@ def test_what_neon_forgot_takes_effect_again_and_nothing_typed_is_lost(steps, ne
     assert (again.restored, again.changed, again.withdrawn, again.told) == (None, 0, 0, 0)
 
 
-def test_nothing_is_settled_before_a_restore_is_recognised(steps, neon_copy, here, there) -> None:
-    complete(here, company(1), website="a.example")
+def test_nothing_is_settled_before_a_restore_is_recognised(steps, databases, here, there) -> None:
+    with there() as neon:
+        add_companies(neon, 1, 2, 3)
+    steps.pull()
+    complete(here, company(3), website="c.example")
     steps.deliver()
-    neon_copy.put_back()
+    with Copy(databases.neon_url) as copy:
+        complete(here, company(1), website="a.example")
+        steps.deliver()
+        copy.put_back()
     complete(here, company(2), website="b.example")
     with pytest.raises(Restored):
         steps.deliver()
@@ -140,6 +147,31 @@ def test_a_daemon_brings_both_together_by_itself(steps, neon_copy, here, there, 
     worker.wait_event("database.restored", side="Neon")
     with there() as neon:
         assert {master(neon, company(n))["website_url"] for n in (1, 2)} == {"https://a.example", "https://b.example"}
+
+
+def test_a_neon_that_is_restored_in_the_middle_of_a_pull_ends_no_worker(
+    steps, neon_copy, here, there, daemon, env, eventually
+) -> None:
+    """After the pull has looked whether it was, and before it judges what somebody pushed by hand."""
+    complete(here, company(1), website="a.example")
+    steps.deliver()
+    with there() as neon:
+        neon.execute(
+            "CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " DELETE FROM marketing.enrichment_ledger; RETURN NULL; END $$;"
+            "CREATE TRIGGER forget AFTER INSERT ON public.shq_validation_log EXECUTE FUNCTION forget()"
+        )
+        neon.execute("UPDATE marketing.company_invalid SET enrichment_status = 'complete', website = 'b.example'"
+                     " WHERE company_unique_id = %s", [company(2)])  # fmt: skip
+        here.execute("UPDATE enrichment_pull_position SET last_pull_at = last_pull_at - interval '1 day'")
+        env["WORKER_SWEEP_INTERVAL"] = "0.2"
+        worker = daemon()
+        assert "restored" in worker.wait_event("worker.fault", task="pull of company")["error"]
+        neon.execute("DROP TRIGGER forget ON public.shq_validation_log")
+        complete(here, company(3), website="c.example")
+        eventually(lambda: work(here, company(3))["promoted_at"])
+        assert master(neon, company(1)) is not None
+    assert work(here, company(1))["promoted_at"] is not None
 
 
 def test_records_that_only_a_forgotten_pull_brought_are_kept(steps, neon_copy, here, there) -> None:
@@ -366,6 +398,19 @@ def test_a_copied_branch_is_no_restore(steps, neon_copy, here, there, databases)
     assert steps.pull(full=True).restored is None
 
 
+def test_a_pull_that_ended_before_its_position_was_kept_is_no_restore(steps, neon_copy, here, there) -> None:
+    """Neon counts a pull before the workspace does."""
+    here.execute(
+        "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
+        "CREATE TRIGGER theirs BEFORE UPDATE ON enrichment_pull_position EXECUTE FUNCTION theirs()"
+    )
+    with pytest.raises(psycopg.errors.RaiseException, match="not now"):
+        steps.pull()
+    here.execute("DROP TRIGGER theirs ON enrichment_pull_position")
+    for _ in range(2):
+        assert steps.pull().restored is None
+
+
 def test_people_promoted_and_forgotten_wait_for_their_company_again(steps, databases, here, there) -> None:
     with there() as neon:
         add_companies(neon, 1)
@@ -437,7 +482,10 @@ def test_reconcile_lists_what_disagrees_and_settles_it(steps, neon_copy, here, t
     assert "lost when Neon was restored" in cli("history", company(6)).stdout
 
 
-@pytest.mark.parametrize("harm", ["the master row", "the workspace row", "an unheard promotion", "a quiet edit"])
+@pytest.mark.parametrize(
+    "harm",
+    ["the master row", "the workspace row", "an unheard promotion", "an undo that pulls passed over", "a quiet edit"],
+)
 def test_reconcile_sees(steps, neon_copy, here, there, cli, harm, databases) -> None:
     complete(here, company(1), website="a.example")
     with Copy(databases.supabase_url) as backup:
@@ -453,6 +501,12 @@ def test_reconcile_sees(steps, neon_copy, here, there, cli, harm, databases) -> 
                 backup.put_back()
                 with connect(databases.supabase_url) as again:
                     edit(again, company(1), enrichment_status="in_progress")
+            case "an undo that pulls passed over":
+                with Copy(databases.supabase_url) as before:
+                    steps.undo(company(1))
+                    before.put_back()
+                with connect(databases.supabase_url) as again:
+                    again.execute("UPDATE enrichment_pull_position SET ledger_id = 1000")
             case "a quiet edit":
                 with there() as neon:
                     neon.execute(

@@ -429,6 +429,9 @@ def test_rows_that_row_level_security_hides_from_the_worker_are_named(cli, prepa
     env["NEON_DATABASE_URL"] = as_role(databases.neon_url, "dim", "only-dim")
     # Unseen, every record would pass for one that had left, and be withdrawn.
     (line,) = named(cli("pull"), "hides rows from this role")
+    # What may only be read can be neither locked nor changed.
+    neon.execute("CREATE POLICY readers ON marketing.company_invalid FOR SELECT TO dim USING (true)")
+    assert named(cli("pull"), "hides rows from this role") == [line]
     assert cli("doctor").returncode == 1
     neon.execute(statements(line))
     assert cli("doctor").returncode == 0

@@ -21,7 +21,7 @@ from psycopg import sql
 from records import add_companies, company, edit, invalid, ledger, work
 from structlog.testing import capture_logs
 
-from worker import horizon
+from worker import horizon, workspace
 from worker.bridge import open_bridge
 from worker.embedded import EmbeddedServer
 from worker.entities import COMPANY
@@ -330,6 +330,19 @@ def test_what_a_prepared_transaction_wrote_comes_when_it_commits(pulled, databas
     assert remembered(supabase) == []
 
 
+def test_a_prepared_transaction_of_another_database_is_not_waited_for(pulled, pg_server, neon, supabase) -> None:
+    add_companies(neon, 1, updated_at=LONG_AGO)
+    gid = f"elsewhere {secrets.token_hex(4)}"
+    with connect(pg_server.url()) as other:
+        other.execute("BEGIN")
+        other.execute("CREATE TABLE elsewhere ()")
+        other.execute(sql.SQL("PREPARE TRANSACTION {}").format(gid))
+        try:
+            assert pulled().open_transactions == remembered(supabase) == []
+        finally:
+            other.execute(sql.SQL("ROLLBACK PREPARED {}").format(gid))
+
+
 def test_a_transaction_that_is_prepared_while_a_pull_waits_for_its_end_is_not_forgotten(
     pulled, databases, neon, supabase, eventually
 ) -> None:
@@ -566,6 +579,26 @@ def test_a_row_that_was_queued_before_the_pull_withdrew_it_stays(pulled, neon, s
     row = the_queued(supabase)
     assert row["website"] == "https://mine.example"
     assert ledger(neon, row["company_unique_id"]) == []
+
+
+def test_a_record_that_comes_back_in_the_moment_of_its_withdrawal_keeps_its_row(
+    pulled, neon, supabase, monkeypatch
+) -> None:
+    """After the pull has missed it, and before it has the row."""
+    add_companies(neon, 1, 2, updated_at=LONG_AGO)
+    pulled()
+    neon.execute("DELETE FROM marketing.company_invalid")
+    lock = workspace.lock
+
+    async def late(*arguments: Any, **options: Any) -> dict[str, workspace.Row]:
+        if invalid(neon, company(1)) is None:
+            add_companies(neon, 1, updated_at=LONG_AGO)
+        return await lock(*arguments, **options)
+
+    monkeypatch.setattr(workspace, "lock", late)
+    assert pulled(full=True).withdrawn == 1
+    assert work(supabase, company(1))["enrichment_status"] == "pending"
+    assert ledger(neon, company(1)) == []
 
 
 @pytest.mark.parametrize("kept", [{"enrichment_notes": "asked them by phone"}, {"enrichment_status": "in_progress"}])

@@ -24,6 +24,9 @@ from records import (
 )
 from steps import Steps
 
+from worker.entities import COMPANY, PEOPLE
+from worker.model import stamp
+
 WAITING = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 GATE = "SELECT pg_advisory_lock(7)"
 OPEN = "SELECT pg_advisory_unlock(7)"
@@ -213,6 +216,31 @@ def test_what_was_pushed_promoted_and_taken_back_is_not_promoted_by_the_next_pul
             "pending", None, "https://alder.example",
         )  # fmt: skip
     check(neon, supabase)
+
+
+# -- what the trigger keeps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("of", "entity"), [(company, COMPANY), (person, PEOPLE)])
+def test_an_edit_of_whatever_column_is_carried_queues_an_answered_row_again(prepared, supabase, of, entity) -> None:
+    table = entity.workspace_table.name
+    supabase.execute(f"INSERT INTO {table} ({entity.key}, enrichment_status) VALUES (%s, 'complete')", [of(1)])
+    for column in entity.columns:
+        with supabase.transaction():
+            supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+            supabase.execute(f"UPDATE {table} SET pushed_to_neon_at = now() AT TIME ZONE 'UTC'")
+        edit(supabase, of(1), **{column: "7"})
+        assert work(supabase, of(1))["pushed_to_neon_at"] is None, column
+
+
+def test_of_the_versions_in_which_a_row_was_queued_the_latest_are_kept(prepared, supabase) -> None:
+    supabase.execute("INSERT INTO company_needs_enrichment (company_unique_id, enrichment_status)"
+                     " VALUES (%s, 'complete')", [company(1)])  # fmt: skip
+    queued = [stamp(work(supabase, company(1))["updated_at"])]
+    for number in range(34):
+        edit(supabase, company(1), employee_count=number)
+        queued.append(stamp(work(supabase, company(1))["updated_at"]))
+    assert work(supabase, company(1))["queued_versions"].split(",") == queued[-32:]
 
 
 # -- notifications -------------------------------------------------------------------------------------------------

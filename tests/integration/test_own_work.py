@@ -25,7 +25,7 @@ from records import (
 )
 from steps import Steps
 
-from worker import workspace
+from worker import telling, workspace
 from worker.delivery import deliver
 from worker.entities import COMPANY, PEOPLE
 from worker.hearing import tell_missed
@@ -154,6 +154,18 @@ def test_a_correction_of_neons_is_as_old_as_it_was_before_the_worker_wrote_besid
     assert conflict == {"field": "zip", "enricher": "26503", "neon": "26502", "winner": "enricher"}
 
 
+@pytest.mark.parametrize("website", ["good.example", "n/a"])
+def test_an_edit_that_lost_is_told_though_the_answer_to_its_settlement_was_lost(steps, neon, supabase, website) -> None:
+    complete(supabase, company(1), website=website, zip="26501")
+    neon.execute("UPDATE marketing.company_invalid SET zip = '26502', updated_at = clock_timestamp() AT TIME ZONE 'UTC'"
+                 " WHERE company_unique_id = %s", [company(1)])  # fmt: skip
+    settle_and_lose_the_claim(steps)
+    steps.deliver()
+    row = work(supabase, company(1))
+    assert row["zip"] == "26502"
+    assert "Your change to zip was not kept" in row["sync_note"]
+
+
 def test_neons_own_change_meanwhile_still_counts(steps, neon, supabase) -> None:
     complete(supabase, company(1), website="n/a")
     settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), website="good.example"))
@@ -199,10 +211,32 @@ def test_a_promotion_that_had_taken_effect_before_he_took_it_back_is_told(steps,
     row = work(supabase, company(1))
     assert row["promoted_at"] is not None
     assert row["city"] == "Elkins", "what he typed stays his"
+    assert row["validation_warnings"] == ledger(neon, company(1))[-1]["warnings"] != {}
     assert "promoted" in row["sync_note"]
     assert "before you took it back" in row["sync_note"]
     steps.pull(full=True)
     assert "another way" not in work(supabase, company(1))["sync_note"]
+
+
+def test_who_takes_his_row_back_while_replies_are_told_one_by_one_hears_of_it(
+    steps, neon, supabase, monkeypatch
+) -> None:
+    """One row refuses its reply, and the claim's locks go with the batch's."""
+    supabase.execute("ALTER TABLE company_needs_enrichment ADD CHECK (neon_id <> 2 OR pushed_to_neon_at IS NULL)")
+    for number in (1, 2):
+        complete(supabase, company(number), website="good.example")
+    apart = telling._tell_apart
+
+    async def late(*arguments):
+        edit(supabase, company(1), enrichment_status="in_progress")
+        return await apart(*arguments)
+
+    monkeypatch.setattr(telling, "_tell_apart", late)
+    missed = steps.deliver().missed
+    assert work(supabase, company(1))["promoted_at"] is None
+    assert company(1) in missed
+    steps.run(lambda bridge: tell_missed(bridge, COMPANY, missed))
+    assert work(supabase, company(1))["promoted_at"] is not None
 
 
 def test_who_waits_for_a_company_whose_row_is_told_late_goes_on_then(steps, neon, supabase) -> None:
@@ -335,7 +369,9 @@ def test_a_row_added_by_hand_reads_where_records_come_from(steps, neon, supabase
         "company_unique_id": company(9), "company_name": "By Hand", "website": "hand.example",
         "enrichment_status": "complete",
     })  # fmt: skip
-    insert(supabase, "public.company_needs_enrichment", {"company_unique_id": company(8), "company_name": "By Hand"})
+    insert(supabase, "public.company_needs_enrichment", {
+        "company_unique_id": company(8), "company_name": "By Hand", "neon_snapshot": '{"company_name": "By Hand"}',
+    })  # fmt: skip
     steps.deliver()
     steps.pull(full=True)
     for number in (8, 9):

@@ -167,6 +167,8 @@ def test_a_pull_merges_by_field_and_never_over_an_enrichers_work(cli, pulled, ne
     )  # fmt: skip
     assert row["neon_snapshot"]["website"] is None
     assert row["neon_snapshot"]["city"] == "Elkins"
+    sealed = "SELECT FROM company_needs_enrichment WHERE last_sync_hash = md5(neon_snapshot::text)"
+    assert supabase.execute(sealed).rowcount == supabase.execute("SELECT FROM company_needs_enrichment").rowcount
 
 
 @pytest.mark.parametrize(("minutes", "kept"), [(5, "theirs"), (-5, "mine")])

@@ -115,6 +115,11 @@ def test_what_a_stage_carried_keeps_its_proof_until_it_is_judged(aged, prepared,
     assert in_ledger(neon) == {company(1), company(3)}
     steps.pull()
     assert work(supabase, company(1))["promoted_at"] is not None
+    # It goes after later ones then: those are no more forgotten than before.
+    done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=90, workspace_days=None))
+    assert done.ledger == 1
+    assert in_ledger(neon) == {company(3)}
+    assert steps.pull().restored is None
 
 
 def test_an_old_promoted_row_that_was_set_to_complete_again_stays_until_it_is_answered(

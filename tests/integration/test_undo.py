@@ -17,6 +17,7 @@ from records import (
     person,
     work,
 )
+from steps import Steps
 
 
 @pytest.fixture
@@ -76,6 +77,22 @@ def test_a_master_row_that_stood_before_is_as_it_was(cli, prepared, neon, supaba
     cli("pull", "--full")
     assert master(neon, company(2)) == before
     assert invalid(neon, company(2)) is not None
+
+
+def test_a_record_that_had_been_flagged_before_its_promotion_is_as_flagged(
+    prepared, monkeypatch, neon, supabase
+) -> None:
+    add_companies(neon, 1)
+    steps = Steps(prepared, monkeypatch.setenv)
+    steps.pull()
+    complete(supabase, company(1), website="n/a")
+    steps.deliver()
+    flagged = invalid(neon, company(1))
+    assert (flagged["enrichment_status"], flagged["still_invalid"]) == ("complete", True)
+    complete(supabase, company(1), website="c1.example")
+    steps.deliver()
+    assert list(steps.undo(company(1)).undone) == [company(1)]
+    assert invalid(neon, company(1)) == flagged
 
 
 def test_a_master_row_changed_since_is_refused_with_the_difference(cli, promoted_row, neon, supabase) -> None:
@@ -183,6 +200,11 @@ def test_the_last_of_several_promotions_is_taken_back_though_a_trigger_changed_e
     add_companies(neon, 1, employee_count=9)
     promote(cli, supabase, 1, city="Elkins")
     assert str(master(neon, company(1))["data_quality_score"])[:3] == "0.9"
+    runs = [entry["run_id"] for entry in ledger(neon, company(1)) if entry["outcome"] == "promoted"]
+    done = cli("undo", "--run", runs[0])
+    assert done.returncode == 1
+    assert "its master row has changed since" in done.stderr, "the later run's promotion is not taken back for it"
+    assert "employee_count was 7 and is 9" in done.stderr
     done = cli("undo", company(1))
     assert done.returncode == 0, done.stderr
     now = master(neon, company(1))

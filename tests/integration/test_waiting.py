@@ -40,9 +40,12 @@ def test_who_waits_for_a_company_that_neon_corrects_to_one_that_is_there_is_prom
     add_slot(neon, 2, 2)
     correct(neon, waits, company_unique_id=company(2))
     assert steps.pull("people").released == 1
+    kept = supabase.execute("SELECT last_result AS of FROM enrichment_pull_position WHERE entity = 'people'").fetchone()
+    assert kept["of"]["released"] == 1
     row = work(supabase, waits)
     assert (row["waiting_for"], row["sync_note"], row["sync_code"]) == (None, CORRECTED, "released")
-    steps.deliver("people")
+    (told,) = steps.deliver("people").told
+    assert told.delay is None, "how long it waited for another is no delay of the worker's"
     assert work(supabase, waits)["promoted_at"]
     assert master(neon, waits)["company_unique_id"] == company(2)
     assert master(neon, waits)["email"] == "robin@a.example"
