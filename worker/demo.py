@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -33,6 +35,8 @@ from worker.entities import COMPANY, ENTITIES, PEOPLE, Entity
 from worker.signals import stopping
 
 Connection = psycopg.Connection[DictRow]
+ROOT = Path(__file__).parent.parent
+"""Where the package lies."""
 ENRICHERS = ("ana@enrichers.example", "ben@enrichers.example", "chi@enrichers.example")
 THINKING = 0.09
 """Seconds an enricher takes for a record, on average."""
@@ -98,19 +102,22 @@ def _stage(console: Console, echo: Callable[[str], None]) -> Iterator[Stage]:
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith(("WORKER_", "NEON_", "SUPABASE_"))
+                if not name.startswith(("WORKER_", "NEON_", "SUPABASE_", "N8N_")) and name != "CREDENTIALS_DIRECTORY"
             },
+            # It runs in a folder of its own, where no .env of the operator's lies; the package is found all the same.
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "NEON_DATABASE_URL": neon_url,
             "SUPABASE_DATABASE_URL": supabase_url,
             "WORKER_HEALTH_ADDRESS": "127.0.0.1:0",
             "WORKER_LOG_FORMAT": "json",
         }
-        _command(environment, "setup")
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="enrichment-demo-")))
+        _command(environment, folder, "setup")
         neon = stack.enter_context(_connect(neon_url))
         supabase = stack.enter_context(_connect(supabase_url))
         _fill(neon)
         echo("Neon (PostgreSQL 18) and the Supabase workspace (PostgreSQL 16) are up and set up.")
-        worker = Worker(environment)
+        worker = Worker(environment, folder)
         stack.callback(lambda: worker.process.poll() is None and worker.stop())
         address = worker.address()
         echo(f"The worker listens. Status page: http://{address}/")
@@ -121,10 +128,11 @@ def _connect(url: str) -> Connection:
     return psycopg.connect(url, autocommit=True, row_factory=dict_row, options="-c TimeZone=UTC")
 
 
-def _command(environment: dict[str, str], *arguments: str) -> None:
+def _command(environment: dict[str, str], folder: Path, *arguments: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "worker", *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "worker", *arguments],
+        env=environment, cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     if done.returncode != 0:
         raise DemoFailed(f"`enrichment-worker {' '.join(arguments)}` failed: {done.stderr.strip()}")
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 PATIENCE = 120.0
 """Seconds within which what the demo promises must come about."""
@@ -20,9 +21,9 @@ class DemoFailed(Exception):
 class Worker:
     """``enrichment-worker run`` as a process of its own."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker", "run"], env=environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "worker", "run"], env=environment, cwd=folder, stderr=subprocess.PIPE, text=True
         )
         self.last_lines: list[str] = []
         self._addresses: queue.Queue[str | None] = queue.Queue()

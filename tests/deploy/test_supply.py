@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -132,6 +133,16 @@ def test_the_wheel_runs_the_demo_in_an_empty_venv_far_from_the_repository(built,
         assert done.returncode == 0, done.stderr
     program = str(python.parent / "enrichment-worker")
     assert "CREATE TABLE" in run(program, "setup", "--dry-run").stdout
-    done = run(program, "demo")
+    # An operator's settings lie there: what is invented goes to nobody.
+    with socket.create_server(("127.0.0.1", 0)) as theirs:
+        address = f"127.0.0.1:{theirs.getsockname()[1]}"
+        (tmp_path / ".env").write_text(
+            f"N8N_WEBHOOK_URL=http://{address}/\nSUPABASE_LISTEN_URL=postgresql://{address}/x\n"
+        )
+        outside["N8N_WEBHOOK_URL"] = f"http://{address}/"
+        done = run(program, "demo")
+        theirs.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            theirs.accept()
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
     assert "promoted" in done.stdout

@@ -44,6 +44,8 @@ class Cell:
     """What a restored workspace had here, where it is still to be told what Neon knows of the enricher's."""
     reached: Any = NOTHING
     """What Neon knows, whatever was typed here since the restore."""
+    earlier: set[Any] = field(default_factory=set)
+    """What was typed here before, since all was quiet: it may have reached Neon, and nobody told the row."""
 
     def accepts(self, entity: Entity, name: str, value: Any) -> bool:
         if self.typed is NOTHING and name in DERIVED:
@@ -170,13 +172,14 @@ class Expected:
         newer = [] if since is None else self.written[since:]
         for name, value in it.values.items():
             maybe = {other for one, of, other in newer if (one, of) == (key, name)}
-            reached = self.cells.get(key, {}).get(name, Cell()).reached
-            if fits(entity_of(key), name, value, it.base.get(name)):
+            last = self.cells.get(key, {}).get(name, Cell())
+            reached, earlier = last.reached, last.earlier | ({last.typed} - {NOTHING})
+            if any(fits(entity_of(key), name, value, one) for one in (it.base.get(name), *earlier)):
                 # He is back at what Neon held: what Neon has made of it since is no conflict.
                 maybe.add(self.theirs.values.get(key, {}).get(name))
                 # In a backup that is still to be told what had reached Neon, it is not told from a cell left alone.
                 maybe |= {reached} - {NOTHING}
-            self.cells.setdefault(key, {})[name] = Cell(value, maybe, reached=reached)
+            self.cells.setdefault(key, {})[name] = Cell(value, maybe, reached=reached, earlier=earlier)
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
         if status == "complete":
@@ -264,6 +267,6 @@ class Expected:
             for name, value in row["data"].items():
                 cell = cells.setdefault(name, Cell())
                 if cell.typed is not NOTHING and fits(entity, name, value, cell.typed):
-                    cell.maybe, cell.before, cell.reached = set(), None, NOTHING
+                    cell.maybe, cell.before, cell.reached, cell.earlier = set(), None, NOTHING, set()
                 else:
                     cells[name] = Cell(maybe={value})
