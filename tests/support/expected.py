@@ -200,8 +200,13 @@ class Expected:
             for name, value in values.items():
                 cell = self.cells.get(key, {}).get(name)
                 if cell and cell.before:
-                    # Neither knows it any more, unless the row was told in between.
-                    cell.maybe |= {value, *cell.before.maybe} | ({cell.before.typed} - {NOTHING})
+                    # Neither knows it any more, unless the row was told in between; nor, where the backup was made of
+                    # a row that had still to be told, what that was to be told.
+                    cell.maybe.add(value)
+                    before: Cell | None = cell.before
+                    while before:
+                        cell.maybe |= before.maybe | ({before.typed} - {NOTHING})
+                        before = before.before
                 elif cell and (cell.typed is NOTHING or cell.maybe):
                     cell.maybe |= {value, before.values.get(key, {}).get(name)}
         self.forgotten |= self.theirs.values.keys()
