@@ -26,6 +26,17 @@ LONG = settings(
 """Of one seed; the next one is a seed more."""
 
 
+class Soak(Loop):
+    """The loop, which tells at once what it finds: what hypothesis repeats may go another way."""
+
+    def settle_and_compare(self) -> None:
+        try:
+            super().settle_and_compare()
+        except BaseException as error:
+            print(f"found: {error!r:.2000}", flush=True)
+            raise
+
+
 def main() -> int:
     """Run for so many minutes, ten by default."""
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
@@ -33,9 +44,9 @@ def main() -> int:
     number, begun = first, time.monotonic()
     print(f"seed {first}", flush=True)
     try:
-        with Ground() as Loop.ground:
+        with Ground() as Soak.ground:
             while time.monotonic() - begun < minutes * 60:
-                run_state_machine_as_test(seed(number)(Loop), settings=LONG)
+                run_state_machine_as_test(seed(number)(Soak), settings=LONG)
                 number += 1
     except BaseException:
         print(f"FAILED after {time.monotonic() - begun:.0f} s, with seed {number}")

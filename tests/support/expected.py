@@ -203,10 +203,10 @@ class Expected:
                     # Neither knows it any more, unless the row was told in between; nor, where the backup was made of
                     # a row that had still to be told, what that was to be told.
                     cell.maybe.add(value)
-                    before: Cell | None = cell.before
-                    while before:
-                        cell.maybe |= before.maybe | ({before.typed} - {NOTHING})
-                        before = before.before
+                    older: Cell | None = cell.before
+                    while older:
+                        cell.maybe |= older.maybe | ({older.typed} - {NOTHING})
+                        older = older.before
                 elif cell and (cell.typed is NOTHING or cell.maybe):
                     cell.maybe |= {value, before.values.get(key, {}).get(name)}
         self.forgotten |= self.theirs.values.keys()
