@@ -42,6 +42,8 @@ class Sizes:
     pulls_of_ten: int = 10
     memory: tuple[int, int] = (10_000, 1_000_000)
     idle_seconds: float = 60.0
+    worker_links: int = 3
+    """On how many kinds of links and batches workers are counted."""
 
     def scaled(self, factor: float) -> Sizes:
         """These sizes times ``factor``, none below what can be measured at all."""
@@ -53,7 +55,7 @@ class Sizes:
             at(self.flips, 5), at(self.far_flips, 3), tuple(sorted({at(size, 60) for size in self.backlogs})),
             at(self.far_backlog, 60), at(self.workers_backlog, 600), at(self.pull, 2_000), at(self.few, 200),
             at(self.pulls_of_ten, 3), (at(self.memory[0], 200), at(self.memory[1], 2_000)),
-            max(2.0, self.idle_seconds * min(1.0, factor)),
+            max(2.0, self.idle_seconds * min(1.0, factor)), at(self.worker_links, 1),
         )  # fmt: skip
 
 
@@ -187,7 +189,8 @@ def _workers(bench: Bench) -> None:
     rows, worker = bench.sizes.workers_backlog, CONTESTANTS["worker"]
     # Where the cores are too few for what the target asks, smaller batches and farther links show whether workers share
     # the queue well: there the links are the limit.
-    for delay, batch in ((NEAR, DEFAULT_BATCH), (NEAR, SMALL_BATCH), (FAR, DEFAULT_BATCH)):
+    links = (NEAR, DEFAULT_BATCH), (NEAR, SMALL_BATCH), (FAR, DEFAULT_BATCH)
+    for delay, batch in links[: bench.sizes.worker_links]:
         bench.interleave(
             f"workers, backlog {rows}, batches of {batch}, {delay * 1000:.0f} ms", ["1", "2", "4"],
             lambda name, delay=delay, batch=batch: flips.backlog(
