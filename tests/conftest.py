@@ -28,6 +28,7 @@ import pytest
 from forks import Forked, Nursery
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
+from steps import Steps
 
 from worker.embedded import EmbeddedServer
 from worker.schema import files
@@ -356,6 +357,12 @@ def prepared(databases: Databases) -> Databases:
         for url, side in zip((databases.neon_url, databases.supabase_url), SIDES, strict=True):
             set_up(url, side)
     return databases
+
+
+@pytest.fixture
+def steps(prepared: Databases, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The worker's own steps, one at a time, on two databases as ``setup`` leaves them."""
+    return Steps(prepared, monkeypatch.setenv)
 
 
 class Daemon:

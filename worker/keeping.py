@@ -92,8 +92,7 @@ def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
 def _refresh_as_json(row: Refresh) -> dict[str, Any]:
     cells = asdict(row)
     receipt = cells.pop("receipt") or {"id": None, "hash": None}
-    at, as_of = (moment.isoformat() if moment else None for moment in (row.enriched_at, row.as_of))
-    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"], "enriched_at": at, "as_of": as_of}
+    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"]}
 
 
 async def pulled_keys(

@@ -28,17 +28,11 @@ from records import (
     untell,
     work,
 )
-from steps import Steps
 
 from worker.database import COMMIT, Database, begin, send
 from worker.entities import COMPANY
 from worker.faults import Restored
 from worker.retention import prune
-
-
-@pytest.fixture
-def steps(prepared, monkeypatch) -> Steps:
-    return Steps(prepared, monkeypatch.setenv)
 
 
 @pytest.fixture

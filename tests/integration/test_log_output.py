@@ -282,9 +282,8 @@ def test_warnings_and_what_nobody_caught_are_lines_of_the_log_too() -> None:
                                      "host=db.example password = 'hush-3b x'"])  # fmt: skip
 def test_a_password_is_masked_in_whatever_is_logged_or_told(address: str) -> None:
     said = telemetry._no_password(None, "info", {"event": "library", "message": f"no route to {address}"})
-    told = with_database(
-        OSError(f"no route to {address}")
-    )  # /readyz, the page and a command's stderr have it from there
+    # /readyz, the page and a command's stderr have it from there.
+    told = with_database(OSError(f"no route to {address}"))
     for text in (said["message"], told):
         assert "db.example" in text
         assert "hush" not in text

@@ -22,7 +22,6 @@ from records import (
     person,
     work,
 )
-from steps import Steps
 
 from worker.entities import COMPANY, PEOPLE
 from worker.model import stamp
@@ -197,12 +196,9 @@ def test_a_serialization_failure_is_tried_again(running, neon, supabase, eventua
 # -- undo ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_pushed_promoted_and_taken_back_is_not_promoted_by_the_next_pull(
-    prepared, neon, supabase, monkeypatch
-) -> None:
+def test_what_was_pushed_promoted_and_taken_back_is_not_promoted_by_the_next_pull(steps, neon, supabase) -> None:
     """The record had been carried when it was promoted: as it was then, it would be judged again."""
     add_companies(neon, 1)
-    steps = Steps(prepared, monkeypatch.setenv)
     steps.pull()
     complete(supabase, company(1), website="alder.example")
     steps.push()

@@ -10,7 +10,6 @@ import pytest
 from conftest import as_role
 from findings import findings
 from records import add_companies, company, complete
-from steps import Steps
 
 
 @pytest.fixture
@@ -74,9 +73,8 @@ def test_history_tells_a_records_life(cli, lived) -> None:
 
 
 def test_history_tells_the_reasons_of_the_intake_also_when_a_repair_failed_for_others(
-    cli, prepared, monkeypatch, neon, supabase
+    cli, steps, neon, supabase
 ) -> None:
-    steps = Steps(prepared, monkeypatch.setenv)
     add_companies(neon, 1)
     steps.pull()
     complete(supabase, company(1), website="n/a")

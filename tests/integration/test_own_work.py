@@ -36,9 +36,8 @@ from worker.settling import settle_batch
 
 
 @pytest.fixture
-def steps(prepared, neon, monkeypatch) -> Steps:
+def steps(steps, neon) -> Steps:
     add_companies(neon, 1, 2, 3)
-    steps = Steps(prepared, monkeypatch.setenv)
     steps.pull()
     return steps
 

@@ -19,7 +19,6 @@ from records import (
     person,
     work,
 )
-from steps import Steps
 
 from worker.entities import ENTITIES
 
@@ -134,9 +133,8 @@ def test_an_untouched_row_whose_record_left_is_withdrawn_with_a_ledger_row(cli, 
     assert [entry["outcome"] for entry in ledger(neon, company(2))] == ["withdrawn"]
 
 
-def test_rows_whose_records_left_are_withdrawn_whatever_page_they_are_on(prepared, neon, supabase, monkeypatch) -> None:
+def test_rows_whose_records_left_are_withdrawn_whatever_page_they_are_on(steps, neon, supabase, monkeypatch) -> None:
     """Rows came in another order than that of their keys."""
-    steps = Steps(prepared, monkeypatch.setenv)
     for number in (3, 1, 4, 2):
         add_companies(neon, number)
         steps.pull()

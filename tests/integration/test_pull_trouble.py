@@ -10,17 +10,11 @@ import pytest
 from conftest import connect
 from copies import Copy
 from records import add_companies, add_master, add_people, add_slot, company, complete, master, person, work
-from steps import Steps
 
 from worker.parts import LOGGED, MOST_REFUSED
 
 BEHIND = re.compile(r"public\.company_needs_enrichment has rows up to id (\d+), and its sequence goes on with \d+.*"
                     r"(SELECT setval\('.*'\, \(SELECT max\(id\) FROM public\.company_needs_enrichment\)\);)")  # fmt: skip
-
-
-@pytest.fixture
-def steps(prepared, monkeypatch) -> Steps:
-    return Steps(prepared, monkeypatch.setenv)
 
 
 @pytest.fixture

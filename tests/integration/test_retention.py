@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from records import add_companies, company, complete, edit, ledger, master, work
-from steps import Steps
 
 from worker.entities import COMPANY
 from worker.retention import prune
@@ -106,10 +105,9 @@ def test_the_proof_of_an_outcome_stays_until_the_row_was_told(aged, env, daemon,
     assert len(ledger(neon, company(1))) == 1
 
 
-def test_what_a_stage_carried_keeps_its_proof_until_it_is_judged(aged, prepared, monkeypatch, neon, supabase) -> None:
+def test_what_a_stage_carried_keeps_its_proof_until_it_is_judged(aged, steps, neon, supabase) -> None:
     """The row is complete and pushed, and its enricher waits to hear."""
     as_the_worker(supabase, "UPDATE company_needs_enrichment SET promoted_at = NULL WHERE neon_id = 1")
-    steps = Steps(prepared, monkeypatch.setenv)
     done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=90, workspace_days=None))
     assert done.ledger == 1
     assert in_ledger(neon) == {company(1), company(3)}
@@ -123,11 +121,10 @@ def test_what_a_stage_carried_keeps_its_proof_until_it_is_judged(aged, prepared,
 
 
 def test_an_old_promoted_row_that_was_set_to_complete_again_stays_until_it_is_answered(
-    aged, prepared, monkeypatch, neon, supabase
+    aged, steps, neon, supabase
 ) -> None:
     complete(supabase, company(1), website="https://later.example")
     assert work(supabase, company(1))["pushed_to_neon_at"] is None
-    steps = Steps(prepared, monkeypatch.setenv)
     for _ in range(2):
         done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=None, workspace_days=90))
         assert done.workspace == 0

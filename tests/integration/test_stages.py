@@ -25,7 +25,6 @@ from records import (
     person,
     work,
 )
-from steps import Steps
 
 
 @pytest.fixture
@@ -237,10 +236,7 @@ def test_revalidating_again_changes_nothing(cli, edited, neon, supabase) -> None
     assert (len(ledger(neon, company(4))), invalid(neon, company(4)), work(supabase, company(4))) == before
 
 
-def test_a_record_that_fails_as_before_and_with_other_warnings_is_told_of_them(
-    prepared, monkeypatch, neon, supabase
-) -> None:
-    steps = Steps(prepared, monkeypatch.setenv)
+def test_a_record_that_fails_as_before_and_with_other_warnings_is_told_of_them(steps, neon, supabase) -> None:
     add_companies(neon, 1)
     steps.pull()
     complete(supabase, company(1), website="n/a")

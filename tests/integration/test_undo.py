@@ -17,7 +17,6 @@ from records import (
     person,
     work,
 )
-from steps import Steps
 
 
 @pytest.fixture
@@ -79,11 +78,8 @@ def test_a_master_row_that_stood_before_is_as_it_was(cli, prepared, neon, supaba
     assert invalid(neon, company(2)) is not None
 
 
-def test_a_record_that_had_been_flagged_before_its_promotion_is_as_flagged(
-    prepared, monkeypatch, neon, supabase
-) -> None:
+def test_a_record_that_had_been_flagged_before_its_promotion_is_as_flagged(steps, neon, supabase) -> None:
     add_companies(neon, 1)
-    steps = Steps(prepared, monkeypatch.setenv)
     steps.pull()
     complete(supabase, company(1), website="n/a")
     steps.deliver()

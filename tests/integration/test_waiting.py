@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 from records import add_master, add_people, add_slot, company, complete, ledger, master, person, work
-from steps import Steps
 
 from worker import neon as neon_module
 from worker import waking
 from worker.waking import CORRECTED, PAGE
-
-
-@pytest.fixture
-def steps(prepared, monkeypatch) -> Steps:
-    return Steps(prepared, monkeypatch.setenv)
 
 
 @pytest.fixture

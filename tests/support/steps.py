@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
-from conftest import Databases
 
 from worker import stages
 from worker.bridge import Bridge, open_bridge
@@ -17,6 +16,9 @@ from worker.pulled import Pulled
 from worker.revalidation import Judged
 from worker.settings import load_settings
 from worker.undo import Undone, undo
+
+if TYPE_CHECKING:
+    from conftest import Databases
 
 T = TypeVar("T")
 
