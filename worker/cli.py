@@ -127,10 +127,10 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
         await probe(Database(name, conninfo), setting)
     neon, supabase = (Database(name, conninfo) for name, (conninfo, _) in sides.items())
     async with neon, supabase:
-        await schema.require_adoptable(neon, supabase)
+        ahead = await schema.require_adoptable(neon, supabase)
         for database in () if dry_run else (neon, supabase):
             try:
-                changes = await schema.setup(database)
+                changes = [*ahead[database.name], *await schema.setup(database)]
             except psycopg.Error as error:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise

@@ -18,7 +18,7 @@ from worker.judging import agreed_on
 from worker.keeping import Refresh
 from worker.lineage import descends, is_older, with_what_went
 from worker.merge import merge
-from worker.model import Code, Outcome, Status, new_run_id
+from worker.model import Code, Outcome, Status, new_run_id, same_delivery
 from worker.neon import InvalidRow
 from worker.parts import Refusals, in_parts
 from worker.position import read_position
@@ -254,7 +254,10 @@ def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:
     """Whether a queued row was promoted as it is, which nobody told it, and that was taken back."""
     said, carried = standing.latest, standing.carried
     return bool(
-        said and carried and said.outcome is Outcome.UNDONE and carried.receipt.hash == row.delivery.delivery_hash
+        said
+        and carried
+        and said.outcome is Outcome.UNDONE
+        and same_delivery(carried.receipt.hash, row.delivery.delivery_hash)
     )
 
 

@@ -31,6 +31,9 @@ _HELP = {
 """SQLSTATE → what helps."""
 
 
+_NUMBERED = ("enrichment_ledger_pkey", "enrichment_outbox_pkey")
+
+
 def hint(error: BaseException, *, asked: bool = False) -> str:
     """What helps against what a server said; empty where nothing is known to.
 
@@ -40,6 +43,8 @@ def hint(error: BaseException, *, asked: bool = False) -> str:
     """
     if not isinstance(error, psycopg.Error) or not error.sqlstate:
         return ""
+    if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in _NUMBERED:
+        return "its sequence is behind its rows: run `enrichment-worker setup`"
     if error.sqlstate[:2] == "42" and error.sqlstate != "42501" and (function := _somebody_elses(error)):
         return f"it comes from the function {function}, which is not the worker's: mend that"
     help_ = _HELP.get(error.sqlstate, "")

@@ -23,6 +23,9 @@ _WORDS = {
 }  # fmt: skip
 
 
+SEQUENCE = "a sequence ahead of its rows"
+
+
 @dataclass(frozen=True)
 class Misfit:
     """In what a table is not as it has to be."""
@@ -256,13 +259,12 @@ async def examine(
             for shape in shapes
             for name, value in unfit.get(shape.table, {}).items()
         ]
-    else:
-        numbered = [
-            shape
-            for shape in shapes
-            if shape.numbered and shape.subject not in at_fault and "id" in found[shape.table].columns
-        ]
-        misfits += await _behind(connection, numbered, found)
+    numbered = [
+        shape
+        for shape in shapes
+        if shape.numbered and shape.subject not in at_fault and "id" in found[shape.table].columns
+    ]
+    misfits += await _behind(connection, numbered, found)
     return misfits, found
 
 
@@ -293,9 +295,9 @@ async def _behind(connection: Connection, shapes: Sequence[Shape], found: Mappin
     return [
         Misfit(shape, Lack(
             f"{shape.database}'s {shape.table} has rows up to id {numbers[shape.table].highest}, and its sequence goes"
-            f" on with {numbers[shape.table].next}: new records would be refused",
-            mends.caught_up(found[shape.table], ids[shape.table]),
-        ), harmless=True)
+            f" on with {numbers[shape.table].next}: new {'rows' if shape.own else 'records'} would be refused",
+            mends.SETUP if shape.own else mends.caught_up(found[shape.table], ids[shape.table]),
+        ), by_setup=SEQUENCE if shape.own else "", harmless=True)
         for shape in shapes
         if shape.table in numbers and numbers[shape.table].next <= numbers[shape.table].highest
     ]  # fmt: skip

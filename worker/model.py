@@ -179,6 +179,11 @@ class Answer:
     """For ``GONE``: when the record was promoted, before it came back and was carried again; UTC without zone."""
 
 
+def same_delivery(one: str | None, other: str) -> bool:
+    """Whether two hashes are of one delivery; one that is booked again, as its record came back, bears a number too."""
+    return one is not None and one[:32] == other[:32]
+
+
 @dataclass(slots=True)
 class Delivery:
     """One record on its way from the workspace to Neon and back; each step fills in its part."""

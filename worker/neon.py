@@ -301,13 +301,24 @@ class Entry:
     note: str | None = None
 
 
+# A number that is taken is no repeat: what is booked already has the same delivery.
 _BOOK = sql.SQL("""
-INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note)
-SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note
-FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
-  note text)
-ON CONFLICT DO NOTHING
-""")
+WITH d AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
+    note text)
+), final AS (
+  {insert} WHERE d.outcome IN ('promoted', 'flagged')
+  ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING
+)
+{insert} WHERE d.outcome NOT IN ('promoted', 'flagged')
+ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')
+  DO NOTHING
+""").format(
+    insert=sql.SQL(
+        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note)"
+        " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note FROM d"
+    ).format(ledger=LEDGER)
+)
 
 
 async def book(connection: Connection, entity: Entity, run_id: str, entries: Iterable[Entry]) -> None:
@@ -315,7 +326,7 @@ async def book(connection: Connection, entity: Entity, run_id: str, entries: Ite
     rows = [asdict(entry) for entry in entries]
     if rows:
         params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
-        await send(connection, *begin(), (_BOOK.format(ledger=LEDGER), params), COMMIT)
+        await send(connection, *begin(), (_BOOK, params), COMMIT)
 
 
 def log_run(run: Run, total: int, passed: int, failed: int) -> Step:

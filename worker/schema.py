@@ -10,7 +10,7 @@ from psycopg import sql
 from worker.database import Database, begin, send, within
 from worker.entities import ENTITIES
 from worker.faults import SetupMissing
-from worker.misfits import examine, lacks_of
+from worker.misfits import SEQUENCE, examine, lacks_of
 from worker.shape import NEON, SUPABASE, shapes
 
 # In a wheel the SQL lies in the package, in a checkout beside it.
@@ -72,8 +72,11 @@ class Change:
     thing: str
 
 
-async def require_adoptable(neon: Database, supabase: Database) -> None:
+async def require_adoptable(neon: Database, supabase: Database) -> dict[str, list[Change]]:
     """Compare both databases, before anything is written in either, with what the worker needs.
+
+    Returns:
+        Database → the sequences that `setup` will bring ahead of their rows.
 
     Raises:
         SetupMissing: there is something that `setup` neither creates nor adds.
@@ -85,6 +88,11 @@ async def require_adoptable(neon: Database, supabase: Database) -> None:
         more, _ = await examine(here, SUPABASE, wanted, entities, found)
     if left := [misfit for misfit in (*misfits, *more) if not misfit.by_setup]:
         raise SetupMissing(lacks_of(left))
+    ahead: dict[str, list[Change]] = {neon.name: [], supabase.name: []}
+    for misfit in (*misfits, *more):
+        if misfit.by_setup == SEQUENCE:
+            ahead[misfit.shape.database].append(Change("changed", f"sequence of {misfit.shape.table}"))
+    return ahead
 
 
 async def setup(database: Database) -> list[Change]:

@@ -17,7 +17,17 @@ from worker.faults import Restored
 from worker.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, Sent, State
 from worker.neon import EXECUTED_BY, LEDGER, PUSHED_NOTE, RECEIPTS, Run
 
-_SETTLE = sql.SQL("""
+_BOOK = """INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
+    master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
+    rules_version, row_version)
+  SELECT %(run_id)s, %(entity)s, b.key, b.outcome, b.booked_as, to_jsonb(b.before),
+    b.master_before, b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
+    CASE WHEN b.action = 'push' THEN {pushed}
+         WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
+    b.enriched_by, b.enriched_at, %(rules_version)s, b.version
+  FROM became b"""
+_SETTLE = sql.SQL(
+    """
 WITH d AS MATERIALIZED (
   SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
     reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, version
@@ -32,12 +42,14 @@ WITH d AS MATERIALIZED (
     ELSE EXISTS (SELECT FROM {receipts} r WHERE r.entity = %(entity)s AND r.pruned_id >= %(known_id)s::bigint)
     END AS open
 ), sent AS MATERIALIZED (
+  -- As its record comes back, a delivery is booked again: under its hash and the number of the row before (`became`).
   -- LIMIT keeps the planner from joining: a young ledger's statistics would have it read the whole of it.
   SELECT l.*, EXISTS (SELECT FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id
       AND u.outcome = 'undone') AS undone
   FROM d CROSS JOIN LATERAL (
-    SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND l.delivery_hash = d.hash
-      AND l.outcome IN ('promoted', 'flagged') LIMIT 1) l
+    SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
+      AND left(l.delivery_hash, 32) = left(d.hash, 32) AND l.outcome IN ('promoted', 'flagged')
+    ORDER BY l.id DESC LIMIT 1) l
 ), here AS MATERIALIZED (
   SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
@@ -86,22 +98,21 @@ WITH d AS MATERIALIZED (
   RETURNING i.{key} AS key, {data_i} AS data
 ), became AS MATERIALIZED (
   SELECT t.*, w.waits_for, w.requirement, p.row AS master_before, m.row AS master_after,
+    CASE WHEN s.id IS NULL THEN t.hash ELSE left(t.hash, 32) || '|' || s.id END AS booked_as,
     coalesce(k.data, (SELECT {data_r} FROM (SELECT (t.r).*) r)) AS record,
     CASE WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
          WHEN t.action = 'promote' THEN 'promoted' ELSE 'flagged' END AS outcome
   FROM todo t LEFT JOIN waits w USING (key) LEFT JOIN prior p USING (key) LEFT JOIN placed m USING (key)
-    LEFT JOIN kept k USING (key)
+    LEFT JOIN kept k USING (key) LEFT JOIN sent s USING (key)
 ), booked AS (
-  INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
-    master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
-    rules_version, row_version)
-  SELECT %(run_id)s, %(entity)s, b.key, b.outcome,
-    coalesce((SELECT md5(b.hash || '|' || s.id) FROM sent s WHERE s.key = b.key), b.hash), to_jsonb(b.before),
-    b.master_before, b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
-    CASE WHEN b.action = 'push' THEN {pushed}
-         WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
-    b.enriched_by, b.enriched_at, %(rules_version)s, b.version
-  FROM became b ON CONFLICT DO NOTHING
+  -- What a repeat finds booked stays; a number that is taken is no repeat, and takes all of it back.
+  {book} WHERE b.outcome <> 'waiting'
+  ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING
+  RETURNING key, id, delivery_hash
+), noted AS (
+  {book} WHERE b.outcome = 'waiting'
+  ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')
+    DO NOTHING
   RETURNING key, id, delivery_hash
 ), logged AS (
   INSERT INTO public.shq_validation_log AS g (validation_run_id, source_table, target_table, total_records,
@@ -130,16 +141,16 @@ SELECT d.key,
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
   h.hash, coalesce(k.id, p.id, l.id, CASE WHEN b.outcome = 'waiting' THEN (
     -- Who waits is settled again each time; it is on record from the first.
-    SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.hash
+    SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.booked_as
       AND e.outcome = 'waiting') END) AS receipt_id,
-  nullif(coalesce(k.delivery_hash, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
+  nullif(coalesce(k.delivery_hash, b.booked_as, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
     THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
   o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
   CASE WHEN l.outcome IN ('flagged', 'waiting') THEN (SELECT max(e.recorded_at) AT TIME ZONE 'UTC' FROM {ledger} e
     WHERE e.entity = %(entity)s AND e.key = d.key AND e.outcome = 'promoted') END AS promoted_before
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
-LEFT JOIN booked k USING (key)
+LEFT JOIN (SELECT * FROM booked UNION ALL SELECT * FROM noted) k USING (key)
 LEFT JOIN LATERAL (
   SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND h.key IS NULL
     -- What was flagged, or waited, after it had been promoted had come back: the promotion is no word on how it left.
@@ -148,7 +159,8 @@ LEFT JOIN LATERAL (
   SELECT o.id, o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o
   WHERE o.entity = %(entity)s AND o.key = d.key AND h.key IS NULL AND o.outcome IN ('promoted', 'flagged', 'waiting')
   ORDER BY o.id DESC LIMIT 1) o ON true
-""")
+""".replace("{book}", _BOOK)
+)
 
 
 # The planner expects one row of most steps above. Left to itself it joins 500 with 500 by looping, which is 250,000

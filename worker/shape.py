@@ -88,6 +88,8 @@ class Shape:
     """The table that those are of."""
     numbered: bool = False
     """Whether rows get their ``id`` here."""
+    own: bool = False
+    """Whether it is a table of the worker's own, which `setup` keeps in order."""
 
 
 def _data(entity: Entity, column: str) -> Kind:
@@ -136,7 +138,7 @@ def _workspace(entity: Entity) -> Shape:
         Wanted("validation_warnings", Kind.JSON), Wanted("sync_note", least=2000, empty=True),
         Wanted("promoted_at", Kind.TIME, empty=True), Wanted("waiting_for", least=KEY_LENGTH, empty=True),
         Wanted("sync_code", least=20, empty=True), Wanted("receipt_id", Kind.NUMBER, empty=True),
-        Wanted("receipt_hash", least=32, empty=True), Wanted("queued_versions", least=900, empty=True),
+        Wanted("receipt_hash", least=52, empty=True), Wanted("queued_versions", least=900, empty=True),
     )  # fmt: skip
     sources = {
         **{name: name for name in entity.columns},
@@ -154,11 +156,12 @@ def _read(entity: Entity, table: Table) -> Shape:
     return Shape(NEON, f"{entity.name}: Neon's tables", table, columns)
 
 
-def _plain(database: str, subject: str, table: Table, names: Iterable[str], *, key: str | None = None) -> Shape:
+def _plain(
+    database: str, subject: str, table: Table, names: Iterable[str], *, key: str | None = None, numbered: bool = False
+) -> Shape:
     """A table of the worker's own."""
-    return Shape(
-        database, subject, table, [Wanted(name, Kind.ANY) for name in names], key=key, upserted=key is not None
-    )
+    wanted = [Wanted(name, Kind.ANY) for name in names]
+    return Shape(database, subject, table, wanted, key=key, upserted=key is not None, numbered=numbered, own=True)
 
 
 def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape]:
@@ -181,12 +184,12 @@ def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape
     )  # fmt: skip
     return [
         *wanted,
-        _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version")),
+        _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version"), numbered=True),
         _plain(NEON, "ledger and log", RECEIPTS, ("pulls", "confirmed", "pruned_id", "pulled_at"), key="entity"),
         Shape(
             NEON, "ledger and log", LOG, [Wanted(**{**vars(one), "added": False}) for one in log],
             key="validation_run_id", upserted=True, filled={one.name for one in log},
         ),
         _plain(SUPABASE, "pull's position", PULL_POSITION, POSITION_COLUMNS, key="entity"),
-        *([_plain(SUPABASE, OUTBOX_CHECK, OUTBOX, ("entity", "event"))] if announces else []),
+        *([_plain(SUPABASE, OUTBOX_CHECK, OUTBOX, ("entity", "event"), numbered=True)] if announces else []),
     ]  # fmt: skip

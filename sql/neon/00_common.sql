@@ -56,6 +56,10 @@ CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash, outcome)
   WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone');
 
+-- A copy of the database, or of its rows, may have left the sequence behind them.
+SELECT setval(sequence, highest) FROM (
+  SELECT pg_get_serial_sequence('marketing.enrichment_ledger', 'id')::regclass AS sequence, max(id) AS highest FROM marketing.enrichment_ledger) t
+WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
 -- What lets one database recognise that the other was restored to an earlier moment, for each entity.
 CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
   entity    TEXT PRIMARY KEY,

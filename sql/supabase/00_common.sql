@@ -111,6 +111,10 @@ CREATE TABLE IF NOT EXISTS public.enrichment_outbox (
   last_error TEXT,
   created_at TIMESTAMPTZ NOT NULL DEFAULT now()
 );
+-- A copy of the database, or of its rows, may have left the sequence behind them.
+SELECT setval(sequence, highest) FROM (
+  SELECT pg_get_serial_sequence('public.enrichment_outbox', 'id')::regclass AS sequence, max(id) AS highest FROM public.enrichment_outbox) t
+WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
 CREATE INDEX IF NOT EXISTS enrichment_outbox_entity_idx ON public.enrichment_outbox (entity, id);
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_outbox'::regclass) THEN

@@ -5,6 +5,7 @@ Prints its seed, with which it can be repeated as far as the machine's own timin
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 import time
@@ -16,7 +17,9 @@ from hypothesis.stateful import run_state_machine_as_test
 TESTS = Path(__file__).parent.parent
 sys.path[:0] = [str(TESTS / "support"), str(TESTS), str(TESTS.parent)]
 
-from ground import Ground  # noqa: E402 - the path comes first
+from conftest import connect  # noqa: E402 - the path comes first
+from expected import entity_of  # noqa: E402
+from ground import Ground  # noqa: E402
 from machine import Loop, struck  # noqa: E402
 
 LONG = settings(
@@ -33,8 +36,28 @@ class Soak(Loop):
         try:
             super().settle_and_compare()
         except BaseException as error:
-            print(f"found: {error!r:.2000}", flush=True)
+            print(f"found: {error!r}", flush=True)
+            self.tell_all(error)
             raise
+
+    def tell_all(self, error: BaseException) -> None:
+        """What both databases and the model hold of the record that was found wrong."""
+        named = re.search(r"04\.04\.0[12]\.\d\d\.\d{5}\.\d{3}", str(error))
+        if not named:
+            return
+        key, entity = named[0], entity_of(named[0])
+        params = {"key": key}
+        ledger = "SELECT * FROM marketing.enrichment_ledger WHERE key = %(key)s ORDER BY id"
+        for url, queries in (
+            (self.urls[0], [ledger, *(f"SELECT * FROM {table} WHERE {entity.key} = %(key)s"
+                                      for table in (entity.invalid_table, entity.master_table))]),
+            (self.urls[1], [f"SELECT * FROM {entity.workspace_table} WHERE {entity.key} = %(key)s"]),
+        ):  # fmt: skip
+            with connect(url) as connection:
+                for query in queries:
+                    for row in connection.execute(query, params):
+                        print({name: str(value) for name, value in row.items() if value is not None}, flush=True)
+        print(self.expected.cells.get(key), self.expected.known(), flush=True)
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ from worker.delivery import deliver
 from worker.entities import COMPANY, PEOPLE
 from worker.hearing import tell_missed
 from worker.judging import judge
-from worker.model import new_run_id
+from worker.model import Receipt, new_run_id
 from worker.neon import Run
 from worker.settling import settle_batch
 
@@ -42,10 +42,10 @@ def steps(steps, neon) -> Steps:
     return steps
 
 
-def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY) -> None:
-    """A delivery whose connection to the workspace breaks before the settlement lands."""
+def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY) -> list[Receipt | None]:
+    """A delivery whose connection to the workspace breaks before the settlement lands. The receipts that nobody hears."""
 
-    async def work_(bridge) -> None:
+    async def work_(bridge) -> list[Receipt | None]:
         async with bridge.neon.connection() as there:
             async with bridge.supabase.connection() as here:
                 batch = await workspace.claim(here, entity, 10)
@@ -54,8 +54,9 @@ def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY
                 judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
             run = Run(new_run_id("deliver"), "w", "m")
             await settle_batch(bridge, there, entity, batch, run)
+        return [delivery.answer.receipt for delivery in batch]
 
-    steps.run(work_)
+    return steps.run(work_)
 
 
 def test_what_was_saved_while_its_earlier_version_was_settled_is_not_lost(steps, neon, supabase) -> None:
@@ -605,3 +606,38 @@ def test_telling_is_not_done_while_a_row_that_was_not_told_is_on_its_way_once_mo
     edit(supabase, company(1), enrichment_status="in_progress")
     assert steps.run(lambda bridge: tell_missed(bridge, COMPANY)) is True
     assert work(supabase, company(1))["promoted_at"] is not None
+
+
+def test_a_delivery_that_is_carried_again_as_its_record_comes_back_is_booked_each_time(steps, neon, supabase) -> None:
+    """Nobody tells the row, and the record comes back, twice: no promotion goes without its ledger row."""
+    complete(supabase, company(1), website="a.example")
+    for times in (1, 2, 3):
+        settle_and_lose_the_claim(steps)
+        entries = ledger(neon, company(1))
+        assert [entry["outcome"] for entry in entries] == ["promoted"] * times
+        assert (invalid(neon, company(1)), bool(master(neon, company(1)))) == (None, True)
+        settle_and_lose_the_claim(steps)  # a repeat: it takes no effect
+        assert ledger(neon, company(1)) == entries
+        if times < 3:
+            add_companies(neon, 1)
+    steps.deliver()
+    assert work(supabase, company(1))["promoted_at"]
+    assert work(supabase, company(1))["receipt_id"] == ledger(neon, company(1))[-1]["id"]
+
+
+def test_who_is_carried_again_and_waits_then_is_booked_once(steps, neon, supabase) -> None:
+    add_slot(neon, 1, 1)
+    add_master(neon, 1)
+    add_people(neon, 1)
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example")
+    settle_and_lose_the_claim(steps, entity=PEOPLE)
+    add_people(neon, 1)
+    neon.execute("DELETE FROM marketing.company_slots")
+    first, again = (settle_and_lose_the_claim(steps, entity=PEOPLE) for _ in range(2))
+    promoted, waits = ledger(neon, person(1))
+    assert (promoted["outcome"], waits["outcome"]) == ("promoted", "waiting")
+    assert first == again == [Receipt(waits["id"], waits["delivery_hash"])]
+    steps.deliver("people")
+    assert work(supabase, person(1))["waiting_for"]
+    assert len(ledger(neon, person(1))) == 2

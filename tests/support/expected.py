@@ -46,6 +46,8 @@ class Cell:
     """What Neon knows, whatever was typed here since the restore."""
     earlier: set[Any] = field(default_factory=set)
     """What was typed here before, since all was quiet: it may have reached Neon, and nobody told the row."""
+    since: list[Any] = field(default_factory=list)
+    """What was typed here after the backup from which the workspace was restored: an older Neon may know any of it."""
 
     def accepts(self, entity: Entity, name: str, value: Any) -> bool:
         if self.typed is NOTHING and name in DERIVED:
@@ -204,8 +206,9 @@ class Expected:
                     # a row that had still to be told, what that was to be told.
                     cell.maybe.add(value)
                     older: Cell | None = cell.before
+                    cell.maybe |= set(cell.since)
                     while older:
-                        cell.maybe |= older.maybe | ({older.typed} - {NOTHING})
+                        cell.maybe |= older.maybe | {*older.since, older.typed} - {NOTHING}
                         older = older.before
                 elif cell and (cell.typed is NOTHING or cell.maybe):
                     cell.maybe |= {value, before.values.get(key, {}).get(name)}
@@ -239,7 +242,8 @@ class Expected:
                 mine = [one for one in typed_since if reached is not NOTHING and fits(entity, name, reached, one)]
                 if mine:
                     disagrees = now is not NOTHING and not fits(entity, name, now, mine[-1])
-                    cells[name] = Cell(mine[-1], {now} if disagrees else set(), before=cell, reached=mine[-1])
+                    others = {now} if disagrees else set()
+                    cells[name] = Cell(mine[-1], others, before=cell, reached=mine[-1], since=typed_since)
                     continue
                 cell.maybe |= {one for one in (now, theirs) if one is not NOTHING and cell.typed is NOTHING}
                 written = theirs is not NOTHING and theirs != backup.theirs.values.get(key, {}).get(name, NOTHING)
@@ -272,6 +276,6 @@ class Expected:
             for name, value in row["data"].items():
                 cell = cells.setdefault(name, Cell())
                 if cell.typed is not NOTHING and fits(entity, name, value, cell.typed):
-                    cell.maybe, cell.before, cell.reached, cell.earlier = set(), None, NOTHING, set()
+                    cell.maybe, cell.before, cell.reached, cell.earlier, cell.since = set(), None, NOTHING, set(), []
                 else:
                     cells[name] = Cell(maybe={value})
