@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import psycopg
 
@@ -192,25 +193,23 @@ async def _hear(
     became: list[tuple[str, str, str | None]] = []
     for key, row in rows.items():
         standing = standings[key]
-        said = standing.latest
         if row.queued and not _was_undone_as_it_stands(row, standing):
             heard.queued = True  # since a moment ago
             continue
-        if said is None or standing.forgotten or (row.delivery.receipt and said.receipt.id <= row.delivery.receipt.id):
+        if (said := _unheard(row, standing)) is None:
             continue
-        before = _told_before(row, said)
-        heard.older += is_older(row.delivery, said.sent) and not before
-        word = _as_it_is(row, said) if before else _say(entity, row, standing, said, fresh.get(key))
-        if word is not None and not before:
-            # A backup that holds the newer values now is as new as they are, also where it is told once more.
-            carried = [one.row_version for one in (said, standing.carried) if one and is_older(row.delivery, one.sent)]
-            word = replace(word, as_of=max(filter(None, carried), default=None))
+        if not standing.forgotten and _told_before(row, said):
+            refreshes.append(_as_it_is(row, said))
+            continue
+        heard.older += is_older(row.delivery, said.sent)
+        word = _say(entity, row, standing, said, fresh.get(key))
+        if word is None:
+            continue
+        became.append((key, str(said.outcome), None))
         if isinstance(word, Reply):
             replies.append(word)
-        elif word is not None:
+        else:
             refreshes.append(word)
-        if word is not None and not before:
-            became.append((key, str(said.outcome), None))
     heard.told += len(became)
     heard.words |= {key: outcome for key, outcome, _ in became}
     if dry_run:
@@ -224,6 +223,29 @@ async def _hear(
     woken = [reply.key for reply in replies if reply.code == Code.PROMOTED]
     steps += workspace.releases(entity, woken)
     await send(here, *steps, *news_of(bridge, entity, run_id, became), COMMIT)
+
+
+def _as_of(row: Row, standing: Standing) -> datetime | None:
+    """A backup that holds the newer values now is as new as they are, also where it is told once more."""
+    said = (standing.latest, standing.carried)
+    return max((v for one in said if one and is_older(row.delivery, one.sent) and (v := one.row_version)), default=None)
+
+
+def newer_than(entity: Entity, row: Row, standing: Standing, fresh: InvalidRow | None) -> Reply | Refresh | None:
+    """What a row hears that was told what Neon has forgotten, where Neon knows of a newer version of it: both databases
+    were restored. None where it knows nothing newer. Pure.
+    """
+    if not standing.forgotten or row.queued or (said := _unheard(row, standing)) is None:
+        return None
+    return _say(entity, row, standing, said, fresh)
+
+
+def _unheard(row: Row, standing: Standing) -> Spoken | None:
+    """The latest that the ledger says, where the row was not told of it."""
+    said, told = standing.latest, row.delivery.receipt
+    if standing.forgotten:
+        return said if _as_of(row, standing) else None
+    return said if said and (told is None or said.receipt.id > told.id) else None
 
 
 async def older_than_carried(there: Connection, here: Connection, entity: Entity, after: int) -> list[str]:
@@ -284,6 +306,16 @@ def _say(
     entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
 ) -> Reply | Refresh | None:
     """What a row that was not told before hears of the latest that the ledger says of it; None: nothing. Pure."""
+    if standing.forgotten:
+        # The promotion that it was told of is on record nowhere.
+        row = replace(row, delivery=replace(row.delivery, promoted_at=None))
+    word = _word(entity, row, standing, said, fresh)
+    return replace(word, as_of=_as_of(row, standing), forget=standing.forgotten) if word else None
+
+
+def _word(
+    entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
+) -> Reply | Refresh | None:
     match said.outcome:
         case Outcome.PROMOTED:
             return promoted(row, said)
@@ -294,7 +326,7 @@ def _say(
         case Outcome.WAITING if fresh:
             return _waiting(entity, row, standing, said, fresh)
         case Outcome.FLAGGED | Outcome.WAITING if not row.promoted:
-            return _left(row, said)
+            return _left(row, standing, said)
     return None
 
 
@@ -385,7 +417,7 @@ def _worked_on(row: Row, said: Spoken) -> Refresh | None:
     )  # fmt: skip
 
 
-def _left(row: Row, said: Spoken) -> Refresh | None:
+def _left(row: Row, standing: Standing, said: Spoken) -> Refresh | None:
     """The record left by another way after the backup: what the enricher had sent of it comes back."""
     mine = row.delivery
     data = with_what_went(mine, said.sent)
@@ -393,7 +425,8 @@ def _left(row: Row, said: Spoken) -> Refresh | None:
         return None
     status = Status.FAILED if said.outcome is Outcome.FLAGGED else mine.status
     return Refresh(
-        mine.key, None, data, mine.snapshot, status, None, None, None, reopened=False, note=LEFT_NOTE, code=Code.LEFT,
+        mine.key, None, data, mine.snapshot, status, None, None, None, reopened=standing.forgotten, note=LEFT_NOTE,
+        code=Code.LEFT,
     )  # fmt: skip
 
 

@@ -43,11 +43,8 @@ def judge(
     try:
         agreed, typed = delivery.snapshot, delivery.data
         if standing:
-            agreed = agreed_on(entity, delivery, theirs, standing)
+            agreed, typed = agreed_on(entity, delivery, theirs, standing), last_word(delivery, standing)
             theirs_at = standing.moved_at(theirs_at)
-            if standing.latest and is_older(delivery, standing.latest.sent):
-                # In a restored workspace the row may be older than what was carried last: that is his word then.
-                typed = {**typed, **standing.written}
         merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
         delivery.merged = Merged(rules.normalise(merged.data), merged.enriched_fields, merged.conflicts)
         delivery.verdict = rules.judge(delivery.merged.data)
@@ -59,6 +56,13 @@ def judge(
         )
     carried = delivery.verdict.passed or (action is Action.PUSH and delivery.note != KEPT)
     delivery.action = action if carried else Action.FLAG
+
+
+def last_word(delivery: Delivery, standing: Standing) -> Data:
+    """What the enricher last wanted: in a restored workspace the row may be older than what was carried last."""
+    if standing.latest and is_older(delivery, standing.latest.sent):
+        return {**delivery.data, **standing.written}
+    return delivery.data
 
 
 def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: Standing) -> Data:

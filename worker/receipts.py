@@ -257,8 +257,7 @@ class Standing:
 
 
 _STANDINGS = sql.SQL("""
-SELECT t.key, coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
-    SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten,
+SELECT t.key, g.forgotten,
   -- What releases without row_version wrote was told, or nobody can say.
   coalesce((SELECT jsonb_object_agg(f.name, f.value ORDER BY l.id)
     FROM {ledger} l CROSS JOIN LATERAL jsonb_each(l.record) f (name, value)
@@ -270,15 +269,20 @@ SELECT t.key, coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
   (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key) AS master
 FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
   LEFT JOIN {receipts} p ON p.entity = %(entity)s
+  CROSS JOIN LATERAL (
+    SELECT coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
+      SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten) g
+  -- A forgotten number says nothing of what this ledger has under it.
+  CROSS JOIN LATERAL (SELECT CASE WHEN g.forgotten THEN 0 ELSE coalesce(t.id, 0) END AS since) s
   LEFT JOIN LATERAL (
     SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key
       AND l.outcome IN ('promoted', 'flagged', 'waiting', 'undone', 'withdrawn') ORDER BY l.id DESC LIMIT 1) n ON true
   LEFT JOIN LATERAL (
-    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0)
+    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > s.since
       AND l.outcome = 'promoted' ORDER BY l.id DESC LIMIT 1) c ON true
 """)
 _WROTE = sql.SQL(
-    "l.entity = %(entity)s AND l.key = t.key AND l.id > coalesce(t.id, 0) AND l.row_version IS NOT NULL"
+    "l.entity = %(entity)s AND l.key = t.key AND l.id > s.since AND l.row_version IS NOT NULL"
     " AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND l.note = {pushed}))"
 ).format(pushed=sql.Literal(PUSHED_NOTE))
 _SAID = sql.SQL(

@@ -18,7 +18,7 @@ from worker.bridge import Bridge
 from worker.database import Connection, Step
 from worker.delivery import keys_with, news, remember
 from worker.entities import Entity
-from worker.hearing import Heard, catch_up, older_than_carried
+from worker.hearing import Heard, catch_up, newer_than, older_than_carried
 from worker.judging import judge
 from worker.keeping import Refresh
 from worker.model import Code, Delivery, Outcome, Status, moment, utc_now
@@ -57,6 +57,8 @@ class Comparison:
     """Of those: the enricher's values are kept in the workspace, as his edits."""
     lost: list[str] = field(default_factory=list)
     """Records that Neon does not have any more."""
+    told: list[str] = field(default_factory=list)
+    """Of those forgotten: rows of a backup, told what Neon knows of newer versions of them."""
     heard: Heard = field(default_factory=Heard)
     held: bool = False
     """Whether somebody held a row that was to be brought together."""
@@ -80,7 +82,7 @@ class Comparison:
             "before": self.before.isoformat() if self.before else None,
             "promoted_again": len(self.again),
             "kept": len(self.kept),
-            "told": self.heard.told,
+            "told": self.heard.told + len(self.told),
         }
 
 
@@ -210,12 +212,19 @@ async def _recover(
     again: list[Delivery] = []
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
+    told: list[Refresh] = []
     lost: list[str] = []
     for key, row in rows.items():
         standing, record = standings[key], fresh.get(key)
         if not standing.forgotten:
             continue
-        if record and row.promoted and not row.queued:
+        if word := newer_than(entity, row, standing, record):
+            found.told.append(key)
+            if isinstance(word, Reply):
+                replies.append(word)
+            else:
+                told.append(word)
+        elif record and row.promoted and not row.queued:
             again.append(_carried_again(entity, row, record))
         elif record:
             refreshes.append(_as_edits(row, record))
@@ -234,13 +243,14 @@ async def _recover(
         for one in refreshes
     ]
     await neon.book(there, entity, run.run_id, entries)
-    steps: list[Step] = [keeping.refresh(entity, refreshes)] if refreshes else []
+    steps: list[Step] = [keeping.refresh(entity, [*refreshes, *told])] if refreshes or told else []
     steps += [keeping.await_return(entity, lost, LOST_NOTE)] if lost else []
     promoted = keys_with(again, Outcome.PROMOTED)
+    found.again += promoted
+    promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
     await tell(bridge, here, entity, replies, promoted, [*steps, *news(bridge, entity, run.run_id, again)])
     remember(bridge, entity, replies)
     complain(blocked)
-    found.again += promoted
     found.kept += [one.key for one in refreshes]
     found.lost += lost
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from worker.entities import Entity
 from worker.hearing import promoted
-from worker.judging import agreed_on
+from worker.judging import agreed_on, last_word
 from worker.keeping import Refresh
 from worker.merge import merge
 from worker.model import Code, Data, Merged, Outcome, Receipt, Status
@@ -30,7 +30,7 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
     came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST)
     base = fresh.data if row.code == Code.LOST else agreed_on(entity, mine, fresh.data, standing)
     at = standing.moved_at(fresh.updated_at)
-    merged = merge(base, mine.data, fresh.data, mine.version, at, entity.rules.normalise)
+    merged = merge(base, last_word(mine, standing), fresh.data, mine.version, at, entity.rules.normalise)
     reopened = row.promoted or came_back
     first_seen = reopened or mine.status == Status.PENDING
     lost = [c.field for c in merged.conflicts if c.winner == "neon"]

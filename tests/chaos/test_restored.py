@@ -720,6 +720,52 @@ def test_what_was_promoted_comes_back_beside_what_is_typed_into_a_backup(
             assert master(neon, company(1))["website_url"] == "https://c1.example"
 
 
+@pytest.mark.parametrize("status", ["as it was", "taken back"])
+@pytest.mark.parametrize("outcome", ["flagged", "promoted", "undone", "left"])
+def test_a_backup_that_was_told_what_a_restored_neon_forgot_hears_what_that_neon_knows_since(
+    steps, neon_copy, databases, there, outcome, status
+) -> None:
+    """Neon is restored, the enricher goes on, and then the workspace is: his latest word counts, not the backup's."""
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="first.example", city="Elkins")
+        steps.deliver()
+    with Copy(databases.supabase_url) as backup:
+        neon_copy.put_back()
+        with connect(databases.supabase_url) as here:
+            complete(here, company(1), website="n/a" if outcome in ("flagged", "left") else "latest.example")
+            steps.pull()
+            steps.deliver()
+            if outcome == "undone":
+                steps.undo(company(1))
+            if outcome == "left":
+                with there() as neon:
+                    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        if status == "taken back":
+            here.execute("SET enrichment_worker.writer = on")
+            here.execute("UPDATE company_needs_enrichment SET enrichment_status = 'in_progress'")
+            here.execute("RESET enrichment_worker.writer")
+        with there() as neon:
+            before = master(neon, company(1)), len(ledger(neon, company(1)))
+            steps.pull()
+            row = work(here, company(1))
+            assert (master(neon, company(1)), len(ledger(neon, company(1)))) == before
+            for full in (False, True):
+                steps.pull(full=full)
+                assert work(here, company(1)) == row
+            steps.deliver()
+            assert (master(neon, company(1)), len(ledger(neon, company(1)))) == before
+        if outcome in ("flagged", "left"):
+            assert (row["website"], row["city"], row["promoted_at"]) == ("n/a", "Elkins", None)
+            assert row["enrichment_status"] == "failed"
+        else:
+            assert (row["website"], row["city"]) == ("https://latest.example", "Elkins")
+            assert (row["enrichment_status"], row["promoted_at"] is not None) == (
+                ("pending", False) if outcome == "undone" else ("complete", True)
+            )
+
+
 @pytest.mark.parametrize("outcome", ["undone", "waiting"])
 def test_what_was_sent_before_comes_back_beside_what_is_typed_into_a_backup(
     steps, neon_copy, databases, there, outcome
