@@ -25,6 +25,7 @@ from zlib import crc32
 
 import psycopg
 import pytest
+from embedded import embedded
 from forks import Forked, Nursery
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
@@ -222,7 +223,7 @@ def pg_server(request: pytest.FixtureRequest) -> Iterator[Server]:
             with warnings.catch_warnings(action="always"):  # to be read, not to fail
                 warnings.warn(f"PostgreSQL {version} is embedded, as in Docker: {started}", stacklevel=1)
     if server is None:
-        server = EmbeddedServer(version)
+        server = embedded(version)
         server.start()
     try:
         yield server
@@ -477,10 +478,10 @@ def eventually() -> Callable[[Callable[[], T]], T]:
 def initialised() -> Iterator[dict[int, Path]]:
     """Version → the files of a server that was never started, to be copied: initdb takes seconds."""
     with ExitStack() as stack:
-        servers = {version: EmbeddedServer(version) for version in VERSIONS}
+        servers = {version: embedded(version) for version in VERSIONS}
         for server in servers.values():
             stack.callback(server.close)
-            server._initialise()
+            server.initialise()
         yield {version: server.data for version, server in servers.items()}
 
 
@@ -488,7 +489,7 @@ def initialised() -> Iterator[dict[int, Path]]:
 def own_servers(initialised: dict[int, Path]) -> Iterator[tuple[EmbeddedServer, EmbeddedServer]]:
     """Two servers that belong to one test, which may stop and start them."""
     with ExitStack() as stack:
-        servers = EmbeddedServer(18), EmbeddedServer(16)
+        servers = embedded(18), embedded(16)
         for server in servers:
             stack.callback(server.close)
             # With their owner, who is not the one that runs the tests where that is root.

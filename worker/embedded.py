@@ -59,12 +59,13 @@ class EmbeddedServer:
     process (on Linux): start it where it is needed to the end. A killed process leaves the folder behind.
     """
 
-    def __init__(self, version: int, *, settings: dict[str, str] | None = None) -> None:
+    def __init__(self, version: int, *, settings: dict[str, str] | None = None, parent: Path | None = None) -> None:
         """Prepare a server, not started yet.
 
         Args:
             version: PostgreSQL's major version.
             settings: configuration parameters beyond the defaults.
+            parent: where its folder is made; by default where temporary files go.
 
         Raises:
             EmbeddedUnavailable: see :func:`binaries`.
@@ -72,7 +73,7 @@ class EmbeddedServer:
         self.version = version
         self.settings = settings or {}
         programs = binaries(version)
-        self.folder = Path(tempfile.mkdtemp(prefix="enrichment-pg-", dir=_folder_for_all()))
+        self.folder = Path(tempfile.mkdtemp(prefix="enrichment-pg-", dir=parent or _folder_for_all()))
         self.data = self.folder / "data"
         # Postgres refuses to run as root: it runs as nobody then, who must be able to reach everything.
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
@@ -110,7 +111,7 @@ class EmbeddedServer:
             EmbeddedUnavailable: it did not come up.
         """
         if not self.data.exists():
-            self._initialise()
+            self.initialise()
         log = self.folder / "log"
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
@@ -170,7 +171,12 @@ class EmbeddedServer:
             return copy / package.name / install.name / programs.name
         return programs
 
-    def _initialise(self) -> None:
+    def initialise(self) -> None:
+        """Make its data directory, with which it starts.
+
+        Raises:
+            EmbeddedUnavailable: it could not be made.
+        """
         done = subprocess.run(
             [self.bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
              "--locale=C", "--no-sync", "--no-instructions"],

@@ -1,11 +1,13 @@
 """The bench works, and disqualifies who loses or repeats a record: small runs of it, for what they find, not how fast."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
+from embedded import in_memory
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -14,6 +16,7 @@ def bench(folder, *arguments) -> dict:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--fsync", "off", "--out", str(folder), *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+        env={**os.environ, **({"TMPDIR": str(memory)} if (memory := in_memory()) else {})},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "Figures to reach" in done.stdout

@@ -17,6 +17,7 @@ import anyio
 import psycopg
 import pytest
 from conftest import ROOT, SECRET, Databases, as_role, connect, with_secret
+from embedded import embedded
 from psycopg import sql
 from records import add_companies, company, edit, invalid, ledger, work
 from structlog.testing import capture_logs
@@ -38,7 +39,7 @@ WAITS = horizon.WAITS
 @pytest.fixture(scope="session")
 def pg_server(request) -> Iterator[EmbeddedServer]:
     """One that prepares transactions."""
-    with EmbeddedServer(request.param, settings={"max_prepared_transactions": "20"}) as server:
+    with embedded(request.param, max_prepared_transactions="20") as server:
         yield server
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Databases, connect
+from embedded import embedded
 from pydantic import TypeAdapter
 from records import add_companies, add_people, company, complete, person, work
 
@@ -229,7 +230,7 @@ class TestCrash:
 
     @pytest.fixture
     def server(self) -> Iterator[EmbeddedServer]:
-        with EmbeddedServer(18, settings={"wal_writer_delay": "10s"}) as server:
+        with embedded(18, wal_writer_delay="10s") as server:
             yield server
 
     @pytest.fixture

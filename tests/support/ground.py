@@ -7,10 +7,10 @@ from contextlib import ExitStack
 from typing import Self
 
 from conftest import ROOT, connect
+from embedded import embedded
 from forks import Nursery
 from psycopg import sql
 
-from worker.embedded import EmbeddedServer
 from worker.schema import files
 
 ROLE = "enrichment_worker"
@@ -26,7 +26,7 @@ class Ground:
 
     def __enter__(self) -> Self:
         self.nursery = self._stack.enter_context(Nursery())
-        self.servers = [self._stack.enter_context(EmbeddedServer(version)) for version in (18, 16)]
+        self.servers = [self._stack.enter_context(embedded(version)) for version in (18, 16)]
         for server, side in zip(self.servers, SIDES, strict=True):
             server.create_database("template")
             with connect(server.url("template")) as connection:
