@@ -12,7 +12,8 @@ from psycopg import sql
 
 from worker.database import COMMIT, Connection, Step, begin, send
 from worker.entities import Entity, Table
-from worker.model import Data, Outcome, Receipt, Sent, moment
+from worker.lineage import is_older
+from worker.model import Data, Delivery, Outcome, Receipt, Sent, moment
 from worker.neon import LEDGER, PUSHED_NOTE, RECEIPTS
 
 POSITION = Table("public", "enrichment_pull_position")
@@ -254,6 +255,14 @@ class Standing:
         while at in writes:
             at = writes.pop(at)
         return at
+
+
+def heard_at_least(row: Delivery, standing: Standing) -> Receipt | None:
+    """What a row was told of at least, whose own receipt a restored Neon has forgotten: of all that was carried before
+    this version of it.
+    """
+    said = standing.latest
+    return None if said is None or said.row_version is None or is_older(row, said.sent) else said.receipt
 
 
 _STANDINGS = sql.SQL("""

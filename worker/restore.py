@@ -227,7 +227,7 @@ async def _recover(
         elif record and row.promoted and not row.queued:
             again.append(_carried_again(entity, row, record))
         elif record:
-            refreshes.append(_as_edits(row, record))
+            refreshes.append(_as_edits(row, standing, record))
         elif _stands(entity, row, standing):
             replies.append(_promoted_still(row, standing))
         else:
@@ -277,12 +277,13 @@ def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
     return replace(reply, data=None, note=note)
 
 
-def _as_edits(row: Row, record: InvalidRow) -> Refresh:
+def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
     """All in which the row differs from Neon counts as the enricher's. What had been carried goes again."""
     mine = row.delivery
     return Refresh(
         mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
-        note=QUEUED_NOTE if row.carried else None, code=Code.QUEUED if row.carried else None, forget=True,
+        note=QUEUED_NOTE if row.carried else None, code=Code.QUEUED if row.carried else None,
+        receipt=receipts.heard_at_least(mine, standing), forget=True,
     )  # fmt: skip
 
 

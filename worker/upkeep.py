@@ -10,9 +10,9 @@ from worker.hearing import promoted
 from worker.judging import agreed_on, last_word
 from worker.keeping import Refresh
 from worker.merge import merge
-from worker.model import Code, Data, Merged, Outcome, Receipt, Status
+from worker.model import Code, Data, Delivery, Merged, Outcome, Receipt, Status
 from worker.neon import Entry, InvalidRow
-from worker.receipts import Standing
+from worker.receipts import Standing, heard_at_least
 from worker.replies import adopted
 from worker.restore import Comparison
 from worker.workspace import RELEASED, Reply, Row
@@ -53,7 +53,7 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
         note=note,
         code=code,
         cleared=reopened,
-        receipt=_heard_by_this(mine.receipt, standing),
+        receipt=_heard_by_this(mine, standing),
         forget=standing.forgotten,
     )
     if not merged.conflicts:
@@ -90,9 +90,11 @@ def _invalid_again_note(kept: list[str]) -> str:
     return note + (f" Neon has no {', '.join(kept)} now; the values from before are kept here." if kept else "")
 
 
-def _heard_by_this(told: Receipt | None, standing: Standing) -> Receipt | None:
-    said = standing.latest
-    if said is None or standing.forgotten or (told and said.receipt.id <= told.id):
+def _heard_by_this(row: Delivery, standing: Standing) -> Receipt | None:
+    said, told = standing.latest, row.receipt
+    if standing.forgotten:
+        return heard_at_least(row, standing)
+    if said is None or (told and said.receipt.id <= told.id):
         return None
     return said.receipt if said.outcome is Outcome.FLAGGED or said.pushed else None
 

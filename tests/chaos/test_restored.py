@@ -720,6 +720,36 @@ def test_what_was_promoted_comes_back_beside_what_is_typed_into_a_backup(
             assert master(neon, company(1))["website_url"] == "https://c1.example"
 
 
+@pytest.mark.parametrize("status", ["failed", "in_progress", "complete"])
+def test_what_neon_had_as_waiting_before_it_was_restored_comes_back_over_no_later_word(
+    steps, neon_copy, databases, there, status
+) -> None:
+    """Its ledger ends with what waited; the row has said something else since, which is not to be seen in it."""
+    with there() as neon:
+        add_people(neon, 1, of=1)
+    steps.pull("people")
+    with connect(databases.supabase_url) as here:
+        complete(here, person(1), email="n/a", city="Elkins")
+        steps.deliver("people")
+        complete(here, person(1), email="robin@alder.example", city="Ripley")
+        steps.deliver("people")
+        assert work(here, person(1))["waiting_for"]
+        with Copy(databases.neon_url) as copy:
+            complete(here, person(1), email="n/a", city="Elkins")
+            steps.deliver("people")
+            assert work(here, person(1))["enrichment_status"] == "failed"
+            copy.put_back()
+            if status != "failed":
+                edit(here, person(1), enrichment_status=status)
+            for full in (False, True):
+                steps.pull("people", full=full)
+                row = work(here, person(1))
+                assert (row["email"], row["city"], row["enrichment_status"]) == ("n/a", "Elkins", status)
+        steps.deliver("people")
+        row = work(here, person(1))
+        assert (row["email"], row["city"]) == ("n/a", "Elkins")
+
+
 @pytest.mark.parametrize("status", ["as it was", "taken back"])
 @pytest.mark.parametrize("outcome", ["flagged", "promoted", "undone", "left"])
 def test_a_backup_that_was_told_what_a_restored_neon_forgot_hears_what_that_neon_knows_since(
