@@ -17,7 +17,7 @@ from worker.delivery import news_of
 from worker.entities import Entity
 from worker.judging import agreed_on
 from worker.keeping import Refresh
-from worker.lineage import descends, is_older, with_what_went
+from worker.lineage import descends, is_older, with_neons_own, with_what_went
 from worker.merge import merge
 from worker.model import Code, Outcome, Status, new_run_id, same_delivery
 from worker.neon import InvalidRow
@@ -443,6 +443,7 @@ def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
             mine.key, None, data, mine.snapshot, Status.FAILED, None, None, None, reopened=True, note=note,
             code=Code.GONE, receipt=said.receipt,
         )  # fmt: skip
+    data = with_neons_own(data, (carried or said).sent, fresh.data)
     return Refresh(
         mine.key, fresh.id, data, fresh.data, Status.PENDING, fresh.errors, fresh.warnings, fresh.reason_code,
         reopened=True, note=UNDONE_NOTE, code=Code.UNDONE, receipt=said.receipt,

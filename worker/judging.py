@@ -9,7 +9,7 @@ import structlog
 from worker.entities import Entity
 from worker.lineage import descends, is_older, is_typed
 from worker.merge import merge
-from worker.model import Action, Data, Delivery, Merged, Verdict
+from worker.model import Action, Data, Delivery, Merged, Outcome, Verdict
 from worker.receipts import Standing
 from worker.replies import KEPT
 
@@ -60,9 +60,11 @@ def judge(
 
 def last_word(delivery: Delivery, standing: Standing) -> Data:
     """What the enricher last wanted: in a restored workspace the row may be older than what was carried last."""
-    if standing.latest and is_older(delivery, standing.latest.sent):
-        return {**delivery.data, **standing.written}
-    return delivery.data
+    said = standing.latest
+    if said is None or not is_older(delivery, said.sent):
+        return delivery.data
+    his = said.enriched_fields if said.outcome is Outcome.WAITING else ()
+    return {**delivery.data, **standing.written, **{n: v for n, v in (said.record or {}).items() if n in his}}
 
 
 def agreed_on(entity: Entity, delivery: Delivery, theirs: Data, standing: Standing) -> Data:

@@ -21,6 +21,19 @@ def descends(row: Delivery, sent: Sent) -> bool:
     return sent.version == row.version or stamp(sent.version) in row.queued_versions
 
 
+def with_neons_own(data: Data, sent: Sent, theirs: Data) -> Data:
+    """The data of a row, with what Neon holds now in the cells that are as they were carried and not the enricher's."""
+    if not sent.enriched_fields:  # a release that did not keep them
+        return data
+    carried = sent.record or {}
+    return {
+        name: theirs[name]
+        if name in theirs and name not in sent.enriched_fields and value == carried.get(name)
+        else value
+        for name, value in data.items()
+    }
+
+
 def is_typed(row: Delivery, name: str) -> bool:
     """Whether the row holds another value of a column than it had from Neon."""
     return bool(row.data.get(name) != row.snapshot.get(name))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from worker.lineage import is_older, is_typed, with_what_went
+from worker.lineage import is_older, is_typed, with_neons_own, with_what_went
 from worker.model import Code, Data, Delivery, Outcome, Sent, State, Status
 from worker.workspace import Reply
 
@@ -49,6 +49,8 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
     # Only what differs travels: mostly a website that was tidied, or nothing.
     data = differing(said.record, delivery.data if holds is None else holds)
     receipt = said.receipt
+    # A row of a backup hears what became of a newer version of it.
+    newer = said.sent if said.sent and is_older(delivery, said.sent) else None
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
@@ -61,12 +63,15 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
                 key, version, Status.FAILED, flagged_note(said.errors) + lost,
                 None if said.note == KEPT else data, said.record, said.errors, said.warnings,
                 said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
+                as_of=newer.version if newer else None,
             )  # fmt: skip
         case Outcome.UNDONE:
-            # It was promoted as it stands, and that was taken back before the row was told of either.
+            # It was promoted as it stands, and that was taken back before the row was told of either. A row of a backup
+            # from before the promotion lacks what was promoted.
+            back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
             return Reply(
-                key, version, Status.PENDING, UNDONE_NOTE, snapshot=said.record, errors={}, warnings={},
-                code=Code.UNDONE, receipt=receipt,
+                key, version, Status.PENDING, UNDONE_NOTE, differing(back, delivery.data) or None, said.record, {}, {},
+                code=Code.UNDONE, receipt=receipt, as_of=newer.version if newer else None,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
             # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the

@@ -139,9 +139,9 @@ async def restore(connection: Connection, entity: Entity, entry: Mapping[str, An
         raise Refused(f"a trigger or a rule of {entity.invalid_table} does not let its row in")
     book = sql.SQL(
         "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,"
-        " master_after, record, note, enriched_by, enriched_at)"
+        " master_after, record, note, enriched_by, enriched_at, enriched_fields)"
         " SELECT %(run)s, entity, key, 'undone', md5('undo|' || id), NULL, master_after, master_before, record,"
-        " 'took back ' || run_id, enriched_by, enriched_at FROM {ledger} WHERE id = %(id)s"
+        " 'took back ' || run_id, enriched_by, enriched_at, enriched_fields FROM {ledger} WHERE id = %(id)s"
     ).format(ledger=LEDGER)
     _, seen, _ = await send(connection, (book, {"run": run_id, "id": entry["id"]}), look, COMMIT)
     row = seen.fetchone()

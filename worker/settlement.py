@@ -50,6 +50,14 @@ WITH d AS MATERIALIZED (
     SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
       AND left(l.delivery_hash, 32) = left(d.hash, 32) AND l.outcome IN ('promoted', 'flagged')
     ORDER BY l.id DESC LIMIT 1) l
+), older AS MATERIALIZED (
+  -- Of a restored workspace: carried since in a newer version. It is to hear what became of that.
+  SELECT d.key, l.outcome FROM d CROSS JOIN LATERAL (
+    SELECT l.outcome, l.row_version FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
+      AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l
+  WHERE l.outcome = 'flagged' AND l.row_version > d.version
+    OR l.outcome IN ('promoted', 'undone') AND EXISTS (SELECT FROM {ledger} n WHERE n.entity = %(entity)s
+      AND n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
 ), here AS MATERIALIZED (
   SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
@@ -67,6 +75,7 @@ WITH d AS MATERIALIZED (
   SELECT d.*, h.row AS before, jsonb_populate_record(h.row, d.data) AS r
   FROM d JOIN here h USING (key)
   WHERE h.hash = d.expected AND (SELECT open FROM gate) AND NOT EXISTS (SELECT FROM past p WHERE p.key = d.key)
+    AND NOT EXISTS (SELECT FROM older o WHERE o.key = d.key)
     AND NOT EXISTS (SELECT FROM held m WHERE m.key = d.key)
 ), waits AS MATERIALIZED (
   SELECT * FROM (
@@ -126,38 +135,45 @@ WITH d AS MATERIALIZED (
 )
 SELECT d.key,
   CASE WHEN NOT (SELECT open FROM gate) THEN 'restored'
+       WHEN v.outcome = 'promoted' THEN 'gone' WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN 'repeat'
        WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
        WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
-  CASE WHEN p.undone THEN 'undone' ELSE coalesce(p.outcome, b.outcome,
-    CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
+  CASE WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN v.outcome WHEN p.undone THEN 'undone'
+       ELSE coalesce(p.outcome, b.outcome,
+         CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
   -- What was applied as it was sent is not sent back.
-  CASE WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
+  CASE WHEN v.outcome = 'promoted' THEN l.record WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN h.data
+       WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
        WHEN b.record <> d.data THEN b.record END AS record,
-  coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
-  p.conflicts,
-  b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
-  CASE WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
+  CASE WHEN v.key IS NULL THEN coalesce(p.errors, l.errors) ELSE l.errors END AS errors,
+  CASE WHEN v.key IS NULL THEN coalesce(p.warnings, l.warnings) ELSE l.warnings END AS warnings,
+  CASE WHEN v.key IS NULL THEN p.conflicts END AS conflicts,
+  b.waits_for, b.requirement, coalesce(CASE WHEN v.key IS NULL THEN p.note END, b.note, l.note) AS note,
+  CASE WHEN v.key IS NOT NULL THEN l.recorded_at AT TIME ZONE 'UTC'
+       WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
-  h.hash, coalesce(k.id, p.id, l.id, CASE WHEN b.outcome = 'waiting' THEN (
+  h.hash, coalesce(k.id, CASE WHEN v.key IS NULL THEN p.id END, l.id, CASE WHEN b.outcome = 'waiting' THEN (
     -- Who waits is settled again each time; it is on record from the first.
     SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.booked_as
       AND e.outcome = 'waiting') END) AS receipt_id,
-  nullif(coalesce(k.delivery_hash, b.booked_as, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
+  nullif(coalesce(k.delivery_hash, b.booked_as, CASE WHEN v.key IS NULL THEN p.delivery_hash END, l.delivery_hash),
+    d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
     THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
   o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
   CASE WHEN l.outcome IN ('flagged', 'waiting') THEN (SELECT max(e.recorded_at) AT TIME ZONE 'UTC' FROM {ledger} e
     WHERE e.entity = %(entity)s AND e.key = d.key AND e.outcome = 'promoted') END AS promoted_before
 FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
-LEFT JOIN (SELECT * FROM booked UNION ALL SELECT * FROM noted) k USING (key)
+LEFT JOIN older v USING (key) LEFT JOIN (SELECT * FROM booked UNION ALL SELECT * FROM noted) k USING (key)
 LEFT JOIN LATERAL (
-  SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND h.key IS NULL
+  SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND (h.key IS NULL OR v.key IS NOT NULL)
     -- What was flagged, or waited, after it had been promoted had come back: the promotion is no word on how it left.
     AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
 LEFT JOIN LATERAL (
   SELECT o.id, o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o
-  WHERE o.entity = %(entity)s AND o.key = d.key AND h.key IS NULL AND o.outcome IN ('promoted', 'flagged', 'waiting')
+  WHERE o.entity = %(entity)s AND o.key = d.key AND (h.key IS NULL OR v.key IS NOT NULL)
+    AND o.outcome IN ('promoted', 'flagged', 'waiting')
   ORDER BY o.id DESC LIMIT 1) o ON true
 """.replace("{book}", _BOOK)
 )
