@@ -8,8 +8,6 @@ Messages are read by enrichers next to the field's name: what is wrong, then wha
 from __future__ import annotations
 
 import hashlib
-import inspect
-import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version as installed
@@ -18,7 +16,6 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from worker import values
 from worker.model import Data, Verdict
 from worker.values import (
     BLANK_INSIDE,
@@ -58,11 +55,6 @@ _PLAIN_WORDS = {
 }
 
 
-def _substance(source: str) -> str:
-    lines = (line.rstrip() for line in source.splitlines())
-    return "\n".join(line for line in lines if line and not line.lstrip().startswith("#"))
-
-
 class RecordRules(BaseModel):
     """The rules of one entity. A subclass declares its fields in the order in which errors are reported.
 
@@ -73,6 +65,8 @@ class RecordRules(BaseModel):
 
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
+    revision: ClassVar[str] = "1"
+    """To be raised with every change of a verdict, a message or a normal form that the code alone makes."""
     warn_when_missing: ClassVar[Mapping[str, str]] = {}
     """``{field: message}``: a warning where the field is empty or zero."""
     phone_fields: ClassVar[tuple[str, ...]] = ()
@@ -86,13 +80,13 @@ class RecordRules(BaseModel):
         """The version of these rules: twelve hex digits that change whenever a verdict might. The ledger keeps it
         with each outcome.
 
-        A hash of the source of the rules and of the values' normal forms, comments and blank lines left out, of
-        the class, its phone region, and the versions of the libraries that decide. The same on every machine.
+        A hash of what the class declares, its ``revision``, and the versions of the libraries that decide: the same on
+        every machine, and wherever the code lies.
         """
-        inherited = [one.__module__ for one in reversed(cls.__mro__) if issubclass(one, RecordRules)]
-        modules = dict.fromkeys((RecordRules.__module__, values.__name__, *inherited))
-        parts = [_substance(inspect.getsource(sys.modules[name])) for name in modules]
-        parts += [cls.__qualname__, cls.phone_region, *(f"{name} {installed(name)}" for name in _DECIDING)]
+        fields = [f"{name} {field.annotation}" for name, field in cls.model_fields.items()]
+        parts = [cls.__qualname__, cls.revision, *fields, *cls.phone_fields, cls.phone_region]
+        parts += [f"{name} {message}" for name, message in cls.warn_when_missing.items()]
+        parts += [f"{name} {installed(name)}" for name in _DECIDING]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     @classmethod
