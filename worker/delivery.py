@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
-from worker import outbox, receipts, workspace
+from worker import ledger, outbox, receipts, workspace
 from worker.aside import Why
 from worker.bridge import Bridge
 from worker.database import Connection, Step
@@ -212,7 +212,7 @@ async def check_restored(there: Connection, here: Connection, entity: Entity) ->
     Raises:
         Restored: it has.
     """
-    if await receipts.pulls_kept(here, entity) > (await receipts.counts(there, entity)).pulls:
+    if await receipts.pulls_kept(here, entity) > (await ledger.counts(there, entity)).pulls:
         raise Restored(entity.name, "Neon")
 
 

@@ -10,20 +10,20 @@ from datetime import datetime
 
 import psycopg
 
-from worker import keeping, neon, receipts, workspace
+from worker import keeping, ledger, neon, receipts, workspace
 from worker.bridge import Bridge
 from worker.database import COMMIT, Connection, Step, send
 from worker.delivery import news_of
 from worker.entities import Entity
 from worker.judging import agreed_on
 from worker.keeping import Refresh
+from worker.ledger import Spoken, Standing
 from worker.lineage import descends, is_older, with_neons_own, with_what_went
 from worker.merge import merge
 from worker.model import Code, Outcome, Status, new_run_id, same_delivery
 from worker.neon import InvalidRow
 from worker.parts import Refusals, in_parts
 from worker.position import read_position
-from worker.receipts import Spoken, Standing
 from worker.replies import (
     CARRIED_NOTE,
     PROMOTED_NOTE,
@@ -91,7 +91,7 @@ async def catch_up(
         psycopg.Error: a database failed; catch up again.
     """
     heard = Heard()
-    while chunk := await receipts.spoken(there, entity, after):
+    while chunk := await ledger.spoken(there, entity, after):
         after = chunk.last
         unheard = await receipts.unheard(here, entity, chunk.latest)
         keys, heard.queued = unheard.keys, heard.queued or unheard.queued
@@ -186,7 +186,7 @@ async def _hear(
         heard.absent |= {key for key in keys if key not in rows}
     else:
         heard.held |= len(rows) < len(keys)
-    standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
     fresh = await neon.read(there, entity, list(rows)) if rows else {}
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
@@ -256,13 +256,13 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
         psycopg.Error: a database failed.
     """
     found: list[str] = []
-    while chunk := await receipts.spoken(there, entity, after):
+    while chunk := await ledger.spoken(there, entity, after):
         after = chunk.last
         if not (keys := (await receipts.unheard(here, entity, chunk.latest)).keys):
             continue
         rows = await workspace.lock(here, entity, keys, look=True)
         await send(here, COMMIT)
-        standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+        standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
         latest_of = {key: standings[key].latest for key in rows}
         found += [
             key

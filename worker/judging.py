@@ -7,10 +7,10 @@ from datetime import datetime
 import structlog
 
 from worker.entities import Entity
+from worker.ledger import Standing
 from worker.lineage import descends, is_older, is_typed
 from worker.merge import merge
 from worker.model import Action, Data, Delivery, Merged, Outcome, Verdict
-from worker.receipts import Standing
 from worker.replies import KEPT
 
 log = structlog.get_logger("worker.judging")

@@ -13,7 +13,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker import horizon, keeping, neon, outbox, receipts, staging, workspace
+from worker import keeping, ledger, neon, open_transactions, outbox, staging, workspace
 from worker.bridge import Bridge, recall
 from worker.causes import common_cause
 from worker.database import COMMIT, ROLLBACK, Connection, begin, send
@@ -87,7 +87,7 @@ async def pull(
         async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
             ground = await staging.ground(here, entity)
             task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress), ground)
-            since, reached = await horizon.reach(there, entity, position.horizon)
+            since, reached = await open_transactions.reach(there, entity, position.horizon)
             found = await task.compare(position)
             full = pulled.full = full or since is None or found.neon_restored or ground.vacant
             pulled.open_transactions = reached.shown()
@@ -107,7 +107,7 @@ async def pull(
                 return None
             changed = pulled.new + pulled.changed + pulled.withdrawn
             number = max(position.pulls, found.counts.pulls) + 1
-            counted = receipts.count_pull(entity, number, position.pulls)
+            counted = ledger.count_pull(entity, number, position.pulls)
             logged = neon.log_run(run, changed, changed, 0)
             results = await send(there, *begin(), counted, logged, neon.totals(entity), COMMIT)
             for row in results[-2].fetchall():
@@ -218,7 +218,7 @@ class _Pull:
             self.pulled.seen = 0
         # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
         by_index = since is not None and since.xid is None
-        where = since.changed() if since else None
+        where = open_transactions.changed(since) if since else None
         await self._stream(where, batch_size, progress, self._stage, by_index=by_index)
 
     async def _loaded(self, batch_size: int, progress: Progress) -> bool:
@@ -305,7 +305,7 @@ class _Pull:
         rows = await workspace.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
         told = {key: row.delivery.receipt for key, row in rows.items()}
-        standings = await receipts.standings(self.there, self.entity, told)
+        standings = await ledger.standings(self.there, self.entity, told)
         fresh = await neon.read(self.there, self.entity, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
@@ -361,7 +361,7 @@ class _Pull:
         self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         told = {key: row.delivery.receipt for key, row in rows.items()}
-        left = part(rows, await receipts.standings(self.there, self.entity, told), found)
+        left = part(rows, await ledger.standings(self.there, self.entity, told), found)
         if self.dry_run:
             self.pulled.keys |= left.in_words()
             await send(self.here, COMMIT)

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import structlog
 
-from worker import keeping, neon, receipts, workspace
+from worker import keeping, ledger, neon, receipts, workspace
 from worker.bridge import Bridge
 from worker.database import Connection, Step
 from worker.delivery import keys_with, news, remember
@@ -21,11 +21,11 @@ from worker.entities import Entity
 from worker.hearing import Heard, catch_up, newer_than, older_than_carried
 from worker.judging import judge
 from worker.keeping import Refresh
+from worker.ledger import Counts, Standing
 from worker.model import Code, Delivery, Outcome, Status, moment, utc_now
 from worker.neon import Entry, InvalidRow, Run
 from worker.parts import Refusals, in_parts
 from worker.position import Position, read_position, restored_in_words
-from worker.receipts import Counts, Standing
 from worker.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
 from worker.settling import complain, settle_batch
 from worker.telling import tell
@@ -92,13 +92,13 @@ async def recognise(entity: Entity, position: Position, there: Connection, here:
     Raises:
         psycopg.Error: a database failed.
     """
-    counts = await receipts.counts(there, entity)
+    counts = await ledger.counts(there, entity)
     found = Comparison(entity.name, counts)
     restored = position.pulls > counts.pulls
     after = 0 if restored else position.ledger_id or 0
     while chunk := await receipts.told(here, entity, after):
         after = max(receipt.id for receipt in chunk.values())
-        found.forgotten += await receipts.forgotten(there, entity, chunk)
+        found.forgotten += await ledger.forgotten(there, entity, chunk)
         if len(chunk) < receipts.CHUNK:
             break
     unfinished = held_back(position)
@@ -207,7 +207,7 @@ async def _recover(
     """Bring rows together with a Neon that has forgotten what they were told."""
     rows = await workspace.lock(here, entity, keys, wait=False)
     found.held |= len(rows) < len(keys)
-    standings = await receipts.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
     fresh = await neon.read(there, entity, list(rows))
     again: list[Delivery] = []
     replies: list[Reply] = []
@@ -283,7 +283,7 @@ def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
     return Refresh(
         mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
         note=QUEUED_NOTE if row.carried else None, code=Code.QUEUED if row.carried else None,
-        receipt=receipts.heard_at_least(mine, standing), forget=True,
+        receipt=ledger.heard_at_least(mine, standing), forget=True,
     )  # fmt: skip
 
 

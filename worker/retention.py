@@ -13,8 +13,8 @@ from worker.database import COMMIT, Connection, begin, send
 from worker.entities import Entity
 from worker.faults import Kind, kind_of, with_database
 from worker.hints import hint
+from worker.ledger import mark_pruned
 from worker.neon import LEDGER
-from worker.receipts import mark_pruned
 
 log = structlog.get_logger("worker.retention")
 

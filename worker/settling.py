@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
-from worker import neon, receipts
+from worker import ledger, neon
 from worker.apart import MOST_WAITS, settle_apart
 from worker.bridge import Bridge
 from worker.catalogue import SWALLOWED, Refusal, explain_refusal
@@ -80,7 +80,7 @@ async def settle_batch(
             break
         blocked = _both(blocked, await _settle_or_split(bridge, there, entity, todo, run))
         todo = [d for d in todo if d.answer is not None and d.answer.state is State.CHANGED]
-        standings = await receipts.standings(there, entity, {d.key: d.receipt for d in todo})
+        standings = await ledger.standings(there, entity, {d.key: d.receipt for d in todo})
         for delivery in todo:
             current = delivery.answer
             assert current is not None

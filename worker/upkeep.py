@@ -9,10 +9,10 @@ from worker.entities import Entity
 from worker.hearing import promoted
 from worker.judging import agreed_on, last_word
 from worker.keeping import Refresh
+from worker.ledger import Standing, heard_at_least
 from worker.merge import merge
 from worker.model import Code, Data, Delivery, Merged, Outcome, Receipt, Status
 from worker.neon import Entry, InvalidRow
-from worker.receipts import Standing, heard_at_least
 from worker.replies import adopted
 from worker.restore import Comparison
 from worker.workspace import RELEASED, Reply, Row

@@ -22,18 +22,19 @@ from psycopg import sql
 from records import add_companies, company, edit, invalid, ledger, work
 from structlog.testing import capture_logs
 
-from worker import horizon, workspace
+from worker import horizon, open_transactions, workspace
 from worker.bridge import open_bridge
 from worker.embedded import EmbeddedServer
 from worker.entities import COMPANY
 from worker.horizon import Horizon, Look, Open, Since
+from worker.open_transactions import changed
 from worker.pull import pull
 from worker.pulled import Pulled
 from worker.settings import load_settings
 
 LONG_AGO = datetime(2025, 1, 1)
 ROLE = "enrichment_worker"
-WAITS = horizon.WAITS
+WAITS = open_transactions.WAITS
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +80,7 @@ def pulled(request, databases, env, monkeypatch) -> Callable[..., Pulled]:
     env.update(NEON_DATABASE_URL=with_secret(urls[0]), SUPABASE_DATABASE_URL=with_secret(urls[1]))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(horizon, "WAITS", WAITS[:1])  # most transactions here outlive any wait
+    monkeypatch.setattr(open_transactions, "WAITS", WAITS[:1])  # most transactions here outlive any wait
 
     async def once(batch_size: int | None, options: dict[str, Any]) -> Pulled:
         async with open_bridge(load_settings(), batch_size=batch_size) as bridge:
@@ -243,7 +244,7 @@ def test_transactions_of_another_database_are_not_waited_for(pulled, pg_server, 
 def test_an_ordinary_load_of_short_transactions_makes_no_pull_read_again(
     pulled, databases, neon, supabase, monkeypatch
 ) -> None:
-    monkeypatch.setattr(horizon, "WAITS", WAITS)
+    monkeypatch.setattr(open_transactions, "WAITS", WAITS)
     add_companies(neon, *range(1, 50), updated_at=LONG_AGO)
     neon.execute("CREATE TABLE theirs (n integer); INSERT INTO theirs SELECT generate_series(1, 4)")
     pulled()
@@ -350,7 +351,7 @@ def test_a_transaction_that_is_prepared_while_a_pull_waits_for_its_end_is_not_fo
     add_companies(neon, 1, 2, updated_at=LONG_AGO)
     pulled()
     gid = f"theirs {secrets.token_hex(4)}"
-    look, prepare = horizon.look, sql.SQL("PREPARE TRANSACTION {}").format(gid)
+    look, prepare = open_transactions.look, sql.SQL("PREPARE TRANSACTION {}").format(gid)
     with transaction(databases) as late:
         change(late, 2, dated=LONG_AGO)
 
@@ -362,7 +363,7 @@ def test_a_transaction_that_is_prepared_while_a_pull_waits_for_its_end_is_not_fo
             return seen
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(horizon, "look", looked)
+            patch.setattr(open_transactions, "look", looked)
             pulled()
     pulled()
     neon.execute(sql.SQL("COMMIT PREPARED {}").format(gid))
@@ -712,4 +713,4 @@ def test_numbers_of_before_the_turn_of_the_32_bits_are_known_as_that() -> None:
     late = {"xid": 2**32 - 5, "gid": "g", "since": AT}
     some = horizon.open_ones("s", AT, 2**32 + 10, [2**32 - 9], [holder("1/1", 2**32 - 9)], [late])
     assert [one.xid for one in some] == [2**32 - 9, 2**32 - 5]
-    assert "'9'::xid" in Since(AT, 1, 2**32 + 9).changed().as_string()
+    assert "'9'::xid" in changed(Since(AT, 1, 2**32 + 9)).as_string()
