@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import NoReturn
 
+import anyio
 import click
 import psycopg
 
@@ -21,6 +22,7 @@ from worker import (
 )
 from worker.bridge import Unreachable, probe
 from worker.cli_base import (
+    TRIES,
     Stopped,
     commands,
     fail,
@@ -29,7 +31,7 @@ from worker.cli_base import (
     say,
 )
 from worker.database import Database
-from worker.faults import Kind, SetupMissing, in_one_line, kind_of, sort_of, with_database
+from worker.faults import Kind, SetupMissing, in_one_line, kind_of, pauses, sort_of, with_database
 from worker.hints import hint, with_hint
 from worker.settings import Settings, SettingsError
 
@@ -130,7 +132,7 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
         ahead = await schema.require_adoptable(neon, supabase)
         for database in () if dry_run else (neon, supabase):
             try:
-                changes = [*ahead[database.name], *await schema.setup(database)]
+                changes = [*ahead[database.name], *await _set_up(database)]
             except psycopg.Error as error:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
@@ -143,6 +145,20 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                 click.echo(f"{database.name}: {change.what} {change.thing}")
             if not changes:
                 click.echo(f"{database.name}: everything is in place")
+
+
+async def _set_up(database: Database) -> list[schema.Change]:
+    """Run the SQL files. Where a worker runs, it may hold a table that they alter and want another: tried again."""
+    waits = pauses()
+    for _ in range(TRIES - 1):
+        try:
+            return await schema.setup(database)
+        except psycopg.Error as error:
+            if kind_of(error) is not Kind.TRANSIENT:
+                raise
+            say(f"trying again: {with_database(error)}")
+            await anyio.sleep(next(waits))
+    return await schema.setup(database)
 
 
 @commands.command()

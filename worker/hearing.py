@@ -287,6 +287,8 @@ def _told_before(row: Row, said: Spoken) -> bool:
     """Whether a release without receipts told the row, or it came from Neon after that."""
     if said.outcome is Outcome.PROMOTED and row.delivery.receipt:
         return row.delivery.promoted_at == said.at  # by such a release, after one with receipts
+    if said.outcome is Outcome.UNDONE and row.code == Code.UNDONE and not row.promoted:
+        return True  # the same; its note stays until the row is set to complete
     if row.delivery.receipt:
         return False
     match said.outcome:
@@ -294,11 +296,15 @@ def _told_before(row: Row, said: Spoken) -> bool:
             # Its record turned invalid again, and no row was there to be told of the promotion.
             return row.promoted or bool(row.pulled_at and row.pulled_at > said.at)
         case Outcome.FLAGGED:
-            return row.delivery.status == Status.FAILED and row.delivery.snapshot == said.record
+            # Its note stays while an enricher works on the row, until he sets it to complete.
+            told = row.delivery.status == Status.FAILED or row.code == Code.FLAGGED
+            return told and row.delivery.snapshot == said.record
         case Outcome.UNDONE:
             # One that is as it was pulled came after that: it has nothing yet of what the enricher had typed.
             as_pulled = row.untouched and row.code is None
             return row.delivery.status == Status.PENDING and not row.promoted and not as_pulled
+        case Outcome.WAITING:
+            return said.pushed and row.code == Code.CARRIED
     return False
 
 

@@ -25,8 +25,14 @@ RELEASED = "Queued: what the record waited for is there."
 LEFT_NOTE = (
     "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
 )
-_LEGACY_GONE = "This record is no longer in the invalid table:%"
-"""How release 0.1.0 began its note to a row whose record was gone; it had no codes."""
+_SAID_BY_0_1_0 = {
+    Code.LEFT: LEFT_NOTE,
+    Code.GONE: "This record is no longer in the invalid table:%",
+    Code.FLAGGED: "Not promoted: %",
+    Code.CARRIED: "Carried to Neon, where it waits for re-validation.%",
+    Code.UNDONE: "The promotion was taken back:%",
+}
+"""How release 0.1.0 begins its notes; it has no codes."""
 
 # The hash is taken outside, of the data as the lock found them, and they are composed once. Beside the row, in a
 # LATERAL, they would be those from before the lock where somebody edits the row in between.
@@ -36,7 +42,8 @@ SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot 
   w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
   w.pushed_to_neon_at AS pushed_at, w.promoted_at, w.neon_id, w.receipt_id, w.receipt_hash,
   w.queued_versions, {more}
-  CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND isfinite(w.updated_at)
+  CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND w.sync_note IS DISTINCT FROM {released}
+      AND isfinite(w.updated_at)
     THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
 FROM {workspace} w
 """)
@@ -44,10 +51,13 @@ FROM {workspace} w
 
 _MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
 """What a delivery does not need."""
-# What release 0.1.0 said in words only.
-CODE = sql.SQL(
-    "coalesce(w.sync_code, CASE WHEN w.sync_note = {left} THEN 'left' WHEN w.sync_note LIKE {gone} THEN 'gone' END)"
-).format(left=sql.Literal(LEFT_NOTE), gone=sql.Literal(_LEGACY_GONE))
+# While release 0.1.0 runs beside this one, it writes its words over a note and leaves the code of that one as it is.
+CODE = sql.SQL("CASE {whens} ELSE w.sync_code END").format(
+    whens=sql.SQL(" ").join(
+        sql.SQL("WHEN w.sync_note LIKE {} THEN {}").format(sql.Literal(begins), sql.Literal(code.value))
+        for code, begins in _SAID_BY_0_1_0.items()
+    )
+)
 _ROWS = {
     "work": sql.SQL(
         "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
@@ -80,6 +90,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             key=sql.Identifier(entity.key),
             data=data_of(entity, "w"),
             workspace=entity.workspace_table.sql,
+            released=sql.Literal(RELEASED),
             more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
         )
         + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_aside(entity))

@@ -113,8 +113,10 @@ BEGIN
       IF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete' AND OLD.pushed_to_neon_at IS NULL THEN
         NEW.sync_note := NULL;  -- taken back before it went
         NEW.sync_code := NULL;
-      ELSIF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete' AND OLD.sync_code = 'carried' THEN
+      ELSIF TG_OP = 'UPDATE' AND OLD.enrichment_status = 'complete'
+         AND (OLD.sync_code = 'carried' OR OLD.sync_note LIKE 'Carried to Neon, %') THEN
         NEW.sync_note := NULL;  -- taken back before it was judged: it waits for that no longer
+        NEW.sync_code := 'carried';  -- release 0.1.0 had said so in words only
       END IF;
     END IF;
   END row;

@@ -1,5 +1,9 @@
 """``setup``: SPEC 2."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from conftest import connect
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
 from worker import schema
@@ -32,6 +36,24 @@ def test_a_second_setup_changes_nothing_and_says_so(cli, prepared, neon, supabas
     done = cli("setup")
     assert done.stdout == "Neon: everything is in place\nSupabase: everything is in place\n"
     assert (everything(neon), everything(supabase)) == before
+
+
+def test_setup_tries_again_where_a_running_worker_and_it_wait_for_each_other(cli, prepared, databases, neon) -> None:
+    """The tables that a settlement goes through in one order, setup goes through in another."""
+    with connect(databases.neon_url) as worker:
+        worker.execute("SET deadlock_timeout = '60s'")  # so that the server ends the other one
+        worker.execute("BEGIN; LOCK TABLE marketing.company_invalid IN ROW EXCLUSIVE MODE")
+        with ThreadPoolExecutor() as beside:
+            setup = beside.submit(cli, "setup")
+            # Setup has altered the ledger by then.
+            waits = "SELECT FROM pg_locks WHERE relation = 'marketing.company_invalid'::regclass AND NOT granted"
+            while not setup.done() and not neon.execute(waits).rowcount:
+                time.sleep(0.01)  # between two looks
+            worker.execute("SELECT FROM marketing.enrichment_ledger")
+            worker.execute("COMMIT")
+            done = setup.result()
+    assert done.returncode == 0, done.stderr
+    assert "trying again: Neon: deadlock detected" in done.stderr
 
 
 def test_dry_run_prints_sql_that_psql_runs_and_writes_nothing(cli, databases, neon, supabase) -> None:
