@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from worker.model import Data, Delivery, Sent, stamp
 
+FULL = 32 * 27 - 1
+"""Characters of the queued versions that the trigger keeps: 32 of them, and commas between."""
+
 
 def is_older(row: Delivery, sent: Sent) -> bool:
     """Whether the row is from before what was carried, and nobody has typed into it since."""
@@ -18,7 +21,9 @@ def descends(row: Delivery, sent: Sent) -> bool:
         # No trigger has kept the versions. A flip takes away that the row was pushed before, and leaves when it was
         # enriched.
         return row.pushed_at is None and row.enriched_at == sent.enriched_at
-    return sent.version == row.version or stamp(sent.version) in row.queued_versions
+    carried, kept = stamp(sent.version), row.queued_versions
+    # Of a list that is full, what came before it is gone: so many versions of a backup nobody has queued.
+    return sent.version == row.version or carried in kept or (len(kept) >= FULL and carried < kept)
 
 
 def with_neons_own(data: Data, sent: Sent, theirs: Data) -> Data:

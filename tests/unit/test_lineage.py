@@ -1,7 +1,7 @@
 """Which version of a row descends from what was carried of it: SPEC 13."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -59,3 +59,13 @@ def test_what_is_typed_since_the_restore_stays_and_the_rest_comes_back() -> None
 def test_a_later_version_of_what_went_lacks_nothing() -> None:
     row = replace(ROW, queued_versions=kept({SENT_AT, LATE}))
     assert with_what_went(row, SENT) == row.data
+
+
+@pytest.mark.parametrize(("versions", "descended"), [(31, False), (32, True), (33, True)])
+def test_what_was_queued_more_often_than_is_kept_is_no_row_of_a_backup(versions: int, descended: bool) -> None:
+    later = [SENT_AT + timedelta(seconds=number) for number in range(1, versions + 1)]
+    row = replace(ROW, version=later[-1], queued_versions=",".join(map(stamp, later[-32:])))
+    assert descends(row, SENT) is descended
+    # A backup of a full list, queued once more: what was carried in between is not in it.
+    row = replace(row, queued_versions=",".join(stamp(SENT_AT - timedelta(seconds=n)) for n in range(32, 0, -1)))
+    assert not descends(row, SENT)
