@@ -16,7 +16,7 @@ from psycopg import sql
 
 from bench import records
 from bench.process import await_that, environment, run
-from worker.embedded import EmbeddedServer
+from worker.demo.embedded import EmbeddedServer
 
 NEON_VERSION, SUPABASE_VERSION = 18, 16
 SETTINGS = {

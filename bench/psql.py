@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.lab import NEON_VERSION
 from bench.process import Failed, TimedOut
-from worker.embedded import binaries
+from worker.demo.embedded import binaries
 
 PATIENCE = 1800.0
 """Seconds after which a pipe is given up."""

@@ -9,10 +9,10 @@ import time
 
 import structlog
 
-from worker.bridge import open_bridge
-from worker.entities import COMPANY
-from worker.pull import pull
+from worker.entities.declaration import COMPANY
 from worker.settings import load_settings
+from worker.sync.databases import open_bridge
+from worker.sync.pull import pull
 
 
 async def _main() -> None:

@@ -73,7 +73,7 @@ def _compare(pair: Pair, rows: int, *, snapshots: bool) -> None:
 class TenMore:
     """A process that pulls when it is told to, on ``rows`` companies that are there already; a context manager.
 
-    The time is that of :func:`worker.pull.pull` itself: the start of a process would hide the ratio.
+    The time is that of :func:`worker.sync.pull.pull` itself: the start of a process would hide the ratio.
     """
 
     def __init__(self, lab: Lab, rows: int) -> None:

@@ -31,8 +31,8 @@ from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 from steps import Steps
 
-from worker.embedded import EmbeddedServer
-from worker.schema import files
+from worker.demo.embedded import EmbeddedServer
+from worker.operate.setup import files
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = (16, 18)

@@ -17,8 +17,8 @@ from oracle import check
 from proxy import Proxy
 from records import add_companies, company, complete, edit, invalid, ledger, master, work
 
-from worker.aside import Aside, Why
-from worker.faults import pauses
+from worker.domain.aside import Aside, Why
+from worker.postgres.errors import pauses
 
 
 @pytest.fixture

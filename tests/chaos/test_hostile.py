@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 from records import add_companies, add_people, company, complete, invalid, ledger, master, person, work
 
-from worker.door import CONNECTIONS, _names_this_machine
-from worker.entities import COMPANY, ENTITIES
-from worker.history import _plain
-from worker.listener import _entity_in
-from worker.merge import merge
-from worker.rules import CompanyRules, PeopleRules
+from worker.daemon.listener import _entity_in
+from worker.domain.merge import merge
+from worker.domain.rules import CompanyRules, PeopleRules
+from worker.entities.declaration import COMPANY, ENTITIES
+from worker.observe.host_guard import CONNECTIONS, _names_this_machine
+from worker.operate.history import _plain
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

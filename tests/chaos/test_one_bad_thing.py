@@ -26,10 +26,10 @@ from records import (
 )
 from steps import Steps
 
-from worker.aside import Why
-from worker.bridge import Bridge
-from worker.entities import COMPANY
-from worker.workspace import claim
+from worker.domain.aside import Why
+from worker.entities.declaration import COMPANY
+from worker.supabase.queue import claim
+from worker.sync.databases import Bridge
 
 
 @pytest.fixture

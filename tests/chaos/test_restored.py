@@ -29,10 +29,10 @@ from records import (
     work,
 )
 
-from worker.database import COMMIT, Database, begin, send
-from worker.entities import COMPANY
-from worker.faults import Restored
-from worker.retention import prune
+from worker.entities.declaration import COMPANY
+from worker.postgres.errors import Restored
+from worker.postgres.pool import COMMIT, Database, begin, send
+from worker.sync.prune import prune
 
 
 @pytest.fixture

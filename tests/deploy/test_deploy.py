@@ -8,11 +8,12 @@ import pytest
 from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker import doctor, pull
-from worker import monitor as monitor_module
-from worker.metrics import PREFIX
-from worker.monitor import Monitor
+from worker.observe import monitor as monitor_module
+from worker.observe.metrics import PREFIX
+from worker.observe.monitor import Monitor
+from worker.operate import doctor
 from worker.settings import SECRETS, Settings
+from worker.sync import pull
 
 DEPLOY = ROOT / "deploy"
 KEYWORDS = {"instance", "job", "le"}  # labels that Prometheus adds

@@ -19,7 +19,7 @@ from base_system import Unavailable, base, copy_sources, program
 from conftest import PATIENCE, ROOT, connect
 from records import Connection, add_companies, company, complete, master
 
-from worker.embedded import EmbeddedUnavailable, binaries
+from worker.demo.embedded import EmbeddedUnavailable, binaries
 
 UNITS = [ROOT / "deploy" / "systemd" / name for name in ("enrichment-worker.service", "enrichment-worker@.service")]
 WORKER, INSTANCES = "enrichment-worker", ("enrichment-worker@8081", "enrichment-worker@8082")

@@ -25,7 +25,7 @@ from records import (
     work,
 )
 
-from worker.model import utc
+from worker.domain.model import utc
 
 WORKSPACE = "public.company_needs_enrichment"
 
@@ -444,9 +444,9 @@ def test_the_setups_own_view_and_triggers_make_room_for_a_mend(cli, prepared, ne
                      "DROP TRIGGER enrichment_notify_insert ON company_needs_enrichment;"
                      "ALTER TABLE company_needs_enrichment ALTER COLUMN pushed_to_neon_at TYPE DATE")  # fmt: skip
     # As release 0.1.0 left it: its setup did not look at types.
-    from worker import schema
+    from worker.operate import setup
 
-    for path in schema.files("Supabase"):
+    for path in setup.files("Supabase"):
         supabase.execute(path.read_text())
     lines = cli("setup").stderr.splitlines()
     assert len(lines) == 2, lines

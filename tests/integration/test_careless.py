@@ -12,11 +12,11 @@ from conftest import ROOT, Daemon, _environment
 from psycopg import sql
 from records import add_companies, add_master, company, complete, invalid, ledger, master, work
 
-from worker.bridge import open_bridge
-from worker.entities import COMPANY
-from worker.model import Data, Verdict
+from worker.domain.model import Data, Verdict
+from worker.entities.declaration import COMPANY
 from worker.settings import load_settings
-from worker.stages import Pushed, push
+from worker.sync.databases import open_bridge
+from worker.sync.stages import Pushed, push
 
 
 @pytest.fixture

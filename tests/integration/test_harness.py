@@ -15,8 +15,8 @@ import psycopg
 import pytest
 from conftest import ROOT, VERSIONS, _environment, connect
 
-from worker import embedded
-from worker.embedded import EmbeddedServer, EmbeddedUnavailable, binaries
+from worker.demo import embedded
+from worker.demo.embedded import EmbeddedServer, EmbeddedUnavailable, binaries
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=[f"pg{version}" for version in VERSIONS])
@@ -108,7 +108,7 @@ def test_a_server_that_is_closed_before_it_starts_leaves_nothing() -> None:
 @pytest.mark.parametrize("blow", [signal.SIGTERM, signal.SIGKILL])
 def test_it_dies_with_the_process_that_started_it(blow, eventually) -> None:
     script = (
-        "import sys; from worker.embedded import EmbeddedServer; one = EmbeddedServer(18); one.start();"
+        "import sys; from worker.demo.embedded import EmbeddedServer; one = EmbeddedServer(18); one.start();"
         "print(one.url(), one.folder, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

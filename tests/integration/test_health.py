@@ -18,21 +18,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
 
-from worker import database
-from worker import page as page_module
-from worker import recent as recent_module
-from worker.bridge import open_bridge
-from worker.delivery import Tally, deliver
-from worker.door import CONNECTIONS
-from worker.entities import ENTITIES
-from worker.faults import sort_of
-from worker.feed import BACKLOG, WATCHERS
-from worker.metrics import PREFIX, Metrics
-from worker.model import Told
-from worker.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
-from worker.pulled import Pulled
-from worker.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
+from worker.domain import recent as recent_module
+from worker.domain.model import Told
+from worker.domain.pulled import Pulled
+from worker.domain.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
+from worker.entities.declaration import ENTITIES
+from worker.observe import page as page_module
+from worker.observe.broadcast import BACKLOG, WATCHERS
+from worker.observe.host_guard import CONNECTIONS
+from worker.observe.metrics import PREFIX, Metrics
+from worker.observe.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
+from worker.postgres import pool
+from worker.postgres.errors import sort_of
 from worker.settings import load_settings
+from worker.sync.databases import open_bridge
+from worker.sync.deliver import Tally, deliver
 
 ADDRESSES = ("/healthz", "/readyz", "/metrics", "/status.json", "/")
 STATES = {
@@ -731,7 +731,7 @@ def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monke
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     sent = []
-    exchange = database.exchange
+    exchange = pool.exchange
 
     async def counted(connection, statements):
         sent.append(connection.info.dbname)
@@ -740,7 +740,7 @@ def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monke
     async def deliver_one_batch() -> Tally:
         async with open_bridge(load_settings()) as bridge:
             # Each exchange is one trip there and back: test_bench counts it on the links themselves.
-            monkeypatch.setattr(database, "exchange", counted)
+            monkeypatch.setattr(pool, "exchange", counted)
             return await deliver(bridge, ENTITIES["company"])
 
     done = anyio.run(deliver_one_batch)

@@ -22,15 +22,17 @@ from psycopg import sql
 from records import add_companies, company, edit, invalid, ledger, work
 from structlog.testing import capture_logs
 
-from worker import horizon, open_transactions, workspace
-from worker.bridge import open_bridge
-from worker.embedded import EmbeddedServer
-from worker.entities import COMPANY
-from worker.horizon import Horizon, Look, Open, Since
-from worker.open_transactions import changed
-from worker.pull import pull
-from worker.pulled import Pulled
+from worker.demo.embedded import EmbeddedServer
+from worker.domain import horizon
+from worker.domain.horizon import Horizon, Look, Open, Since
+from worker.domain.pulled import Pulled
+from worker.entities.declaration import COMPANY
+from worker.neon import open_transactions
+from worker.neon.open_transactions import changed
 from worker.settings import load_settings
+from worker.supabase import queue
+from worker.sync.databases import open_bridge
+from worker.sync.pull import pull
 
 LONG_AGO = datetime(2025, 1, 1)
 ROLE = "enrichment_worker"
@@ -590,14 +592,14 @@ def test_a_record_that_comes_back_in_the_moment_of_its_withdrawal_keeps_its_row(
     add_companies(neon, 1, 2, updated_at=LONG_AGO)
     pulled()
     neon.execute("DELETE FROM marketing.company_invalid")
-    lock = workspace.lock
+    lock = queue.lock
 
-    async def late(*arguments: Any, **options: Any) -> dict[str, workspace.Row]:
+    async def late(*arguments: Any, **options: Any) -> dict[str, queue.Row]:
         if invalid(neon, company(1)) is None:
             add_companies(neon, 1, updated_at=LONG_AGO)
         return await lock(*arguments, **options)
 
-    monkeypatch.setattr(workspace, "lock", late)
+    monkeypatch.setattr(queue, "lock", late)
     assert pulled(full=True).withdrawn == 1
     assert work(supabase, company(1))["enrichment_status"] == "pending"
     assert ledger(neon, company(1)) == []

@@ -22,9 +22,9 @@ import pytest
 from conftest import PATIENCE, ROOT, _environment
 from records import add_companies, company, complete, work
 
-from worker import output, telemetry
-from worker.faults import with_database
-from worker.supervisor import Supervisor
+from worker.daemon.systemd import Supervisor
+from worker.observe import logs, output
+from worker.postgres.errors import with_database
 
 pytestmark = pytest.mark.one_version
 
@@ -281,7 +281,7 @@ def test_warnings_and_what_nobody_caught_are_lines_of_the_log_too() -> None:
 @pytest.mark.parametrize("address", ["postgresql://ana:hush-3b@db.example/neon", "host=db.example password=hush-3b",
                                      "host=db.example password = 'hush-3b x'"])  # fmt: skip
 def test_a_password_is_masked_in_whatever_is_logged_or_told(address: str) -> None:
-    said = telemetry._no_password(None, "info", {"event": "library", "message": f"no route to {address}"})
+    said = logs._no_password(None, "info", {"event": "library", "message": f"no route to {address}"})
     # /readyz, the page and a command's stderr have it from there.
     told = with_database(OSError(f"no route to {address}"))
     for text in (said["message"], told):

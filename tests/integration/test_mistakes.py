@@ -23,8 +23,8 @@ from records import (
     work,
 )
 
-from worker.entities import COMPANY, PEOPLE
-from worker.model import stamp
+from worker.domain.model import stamp
+from worker.entities.declaration import COMPANY, PEOPLE
 
 WAITING = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 GATE = "SELECT pg_advisory_lock(7)"

@@ -25,14 +25,15 @@ from records import (
 )
 from steps import Steps
 
-from worker import telling, workspace
-from worker.delivery import deliver
-from worker.entities import COMPANY, PEOPLE
-from worker.hearing import tell_missed
-from worker.judging import judge
-from worker.model import Receipt, new_run_id
-from worker.neon import Run
-from worker.settling import settle_batch
+from worker.domain.model import Receipt, new_run_id
+from worker.entities.declaration import COMPANY, PEOPLE
+from worker.neon.invalid import Run
+from worker.supabase import queue
+from worker.sync import acknowledge
+from worker.sync.deliver import deliver
+from worker.sync.hearing import tell_missed
+from worker.sync.judging import judge
+from worker.sync.settling import settle_batch
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY
     async def work_(bridge) -> list[Receipt | None]:
         async with bridge.neon.connection() as there:
             async with bridge.supabase.connection() as here:
-                batch = await workspace.claim(here, entity, 10)
+                batch = await queue.claim(here, entity, 10)
             between()  # the claim is gone with its connection: the row may be edited
             for delivery in batch:
                 judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
@@ -225,13 +226,13 @@ def test_who_takes_his_row_back_while_replies_are_told_one_by_one_hears_of_it(
     supabase.execute("ALTER TABLE company_needs_enrichment ADD CHECK (neon_id <> 2 OR pushed_to_neon_at IS NULL)")
     for number in (1, 2):
         complete(supabase, company(number), website="good.example")
-    apart = telling._tell_apart
+    apart = acknowledge._tell_apart
 
     async def late(*arguments):
         edit(supabase, company(1), enrichment_status="in_progress")
         return await apart(*arguments)
 
-    monkeypatch.setattr(telling, "_tell_apart", late)
+    monkeypatch.setattr(acknowledge, "_tell_apart", late)
     missed = steps.deliver().missed
     assert work(supabase, company(1))["promoted_at"] is None
     assert company(1) in missed

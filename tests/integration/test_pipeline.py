@@ -11,9 +11,9 @@ import pytest
 from psycopg import sql
 from psycopg.adapt import Loader
 
-from worker.database import COMMIT, Database, begin, send, within
-from worker.faults import Kind, kind_of
-from worker.pipeline import PREPARE_AFTER, exchange
+from worker.postgres.errors import Kind, kind_of
+from worker.postgres.pipeline import PREPARE_AFTER, exchange
+from worker.postgres.pool import COMMIT, Database, begin, send, within
 
 MEGABYTES = 8
 

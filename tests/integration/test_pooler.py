@@ -12,10 +12,10 @@ from backlog import fill, flip, settled
 from oracle import check
 from records import add_people, add_slot, company, complete, person, work
 
-from worker import listener
-from worker.database import COMMIT, Database, begin, connect, send
-from worker.pipeline import PREPARE_AFTER
-from worker.workspace import CHANNEL
+from worker.daemon import listener
+from worker.postgres.pipeline import PREPARE_AFTER
+from worker.postgres.pool import COMMIT, Database, begin, connect, send
+from worker.supabase.queue import CHANNEL
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 

@@ -11,7 +11,7 @@ from conftest import connect
 from copies import Copy
 from records import add_companies, add_master, add_people, add_slot, company, complete, master, person, work
 
-from worker.parts import LOGGED, MOST_REFUSED
+from worker.supabase.parts import LOGGED, MOST_REFUSED
 
 BEHIND = re.compile(r"public\.company_needs_enrichment has rows up to id (\d+), and its sequence goes on with \d+.*"
                     r"(SELECT setval\('.*'\, \(SELECT max\(id\) FROM public\.company_needs_enrichment\)\);)")  # fmt: skip

@@ -13,7 +13,7 @@ from findings import findings
 from psycopg import sql
 from records import add_companies, company, complete, work
 
-from worker.hints import hint, reach_hint
+from worker.postgres.hints import hint, reach_hint
 
 pytestmark = pytest.mark.one_version
 

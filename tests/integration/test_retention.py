@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from records import add_companies, company, complete, edit, ledger, master, work
 
-from worker.entities import COMPANY
-from worker.retention import prune
+from worker.entities.declaration import COMPANY
+from worker.sync.prune import prune
 
 
 def as_the_worker(supabase, statement: str) -> None:

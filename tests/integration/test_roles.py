@@ -28,16 +28,16 @@ from records import (
     work,
 )
 
-from worker import bridge as bridges
-from worker import outbox
-from worker.delivery import deliver
-from worker.entities import COMPANY, PEOPLE, Table
-from worker.history import history
-from worker.privileges import needs
-from worker.pull import pull
+from worker.entities.declaration import COMPANY, PEOPLE, Table
+from worker.operate.history import history
+from worker.operate.privileges import needs
+from worker.operate.status import read_status
 from worker.settings import load_settings
-from worker.status import read_status
-from worker.undo import Undone, undo
+from worker.supabase import outbox
+from worker.sync import databases as bridges
+from worker.sync.deliver import deliver
+from worker.sync.pull import pull
+from worker.sync.undo import Undone, undo
 
 ROLE = "enrichment_worker"
 SIDES = ("Neon", "Supabase")

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from conftest import connect
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
-from worker import schema
+from worker.operate import setup as schema
 
 GUIDE_WORKSPACE = """
 CREATE TABLE company_needs_enrichment (

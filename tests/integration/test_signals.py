@@ -227,7 +227,7 @@ def test_a_second_ctrl_c_waits_for_nothing(filled, databases, env, tmp_path, neo
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("module", ["click", "psycopg.pq", "pydantic", "worker.model"])
+@pytest.mark.parametrize("module", ["click", "psycopg.pq", "pydantic", "worker.domain.model"])
 def test_ctrl_c_while_it_is_being_loaded_leaves_no_traceback(env, tmp_path, module) -> None:
     """Python tells of each module that it has loaded. What comes before the worker's own first line is Python's."""
     with _started({**env, "PYTHONPROFILEIMPORTTIME": "1"}, tmp_path, "doctor") as process:

@@ -12,12 +12,15 @@ import pytest
 from psycopg import sql
 from records import add_companies, company, complete, edit, work
 
-from worker import database, settlement, staging, workspace
-from worker.bridge import open_bridge
-from worker.delivery import deliver
-from worker.entities import ENTITIES
-from worker.pull import pull
+from worker.entities.declaration import ENTITIES
+from worker.neon import settle
+from worker.postgres import pool
 from worker.settings import load_settings
+from worker.supabase import queue
+from worker.sync import staging
+from worker.sync.databases import open_bridge
+from worker.sync.deliver import deliver
+from worker.sync.pull import pull
 
 RECORDS = 200
 """Looping once over a batch for each of its records would compare 40,000 times."""
@@ -34,7 +37,7 @@ def settings(prepared, env, monkeypatch):
 def plans(monkeypatch):
     """The plans, with counts, of the statements that begin so; each is explained, rolled back, then executed."""
     found = []
-    honest = database.send
+    honest = pool.send
 
     async def send(connection, *steps, **options):
         cursors = []
@@ -48,7 +51,7 @@ def plans(monkeypatch):
             cursors += await honest(connection, (statement, params), **options)
         return cursors
 
-    for module in (settlement, staging):
+    for module in (settle, staging):
         monkeypatch.setattr(module, "send", send)
     return found
 
@@ -101,11 +104,11 @@ def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
     assert cli("pull").returncode == 0
     complete(supabase, company(1), website="https://before.example")
 
-    async def lock_while_edited() -> workspace.Row:
+    async def lock_while_edited() -> queue.Row:
         async with open_bridge(settings) as bridge, bridge.supabase.connection() as here:
             with psycopg.connect(databases.supabase_url) as enricher:
                 edit(enricher, company(1), website="https://after.example")
-                locking = asyncio.create_task(workspace.lock(here, ENTITIES["company"], [company(1)]))
+                locking = asyncio.create_task(queue.lock(here, ENTITIES["company"], [company(1)]))
                 waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
                 await asyncio.to_thread(eventually, lambda: supabase.execute(waits).fetchone() is not None)
             return (await locking)[company(1)]
@@ -130,7 +133,7 @@ def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
 
     async def read_by_a_claim() -> tuple[int, int]:
         async with open_bridge(settings) as bridge, bridge.supabase.connection() as here:
-            batch = await workspace.claim(here, ENTITIES["company"], 10)
+            batch = await queue.claim(here, ENTITIES["company"], 10)
             cursor = await here.execute(
                 "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_xact_user_tables"
                 " WHERE relname = 'company_needs_enrichment'"
@@ -147,11 +150,11 @@ def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
 def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whole(prepared, settings) -> None:
     """What is prepared is planned once, maybe with three rows there, and used with a million."""
 
-    async def plan(side: database.Database, statement: sql.SQL, planner: tuple[str, ...]) -> str:
+    async def plan(side: pool.Database, statement: sql.SQL, planner: tuple[str, ...]) -> str:
         names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement.as_string())))
         text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement.as_string())
         async with side.connection() as connection:
-            await database.send(connection, *database.begin(planner=planner))
+            await pool.send(connection, *pool.begin(planner=planner))
             found = connection.pgconn.exec_(f"EXPLAIN (GENERIC_PLAN) {text.replace('%%', '%')}".encode())
             assert found.ntuples, found.error_message
             return "\n".join(found.get_value(row, 0).decode() for row in range(found.ntuples))
@@ -162,11 +165,11 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
             for name, entity in ENTITIES.items():
                 how = bridge.settlements[name]
                 for what, statement in (("i", how.lock_invalid), ("m", how.lock_master), ("settle", how.settle)):
-                    found[f"{name}: {what}"] = await plan(bridge.neon, statement, settlement.PLANNER)
+                    found[f"{name}: {what}"] = await plan(bridge.neon, statement, settle.PLANNER)
                 for what, step in (
-                    ("claim", workspace._claim(entity, "work")), ("acknowledge", workspace._acknowledge(entity))
+                    ("claim", queue._claim(entity, "work")), ("acknowledge", queue._acknowledge(entity))
                 ):  # fmt: skip
-                    found[f"{name}: {what}"] = await plan(bridge.supabase, step, workspace._PLANNER)
+                    found[f"{name}: {what}"] = await plan(bridge.supabase, step, queue._PLANNER)
             return found
 
     for what, found in anyio.run(plans).items():

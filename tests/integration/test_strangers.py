@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from worker.metrics import Metrics
+from worker.observe.metrics import Metrics
 
 pytestmark = pytest.mark.one_version
 

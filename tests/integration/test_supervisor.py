@@ -13,14 +13,14 @@ import pytest
 from conftest import PATIENCE, ROOT, Daemon
 from records import add_companies
 
-from worker import supervisor as module
-from worker.bridge import open_bridge
-from worker.entities import ENTITIES
-from worker.monitor import STALLED_SECONDS, Monitor
-from worker.pull import pull
-from worker.puller import _Turns
+from worker.daemon import systemd as module
+from worker.daemon.puller import _Turns
+from worker.daemon.systemd import STATUS_EVERY, Supervisor
+from worker.entities.declaration import ENTITIES
+from worker.observe.monitor import STALLED_SECONDS, Monitor
 from worker.settings import Settings
-from worker.supervisor import STATUS_EVERY, Supervisor
+from worker.sync.databases import open_bridge
+from worker.sync.pull import pull
 
 BEAT = 0.4
 """Seconds of the watchdog; word comes twice in it."""

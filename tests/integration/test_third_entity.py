@@ -9,13 +9,13 @@ import pytest
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
-from worker import bridge as bridges
-from worker.delivery import deliver
-from worker.entities import ENTITIES, Entity, Table
-from worker.pull import pull
-from worker.rules import RecordRules
+from worker.domain.rules import RecordRules
+from worker.entities.declaration import ENTITIES, Entity, Table
 from worker.settings import load_settings
-from worker.stages import revalidate
+from worker.sync import databases as bridges
+from worker.sync.deliver import deliver
+from worker.sync.pull import pull
+from worker.sync.stages import revalidate
 
 SHOP = "04.04.09.01.00001.001"
 OTHER = "04.04.09.01.00002.001"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from records import add_master, add_people, add_slot, company, complete, ledger, master, person, work
 
-from worker import neon as neon_module
-from worker import waking
-from worker.waking import CORRECTED, PAGE
+from worker.neon import invalid as neon_module
+from worker.sync import waking
+from worker.sync.waking import CORRECTED, PAGE
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 from receiver import Receiver
 from records import add_companies, add_people, company, complete, person, work
 
-from worker.embedded import EmbeddedServer
-from worker.outbox import OutcomesEvent, PullEvent, schema
+from worker.demo.embedded import EmbeddedServer
+from worker.supabase.outbox import OutcomesEvent, PullEvent, schema
 
 EVENTS: TypeAdapter[OutcomesEvent | PullEvent] = TypeAdapter(OutcomesEvent | PullEvent)
 
@@ -70,7 +70,7 @@ def test_outcomes_and_pulls_are_posted_as_the_schema_says(filled, daemon, receiv
 
 def test_the_schema_in_deploy_is_that_of_the_events() -> None:
     stored = json.loads((Path(ROOT) / "deploy" / "webhook.schema.json").read_text())
-    assert stored == schema(), "write it anew: python -m worker.outbox > deploy/webhook.schema.json"
+    assert stored == schema(), "write it anew: python -m worker.supabase.outbox > deploy/webhook.schema.json"
 
 
 @pytest.mark.parametrize("status", [500, 302, 404])

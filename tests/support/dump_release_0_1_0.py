@@ -45,7 +45,7 @@ from records import (
 )
 from release_0_1_0 import COMMIT, COMPANIES, DATA, PEOPLE, checkout, co, connect, number_of, pe, start
 
-from worker.embedded import EmbeddedServer
+from worker.demo.embedded import EmbeddedServer
 
 # Python imports a module of this name by itself where it finds one. `HOLD` is a part of the statement before which the
 # process is killed, when so many tasks have come to one.

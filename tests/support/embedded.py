@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from worker.embedded import EmbeddedServer
+from worker.demo.embedded import EmbeddedServer
 
 _SHARED = Path("/dev/shm")
 ROOM = 4 * 1024**3

@@ -14,7 +14,7 @@ from typing import Any
 
 from oracle import Known
 
-from worker.entities import ENTITIES, Entity
+from worker.entities.declaration import ENTITIES, Entity
 
 DERIVED = {"domain", "full_name", "first_name", "last_name"}
 """Columns that normalising fills in from others."""

@@ -196,8 +196,8 @@ class Fork:
 
 
 def _serve(link: socket.socket) -> NoReturn:
-    import worker.cli
-    import worker.daemon  # noqa: F401 - loaded once, for all
+    import worker.cli.main
+    import worker.daemon.run  # noqa: F401 - loaded once, for all
 
     gc.collect()
     gc.freeze()
@@ -237,7 +237,7 @@ def _become(asked: dict[str, Any], fds: list[int]) -> NoReturn:
         os.chdir(asked["folder"])
         sys.argv = ["enrichment-worker", *asked["command"]]
         random.seed()  # no child pauses as its siblings do
-        from worker.cli import main
+        from worker.cli.main import main
 
         main()
     except SystemExit as end:

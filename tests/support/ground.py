@@ -11,7 +11,7 @@ from embedded import embedded
 from forks import Nursery
 from psycopg import sql
 
-from worker.schema import files
+from worker.operate.setup import files
 
 ROLE = "enrichment_worker"
 SIDES = ("Neon", "Supabase")

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 from records import Connection
 
-from worker.entities import COMPANY, Entity, data_of
+from worker.entities.declaration import COMPANY, Entity, data_of
 
 # One row for each key that any table knows. A promotion stands that was not undone.
 _NEON = """

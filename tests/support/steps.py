@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
-from worker import stages
-from worker.bridge import Bridge, open_bridge
-from worker.delivery import Tally, deliver
-from worker.entities import ENTITIES
-from worker.pull import pull
-from worker.pulled import Pulled
-from worker.revalidation import Judged
+from worker.domain.pulled import Pulled
+from worker.entities.declaration import ENTITIES
 from worker.settings import load_settings
-from worker.undo import Undone, undo
+from worker.sync import stages
+from worker.sync.databases import Bridge, open_bridge
+from worker.sync.deliver import Tally, deliver
+from worker.sync.pull import pull
+from worker.sync.revalidate import Judged
+from worker.sync.undo import Undone, undo
 
 if TYPE_CHECKING:
     from conftest import Databases

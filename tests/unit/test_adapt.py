@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from worker import adapt
-from worker.model import Action
+from worker.domain.model import Action
+from worker.postgres import adapt
 
 
 def nested(deep: int) -> Any:

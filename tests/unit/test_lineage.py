@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from worker.lineage import descends, is_older, with_what_went
-from worker.model import Delivery, Sent, stamp
+from worker.domain.lineage import descends, is_older, with_what_went
+from worker.domain.model import Delivery, Sent, stamp
 
 EARLY, SENT_AT, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2), datetime(2026, 1, 3)
 ROW = Delivery(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.merge import merge
-from worker.model import Conflict
+from worker.domain.merge import merge
+from worker.domain.model import Conflict
 
 EARLY, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2)
 BASE = {"name": "Alder", "website": None, "phone": "1"}

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.entities import COMPANY, PEOPLE
-from worker.model import Data, Verdict
-from worker.rules import CompanyRules, PeopleRules, RecordRules
-from worker.values import split_name
+from worker.domain.model import Data, Verdict
+from worker.domain.normalise import split_name
+from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.entities.declaration import COMPANY, PEOPLE
 
 GOOD_COMPANY: Data = {
     **dict.fromkeys(COMPANY.columns),

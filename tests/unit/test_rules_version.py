@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from worker.entities import COMPANY, PEOPLE
-from worker.rules import CompanyRules, PeopleRules, RecordRules
+from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.entities.declaration import COMPANY, PEOPLE
 
 NAMES = (
     None, "", " ", "A", "Ab", "Abc", "Alder Works", "test", "TEST", "n/a", "N/A", "none", "null", "example", " Alder ",

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker import values
-from worker.rules import CompanyRules, PeopleRules, RecordRules
-from worker.values import host_name, split_name, trim
+from worker.domain import normalise
+from worker.domain.normalise import host_name, split_name, trim
+from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
 
 COMPANY = {"company_name": "Alder Works", "website": "https://alder.example"}
 PERSON = {"full_name": "Robin Alder", "email": "robin@alder.example"}
@@ -49,7 +49,7 @@ HOSTS = ["alder.example", "Alder.example", "www.alder.example", "xn--fa-hia.exam
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_plain_web_address_is_read_as_any_other(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = values._web_address.__wrapped__
+    read = normalise._web_address.__wrapped__
     ways = [
         f"{scheme}{host}{port}{rest}"
         for scheme in ("", "http://", "https://", "HTTPS://", "ftp://")
@@ -57,7 +57,7 @@ def test_a_plain_web_address_is_read_as_any_other(host: str, monkeypatch: pytest
         for rest in ("", "/", "/a/B?c=d@e#f", "?a=b", "/a b", "/\u200b", "/é")
     ]
     at_once = {way: read(way) for way in ways}
-    monkeypatch.setattr(values, "_PLAIN_URL", re.compile("(?!)"))
+    monkeypatch.setattr(normalise, "_PLAIN_URL", re.compile("(?!)"))
     assert at_once == {way: read(way) for way in ways}
     assert host != "alder.example" or sum(address is not None for address in at_once.values()) > 20
 
@@ -144,8 +144,8 @@ def test_what_is_no_rfc_5322_address_is_refused(email: str) -> None:
 def test_the_length_of_an_email_is_that_of_its_octets() -> None:
     host = ".".join(["ü" * 40] * 3) + ".example"
     assert host_name(host) is not None, "DNS takes it"
-    assert values.is_email(f"robin@{host}") is False, "254 octets at most: RFC 5321, and these are as many letters"
-    assert values.is_email(f"robin@{host.replace('ü', 'u')}")
+    assert normalise.is_email(f"robin@{host}") is False, "254 octets at most: RFC 5321, and these are as many letters"
+    assert normalise.is_email(f"robin@{host.replace('ü', 'u')}")
 
 
 def test_only_the_domain_of_an_email_is_lower_cased() -> None:
@@ -197,11 +197,11 @@ def test_a_host_name_is_its_own_host_name(text: str) -> None:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.from_regex(values._NORTH_AMERICAN, fullmatch=True), st.sampled_from(["US", "DE"]))
+@given(st.from_regex(normalise._NORTH_AMERICAN, fullmatch=True), st.sampled_from(["US", "DE"]))
 def test_the_short_way_for_phones_is_the_librarys(phone: str, region: str) -> None:
-    short, values._NORTH_AMERICAN = values._NORTH_AMERICAN, re.compile("(?!)")
+    short, normalise._NORTH_AMERICAN = normalise._NORTH_AMERICAN, re.compile("(?!)")
     try:
-        long_way = values.e164.__wrapped__(phone, region)
+        long_way = normalise.e164.__wrapped__(phone, region)
     finally:
-        values._NORTH_AMERICAN = short
-    assert values.e164.__wrapped__(phone, region) == long_way
+        normalise._NORTH_AMERICAN = short
+    assert normalise.e164.__wrapped__(phone, region) == long_way

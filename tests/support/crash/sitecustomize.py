@@ -11,9 +11,12 @@ from typing import Any
 number, _, when = os.environ.get("CRASH_AT", "").partition(":")
 
 if number:
-    from worker import database, settlement, telling, workspace
+    from worker.neon import settle
+    from worker.postgres import pool
+    from worker.supabase import queue
+    from worker.sync import acknowledge
 
-    honest = database.send
+    honest = pool.send
     seen: dict[Any, int] = {}
     """Statements of each task that claimed companies; the other entity's courier does not count."""
 
@@ -34,6 +37,6 @@ if number:
                 os.kill(os.getpid(), signal.SIGKILL)
         return cursors
 
-    for module in (settlement, telling, workspace):
+    for module in (settle, acknowledge, queue):
         assert module.send is honest
         module.send = send  # type: ignore[attr-defined]

@@ -7,7 +7,8 @@ from typing import Any
 
 import anyio
 
-from worker import monitor, position
+from worker.observe import monitor
+from worker.supabase import position
 
 honest = position.due
 turns: list[None] = []

@@ -1,0 +1,1 @@
+"""The process that runs: its loops, its start and stop, what it tells systemd and n8n."""

@@ -1,0 +1,67 @@
+"""How ``run`` comes to its databases: at once or not at all by hand, with patience under a supervisor."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import anyio
+import structlog
+
+from worker.daemon.systemd import Supervisor
+from worker.postgres.errors import Storm, pauses
+from worker.settings import Settings
+from worker.sync.databases import Bridge, Unreachable, open_bridge
+
+log = structlog.get_logger("worker.daemon")
+
+START_PATIENCE = 300.0
+"""So many seconds a supervised start waits for a database. Then it ends, and the supervisor begins it anew with the
+addresses as they are by then: a wrong password cannot be told from an outage by its code."""
+TRY_SECONDS = 90.0
+"""One try to reach both databases, and the pause before it, take less."""
+
+
+async def reach(
+    settings: Settings, supervisor: Supervisor, signals: AsyncIterator[signal.Signals], stack: AsyncExitStack
+) -> Bridge | None:
+    """Open both databases for as long as the stack is; None where a signal came first.
+
+    Raises:
+        Unreachable: there is no supervisor, or its patience is at an end.
+    """
+    bridge: Bridge | None = None
+    called_off = False
+    deadline, waits, storm = time.monotonic() + START_PATIENCE, pauses(), Storm()
+
+    async def heed(scope: anyio.CancelScope) -> None:
+        nonlocal called_off
+        await anext(signals)
+        called_off = True
+        scope.cancel()
+
+    async with anyio.create_task_group() as starting:
+        starting.start_soon(heed, starting.cancel_scope)
+        reason = "both databases are being reached"
+        while bridge is None:
+            supervisor.waiting(reason, TRY_SECONDS)
+            try:
+                bridge = await stack.enter_async_context(open_bridge(settings))
+            except* Unreachable as errors:
+                if not supervisor or time.monotonic() > deadline:
+                    raise
+                reason, pause = _first(errors), next(waits)
+                if (times := storm.seen(reason)) is not None:
+                    log.warning("worker.waiting", error=reason, times=times, pause=round(pause, 2))
+                supervisor.waiting(reason, TRY_SECONDS)
+                await anyio.sleep(pause)
+        starting.cancel_scope.cancel()
+    return None if called_off else bridge
+
+
+def _first(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)

@@ -1,0 +1,219 @@
+"""Posts the events of the outbox to ``N8N_WEBHOOK_URL``: at least once, in order per entity, holding up nobody."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+import psycopg
+import structlog
+
+from worker.entities.declaration import Entity
+from worker.observe.monitor import Monitor
+from worker.postgres.errors import Storm, in_one_line, pauses
+from worker.postgres.pool import COMMIT, Connection, send
+from worker.settings import SettingsError
+from worker.supabase import outbox
+from worker.supabase.outbox import Held, Waiting
+from worker.sync.databases import Bridge
+
+log = structlog.get_logger("worker.webhook")
+
+POST_SECONDS = 10.0
+"""How long a receiver may take to answer; after that the event is posted again."""
+COUNT_PAUSE = 5.0
+"""Seconds between two counts of what waits, at least."""
+COUNT_SHARE = 50
+"""A count is followed by a pause this many times as long, however many wait."""
+LOOK_PAUSE = 1.0
+"""Seconds between two looks for an event that committed after later ones, while there are later ones to post."""
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Where events go. The address may be a secret: it is never shown, its host is."""
+
+    url: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def host(self) -> str:
+        """The host, fit for a log."""
+        return urlsplit(self.url).hostname or ""
+
+
+class NotPosted(Exception):
+    """The receiver did not take an event. The text says why, in one line."""
+
+    def __init__(self, reason: str, event: Waiting) -> None:
+        """Keep the event."""
+        super().__init__(reason)
+        self.event = event
+
+
+def new_client() -> httpx.AsyncClient:
+    """What posts; it heeds the environment's proxies and certificates.
+
+    Raises:
+        SettingsError: they cannot be used.
+    """
+    try:
+        return httpx.AsyncClient(follow_redirects=False, timeout=POST_SECONDS)
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        what = "set an http:// proxy" if isinstance(error, ImportError) else type(error).__name__
+        said = (
+            "N8N_WEBHOOK_URL: the environment's proxy (ALL_PROXY, HTTP_PROXY, HTTPS_PROXY) or certificates"
+            f" (SSL_CERT_FILE, SSL_CERT_DIR) cannot be used to post: {what}"
+        )
+        raise SettingsError([said]) from None
+
+
+async def post_events(
+    bridge: Bridge,
+    entity: Entity,
+    hook: Hook,
+    monitor: Monitor,
+    news: Callable[[], Awaitable[object]],
+    *,
+    every: float,
+) -> None:
+    """Post the events of an entity, for ever; what fails is tried again with growing pauses, for as long as it takes.
+
+    Args:
+        bridge: both databases; Neon is not asked.
+        entity: whose events.
+        hook: where they go.
+        monitor: told how it goes; a dead receiver is a warning, no reason not to be ready.
+        news: returns when there may be an event.
+        every: seconds after which to look without news: another worker may have died.
+    """
+    waits, storm = pauses(), Storm()
+    async with new_client() as client:
+        poster = _Poster(bridge, entity, hook, client)
+        while True:
+            with anyio.move_on_after(every):
+                await news()
+            while True:
+                try:
+                    posted = await poster.post()
+                except Held:
+                    break  # whether it goes well is his to say
+                except NotPosted as error:
+                    reason = str(error)
+                    monitor.not_posted(entity.name, reason, poster.pending, error.event.age)
+                except (psycopg.Error, OSError) as error:
+                    reason = in_one_line(error)
+                else:
+                    waits = pauses()
+                    monitor.posted(entity.name, poster.pending if posted else None)
+                    if not posted:
+                        break
+                    continue
+                pause = next(waits)
+                if (times := storm.seen(reason)) is not None:
+                    log.warning(
+                        "webhook.failed", entity=entity.name, host=hook.host, error=reason, times=times,
+                        pause=round(pause, 2),
+                    )  # fmt: skip
+                await anyio.sleep(pause)
+
+
+class _Poster:
+    """Posts the events of an entity one by one. What a post costs does not follow how many wait, or were posted."""
+
+    def __init__(self, bridge: Bridge, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> None:
+        self._bridge, self._entity, self._hook, self._client = bridge, entity, hook, client
+        self.pending = 0
+        """How many wait, as last counted, without those posted since."""
+        self._count_at = self._look_at = 0.0
+        self._last = 0
+        """The number of the event that was posted last."""
+
+    async def post(self) -> bool:
+        """Post the oldest event; False where none waits.
+
+        Raises:
+            NotPosted: it stays in the outbox.
+            psycopg.Error: it stays in the outbox, and may have been posted.
+            Held: another worker posts.
+        """
+        async with self._bridge.supabase.connection() as here:
+            event = await self._oldest(here)
+            if event is None:
+                self.pending = 0
+                return False
+            if (reason := await _post(self._bridge, event, self._hook, self._client)) == STOPPED:
+                return False
+            if reason:
+                await outbox.not_posted(here, event, reason)
+                await self._count(here)
+                raise NotPosted(reason, event)
+            await outbox.posted(here, event)
+            self._last = event.id
+            self.pending = max(0, self.pending - 1)
+            await self._count(here)
+        return True
+
+    async def _oldest(self, here: Connection) -> Waiting | None:
+        after = self._last if time.monotonic() < self._look_at else 0
+        event = await outbox.oldest(here, self._entity, after=after)
+        if event is None and after:
+            await send(here, COMMIT)
+            after, event = 0, await outbox.oldest(here, self._entity)
+        if not after:
+            self._look_at = time.monotonic() + LOOK_PAUSE
+        if event is None:
+            await send(here, COMMIT)
+        return event
+
+    async def _count(self, here: Connection) -> None:
+        began = time.monotonic()
+        if began >= self._count_at:
+            self.pending = await outbox.pending(here, self._entity)
+            took = time.monotonic() - began
+            self._count_at = began + took + max(COUNT_PAUSE, COUNT_SHARE * took)
+
+
+STOPPED = "the worker stops"
+
+
+async def _post(bridge: Bridge, event: Waiting, hook: Hook, client: httpx.AsyncClient) -> str:
+    """Post an event; returns why it was not taken, nothing where it was."""
+    headers = {"Content-Type": "application/json", "Idempotency-Key": event.event["id"]}
+    if hook.token:
+        headers["Authorization"] = f"Bearer {hook.token}"
+    reason = STOPPED
+    async with anyio.create_task_group() as posting:
+
+        async def give_up() -> None:
+            await bridge.stop.wait()
+            posting.cancel_scope.cancel()
+
+        posting.start_soon(give_up)
+        try:
+            with anyio.fail_after(POST_SECONDS):
+                content = json.dumps(event.event, separators=(",", ":"))
+                # The answer's body is nobody's business, and may be without end.
+                async with client.stream("POST", hook.url, content=content, headers=headers) as answer:
+                    reason = "" if answer.is_success else _in_words(answer.status_code)
+        except TimeoutError:
+            reason = f"no answer within {POST_SECONDS:.0f} s"
+        except Exception as error:  # noqa: BLE001 - what an address or an answer may do must not end the worker
+            reason = in_one_line(error) if str(error) else type(error).__name__
+        posting.cancel_scope.cancel()
+    return reason
+
+
+def _in_words(status: int) -> str:
+    if 300 <= status < 400:
+        return f"HTTP {status}: redirects are not followed, give the address it leads to"
+    if status in (401, 403):
+        return f"HTTP {status}: check N8N_WEBHOOK_TOKEN"
+    if status == 404:
+        return "HTTP 404: is the workflow active, and the address its production one?"
+    return f"HTTP {status}"

@@ -1,0 +1,97 @@
+"""The last hour in memory: what became of records, in buckets of ten seconds, and the latest one by one."""
+
+from __future__ import annotations
+
+import re
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from worker.domain.model import Told
+
+BUCKET_SECONDS = 10
+BUCKETS = 3600 // BUCKET_SECONDS
+LATEST = 100
+BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+"""Bounds of a delay, in seconds, as of the histogram in ``/metrics``."""
+_KEY = re.compile(r"[0-9A-Za-z._-]{1,64}")
+_CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+
+
+def shown_key(key: str) -> str:
+    """The key as a page may show it: one that is no id, typed into an import by hand, is not shown."""
+    return key if _KEY.fullmatch(key) else "(no valid key)"
+
+
+def shown_code(code: str | None) -> str:
+    """The reason code as a page may show it."""
+    return code if code and _CODE.fullmatch(code) else "OTHER"
+
+
+@dataclass
+class _Bucket:
+    start: int
+    """By the monotonic clock: the other one may jump."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    delays: Counter[int] = field(default_factory=Counter)
+    """Number of the bound → records."""
+
+
+class Recent:
+    """What became of records lately. Memory is bounded, whatever happens."""
+
+    def __init__(self) -> None:
+        self._buckets: deque[_Bucket] = deque(maxlen=BUCKETS)
+        self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
+
+    def add(self, entity: str, told: Sequence[Told]) -> list[dict[str, Any]]:
+        """Remember outcomes; returns the latest as the page shows them, latest last."""
+        now = time.time()
+        start = int(time.monotonic()) // BUCKET_SECONDS * BUCKET_SECONDS
+        if not self._buckets or self._buckets[-1].start != start:
+            self._buckets.append(_Bucket(start))
+        bucket = self._buckets[-1]
+        at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
+        bucket.outcomes.update(one.outcome for one in told)
+        bucket.delays.update(
+            bisect_left(BOUNDS, max(0.0, one.delay))
+            for one in told
+            if one.delay is not None and one.outcome in ("promoted", "flagged")
+        )
+        shown = [
+            {
+                "at": at,
+                "entity": entity,
+                "key": shown_key(one.key),
+                "outcome": one.outcome,
+                "reason_code": shown_code(one.reason_code) if one.outcome == "flagged" else None,
+                "fields": list(one.fields),
+                "seconds": None if one.delay is None else round(max(0.0, one.delay), 3),
+            }
+            for one in told[-LATEST:]
+        ]
+        self._latest.extend(shown)
+        return shown
+
+    def latest(self) -> list[dict[str, Any]]:
+        """The latest outcomes, newest first."""
+        return list(reversed(self._latest))
+
+    def history(self) -> dict[str, Any]:
+        """The last hour's buckets; those in which nothing happened are left out."""
+        now = time.monotonic()
+        # A bucket's moment, as the clock on the wall has it by now.
+        apart = int(time.time() - now) // BUCKET_SECONDS * BUCKET_SECONDS
+        return {
+            "bucket_seconds": BUCKET_SECONDS,
+            "bounds": list(BOUNDS),
+            "buckets": [
+                {"start": b.start + apart, "outcomes": dict(b.outcomes), "delays": sorted(b.delays.items())}
+                for b in self._buckets
+                if b.start >= now - BUCKETS * BUCKET_SECONDS
+            ],
+        }

@@ -1,0 +1,1 @@
+"""The entities: their tables, columns, rules, and what they wait for."""

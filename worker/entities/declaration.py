@@ -1,0 +1,179 @@
+"""The kinds of record the worker carries. A new one is one declaration here and its SQL in ``sql/``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from worker.domain.model import Requirement
+from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table by schema and name."""
+
+    schema: str
+    name: str
+
+    @property
+    def sql(self) -> sql.Identifier:
+        """The quoted, qualified name."""
+        return sql.Identifier(self.schema, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entity:
+    """One kind of record: where it lives, what is carried, how it maps to the master, what judges it.
+
+    ``mapping`` and ``computed`` say how a master row is made. A computed column is SQL over ``r``, the
+    invalid row with the merged data laid over it, and ``d``, the delivery (``d.enriched_by``). Two declarations
+    are never equal: statements are composed once for each.
+    """
+
+    name: str
+    plural: str
+    key: str
+    invalid_table: Table
+    master_table: Table
+    workspace_table: Table
+    columns: tuple[str, ...]
+    """The data columns: same name in the invalid and the workspace table."""
+    mapping: Mapping[str, str]
+    """Master column → data column."""
+    computed: Mapping[str, str]
+    """Master column → SQL expression."""
+    rules: type[RecordRules]
+    requirements: tuple[Requirement, ...] = ()
+    releases: tuple[str, ...] = ()
+    """Entities that may wait for a record of this one."""
+    reads: tuple[Table, ...] = ()
+    """Other tables in Neon that ``computed`` and ``requirements`` look at."""
+
+    def count(self, number: int) -> str:
+        """``1 company``, ``85 companies``."""
+        return f"{number} {self.name if number == 1 else self.plural}"
+
+
+def data_of(entity: Entity, row: str) -> sql.Composed:
+    """The data columns of ``row`` as one JSONB value.
+
+    JSONB has one text for one value whatever the session's settings, so its MD5 is the same on both sides.
+    """
+    pairs = (sql.SQL("{}, {}").format(sql.Literal(column), sql.Identifier(row, column)) for column in entity.columns)
+    return sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
+
+
+COMPANY = Entity(
+    name="company",
+    plural="companies",
+    key="company_unique_id",
+    invalid_table=Table("marketing", "company_invalid"),
+    master_table=Table("marketing", "company_master"),
+    workspace_table=Table("public", "company_needs_enrichment"),
+    columns=(
+        "company_name",
+        "domain",
+        "industry",
+        "employee_count",
+        "website",
+        "phone",
+        "address",
+        "city",
+        "state",
+        "zip",
+    ),
+    mapping={
+        "company_name": "company_name",
+        "website_url": "website",
+        "industry": "industry",
+        "employee_count": "employee_count",
+        "company_phone": "phone",
+        "address_street": "address",
+        "address_city": "city",
+        "address_state": "state",
+        "address_zip": "zip",
+    },
+    computed={
+        "import_batch_id": "r.batch_id",
+        "source_record_id": "r.id::text",
+        "source_system": "'enrichment'",
+        "validated_at": "now()",
+        "validated_by": "d.enriched_by",
+    },
+    rules=CompanyRules,
+    releases=("people",),
+)
+
+PEOPLE = Entity(
+    name="people",
+    plural="people",
+    key="unique_id",
+    invalid_table=Table("marketing", "people_invalid"),
+    master_table=Table("marketing", "people_master"),
+    workspace_table=Table("public", "people_needs_enrichment"),
+    columns=(
+        "full_name",
+        "first_name",
+        "last_name",
+        "email",
+        "phone",
+        "title",
+        "company_name",
+        "company_unique_id",
+        "linkedin_url",
+        "city",
+        "state",
+    ),
+    mapping={
+        "first_name": "first_name",
+        "last_name": "last_name",
+        "title": "title",
+        "email": "email",
+        "linkedin_url": "linkedin_url",
+        "company_unique_id": "company_unique_id",
+    },
+    computed={
+        # Whoever reads an _e164 column dials it: a phone left as typed stays in the ledger only.
+        "work_phone_e164": r"CASE WHEN r.phone ~ '^\+[1-9][0-9]{6,14}$' THEN r.phone END",
+        "company_slot_unique_id": (
+            "(SELECT s.company_slot_unique_id FROM marketing.company_slots s"
+            " WHERE s.company_unique_id = r.company_unique_id"
+            " ORDER BY (s.slot_type = 'default') DESC NULLS LAST, s.created_at, s.company_slot_unique_id"
+            " LIMIT 1)"
+        ),
+        "source_record_id": "r.id::text",
+        "source_system": "'enrichment'",
+    },
+    rules=PeopleRules,
+    requirements=(
+        # A company id that no master row could ever have is not waited for: the master refuses it in words.
+        Requirement(
+            waits_for="r.company_unique_id",
+            unmet=(
+                r"r.company_unique_id ~ '^04\.04\.01\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$'"
+                " AND NOT EXISTS (SELECT FROM marketing.company_master m"
+                " WHERE m.company_unique_id = r.company_unique_id)"
+            ),
+            note="Waiting: company {key} is not in the master yet. The record goes on by itself when it is.",
+        ),
+        Requirement(
+            waits_for="r.company_unique_id",
+            unmet=(
+                r"r.company_unique_id ~ '^04\.04\.01\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$'"
+                " AND NOT EXISTS (SELECT FROM marketing.company_slots s"
+                " WHERE s.company_unique_id = r.company_unique_id)"
+            ),
+            note="Waiting: company {key} has no slot for people yet. The record goes on by itself when it has.",
+        ),
+    ),
+    reads=(Table("marketing", "company_slots"), Table("marketing", "company_master")),
+)
+
+# Companies first: people wait for theirs.
+ENTITIES: dict[str, Entity] = {entity.name: entity for entity in (COMPANY, PEOPLE)}

@@ -1,0 +1,283 @@
+"""What the production tables are really like, read from the system catalogue."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.entities.declaration import Entity, Table
+from worker.postgres.pool import COMMIT, Connection, begin, send
+
+SWALLOWED = "enrichment_ledger_promoted_check"
+"""What the ledger says where a trigger of the master let a row vanish."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the catalogue has it. A domain is told as the type it is over."""
+
+    name: str
+    quoted: str
+    """The name as SQL has it."""
+    type: str
+    """Its type in full, as it is shown."""
+    base: str
+    """Its type's short name: ``text``, ``varchar``, ``int4``, ``timestamptz``."""
+    modifier: int
+    """The type's modifier; -1 where it has none."""
+    category: str
+    """Of its type: ``S`` text, ``N`` a number, …; https://www.postgresql.org/docs/current/catalog-pg-type.html."""
+    not_null: bool
+    default: bool
+    """Whether a row that does not bring it gets a value: by a default, as identity, by its domain."""
+    generated: str
+    """``s`` stored, ``v`` virtual, empty where it is a plain column."""
+    identity: str
+    """``a`` always, ``d`` by default, empty where it is none."""
+    sequence: str | None
+    """What numbers it."""
+    views: tuple[str, ...]
+    """The views that show it: its type is fixed while they do."""
+    triggers: tuple[str, ...]
+    """The triggers that name it: the same."""
+
+    @property
+    def needed(self) -> bool:
+        """NOT NULL, without default, not generated: an INSERT must bring it."""
+        return self.not_null and not self.default
+
+    @property
+    def writable(self) -> bool:
+        """Neither generated nor an identity column that refuses values."""
+        return not self.generated and self.identity != "a"
+
+
+@dataclass(frozen=True)
+class Unique:
+    """What makes some columns unique in every row of a table."""
+
+    name: str
+    columns: tuple[str, ...]
+    immediate: bool
+    """Whether ON CONFLICT may go by it: not DEFERRABLE."""
+    constraint: bool
+    primary: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the catalogue says of a table."""
+
+    table: Table
+    kind: str = ""
+    """``r`` a table, ``p`` one in partitions, ``v`` a view, …, empty where there is nothing of this name."""
+    columns: dict[str, Column] = field(default_factory=dict)
+    unique: tuple[Unique, ...] = ()
+    parted_by: tuple[str, ...] = ()
+    """The columns by which it is partitioned."""
+    blind: bool = False
+    """Whether row level security hides rows from this role."""
+    sql: str = ""
+    """Its name as SQL has it."""
+    role: str = ""
+    """Who asks, as SQL has it."""
+    aside: str = ""
+    """A name that is free, where the table is to make room; as SQL has it."""
+    indexes: tuple[str, ...] = ()
+    """Its indexes that no constraint made, as SQL has them."""
+
+
+_LOOK = sql.SQL("""
+SELECT n.nr, c.relkind::text AS kind, columns.are AS columns, uniques.are AS unique, quote_ident(current_user) AS role,
+  c.oid IS NOT NULL AND c.relkind IN ('r', 'p') AND row_security_active(c.oid) AND NOT EXISTS (
+    SELECT FROM pg_policy p WHERE polrelid = c.oid AND polpermissive AND polcmd = '*'
+      AND pg_get_expr(polqual, polrelid) = 'true'
+      AND EXISTS (SELECT FROM unnest(polroles) r WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS blind,
+  ARRAY(SELECT a.attname::text FROM pg_partitioned_table p JOIN pg_attribute a
+    ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[]) WHERE p.partrelid = c.oid) AS parted_by,
+  format('%%I.%%I', n.schema, n.name) AS sql, ARRAY(
+    SELECT quote_ident(x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = x.oid) ORDER BY 1) AS indexes,
+  (SELECT quote_ident(f.name) FROM generate_series(1, 99) k
+     CROSS JOIN LATERAL (SELECT left(n.name, 50) || '_old' || coalesce(nullif(k, 1)::text, '') AS name) f
+   WHERE to_regclass(format('%%I.%%I', n.schema, f.name)) IS NULL ORDER BY k LIMIT 1) AS aside
+FROM jsonb_to_recordset(%(tables)s) AS n (nr int, schema text, name text)
+LEFT JOIN pg_namespace s ON s.nspname = n.schema
+LEFT JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = n.name
+CROSS JOIN LATERAL (
+  SELECT jsonb_agg(jsonb_build_object('name', a.attname, 'quoted', quote_ident(a.attname),
+    'type', format_type(a.atttypid, a.atttypmod), 'base', t.typname, 'modifier', t.modifier,
+    'category', t.typcategory, 'not_null', a.attnotnull OR t.closed,
+    'default', a.atthasdef OR a.attidentity <> '' OR t.filled, 'generated', a.attgenerated, 'identity', a.attidentity,
+    'sequence', q.name,
+    'views', ARRAY(
+      SELECT DISTINCT r.ev_class::regclass::text FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+      WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum
+        AND d.refclassid = 'pg_class'::regclass),
+    'triggers', ARRAY(
+      SELECT DISTINCT quote_ident(g.tgname) FROM pg_depend d JOIN pg_trigger g ON g.oid = d.objid
+      WHERE d.classid = 'pg_trigger'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum
+        AND d.refclassid = 'pg_class'::regclass)) ORDER BY a.attnum) AS are
+  FROM pg_attribute a
+  CROSS JOIN LATERAL (
+    WITH RECURSIVE layer AS (
+      SELECT t.*, a.atttypmod AS modifier, t.typnotnull AS closed, t.typdefault IS NOT NULL AS filled
+      FROM pg_type t WHERE t.oid = a.atttypid
+      UNION ALL
+      SELECT t.*, CASE WHEN l.modifier = -1 THEN l.typtypmod ELSE l.modifier END, l.closed OR t.typnotnull,
+        l.filled OR t.typdefault IS NOT NULL
+      FROM layer l JOIN pg_type t ON t.oid = l.typbasetype WHERE l.typtype = 'd')
+    SELECT * FROM layer WHERE typtype <> 'd') t
+  LEFT JOIN LATERAL (
+    SELECT d.objid::regclass::text AS name FROM pg_depend d JOIN pg_class q ON q.oid = d.objid AND q.relkind = 'S'
+    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+      AND d.refobjsubid = a.attnum AND a.attidentity <> ''
+    UNION
+    SELECT d.refobjid::regclass::text FROM pg_attrdef f JOIN pg_depend d ON d.objid = f.oid
+      JOIN pg_class q ON q.oid = d.refobjid AND q.relkind = 'S'
+    WHERE f.adrelid = c.oid AND f.adnum = a.attnum AND d.classid = 'pg_attrdef'::regclass
+    LIMIT 1) q ON true
+  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) columns
+CROSS JOIN LATERAL (
+  SELECT jsonb_agg(jsonb_build_object('name', quote_ident(x.relname), 'immediate', i.indimmediate,
+    'constraint', k.oid IS NOT NULL, 'primary', i.indisprimary, 'columns', ARRAY(
+      SELECT a.attname FROM generate_series(0, i.indnkeyatts - 1) p
+      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[p] ORDER BY p))
+    ORDER BY i.indimmediate, x.relname) AS are
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+  LEFT JOIN pg_constraint k ON k.conindid = x.oid AND k.conrelid = c.oid AND k.contype IN ('p', 'u')
+  WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL) uniques
+ORDER BY n.nr
+""")
+
+
+async def look(connection: Connection, tables: Sequence[Table], *, inside: bool = False) -> dict[Table, Found]:
+    """What the catalogue says of these tables: one round trip.
+
+    Args:
+        connection: to the database.
+        tables: which.
+        inside: within the transaction that is open already.
+    """
+    asked = [{"nr": nr, "schema": table.schema, "name": table.name} for nr, table in enumerate(tables)]
+    step = (_LOOK, {"tables": Jsonb(asked)})
+    steps = [step] if inside else [*begin(read_only=True), step, COMMIT]
+    results = await send(connection, *steps)
+    return {tables[row["nr"]]: _found(tables[row["nr"]], row) for row in results[steps.index(step)].fetchall()}
+
+
+def _found(table: Table, row: dict[str, Any]) -> Found:
+    columns = {
+        one["name"]: Column(**{**one, "views": tuple(one["views"]), "triggers": tuple(one["triggers"])})
+        for one in row["columns"] or ()
+    }
+    unique = tuple(Unique(**{**one, "columns": tuple(one["columns"])}) for one in row["unique"] or ())
+    return Found(
+        table, row["kind"] or "", columns, unique, tuple(row["parted_by"]), blind=row["blind"], sql=row["sql"],
+        role=row["role"], aside=row["aside"] or "", indexes=tuple(row["indexes"]),
+    )  # fmt: skip
+
+
+async def columns(connection: Connection, table: Table) -> Iterable[Column]:
+    """The columns of a table, within the transaction that is open."""
+    return (await look(connection, [table], inside=True))[table].columns.values()
+
+
+_CONSTRAINT = sql.SQL("""
+SELECT pg_get_constraintdef(c.oid) AS definition, c.confrelid::regclass::text AS other,
+  ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.conrelid AND attnum = ANY(c.conkey)) AS columns
+FROM pg_constraint c WHERE c.conrelid = to_regclass(%(table)s) AND c.conname = %(name)s
+UNION ALL
+SELECT pg_get_indexdef(i.indexrelid), NULL,
+  ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = i.indrelid AND attnum = ANY(i.indkey::int2[]))
+FROM pg_index i JOIN pg_class n ON n.oid = i.indexrelid
+WHERE i.indrelid = to_regclass(%(table)s) AND n.relname = %(name)s
+LIMIT 1
+""")
+
+
+async def constrained(connection: Connection, table: str, name: str) -> list[str]:
+    """The columns that a constraint or an index of a table is about; the table as SQL has it."""
+    step = (_CONSTRAINT, {"table": table, "name": name})
+    results = await send(connection, *begin(read_only=True), step, COMMIT)
+    row = results[2].fetchone()
+    return list(row["columns"]) if row else []
+
+
+async def default_of(connection: Connection, table: str, column: str) -> str | None:
+    """A column's default, as SQL has it; the table too."""
+    statement = sql.SQL(
+        "SELECT pg_get_expr(d.adbin, d.adrelid) AS said FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid"
+        " AND a.attnum = d.adnum WHERE d.adrelid = to_regclass(%(table)s) AND a.attname = %(column)s"
+    )
+    params = {"table": table, "column": column}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    row = results[2].fetchone()
+    return row["said"] if row else None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the database said when it refused a record: the fields of its error report."""
+
+    sqlstate: str
+    message: str
+    constraint: str | None = None
+    schema: str | None = None
+    table: str | None = None
+    column: str | None = None
+
+
+async def explain_refusal(connection: Connection, entity: Entity, refusal: Refusal) -> tuple[str, str]:
+    """Say in words why the database refused a record.
+
+    Returns:
+        The data field it is about (``record`` where that is not known), and the message.
+    """
+    definition, other, involved = "", "", [refusal.column] if refusal.column else []
+    if refusal.constraint and refusal.table:
+        table = sql.Identifier(refusal.schema or "public", refusal.table).as_string(connection)
+        step = (_CONSTRAINT, {"table": table, "name": refusal.constraint})
+        results = await send(connection, *begin(read_only=True), step, COMMIT)
+        if row := results[2].fetchone():
+            definition, other, involved = row["definition"], row["other"] or "", row["columns"]
+    sources = {**entity.mapping, **{master: _field_in(sql_) for master, sql_ in entity.computed.items()}}
+    fields = [sources.get(column) or column for column in involved]
+    field = next((name for name in fields if name in entity.columns), "record")
+    where = ", ".join(fields) or "the record"
+    said = " ".join(refusal.message.split())[:500]
+    # Which table spoke; a value's type and a trigger do not say, and it is the master's nearly always.
+    table_ = Table(refusal.schema or "public", refusal.table) if refusal.table else entity.master_table
+    its = "the master table" if table_ == entity.master_table else f"the table {table_}"
+    match refusal.sqlstate:
+        case "23514" if refusal.constraint == SWALLOWED:
+            message = "a trigger of the master table does not let this record in, without a reason: tell the operator"
+        case "23503" if table_ not in (entity.master_table, entity.invalid_table):
+            message = f"the table {table_} refers to this record, which keeps it where it is: tell the operator"
+        case "23502" if set(involved) & set(entity.computed):
+            message = f"leads to no {', '.join(involved)}, which {its} needs: check this value"
+        case "23502":
+            message = f"{its} needs a value for {where}"
+        case "23514" if definition:
+            rule = re.sub(r"^CHECK \((.*)\)( NOT VALID)?$", r"\1", definition, flags=re.DOTALL)
+            message = f"{its} refuses this value: its rule is {rule}"
+        case "23505":
+            message = f"another record in {its} already has this {where}"
+        case "23503":
+            message = f"{where} refers to a row that is not in {other or 'the other table'}"
+        case "22001":
+            message = f"a value is too long for {its}: {said}"
+        case _:
+            message = f"{its} refuses this record: {said}"
+    return field, message
+
+
+def _field_in(expression: str) -> str | None:
+    """The data field that a computed column is made of, where it is made of one."""
+    names = set(re.findall(r"\br\.(\w+)", expression))
+    return names.pop() if len(names) == 1 else None

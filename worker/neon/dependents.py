@@ -1,0 +1,325 @@
+"""Neon: which rows hang on a row by foreign keys, at any depth. Knows no entities and no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from worker.entities.declaration import Table
+from worker.neon.invalid import LEDGER
+from worker.postgres.pool import Connection, Step, send
+
+Event = frozenset[str] | None
+"""What happens to a row: these of its columns get other values; None: it is deleted."""
+MOST = 100_000
+"""Rows after which the search ends."""
+NAMED = 20
+"""Rows of a table that the text names; the data have them all."""
+
+_ACTIONS = {"c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT", "r": "RESTRICT", "a": "NO ACTION"}
+"""https://www.postgresql.org/docs/current/catalog-pg-constraint.html; what costs most comes first."""
+_RANK = {action: rank for rank, action in enumerate(_ACTIONS)}
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A row that would be deleted or changed, or that forbids it."""
+
+    table: str
+    key: Mapping[str, str | None]
+    """Its primary key; without one, the columns that refer, and the ``ctid``."""
+    action: str
+    """Such as ``ON DELETE CASCADE``."""
+    constraint: str
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """A table that may hold such rows and that this role cannot look into."""
+
+    table: str
+    hint: str
+
+
+@dataclass
+class Dependents:
+    """What hangs on a row."""
+
+    rows: list[Dependent] = field(default_factory=list)
+    hidden: list[Hidden] = field(default_factory=list)
+    all: bool = True
+    """Whether these are all rows; else there are more than ``MOST``."""
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.hidden)
+
+    def in_words(self) -> str:
+        """One line: the first rows of each table by their keys, and how many more there are."""
+        parts = []
+        if self.rows:
+            count = f"{len(self.rows):,}" if self.all else f"more than {MOST:,}"
+            hang = "row hangs" if len(self.rows) == 1 else "rows hang"
+            parts.append(f"{count} {hang} on its master row: {_listed(self.rows)}")
+        parts += [f"it cannot see what hangs on it in {one.table}: {one.hint}" for one in self.hidden]
+        return "; ".join(parts)
+
+
+def _listed(rows: Iterable[Dependent]) -> str:
+    by_table: dict[tuple[str, str], list[Dependent]] = {}
+    for one in rows:
+        by_table.setdefault((one.table, one.action), []).append(one)
+    said = []
+    for (table, action), group in by_table.items():
+        names = ", ".join(_named(one.key) for one in group[:NAMED])
+        more = f" and {len(group) - NAMED:,} more" if len(group) > NAMED else ""
+        said.append(f"{_plain(table)}, {_becomes(action)}: {names}{more}")
+    return "; ".join(said)
+
+
+def _becomes(action: str) -> str:
+    if action.endswith(("NO ACTION", "RESTRICT")):
+        return f"for which {action} refuses"
+    return f"which {action} would {'delete' if action == 'ON DELETE CASCADE' else 'change'}"
+
+
+def _named(key: Mapping[str, str | None]) -> str:
+    return " ".join(f"{_plain(name)}={_plain(value)}" for name, value in key.items())
+
+
+def _plain(text: str | None) -> str:
+    """What somebody else wrote, in short, and harmless to a terminal."""
+    if text is None:
+        return "NULL"
+    text = text if len(text) <= 100 else text[:100] + "…"
+    return text if text.isprintable() else repr(text)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table as statements name it: of a partitioned one, the parent, as it is what the role may read."""
+
+    table: Table
+    partitioned: bool
+
+    @property
+    def sql(self) -> sql.Composed:
+        """For FROM: what inherits from a table without being its partition has no part in its foreign keys."""
+        return sql.SQL("{}" if self.partitioned else "ONLY {}").format(self.table.sql)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row is."""
+
+    relation: Relation
+    leaf: int
+    """Its ``tableoid``: of a partitioned table, the partition."""
+    ctid: str
+
+
+@dataclass
+class Pretence:
+    """What a dry run has taken back so far of a table: the rows that would be gone, or as they were before."""
+
+    key: str
+    """The name of the key's column."""
+    keys: list[str] = field(default_factory=list)
+    restored: list[int] = field(default_factory=list)
+    """The ledger's rows that hold what would be there instead."""
+
+
+Pretences = Mapping[Table, Pretence]
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A foreign key, from the side of the rows that it refers to."""
+
+    name: str
+    relation: Relation
+    on_delete: str
+    on_update: str
+    columns: Sequence[str]
+    referenced: Sequence[str]
+    cleared: Sequence[str]
+    """By ON DELETE SET NULL or SET DEFAULT, where these are not all."""
+    operators: Sequence[str]
+    collations: Sequence[str | None]
+    key: Sequence[str]
+    hints: Sequence[str]
+    """What lets this role see the rows; empty where it does."""
+
+    def action(self, event: Event) -> str | None:
+        """What it does when this happens to a row that it refers to; None: nothing."""
+        if event is None:
+            return self.on_delete
+        return self.on_update if event.intersection(self.referenced) else None
+
+    def follows(self, event: Event) -> Event | bool:
+        """What then happens to the rows that refer; False: nothing."""
+        action = self.action(event)
+        if action == "c" and event is None:
+            return None
+        if action == "c" and event is not None:
+            pairs = zip(self.columns, self.referenced, strict=True)
+            return frozenset(column for column, referenced in pairs if referenced in event)
+        if action in ("n", "d"):
+            return frozenset((self.cleared if event is None else ()) or self.columns)
+        return False
+
+    def named(self, row: Mapping[str, Any], event: Event) -> Dependent:
+        names = self.key or [*self.columns, "ctid"]
+        word = "DELETE" if event is None else "UPDATE"
+        action = f"ON {word} {_ACTIONS[self.action(event) or 'a']}"
+        return Dependent(str(self.relation.table), dict(zip(names, row["key"], strict=True)), action, self.name)
+
+    def rows_on(self, relation: Relation, leaf: int, rows: Sequence[str], pretences: Pretences) -> Step:
+        """Which rows refer to these rows of that table."""
+        joined = sql.SQL(" AND ").join(
+            sql.SQL("{} {} {} {}").format(
+                sql.Identifier("p", referenced),
+                sql.SQL(operator),
+                sql.Identifier("f", column),
+                sql.SQL(f"COLLATE {collation}" if collation else ""),
+            )
+            for column, referenced, operator, collation in zip(
+                self.columns, self.referenced, self.operators, self.collations, strict=True
+            )
+        )
+        names = [sql.Identifier("f", name) for name in self.key or self.columns]
+        texts = [sql.SQL("{}::text").format(name) for name in names] + ([] if self.key else [sql.SQL("f.f_row::text")])
+        source, params = self._source(pretences)
+        statement = sql.SQL(
+            "SELECT f.f_leaf::bigint AS leaf, f.f_row::text AS ctid, ARRAY[{texts}] AS key"
+            " FROM {relation} p JOIN {source} f ON {joined}"
+            " WHERE p.tableoid = %(leaf)s::bigint::oid AND p.ctid = ANY (%(rows)s::tid[])"
+            " ORDER BY {names} LIMIT %(most)s"
+        ).format(
+            texts=sql.SQL(", ").join(texts), relation=relation.sql, source=source, joined=joined,
+            names=sql.SQL(", ").join(names),
+        )  # fmt: skip
+        return statement, {"leaf": leaf, "rows": list(rows), "most": MOST + 1, **params}
+
+    def _source(self, pretences: Pretences) -> tuple[sql.Composable, dict[str, Any]]:
+        """The rows that may refer: as they are, or as they would be after what a dry run has taken back."""
+        names = [sql.Identifier("f", name) for name in dict.fromkeys([*self.key, *self.columns])]
+        listed = sql.SQL(", ").join(names)
+        here = sql.SQL("SELECT f.tableoid AS f_leaf, f.ctid AS f_row, {} FROM {} f").format(listed, self.relation.sql)
+        pretence = pretences.get(self.relation.table)
+        if pretence is None:
+            return sql.SQL("({})").format(here), {}
+        instead = sql.SQL(
+            "({here} WHERE f.{key} <> ALL (%(gone)s) UNION ALL SELECT o.tableoid, o.ctid, {listed}"
+            " FROM {ledger} l JOIN {relation} o ON o.{key} = l.key"
+            " CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, l.master_before) f"
+            " WHERE l.id = ANY (%(restored)s))"
+        ).format(
+            here=here, listed=listed, ledger=LEDGER, relation=self.relation.sql, table=self.relation.table.sql,
+            key=sql.Identifier(pretence.key),
+        )  # fmt: skip
+        return instead, {"gone": pretence.keys, "restored": pretence.restored}
+
+
+# A foreign key that a partition has from its parent is the parent's. PostgreSQL 18 has such as are not enforced.
+_LINKS = sql.SQL("""
+SELECT t.leaf, c.conname AS name, s.nspname AS schema, r.relname AS table, r.relkind = 'p' AS partitioned,
+  c.confdeltype::text AS on_delete, c.confupdtype::text AS on_update, k.*,
+  ARRAY(SELECT a.attname::text FROM pg_attribute a
+    WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.confdelsetcols)) AS cleared,
+  ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY x (nr, place)
+    JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = x.nr
+    WHERE i.indrelid = c.conrelid AND i.indisprimary ORDER BY x.place) AS key,
+  array_remove(ARRAY[
+    CASE WHEN NOT has_schema_privilege(s.oid, 'USAGE') THEN format('GRANT USAGE ON SCHEMA %%I TO %%I', s.nspname,
+      current_user) END,
+    CASE WHEN NOT has_table_privilege(r.oid, 'SELECT') THEN format('GRANT SELECT ON %%I.%%I TO %%I', s.nspname,
+      r.relname, current_user) END,
+    CASE WHEN NOT row_security_active(r.oid) THEN NULL
+      WHEN p.restricted THEN format('ALTER ROLE %%I BYPASSRLS', current_user)
+      WHEN NOT p.open THEN format('CREATE POLICY %%I ON %%I.%%I FOR SELECT TO %%I USING (true)',
+        current_user || '_sees_all', s.nspname, r.relname, current_user) END], NULL) AS hints
+FROM unnest(%(leaves)s::bigint[]) t (leaf)
+JOIN pg_constraint c ON c.contype = 'f' AND c.conparentid = 0
+  AND (c.confrelid = t.leaf::oid OR c.confrelid IN (SELECT pg_partition_ancestors(t.leaf::oid)))
+  AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
+JOIN pg_class r ON r.oid = c.conrelid JOIN pg_namespace s ON s.oid = r.relnamespace
+CROSS JOIN LATERAL (
+  SELECT array_agg(f.attname::text ORDER BY x.place) AS columns,
+    array_agg(m.attname::text ORDER BY x.place) AS referenced,
+    array_agg(format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY x.place) AS operators,
+    -- The referenced column's is the one that counts.
+    array_agg(CASE WHEN f.attcollation <> m.attcollation THEN (
+      SELECT format('%%I.%%I', y.nspname, l.collname) FROM pg_collation l
+      JOIN pg_namespace y ON y.oid = l.collnamespace WHERE l.oid = m.attcollation) END ORDER BY x.place) AS collations
+  FROM unnest(c.conkey, c.confkey, c.conpfeqop) WITH ORDINALITY x (f, m, o, place)
+    JOIN pg_attribute f ON f.attrelid = c.conrelid AND f.attnum = x.f
+    JOIN pg_attribute m ON m.attrelid = c.confrelid AND m.attnum = x.m
+    JOIN pg_operator o ON o.oid = x.o JOIN pg_namespace n ON n.oid = o.oprnamespace) k
+CROSS JOIN LATERAL (
+  SELECT coalesce(bool_or(NOT polpermissive), false) AS restricted,
+    coalesce(bool_or(polpermissive AND pg_get_expr(polqual, polrelid) = 'true'), false) AS open
+  FROM pg_policy WHERE polrelid = r.oid AND polcmd IN ('*', 'r')
+    AND EXISTS (SELECT FROM unnest(polroles) o WHERE o = 0 OR pg_has_role(o, 'USAGE'))) p
+ORDER BY s.nspname, r.relname, c.conname
+""")
+
+
+async def dependents(connection: Connection, root: Place, event: Event, pretences: Pretences) -> Dependents:
+    """Look for the rows that a deletion or an update of ``root`` would touch, or that would forbid it, within the
+    transaction that is open. Where ``root`` is locked FOR UPDATE, no row can come to hang on it afterwards.
+
+    Args:
+        connection: to Neon.
+        root: the row.
+        event: what is to happen to it.
+        pretences: by table, what a dry run has taken back before.
+
+    Raises:
+        psycopg.Error: the search could not be ended.
+    """
+    found: dict[tuple[int, str], tuple[int, Dependent]] = {}
+    hidden: dict[str, Hidden] = {}
+    links: dict[int, list[_Link]] = {}
+    met: set[tuple[int, str, Event]] = {(root.leaf, root.ctid, event)}
+    edge: dict[tuple[Relation, int, Event], list[str]] = {(root.relation, root.leaf, event): [root.ctid]}
+    while edge and len(found) <= MOST:
+        await _learn(connection, links, {leaf for _, leaf, _ in edge})
+        asked: list[tuple[_Link, Event, Step]] = []
+        for (relation, leaf, happens), rows in edge.items():
+            for link in links[leaf]:
+                if link.action(happens) is None:
+                    continue
+                if link.hints:
+                    table = str(link.relation.table)
+                    hidden[table] = Hidden(table, "; ".join(link.hints))
+                    continue
+                asked.append((link, happens, link.rows_on(relation, leaf, rows, pretences)))
+        results = await send(connection, *(step for *_, step in asked)) if asked else []
+        edge = {}
+        for (link, happens, _), result in zip(asked, results, strict=True):
+            follows, rank = link.follows(happens), _RANK[link.action(happens) or "a"]
+            for row in result.fetchall():
+                where = row["leaf"], row["ctid"]
+                if where == (root.leaf, root.ctid):
+                    continue
+                if where not in found or found[where][0] > rank:
+                    found[where] = rank, link.named(row, happens)
+                if not isinstance(follows, bool) and (*where, follows) not in met:
+                    met.add((*where, follows))
+                    edge.setdefault((link.relation, row["leaf"], follows), []).append(row["ctid"])
+    all_rows = [one for _, one in found.values()]
+    return Dependents(all_rows[:MOST], list(hidden.values()), all=len(all_rows) <= MOST)
+
+
+async def _learn(connection: Connection, links: dict[int, list[_Link]], leaves: Iterable[int]) -> None:
+    """Read the foreign keys that refer to these tables, where they are not known yet."""
+    new = [leaf for leaf in leaves if leaf not in links]
+    if not new:
+        return
+    links.update({leaf: [] for leaf in new})
+    for link in (await send(connection, (_LINKS, {"leaves": new})))[0].fetchall():
+        relation = Relation(Table(link.pop("schema"), link.pop("table")), link.pop("partitioned"))
+        links[link.pop("leaf")].append(_Link(relation=relation, **link))

@@ -1,0 +1,349 @@
+"""Neon: reads of the invalid table, and what is written beside a settlement. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.domain.model import Conflict, Data, Outcome
+from worker.entities.declaration import Entity, Table, data_of
+from worker.postgres.pool import COMMIT, Connection, Step, begin, send, within
+
+LEDGER = sql.Identifier("marketing", "enrichment_ledger")
+RECEIPTS = sql.Identifier("marketing", "enrichment_receipts")
+EXECUTED_BY = "enrichment-worker"
+PUSHED_NOTE = "waits for re-validation"
+"""What the ledger says of a record that ``push`` carried: its values are in the invalid table."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a batch is booked under."""
+
+    run_id: str
+    source: str
+    target: str
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRow:
+    """A row of the invalid table; timestamps are UTC without zone."""
+
+    key: str
+    id: int
+    data: Data
+    hash: str
+    updated_at: datetime | None
+    reason_code: str | None
+    errors: Any
+    warnings: Any
+    enriched_by: str | None
+    enriched_at: datetime | None
+    still_invalid: bool
+    unjudged: bool
+    """Whether it is marked ``complete`` and was not found still invalid."""
+    undone_id: int | None
+    """The ledger row by which its last promotion was taken back."""
+
+
+_READ = sql.SQL("""
+SELECT i.{key} AS key, i.id, {data} AS data, md5({data}::text) AS hash, i.updated_at, i.reason_code,
+  i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at,
+  i.still_invalid IS TRUE AS still_invalid,
+  i.enrichment_status IS NOT DISTINCT FROM 'complete' AND i.still_invalid IS NOT TRUE AS unjudged,
+  (SELECT max(u.id) FROM {ledger} u WHERE u.entity = {entity} AND u.key = i.{key} AND u.outcome = 'undone') AS undone_id
+FROM {invalid} i
+""")
+
+
+def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Composed:
+    return _READ.format(
+        key=sql.Identifier(entity.key),
+        data=data_of(entity, "i"),
+        invalid=entity.invalid_table.sql,
+        ledger=LEDGER,
+        entity=sql.Literal(entity.name),
+    ) + where.format(key=sql.Identifier("i", entity.key), **parts)
+
+
+class Which(Enum):
+    """Which of the records marked ``complete`` in Neon."""
+
+    ALL = "i.enrichment_status = 'complete'"
+    UNJUDGED = "i.enrichment_status = 'complete' AND i.still_invalid IS NOT TRUE"
+    """Those that nobody found still invalid."""
+    STALE = (
+        "i.enrichment_status = 'complete' AND i.still_invalid AND (SELECT l.rules_version FROM {ledger} l"
+        " WHERE l.entity = %(entity)s AND l.key = i.{key} AND l.outcome = 'flagged' ORDER BY l.id DESC LIMIT 1)"
+        " IS DISTINCT FROM %(rules_version)s"
+    )
+    """Those that another version of the rules refused, or one that is no longer known."""
+
+
+def _which(entity: Entity, which: Which) -> sql.Composed:
+    return sql.SQL(which.value).format(ledger=LEDGER, key=sql.Identifier(entity.key))
+
+
+def _version(entity: Entity) -> dict[str, str]:
+    return {"entity": entity.name, "rules_version": entity.rules.version()}
+
+
+async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> dict[str, InvalidRow]:
+    """The invalid rows with these keys, as they are now, by key."""
+    statement = _read(entity, sql.SQL("WHERE {key} = ANY(%(keys)s)"))
+    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    return {row["key"]: InvalidRow(**row) for row in results[2].fetchall()}
+
+
+async def read_pushed(
+    connection: Connection, entity: Entity, after: str, limit: int, *, which: Which
+) -> list[InvalidRow]:
+    """Invalid rows marked ``complete``, in the order of their keys.
+
+    Args:
+        connection: to Neon.
+        entity: which.
+        after: only keys greater than this one; empty for the first batch.
+        limit: rows at most.
+        which: of those.
+    """
+    where = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
+    statement = _read(entity, where, which=_which(entity, which))
+    params = {"after": after, "limit": limit, **_version(entity)}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [InvalidRow(**row) for row in results[2].fetchall()]
+
+
+async def count_pushed(connection: Connection, entity: Entity, which: Which) -> int:
+    """How many invalid rows are marked ``complete``, of this sort."""
+    statement = sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}")
+    step = statement.format(entity.invalid_table.sql, _which(entity, which)), _version(entity)
+    results = await send(connection, *begin(read_only=True), step, COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    return int(row["records"])
+
+
+async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that this run promoted."""
+    statement = sql.SQL(
+        "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
+        " AND outcome = 'promoted' ORDER BY id"
+    ).format(LEDGER)
+    params = {"entity": entity.name, "keys": list(keys), "run": run.run_id}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+# A million-row table is not read to learn that ten rows came: a large one is estimated, as its last ANALYZE has it.
+_TOTALS = sql.SQL("""
+SELECT t.name, t.exact IS NULL AS estimated, coalesce(t.exact, t.guess::bigint) AS records
+FROM (SELECT 'invalid' AS name, reltuples AS guess,
+        CASE WHEN reltuples < 0 OR pg_relation_size(oid) < {small} THEN (SELECT count(*) FROM {invalid}) END AS exact
+      FROM pg_class WHERE oid = {invalid_name}::regclass
+      UNION ALL
+      SELECT 'master', reltuples,
+        CASE WHEN reltuples < 0 OR pg_relation_size(oid) < {small} THEN (SELECT count(*) FROM {master}) END
+      FROM pg_class WHERE oid = {master_name}::regclass) t
+""")
+SMALL = 8 * 1024 * 1024
+"""Bytes up to which a table is counted, not estimated."""
+
+
+def totals(entity: Entity) -> Step:
+    """The step that says how many records the invalid and the master table hold, and what is estimated."""
+    return (
+        _TOTALS.format(
+            small=sql.Literal(SMALL),
+            invalid=entity.invalid_table.sql,
+            master=entity.master_table.sql,
+            invalid_name=sql.Literal(entity.invalid_table.sql.as_string()),
+            master_name=sql.Literal(entity.master_table.sql.as_string()),
+        ),
+        None,
+    )
+
+
+STREAM_ROWS = 500
+STREAM_BYTES = 8 * 1024 * 1024
+PULLED: Mapping[str, str] = {
+    "neon_id": "i.id",
+    "reason_code": "i.reason_code",
+    "original_validation_errors": "i.validation_errors",
+    "original_validation_warnings": "i.validation_warnings",
+    "source_batch_id": "i.batch_id",
+    "created_at": "coalesce(i.created_at, now() AT TIME ZONE 'UTC')",
+    "updated_at": "CASE WHEN i.updated_at BETWEEN '1970-01-01' AND now() AT TIME ZONE 'UTC' THEN i.updated_at"
+    " ELSE now() AT TIME ZONE 'UTC' END",
+    "enrichment_status": "'pending'",
+    "pulled_from_neon_at": "now() AT TIME ZONE 'UTC'",
+    "neon_snapshot": "d.data",
+    "last_sync_hash": "md5(d.data)",
+}
+"""What a pull carries after the key and the data columns: workspace column → SQL over ``i``, the invalid row, and
+``d``, its snapshot. It is all that a new workspace row needs, so that COPY brings it as it is.
+"""
+_ROWS = sql.SQL("""
+SELECT {columns}, {pulled}
+FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  -- OFFSET: composed once
+{where}
+""")
+_STREAM = {
+    False: sql.SQL("COPY ({rows}) TO STDOUT"),
+    True: sql.SQL("""
+COPY (SELECT row_to_json(h), row_to_json(r) FROM ({rows}) r CROSS JOIN LATERAL (
+  SELECT r.{key} AS key, r.last_sync_hash AS hash, r.neon_id AS id, r.reason_code AS code,
+    r.original_validation_errors AS errors, r.original_validation_warnings AS warnings) h) TO STDOUT
+"""),
+}
+_AS_JSON = {**PULLED, "neon_snapshot": "d.data::json"}
+
+
+async def stream(
+    connection: Connection, entity: Entity, where: sql.Composable | None, *, patience: float, as_json: bool
+) -> AsyncGenerator[list[bytes]]:
+    """The invalid rows as new workspace rows in COPY's text format, some hundred at a time, as the server sends them.
+
+    As JSON a row is two objects: by what it is told apart from the row that is there, which is all that most of them
+    are needed for, and the whole of it.
+
+    Args:
+        connection: to Neon, in a transaction that the caller opened.
+        entity: which.
+        where: a condition over ``i``, the invalid row; None for all rows.
+        patience: seconds to wait for the next rows.
+        as_json: in two objects, not in a column for each value.
+
+    Raises:
+        psycopg.OperationalError: the next rows did not come.
+    """
+    pulled = (_AS_JSON if as_json else PULLED).items()
+    rows_ = _ROWS.format(
+        columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
+        pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in pulled),
+        invalid=entity.invalid_table.sql,
+        data=data_of(entity, "i"),
+        where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
+    )
+    statement = _STREAM[as_json].format(rows=rows_, key=sql.Identifier(entity.key))
+    async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        row: Any = b"first"
+        while row:
+            rows: list[bytes] = []
+            size = 0
+            # A timer for each row would cost more than the row.
+            with within(connection, patience):
+                while len(rows) < STREAM_ROWS and size < STREAM_BYTES and (row := await copy.read()):
+                    rows.append(bytes(row))
+                    size += len(row)
+            if rows:
+                yield rows
+
+
+def among(entity: Entity, keys: Sequence[str]) -> sql.Composed:
+    """The condition of these records, over ``i``."""
+    return sql.SQL("i.{} = ANY({})").format(sql.Identifier(entity.key), sql.Literal(list(keys)))
+
+
+async def missing(connection: Connection, table: Table, key: str, keys: Sequence[str]) -> list[str]:
+    """Those of the keys that are not in a table, whose key is the column ``key``."""
+    statement = sql.SQL(
+        "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
+    ).format(table.sql, sql.Identifier(key))
+    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+async def ready(connection: Connection, entity: Entity, records: Mapping[str, Data]) -> list[str]:
+    """Those of the waiting records whose requirements are met by now, or that are there no more."""
+    if not records or not entity.requirements:
+        return []
+    unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(r.unmet)) for r in entity.requirements)
+    statement = sql.SQL(
+        "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
+        " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"
+        " WHERE i.{key} = d.key AND ({unmet}))"
+    ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), unmet=unmet)
+    params = {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str, Data]) -> list[str]:
+    """Those of the records that are others by now than both sides agreed on."""
+    if not agreed:
+        return []
+    statement = sql.SQL(
+        "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
+        " JOIN {invalid} i ON i.{key} = d.key WHERE {data} <> d.data"
+    ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), data=data_of(entity, "i"))
+    params = {"records": Jsonb([{"key": key, "data": data} for key, data in agreed.items()])}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A ledger row that no settlement writes."""
+
+    key: str
+    outcome: Outcome
+    hash: str
+    record: Data | None
+    conflicts: tuple[Conflict, ...] = ()
+    note: str | None = None
+
+
+# A number that is taken is no repeat: what is booked already has the same delivery.
+_BOOK = sql.SQL("""
+WITH d AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
+    note text)
+), final AS (
+  {insert} WHERE d.outcome IN ('promoted', 'flagged')
+  ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING
+)
+{insert} WHERE d.outcome NOT IN ('promoted', 'flagged')
+ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')
+  DO NOTHING
+""").format(
+    insert=sql.SQL(
+        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note)"
+        " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note FROM d"
+    ).format(ledger=LEDGER)
+)
+
+
+async def book(connection: Connection, entity: Entity, run_id: str, entries: Iterable[Entry]) -> None:
+    """Write ledger rows; those that are there already stay as they are."""
+    rows = [asdict(entry) for entry in entries]
+    if rows:
+        params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
+        await send(connection, *begin(), (_BOOK, params), COMMIT)
+
+
+def log_run(run: Run, total: int, passed: int, failed: int) -> Step:
+    """The step that leaves a run's row in ``public.shq_validation_log``, or makes it say the whole."""
+    return (
+        sql.SQL(
+            "INSERT INTO public.shq_validation_log (validation_run_id, source_table, target_table,"
+            " total_records, passed_records, failed_records, executed_by, executed_at, notes)"
+            " VALUES (%(run_id)s, %(source)s, %(target)s, %(total)s, %(passed)s, %(failed)s, %(by)s, now(),"
+            " %(notes)s) ON CONFLICT (validation_run_id) DO UPDATE SET total_records = EXCLUDED.total_records,"
+            " passed_records = EXCLUDED.passed_records, failed_records = EXCLUDED.failed_records"
+        ),
+        {
+            **asdict(run),
+            "total": total,
+            "passed": passed,
+            "failed": failed,
+            "by": EXECUTED_BY,
+        },
+    )

@@ -1,0 +1,193 @@
+"""Neon: whether a record stands as its promotion left it, and putting it back as it was before. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import sql
+
+from worker.entities.declaration import Entity
+from worker.neon import catalogue
+from worker.neon.invalid import LEDGER
+from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+
+REMOVED, AS_IT_WAS = "the master row is removed", "the master row is as it was"
+
+
+class Refused(Exception):
+    """A promotion cannot be taken back. The text is one line."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What Neon has of a promoted record."""
+
+    master: dict[str, Any] | None
+    written_in: str
+    """The transaction that wrote the master row last."""
+    leaf: int
+    """The table that holds the row: of a partitioned master, the partition."""
+    ctid: str
+    partitioned: bool
+    invalid: bool
+    """Whether it is in the invalid table again."""
+
+
+async def standing(connection: Connection, entity: Entity, key: str, *, dry_run: bool) -> Standing:
+    """Open a transaction and look, and unless it is a dry run keep the master row as it is until the end.
+
+    Raises:
+        psycopg.Error: it could not be read.
+    """
+    table, names = entity.master_table, {"table": entity.master_table.sql, "key": sql.Identifier(entity.key)}
+    lock = [
+        # No foreign key is added, and through those there are no row comes to refer to this one.
+        (sql.SQL("LOCK TABLE {table} IN ROW EXCLUSIVE MODE").format(**names), None),
+        (sql.SQL("SELECT FROM {table} WHERE {key} = %(key)s FOR UPDATE").format(**names), {"key": key}),
+    ]
+    look = sql.SQL(
+        "SELECT to_jsonb(m) AS master, m.xmin::text AS written_in, m.tableoid::bigint AS leaf, m.ctid::text AS ctid,"
+        " (SELECT relkind = 'p' FROM pg_class WHERE oid = %(table)s::regclass) AS partitioned"
+        " FROM {table} m WHERE {key} = %(key)s"
+    ).format(**names)
+    invalid = sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(entity.invalid_table.sql, names["key"])
+    steps: list[Step] = [
+        *begin(read_only=dry_run, repeatable=dry_run),
+        *([] if dry_run else lock),
+        (look, {"key": key, "table": table.sql.as_string(connection)}),
+        (invalid, {"key": key}),
+    ]
+    *_, now, again = await send(connection, *steps)
+    row = now.fetchone() or {"master": None, "written_in": "", "leaf": 0, "ctid": "", "partitioned": False}
+    return Standing(**row, invalid=again.fetchone() is not None)
+
+
+async def check_unchanged(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing) -> None:
+    """Make sure that the record is as the promotion left it, within the transaction that is open.
+
+    Raises:
+        Refused: it is not, with the difference.
+    """
+    if now.master is None:
+        raise Refused("it is not in the master table any more")
+    if now.invalid:
+        raise Refused("it is in the invalid table again")
+    row, after = now.master, entry["master_after"]
+    dropped = [name for name in after if name not in row]
+    changed = [name for name in row if row[name] != after.get(name)]
+    if dropped and entry["master_before"]:
+        raise Refused(f"its master row has changed since: the table has no {', '.join(dropped[:5])} any more")
+    if changed and not await _wrote_both(connection, entity, entry, now):
+        raise Refused(f"its master row has changed since: {_differences(changed, after, row)}")
+
+
+def _differences(names: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in list(names)[:5])
+
+
+# What else the transaction wrote tells that it was no promotion: a restore in one transaction, or an ALTER TABLE that
+# rewrote the tables. That one wrote nearly all rows, so that a few are proof enough.
+_BY_NO_PROMOTION = sql.SQL("""
+SELECT EXISTS (SELECT FROM pg_attribute a
+    WHERE a.attrelid IN (%(ledger)s::regclass, %(master)s::regclass) AND a.xmin::text = %(written_in)s)
+  OR EXISTS (SELECT FROM (
+      (SELECT o.xmin AS written_in FROM {ledger} o, {ledger} l
+        WHERE l.id = %(id)s AND o.id < l.id AND o.recorded_at <> l.recorded_at ORDER BY o.id DESC LIMIT 1)
+      UNION ALL
+      (SELECT o.xmin AS written_in FROM {ledger} o, {ledger} l
+        WHERE l.id = %(id)s AND o.id > l.id AND o.recorded_at <> l.recorded_at ORDER BY o.id LIMIT 1)) o
+    WHERE o.written_in::text = %(written_in)s)
+  OR EXISTS (SELECT FROM (SELECT xmin AS written_in, validation_run_id FROM public.shq_validation_log LIMIT 100) g
+    WHERE g.written_in::text = %(written_in)s AND g.validation_run_id <> %(run)s) AS found
+""").format(ledger=LEDGER)
+
+
+async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing) -> bool:
+    """Whether the promotion's own transaction was the last to write the master row: it wrote its ledger row too. What
+    differs then is the doing of the master's own triggers, or a column that came later. A trigger that catches errors
+    writes in a transaction of its own inside, which nothing tells from somebody else's.
+    """
+    if entry["written_in"] != now.written_in:
+        return False
+    tables = {
+        "ledger": LEDGER.as_string(connection),
+        "master": entity.master_table.sql.as_string(connection),
+    }
+    params = {**tables, "id": entry["id"], "run": entry["run_id"], "written_in": now.written_in}
+    row = (await send(connection, (_BY_NO_PROMOTION, params)))[0].fetchone()
+    return row is not None and not row["found"]
+
+
+async def restore(connection: Connection, entity: Entity, entry: Mapping[str, Any], run_id: str) -> str:
+    """Put master and invalid row back, book it, and commit.
+
+    Returns:
+        What became of the master row.
+
+    Raises:
+        Refused: a trigger keeps a row where it is.
+    """
+    back, again, look = await _steps(connection, entity, entry)
+    immediate: Step = (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None)
+    moved, placed, _, seen = await send(connection, back, again, immediate, look)
+    returned, before = placed.fetchone(), entry["master_before"]
+    if moved.rowcount < 1 or (seen.fetchone() is None) is bool(before):
+        raise Refused(f"a trigger or a rule of {entity.master_table} does not let its row go back")
+    if not returned or not returned["rows"]:
+        raise Refused(f"a trigger or a rule of {entity.invalid_table} does not let its row in")
+    book = sql.SQL(
+        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,"
+        " master_after, record, note, enriched_by, enriched_at, enriched_fields)"
+        " SELECT %(run)s, entity, key, 'undone', md5('undo|' || id), NULL, master_after, master_before, record,"
+        " 'took back ' || run_id, enriched_by, enriched_at, enriched_fields FROM {ledger} WHERE id = %(id)s"
+    ).format(ledger=LEDGER)
+    _, seen, _ = await send(connection, (book, {"run": run_id, "id": entry["id"]}), look, COMMIT)
+    row = seen.fetchone()
+    if row is None:
+        return REMOVED
+    now = row["row"]
+    other = [name for name in before if name in now and now[name] != before[name]]
+    return AS_IT_WAS + (f", but for its own triggers: {_differences(other, before, now)}" if other else "")
+
+
+async def _steps(connection: Connection, entity: Entity, entry: Mapping[str, Any]) -> tuple[Step, Step, Step]:
+    """Master row back, invalid row again, and a look at what the triggers made of the former."""
+    key = sql.Identifier(entity.key)
+    # From the ledger itself: a number that had passed through Python would have lost its last digits.
+    params = {"key": entry["key"], "id": entry["id"]}
+    if entry["master_before"]:
+        # A column that was added since is left as it is.
+        columns = [
+            c.name
+            for c in await catalogue.columns(connection, entity.master_table)
+            if c.writable and c.name in entry["master_before"]
+        ]
+        listed = sql.SQL(", ").join(map(sql.Identifier, columns))
+        back = sql.SQL(
+            "UPDATE {table} m SET ({columns}) = (SELECT {columns} FROM jsonb_populate_record("
+            "NULL::{table}, (SELECT master_before FROM {ledger} WHERE id = %(id)s))) WHERE m.{key} = %(key)s"
+        ).format(table=entity.master_table.sql, columns=listed, key=key, ledger=LEDGER)
+    else:
+        back = sql.SQL("DELETE FROM {} WHERE {} = %(key)s").format(entity.master_table.sql, key)
+    columns = [c.name for c in await catalogue.columns(connection, entity.invalid_table) if c.writable]
+    # A record that the stages had pushed would be judged, and promoted, by the next pull.
+    values = sql.SQL(", ").join(
+        sql.SQL("CASE WHEN r.enrichment_status = 'complete' AND r.still_invalid IS NOT TRUE THEN 'pending'"
+                " ELSE r.enrichment_status END")
+        if name == "enrichment_status" else sql.Identifier("r", name)
+        for name in columns
+    )  # fmt: skip
+    again = sql.SQL(
+        "WITH again AS (INSERT INTO {table} ({columns}) SELECT {values} FROM {ledger} l"
+        " CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, l.invalid_before) r WHERE l.id = %(id)s"
+        " RETURNING 1) SELECT count(*) AS rows FROM again"
+    ).format(
+        table=entity.invalid_table.sql,
+        columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
+        values=values,
+        ledger=LEDGER,
+    )
+    look = sql.SQL("SELECT to_jsonb(m) AS row FROM {} m WHERE {} = %(key)s").format(entity.master_table.sql, key)
+    return (back, params), (again, params), (look, {"key": entry["key"]})

@@ -1,0 +1,412 @@
+"""Neon: promote, flag or push a batch, with its ledger and its log, in one transaction. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.domain.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, Sent, State
+from worker.entities.declaration import Entity, data_of
+from worker.neon.catalogue import Column
+from worker.neon.invalid import EXECUTED_BY, LEDGER, PUSHED_NOTE, RECEIPTS, Run
+from worker.postgres.errors import Restored
+from worker.postgres.pool import COMMIT, Connection, Step, begin, composed, send
+
+_BOOK = """INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
+    master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
+    rules_version, row_version)
+  SELECT %(run_id)s, %(entity)s, b.key, b.outcome, b.booked_as, to_jsonb(b.before),
+    b.master_before, b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
+    CASE WHEN b.action = 'push' THEN {pushed}
+         WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
+    b.enriched_by, b.enriched_at, %(rules_version)s, b.version
+  FROM became b"""
+_SETTLE = sql.SQL(
+    """
+WITH d AS MATERIALIZED (
+  SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
+    reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, version
+  FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
+    data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
+    enriched_fields jsonb, conflicts jsonb, note text, version timestamp)
+), gate AS MATERIALIZED (
+  -- What the workspace was told last must be on record: else this database was restored to an earlier moment.
+  SELECT CASE WHEN %(known_id)s::bigint IS NULL THEN true
+    WHEN EXISTS (SELECT FROM {ledger} l WHERE l.id = %(known_id)s::bigint
+                 AND l.delivery_hash IS NOT DISTINCT FROM %(known_hash)s::text) THEN true
+    ELSE EXISTS (SELECT FROM {receipts} r WHERE r.entity = %(entity)s AND r.pruned_id >= %(known_id)s::bigint)
+    END AS open
+), sent AS MATERIALIZED (
+  -- As its record comes back, a delivery is booked again: under its hash and the number of the row before (`became`).
+  -- LIMIT keeps the planner from joining: a young ledger's statistics would have it read the whole of it.
+  SELECT l.*, EXISTS (SELECT FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id
+      AND u.outcome = 'undone') AS undone
+  FROM d CROSS JOIN LATERAL (
+    SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
+      AND left(l.delivery_hash, 32) = left(d.hash, 32) AND l.outcome IN ('promoted', 'flagged')
+    ORDER BY l.id DESC LIMIT 1) l
+), older AS MATERIALIZED (
+  -- Of a restored workspace: carried since in a newer version. It is to hear what became of that.
+  SELECT d.key, l.outcome FROM d CROSS JOIN LATERAL (
+    SELECT l.outcome, l.row_version FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
+      AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l
+  WHERE l.outcome = 'flagged' AND l.row_version > d.version
+    OR l.outcome IN ('promoted', 'undone') AND EXISTS (SELECT FROM {ledger} n WHERE n.entity = %(entity)s
+      AND n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
+), here AS MATERIALIZED (
+  SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
+  FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
+), past AS MATERIALIZED (
+  -- A record that was promoted and is in the invalid table has come back: that is no repeat, unless it was undone.
+  SELECT s.* FROM sent s WHERE s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key)
+), prior AS MATERIALIZED (
+  SELECT m.{key} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
+  WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
+), held AS MATERIALIZED (
+  -- In the master, and locked by somebody else.
+  SELECT m.{key} AS key FROM {master} m
+  WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote' EXCEPT SELECT key FROM prior))
+), todo AS MATERIALIZED (
+  SELECT d.*, h.row AS before, jsonb_populate_record(h.row, d.data) AS r
+  FROM d JOIN here h USING (key)
+  WHERE h.hash = d.expected AND (SELECT open FROM gate) AND NOT EXISTS (SELECT FROM past p WHERE p.key = d.key)
+    AND NOT EXISTS (SELECT FROM older o WHERE o.key = d.key)
+    AND NOT EXISTS (SELECT FROM held m WHERE m.key = d.key)
+), waits AS MATERIALIZED (
+  SELECT * FROM (
+    SELECT d.key, {waits_for} AS waits_for, {requirement} AS requirement
+    FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote') w
+  WHERE w.waits_for IS NOT NULL
+), going AS (
+  DELETE FROM {invalid} i
+  WHERE i.{key} = ANY (ARRAY(SELECT key FROM todo WHERE action = 'promote' EXCEPT SELECT key FROM waits))
+  RETURNING i.{key} AS key
+), placed AS (
+  INSERT INTO {master} AS m ({key}, {master_columns})
+  SELECT d.key, {master_values}
+  FROM todo d JOIN going USING (key) LEFT JOIN prior p USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
+  -- A row that came in this very moment is somebody else's, and not as it was: nothing is settled, and all is looked
+  -- at anew.
+  ON CONFLICT ({key}) DO UPDATE SET {master_updates} WHERE m.{key} = ANY (ARRAY(SELECT key FROM prior))
+  RETURNING m.{key} AS key, to_jsonb(m) AS row
+), kept AS (
+  UPDATE {invalid} i SET {invalid_updates},
+    validation_errors = CASE t.action WHEN 'flag' THEN t.errors ELSE i.validation_errors END,
+    validation_warnings = CASE t.action WHEN 'flag' THEN t.warnings ELSE i.validation_warnings END,
+    reason_code = coalesce(t.reason_code, i.reason_code),
+    still_invalid = (t.action = 'flag'), enrichment_status = 'complete',
+    enriched_at = coalesce(t.enriched_at, i.enriched_at, now() AT TIME ZONE 'UTC'),
+    enriched_by = coalesce(t.enriched_by, i.enriched_by), updated_at = now() AT TIME ZONE 'UTC'
+  FROM todo t WHERE i.{key} = t.key AND t.action IN ('flag', 'push')
+    AND i.{key} = ANY (ARRAY(SELECT key FROM todo WHERE action IN ('flag', 'push')))
+  RETURNING i.{key} AS key, {data_i} AS data
+), became AS MATERIALIZED (
+  SELECT t.*, w.waits_for, w.requirement, p.row AS master_before, m.row AS master_after,
+    CASE WHEN s.id IS NULL THEN t.hash ELSE left(t.hash, 32) || '|' || s.id END AS booked_as,
+    coalesce(k.data, (SELECT {data_r} FROM (SELECT (t.r).*) r)) AS record,
+    CASE WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
+         WHEN t.action = 'promote' THEN 'promoted' ELSE 'flagged' END AS outcome
+  FROM todo t LEFT JOIN waits w USING (key) LEFT JOIN prior p USING (key) LEFT JOIN placed m USING (key)
+    LEFT JOIN kept k USING (key) LEFT JOIN sent s USING (key)
+), booked AS (
+  -- What a repeat finds booked stays; a number that is taken is no repeat, and takes all of it back.
+  {book} WHERE b.outcome <> 'waiting'
+  ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING
+  RETURNING key, id, delivery_hash
+), noted AS (
+  {book} WHERE b.outcome = 'waiting'
+  ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')
+    DO NOTHING
+  RETURNING key, id, delivery_hash
+), logged AS (
+  INSERT INTO public.shq_validation_log AS g (validation_run_id, source_table, target_table, total_records,
+    passed_records, failed_records, executed_by, executed_at, notes)
+  SELECT %(run_id)s, %(source)s, %(target)s, count(*), count(*) FILTER (WHERE b.outcome <> 'flagged'),
+    count(*) FILTER (WHERE b.outcome = 'flagged'), %(executed_by)s, now(), %(notes)s
+  FROM became b HAVING count(*) > 0
+  ON CONFLICT (validation_run_id) DO UPDATE SET total_records = g.total_records + EXCLUDED.total_records,
+    passed_records = g.passed_records + EXCLUDED.passed_records,
+    failed_records = g.failed_records + EXCLUDED.failed_records
+)
+SELECT d.key,
+  CASE WHEN NOT (SELECT open FROM gate) THEN 'restored'
+       WHEN v.outcome = 'promoted' THEN 'gone' WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN 'repeat'
+       WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
+       WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
+       WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
+  CASE WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN v.outcome WHEN p.undone THEN 'undone'
+       ELSE coalesce(p.outcome, b.outcome,
+         CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
+  -- What was applied as it was sent is not sent back.
+  CASE WHEN v.outcome = 'promoted' THEN l.record WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN h.data
+       WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
+       WHEN b.record <> d.data THEN b.record END AS record,
+  CASE WHEN v.key IS NULL THEN coalesce(p.errors, l.errors) ELSE l.errors END AS errors,
+  CASE WHEN v.key IS NULL THEN coalesce(p.warnings, l.warnings) ELSE l.warnings END AS warnings,
+  CASE WHEN v.key IS NULL THEN p.conflicts END AS conflicts,
+  b.waits_for, b.requirement, coalesce(CASE WHEN v.key IS NULL THEN p.note END, b.note, l.note) AS note,
+  CASE WHEN v.key IS NOT NULL THEN l.recorded_at AT TIME ZONE 'UTC'
+       WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
+       ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
+  h.hash, coalesce(k.id, CASE WHEN v.key IS NULL THEN p.id END, l.id, CASE WHEN b.outcome = 'waiting' THEN (
+    -- Who waits is settled again each time; it is on record from the first.
+    SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.booked_as
+      AND e.outcome = 'waiting') END) AS receipt_id,
+  nullif(coalesce(k.delivery_hash, b.booked_as, CASE WHEN v.key IS NULL THEN p.delivery_hash END, l.delivery_hash),
+    d.hash) AS receipt_hash,
+  CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
+  o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
+  CASE WHEN l.outcome IN ('flagged', 'waiting') THEN (SELECT max(e.recorded_at) AT TIME ZONE 'UTC' FROM {ledger} e
+    WHERE e.entity = %(entity)s AND e.key = d.key AND e.outcome = 'promoted') END AS promoted_before
+FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN here h USING (key)
+LEFT JOIN older v USING (key) LEFT JOIN (SELECT * FROM booked UNION ALL SELECT * FROM noted) k USING (key)
+LEFT JOIN LATERAL (
+  SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND (h.key IS NULL OR v.key IS NOT NULL)
+    -- What was flagged, or waited, after it had been promoted had come back: the promotion is no word on how it left.
+    AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
+LEFT JOIN LATERAL (
+  SELECT o.id, o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o
+  WHERE o.entity = %(entity)s AND o.key = d.key AND (h.key IS NULL OR v.key IS NOT NULL)
+    AND o.outcome IN ('promoted', 'flagged', 'waiting')
+  ORDER BY o.id DESC LIMIT 1) o ON true
+""".replace("{book}", _BOOK)
+)
+
+
+# The planner expects one row of most steps above. Left to itself it joins 500 with 500 by looping, which is 250,000
+# comparisons a join, and reads a small table whole. Tables are looked up by index (ANY), steps are joined by hash.
+PLANNER = ("enable_nestloop", "enable_seqscan")
+HELD_SECONDS = 0.1
+"""How long a settlement waits for a lock, such as on a master key that somebody has inserted and not committed."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """The composed statements that settle a batch of one entity, as its master table allows."""
+
+    entity: Entity
+    lock_invalid: sql.SQL
+    lock_master: sql.SQL
+    settle: sql.SQL
+    filled: frozenset[str]
+    """The master's columns that get a value."""
+
+    def cannot_fill(self, error: psycopg.Error) -> bool:
+        """Whether the master refuses a record for a column that takes no NULL, and that nothing fills."""
+        said = error.diag
+        return (
+            isinstance(error, psycopg.errors.NotNullViolation)
+            and (said.schema_name, said.table_name) == (self.entity.master_table.schema, self.entity.master_table.name)
+            and said.column_name not in self.filled
+        )
+
+
+# NOT NULL refuses a row before ON CONFLICT updates the one that is there: what the record lacks is that one's own.
+_KEEP = {
+    "S": sql.SQL("coalesce(({value})::text, (p.old).{column}::text)"),
+    "N": sql.SQL("coalesce({value}, (p.old).{column})"),
+}
+
+
+def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
+    """Compose the settlement of an entity.
+
+    Args:
+        entity: the declaration.
+        master_columns: the master's columns that exist and can be written; others are not filled.
+    """
+    there = {column.name: column for column in master_columns}
+    values: dict[str, sql.Composable] = {
+        column: sql.Identifier("r", source) for column, source in entity.mapping.items() if column in there
+    }
+    values |= {column: sql.SQL(expression) for column, expression in entity.computed.items() if column in there}
+    updates: list[sql.Composable] = [
+        sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})").format(sql.Identifier(column)) for column in values
+    ]
+    if "updated_at" in there:
+        updates.append(sql.SQL("updated_at = now()"))
+    written = [
+        _KEEP[there[name].category].format(value=value, column=sql.Identifier(name))
+        if there[name].not_null and there[name].category in _KEEP
+        else value
+        for name, value in values.items()
+    ]
+    unmet = [(sql.SQL(r.unmet), sql.SQL(r.waits_for)) for r in entity.requirements]
+    key = sql.Identifier(entity.key)
+    lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
+    return Settlement(
+        entity,
+        composed(lock.format(entity.invalid_table.sql, key=key)),
+        composed(lock.format(entity.master_table.sql, key=key)),
+        composed(
+            _SETTLE.format(
+                ledger=LEDGER,
+                receipts=RECEIPTS,
+                pushed=sql.Literal(PUSHED_NOTE),
+                key=key,
+                invalid=entity.invalid_table.sql,
+                master=entity.master_table.sql,
+                data_i=data_of(entity, "i"),
+                data_r=data_of(entity, "r"),
+                waits_for=_case(unmet, [what for _, what in unmet], "text"),
+                requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
+                master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
+                master_values=sql.SQL(", ").join(written),
+                master_updates=sql.SQL(", ").join(updates),
+                invalid_updates=sql.SQL(", ").join(
+                    sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
+                ),
+            )
+        ),
+        frozenset({entity.key, *values}),
+    )
+
+
+def _case(
+    unmet: Sequence[tuple[sql.Composable, sql.Composable]], then: Sequence[sql.Composable], kind: str
+) -> sql.Composable:
+    whens = [
+        sql.SQL("WHEN {} THEN {}").format(condition, value) for (condition, _), value in zip(unmet, then, strict=True)
+    ]
+    if not whens:
+        return sql.SQL(f"NULL::{kind}")
+    return sql.SQL("CASE {} END").format(sql.SQL(" ").join(whens))
+
+
+async def settle(
+    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
+) -> dict[str, Answer]:
+    """Promote, flag or push the deliveries in one transaction and one round trip.
+
+    A delivery takes effect only where Neon's row is the one it was merged with, and only once.
+
+    Args:
+        connection: to Neon.
+        how: the entity's statements.
+        deliveries: merged and judged.
+        run: what they are booked under.
+        known: the last ledger row that the workspace is known to have been told of; Neon must have it.
+
+    Returns:
+        The answer to each delivery, by key.
+
+    Raises:
+        Restored: Neon has forgotten ``known``: nothing took effect.
+        psycopg.Error: nothing took effect, or, where the connection broke, nobody knows: settle again,
+            what did take effect answers as a repeat.
+    """
+    if not deliveries:
+        return {}
+    results = await send(
+        connection, *begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True), *locks(how, deliveries),
+        (how.settle, parameters(how, deliveries, run, known)), COMMIT,
+    )  # fmt: skip
+    return answers_of(how.entity, deliveries, results[-2].fetchall())
+
+
+def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
+    """The steps that lock what a settlement will touch."""
+    keys = {"keys": [delivery.key for delivery in deliveries]}
+    return [
+        # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
+        (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
+        # Locks come in statements of their own, so that the settlement's snapshot is younger than they
+        # are; what somebody else holds is left to him, and holds up nobody here.
+        (how.lock_invalid, keys),
+        (how.lock_master, keys),
+    ]
+
+
+def parameters(
+    how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
+) -> dict[str, Any]:
+    """What the settling statement is given."""
+    return {
+        "known_id": known.id if known else None,
+        "known_hash": known.hash if known else None,
+        "records": Jsonb([_as_record(delivery) for delivery in deliveries]),
+        "entity": how.entity.name,
+        "run_id": run.run_id,
+        "source": run.source,
+        "target": run.target,
+        "executed_by": EXECUTED_BY,
+        "notes": run.notes,
+        "rules_version": how.entity.rules.version(),
+    }
+
+
+def _as_record(delivery: Delivery) -> dict[str, Any]:
+    merged, verdict = delivery.merged, delivery.verdict
+    assert merged is not None
+    assert verdict is not None
+    record: dict[str, Any] = {
+        "key": delivery.key,
+        "hash": delivery.delivery_hash,
+        "expected": delivery.expected_hash,
+        "action": delivery.action,
+        "data": merged.data,
+        "enriched_by": delivery.enriched_by,
+        "enriched_at": delivery.enriched_at,
+        "enriched_fields": merged.enriched_fields,
+    }
+    if delivery.version:
+        record["version"] = delivery.version
+    # What is empty is left out: half of a record's bytes would say nothing.
+    if delivery.action is Action.FLAG:
+        record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}
+    if verdict.warnings:
+        record["warnings"] = dict(verdict.warnings)
+    if merged.conflicts:
+        record["conflicts"] = [asdict(conflict) for conflict in merged.conflicts]
+    if delivery.note is not None:
+        record["note"] = delivery.note
+    return record
+
+
+def answers_of(entity: Entity, deliveries: Sequence[Delivery], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
+    """The rows of the settling statement's result, by key.
+
+    Raises:
+        Restored: Neon was restored to an earlier moment, and nothing was settled.
+    """
+    sent = {delivery.key: delivery for delivery in deliveries}
+    answers = {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
+    if any(answer.state is State.RESTORED for answer in answers.values()):
+        raise Restored(entity.name, "Neon")
+    return answers
+
+
+def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
+    note, state = row["note"], State(row["state"])
+    if row["requirement"] is not None:
+        note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"])
+    merged, verdict = sent.merged, sent.verdict
+    assert merged is not None
+    assert verdict is not None
+    applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
+    return Answer(
+        key=sent.key,
+        state=state,
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        record=merged.data if applied and row["record"] is None else row["record"],
+        errors=(dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
+        warnings=dict(verdict.warnings) if applied else row["warnings"] or {},
+        reason_code=verdict.reason_code if applied and flagged else None,
+        conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
+        waits_for=row["waits_for"],
+        note=note,
+        at=row["at"],
+        hash=row["hash"],
+        receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
+        in_master=bool(row["in_master"]),
+        promoted_before=row["promoted_before"],
+        sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or (), row["sent_id"])
+        if row["sent"]
+        else None,
+    )

@@ -1,0 +1,1 @@
+"""What the worker shows of itself: health, metrics, the page, the log."""

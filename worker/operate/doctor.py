@@ -1,0 +1,201 @@
+"""``doctor``: every check at once, each finding with its mend."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from worker.domain.findings import Finding, Level
+from worker.domain.findings import ok as _ok
+from worker.domain.findings import problem as _problem
+from worker.entities.declaration import ENTITIES, Table
+from worker.neon.catalogue import Found
+from worker.operate import public_api
+from worker.operate.privileges import Found as Privilege
+from worker.operate.privileges import look, needs
+from worker.operate.servers import notification, server
+from worker.postgres.errors import Kind, in_one_line, kind_of
+from worker.postgres.hints import hint, reach_hint
+from worker.postgres.pool import Connection, connect
+from worker.schema import mends, misfits
+from worker.schema.shape import OUTBOX_CHECK, PULL_POSITION, shapes
+from worker.settings import Settings, safe_address
+from worker.sync.restore import unsettled
+
+LATE_SECONDS = 900
+"""An event that waited for so long is not on its way."""
+TRIGGERS = ("enrichment_a_key", "enrichment_b_row", "enrichment_notify_insert", "enrichment_notify_update")
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Check everything, one finding after the other; no check keeps the next from running.
+
+    Never raises for what it finds; a database that cannot be reached is a finding.
+    """
+    sides = (
+        ("Neon", "NEON_DATABASE_URL", settings.neon_conninfo),
+        ("Supabase", "SUPABASE_DATABASE_URL", settings.supabase_conninfo),
+    )
+    seen: dict[Table, Found] = {}
+    at_fault = False
+    tables: dict[str, public_api.Held] | None = None
+    for name, setting, conninfo in sides:
+        try:
+            connection = await connect(conninfo)
+        except (psycopg.Error, OSError) as error:
+            text = f"{safe_address(conninfo)} ({setting}): {in_one_line(error)}"
+            yield _problem(f"{name} connection", text, reach_hint(error, setting))
+            at_fault = True
+            continue
+        async with connection:
+            yield _ok(f"{name} connection", safe_address(conninfo))
+            if name == "Supabase":
+                with suppress(psycopg.Error):
+                    tables = await public_api.held(connection)
+            try:
+                for finding in await server(connection, name, setting, conninfo):
+                    yield finding
+                for finding in await _privileges(connection, name, settings):
+                    yield finding
+                async for finding in _tables(connection, name, settings, seen):
+                    at_fault |= finding.level is Level.PROBLEM
+                    yield finding
+            except psycopg.errors.InsufficientPrivilege as error:
+                at_fault = True
+                yield _problem(name, in_one_line(error), "grant what is named above, and run doctor again")
+            except psycopg.Error as error:
+                at_fault = True
+                mend = "run doctor again when the database answers" if kind_of(error) is Kind.TRANSIENT else ""
+                yield _problem(name, in_one_line(error), hint(error, asked=True) or mend)
+    if not at_fault:
+        yield await _restored(settings)
+    yield await public_api.ask(settings, tables)
+
+
+async def _restored(settings: Settings) -> Finding:
+    """Whether one of the databases was restored to an earlier moment, and that is not settled."""
+    check = "restored databases"
+    try:
+        async with await connect(settings.neon_conninfo) as there, await connect(settings.supabase_conninfo) as here:
+            found = {entity.name: await unsettled(entity, there, here) for entity in ENTITIES.values()}
+    except psycopg.Error as error:
+        return Finding(Level.WARNING, check, f"not looked: {in_one_line(error)}", "run doctor again")
+    said = [f"{name}: {text}" for name, text in found.items() if text]
+    if said:
+        mend = (
+            "`enrichment-worker pull` brings both databases together, as every worker does by itself;"
+            " `enrichment-worker reconcile` lists what is left, and settles it with --repair"
+        )
+        return _problem(check, "; ".join(said), mend)
+    return _ok(check, "neither database was restored to an earlier moment, or that is settled")
+
+
+async def _tables(
+    connection: Connection, name: str, settings: Settings, seen: dict[Table, Found]
+) -> AsyncIterator[Finding]:
+    """One finding for each thing in which a table is not as it has to be, and one for each group that is."""
+    wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
+    unlike, found = await misfits.examine(connection, name, wanted, ENTITIES.values(), seen)
+    seen |= found
+    if name != "Neon":
+        unlike = [misfit for misfit in unlike if not misfit.hides]  # each table's own finding on it tells more
+    at_fault = {misfit.shape.subject for misfit in unlike}
+    for misfit in unlike:
+        yield _problem(misfit.shape.subject, misfit.lack.text, misfit.lack.hint)
+    for subject in dict.fromkeys(shape.subject for shape in wanted if shape.database == name):
+        # The worker's own tables are told of by what they are used for.
+        if subject not in at_fault and subject.startswith(tuple(f"{entity}: " for entity in ENTITIES)):
+            yield _ok(subject, "every table is as it has to be")
+    if name == "Neon":
+        return
+    for entity in ENTITIES.values():
+        if found[entity.workspace_table].kind in ("r", "p"):
+            yield await _triggers(connection, entity.name, entity.workspace_table)
+            yield await _closed(connection, entity.workspace_table)
+    if found[PULL_POSITION].kind:
+        yield await _closed(connection, PULL_POSITION)
+    if settings.n8n_webhook_url and OUTBOX_CHECK not in at_fault:
+        yield await _outbox(connection)
+    yield await notification(connection, settings)
+
+
+async def _outbox(connection: Connection) -> Finding:
+    check = OUTBOX_CHECK
+    row = await _one(
+        connection,
+        "SELECT count(*) AS waiting, extract(epoch FROM now() - min(created_at)) > %(late)s AS late,"
+        " (array_agg(last_error ORDER BY id) FILTER (WHERE last_error IS NOT NULL))[1] AS why FROM"
+        " public.enrichment_outbox",
+        late=LATE_SECONDS,
+    )
+    if row["late"]:
+        mend = "mend the receiver, or let a worker run: they are posted when it answers"
+        return Finding(Level.WARNING, check, f"{row['waiting']} waiting, the oldest for long: {row['why']}", mend)
+    return _ok(check, f"{row['waiting']} waiting")
+
+
+async def _triggers(connection: Connection, name: str, table: Table) -> Finding:
+    row = await _one(
+        connection,
+        "SELECT coalesce(array_agg(tgname::text) FILTER (WHERE tgenabled IN ('O', 'A')), '{}') AS on"
+        " FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s) AND NOT tgisinternal",
+        table=table.sql.as_string(connection),
+    )
+    lacking = [trigger for trigger in TRIGGERS if trigger not in row["on"]]
+    check = f"{name}: triggers"
+    if lacking:
+        return _problem(check, f"missing or disabled: {', '.join(lacking)}", mends.SETUP)
+    return _ok(check, "all are there and enabled")
+
+
+async def _closed(connection: Connection, table: Table) -> Finding:
+    row = await _one(
+        connection,
+        "SELECT relrowsecurity AS secured,"
+        " row_security_active(c.oid) AND NOT EXISTS (SELECT FROM pg_policy p WHERE polrelid = c.oid AND polpermissive"
+        "   AND polcmd = '*' AND pg_get_expr(polqual, polrelid) = 'true' AND EXISTS (SELECT FROM unnest(polroles) r"
+        "     WHERE r = 0 OR pg_has_role(r, 'USAGE'))) AS blind,"
+        " ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname IN ('anon',"
+        " 'authenticated') AND has_table_privilege(oid, c.oid, 'SELECT, INSERT, UPDATE, DELETE')) AS open,"
+        " EXISTS (SELECT FROM pg_policy, unnest(polroles) r LEFT JOIN pg_roles ON oid = r WHERE polrelid = c.oid"
+        "   AND (r = 0 OR rolname IN ('anon', 'authenticated'))) AS policy"
+        " FROM pg_class c WHERE oid = to_regclass(%(table)s)",
+        table=table.sql.as_string(connection),
+    )
+    check = f"{table}: row level security"
+    if not row["secured"]:
+        return _problem(check, "is off: the REST API may show this table to anybody", mends.SETUP)
+    if row["blind"]:
+        mend = "run sql/roles/supabase.sql, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
+        return _problem(check, "hides rows from this role too: its work would go unseen", mend)
+    if row["open"] and not row["policy"]:
+        return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", mends.SETUP)
+    return _ok(check, "on" + (", with policies of your own" if row["policy"] else ", and strangers have no grants"))
+
+
+async def _privileges(connection: Connection, database: str, settings: Settings) -> list[Finding]:
+    """One finding for each thing the worker does: whether its role may."""
+    found: dict[str, list[Privilege]] = {}
+    for one in await look(connection, needs(database, prunes=settings.ledger_retention is not None)):
+        if one.may is not None:
+            found.setdefault(one.need.subject, []).append(one)
+    return [_may(subject, ones) for subject, ones in found.items()]
+
+
+def _may(subject: str, found: Sequence[Privilege]) -> Finding:
+    lacking = [one for one in found if not one.may]
+    if lacking:
+        text = f"this role lacks {', '.join(str(one.need) for one in lacking)}"
+        return _problem(subject, text, "as the owner: " + "; ".join(one.grant for one in lacking))
+    return _ok(subject, "this role may do what it must")
+
+
+async def _one(connection: Connection, statement: str, **params: object) -> dict[str, Any]:
+    cursor = await connection.execute(sql.SQL(statement), params)
+    row = await cursor.fetchone()
+    assert row is not None
+    return row

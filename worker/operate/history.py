@@ -1,0 +1,166 @@
+"""``history KEY``: the life of one record across both databases, as a timeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+
+from worker.domain.model import utc, utc_now
+from worker.entities.declaration import ENTITIES, Entity
+from worker.neon.invalid import LEDGER
+from worker.postgres.pool import COMMIT, begin, send
+from worker.supabase import outbox
+from worker.sync.databases import Bridge
+
+
+@dataclass
+class Event:
+    """Something that happened to a record. The time is UTC, without zone."""
+
+    at: datetime | None
+    what: str
+    details: list[str] = field(default_factory=list)
+    run_id: str | None = None
+
+
+@dataclass
+class History:
+    """A record's life, and where it stands now."""
+
+    entity: str
+    key: str
+    events: list[Event]
+    now: str
+
+
+async def history(bridge: Bridge, key: str) -> History | None:
+    """The life of a record; None where neither database knows it.
+
+    Raises:
+        psycopg.Error: a database did not answer.
+    """
+    for entity in ENTITIES.values():
+        found = await _history(bridge, entity, key)
+        if found:
+            return found
+    return None
+
+
+async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
+    name, params = sql.Identifier(entity.key), {"key": key, "entity": entity.name}
+    whole = sql.SQL("SELECT to_jsonb(t) AS row FROM {} t WHERE {} = %(key)s")
+    ledger = sql.SQL(
+        "SELECT *, recorded_at AT TIME ZONE 'UTC' AS at FROM {} WHERE entity = %(entity)s AND key = %(key)s ORDER BY id"
+    )
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        results = await send(
+            there,
+            *begin(read_only=True),
+            (whole.format(entity.invalid_table.sql, name), params),
+            (whole.format(entity.master_table.sql, name), params),
+            (ledger.format(LEDGER), params),
+            COMMIT,
+        )
+        invalid, master = [result.fetchone() for result in results[2:4]]
+        entries = results[4].fetchall()
+        results = await send(
+            here, *begin(read_only=True), (whole.format(entity.workspace_table.sql, name), params), COMMIT
+        )
+        work = results[2].fetchone()
+        unposted = await outbox.waiting_with(here, key) if bridge.announces else 0
+    if not (invalid or master or entries or work):
+        return None
+    work_row, invalid_row = _shown(work), _shown(invalid)
+    events = _events(work_row, invalid_row, entries, bool(master))
+    if (work and not work_row) or (invalid and not invalid_row):
+        events.insert(0, Event(None, "stands in a row with a value that is nested too deeply to be shown"))
+    now = _now(entity, work_row, bool(invalid), bool(master))
+    if unposted:
+        now += f"; {unposted} of its events wait to be posted to N8N_WEBHOOK_URL"
+    return History(entity.name, key, events, now)
+
+
+def _shown(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    return found["row"] if found and isinstance(found["row"], dict) else None
+
+
+def _events(
+    work: dict[str, Any] | None, invalid: dict[str, Any] | None, entries: list[dict[str, Any]], master: bool
+) -> list[Event]:
+    events: list[Event] = []
+    if master and not any(entry["outcome"] == "promoted" for entry in entries):
+        gone = "retention removed its ledger rows, with the backup that undo needs, or somebody else promoted it"
+        events.append(Event(None, "promoted, and not on record", [gone]))
+    origin = (entries[0]["invalid_before"] if entries else None) or invalid
+    if origin:
+        why = [f"{origin['reason_code']}: {_plain(origin['validation_errors'])}"]
+        batch = f" (batch {origin['batch_id']})" if origin.get("batch_id") else ""
+        events.append(Event(_time(origin.get("created_at")), f"failed the initial validation{batch}", why))
+    if work and work["pulled_from_neon_at"]:
+        events.append(Event(_time(work["pulled_from_neon_at"]), "pulled to the workspace"))
+    events += [_event(entry) for entry in entries]
+    return sorted(events, key=lambda event: (event.at is not None, event.at or utc_now()))
+
+
+_WHAT = {
+    "promoted": "promoted to the master table",
+    "flagged": "given back to the enricher",
+    "waiting": "waits",
+    "withdrawn": "withdrawn from the workspace",
+    "merged": "Neon's change merged into the workspace row",
+    "undone": "promotion taken back",
+}
+
+
+def _event(entry: dict[str, Any]) -> Event:
+    what = _WHAT.get(entry["outcome"], entry["outcome"])
+    if entry["outcome"] == "promoted" and entry["master_before"]:
+        what += ", where it stood already: updated"
+    if entry["enriched_by"]:
+        what += f", as repaired by {entry['enriched_by']}"
+    before, record = entry["invalid_before"] or {}, entry["record"] or {}
+    details = [
+        f"{name}: {_value(before.get(name))} → {_value(record.get(name))} (enricher)"
+        for name in entry["enriched_fields"]
+    ]
+    others = [n for n in record if n in before and before[n] != record[n] and n not in entry["enriched_fields"]]
+    details += [f"{name}: {_value(before[name])} → {_value(record[name])} (normalised)" for name in others]
+    details += [
+        f"conflict in {c['field']}: enricher {_value(c['enricher'])}, Neon {_value(c['neon'])}; {c['winner']}'s kept"
+        for c in entry["conflicts"]
+    ]
+    details += [f"error in {name}: {say}" for name, say in entry["errors"].items()]
+    details += [f"warning in {name}: {say}" for name, say in entry["warnings"].items()]
+    if entry["note"]:
+        details.append(entry["note"])
+    if entry["rules_version"] and entry["outcome"] in ("promoted", "flagged"):
+        details.append(f"by the rules of version {entry['rules_version']}")
+    return Event(entry["at"], what, details, entry["run_id"])
+
+
+def _now(entity: Entity, work: dict[str, Any] | None, invalid: bool, master: bool) -> str:
+    where = [str(table) for table, there in ((entity.invalid_table, invalid), (entity.master_table, master)) if there]
+    says = f"in {' and '.join(where)}" if where else "in neither of Neon's tables"
+    if work is None:
+        return f"{says}; not in the workspace"
+    note = f": {work['sync_note']}" if work["sync_note"] else ""
+    return f"{says}; the workspace row is {work['enrichment_status']}{note}"
+
+
+def _time(text: str | None) -> datetime | None:
+    return utc(datetime.fromisoformat(text)) if text else None
+
+
+def _value(value: Any) -> str:
+    return "empty" if value is None else repr(value) if isinstance(value, str) else str(value)
+
+
+def _plain(errors: Any) -> str:
+    if isinstance(errors, dict):
+        return "; ".join(f"{name}: {say}" for name, say in errors.items()) or "no reasons given"
+    if isinstance(errors, list):
+        return "; ".join(map(str, errors)) or "no reasons given"
+    return str(errors)

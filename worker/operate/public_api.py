@@ -1,0 +1,210 @@
+"""What Supabase's REST API shows to anybody on the internet: asked as a stranger would, table by table.
+
+Only what the API or the database itself refuses proves anything. A key that is not taken, an address where nothing
+lives, or an error on the way are no refusal: nobody has asked then.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import psycopg
+from anyio import to_thread
+from psycopg import sql
+
+from worker.domain.findings import Finding, ok, problem, warning
+from worker.entities.declaration import ENTITIES
+from worker.postgres.pool import Connection
+from worker.schema.shape import PULL_POSITION
+from worker.settings import Settings
+from worker.supabase.outbox import OUTBOX
+
+CHECK = "public API"
+VIEW = "needs_attention"
+SECONDS = 10
+LONGEST = 1_000_000
+"""Bytes of an answer that are read."""
+NOT_SERVED = ("PGRST106", "PGRST205")
+"""PostgREST's words that it does not serve this schema, or this table."""
+BAD_TOKEN = ("PGRST300", "PGRST301", "PGRST302", "PGRST303")
+
+
+class Shown(Enum):
+    """What a table's answer means."""
+
+    HIDDEN = "hidden"
+    EMPTY = "empty"
+    """A list without rows."""
+    ROWS = "rows"
+    UNPROVED = "unproved"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of asking for a table."""
+
+    shown: Shown
+    why: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the database itself says of a table that strangers could ask for."""
+
+    rows: bool
+    """Whether it holds any."""
+    closed: bool
+    """Whether row level security lets no stranger see one, ever."""
+
+
+# A view shows what its tables do: it has none of its own.
+_TABLES = sql.SQL("""
+SELECT c.relname::text AS name, c.relkind = 'v' AS view,
+  c.relrowsecurity AND NOT EXISTS (SELECT FROM pg_policy, unnest(polroles) r LEFT JOIN pg_roles ON oid = r
+    WHERE polrelid = c.oid AND (r = 0 OR rolname IN ('anon', 'authenticated'))) AS closed
+FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+  AND (c.relname = ANY(%(names)s) OR starts_with(c.relname, 'enrichment_'))
+ORDER BY c.relkind = 'v', c.relname
+""")
+
+
+async def held(connection: Connection) -> dict[str, Held]:
+    """The tables and views in ``public`` that ``setup`` makes, as the database has them.
+
+    Raises:
+        psycopg.Error: it could not be asked.
+    """
+    cursor = await connection.execute(_TABLES, {"names": _names()})
+    found: dict[str, Held] = {}
+    closed = True
+    for row in await cursor.fetchall():
+        some = sql.SQL("SELECT EXISTS (SELECT FROM {}) AS rows").format(sql.Identifier("public", row["name"]))
+        one = None
+        with suppress(psycopg.errors.InsufficientPrivilege):  # then it is not known, as where there are none
+            cursor = await connection.execute(some)
+            one = await cursor.fetchone()
+        closed &= row["view"] or row["closed"]
+        found[row["name"]] = Held(bool(one and one["rows"]), closed if row["view"] else row["closed"])
+    return found
+
+
+def _names() -> list[str]:
+    return [*(entity.workspace_table.name for entity in ENTITIES.values()), PULL_POSITION.name, OUTBOX.name, VIEW]
+
+
+async def ask(settings: Settings, tables: Mapping[str, Held] | None) -> Finding:
+    """Ask the API for every table, as anybody on the internet could.
+
+    Args:
+        settings: its address and key.
+        tables: what the database has; None where it could not be asked.
+    """
+    url, key = settings.supabase_url, settings.supabase_api_key
+    if not (url and key):
+        return warning(CHECK, "not tried", "set SUPABASE_URL and SUPABASE_API_KEY (the anon key) to prove it")
+    if _role_of(key) == "service_role":
+        text = "not tried: SUPABASE_API_KEY is the service key, which sees everything"
+        return warning(CHECK, text, "give the anon key instead")
+    answers = {}
+    for name in tables or _names():
+        answer = await to_thread.run_sync(_ask, url, key, name)
+        answers[name] = _weigh(answer, tables[name] if tables else None)
+    return _found(answers)
+
+
+def _weigh(answer: Answer, here: Held | None) -> Answer:
+    """What an empty list proves: that rows are hidden, where there are some, or where none could ever be seen."""
+    if answer.shown is not Shown.EMPTY:
+        return answer
+    if here and (here.rows or here.closed):
+        return Answer(Shown.HIDDEN)
+    why = "it holds no rows that could be shown" if here else "whether it holds rows is not known"
+    mend = "run doctor again when it holds some" if here else "run doctor again when Supabase can be reached"
+    return Answer(Shown.UNPROVED, f"an empty list, and {why}", mend)
+
+
+def _found(answers: Mapping[str, Answer]) -> Finding:
+    open_ = [f"public.{name}" for name, answer in answers.items() if answer.shown is Shown.ROWS]
+    if open_:
+        mend = (
+            "run `enrichment-worker setup`, which closes them to strangers; where a policy of your own lets them in,"
+            " it stays: drop or narrow it"
+        )
+        return problem(CHECK, f"shows {_listed(open_)} to anybody", mend)
+    unproved: dict[tuple[str, str], list[str]] = {}
+    for name, answer in answers.items():
+        if answer.shown is Shown.UNPROVED:
+            unproved.setdefault((answer.why, answer.mend), []).append(f"public.{name}")
+    if unproved:
+        texts = [f"{_listed(names)}: {why}" for (why, _), names in unproved.items()]
+        mends = dict.fromkeys(mend for _, mend in unproved if mend)
+        return warning(CHECK, f"not proved that it hides {'; '.join(texts)}", "; ".join(mends))
+    hidden = [f"public.{name}" for name in answers]
+    return ok(CHECK, f"shows nobody the workspace: it refuses or hides {_listed(hidden)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _ask(url: str, key: str, table: str) -> Answer:
+    address = f"{url.rstrip('/')}/rest/v1/{table}?select=*&limit=1"
+    check = "check SUPABASE_URL: it is https://PROJECT.supabase.co, of the same project as SUPABASE_DATABASE_URL"
+    try:
+        request = urllib.request.Request(address, headers={"apikey": key, "Authorization": f"Bearer {key}"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:  # noqa: S310 - settings allow http(s) only
+            status, body = answer.status, answer.read(LONGEST)
+    except urllib.error.HTTPError as error:
+        body = b""
+        with error, suppress(OSError, http.client.HTTPException):
+            body = error.read(LONGEST)
+        return _refusal(error.code, body, check)
+    except (ValueError, UnicodeError):  # its text would quote the key
+        return Answer(Shown.UNPROVED, "SUPABASE_API_KEY holds what no header carries", "copy the public key alone")
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or type(error).__name__
+        return Answer(Shown.UNPROVED, f"no answer ({reason})", check)
+    rows = _json(body)
+    if not isinstance(rows, list):
+        return Answer(Shown.UNPROVED, f"HTTP {status} with an answer that is not the REST API's", check)
+    return Answer(Shown.ROWS if rows else Shown.EMPTY)
+
+
+def _refusal(status: int, body: bytes, check: str) -> Answer:
+    """Whether it was the database or PostgREST that refused, which answer with a code of their own."""
+    said = _json(body)
+    code = said.get("code") if isinstance(said, dict) else None
+    if (code == "42501" and status in (401, 403)) or code in NOT_SERVED:
+        return Answer(Shown.HIDDEN)
+    if code in BAD_TOKEN or (status == 401 and code != "42501"):
+        mend = "check SUPABASE_API_KEY: it is the public (publishable) key of the project that SUPABASE_URL names"
+        return Answer(Shown.UNPROVED, f"HTTP {status}: SUPABASE_API_KEY is not taken", mend)
+    mend = check if status in (301, 302, 307, 308, 403, 404) else "run doctor again when the API answers"
+    return Answer(Shown.UNPROVED, f"HTTP {status}, which is no refusal of the database's", mend)
+
+
+def _json(body: bytes) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(body)
+    return None
+
+
+def _role_of(key: str) -> str | None:
+    """The role in a Supabase key: a JWT's claim, or what the new kind of key begins with."""
+    if key.startswith("sb_secret_"):
+        return "service_role"
+    with suppress(ValueError, IndexError, AttributeError):
+        part = key.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return str(claims.get("role"))
+    return None

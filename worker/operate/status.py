@@ -1,0 +1,177 @@
+"""Where the records stand: what ``status`` prints and ``/status.json`` says. Asks Supabase only.
+
+The counts are exact and read indexes, not the tables, as long as the tables are vacuumed: some 100 ms for a
+million rows. What the reasons of failures cost follows the number of failed rows. Whoever asks again and again
+waits in proportion to what the last count took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from psycopg import sql
+
+from worker.domain.recent import shown_code, shown_key
+from worker.entities.declaration import Entity
+from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.supabase.position import POSITION, restored_in_words
+from worker.supabase.queue import IS_WORK
+
+COUNT_SECONDS = 10.0
+"""A count that takes longer is given up."""
+REASONS = 20
+"""Reasons named for each entity, most frequent first."""
+LATEST = 5
+"""Keys named for each reason."""
+
+_COUNT = sql.SQL("""
+SELECT {name} AS entity, s.*, q.queue, q.oldest, clock_timestamp() AT TIME ZONE 'UTC' AS at,
+  (SELECT count(*) FROM {workspace} WHERE waiting_for IS NOT NULL) AS waiting,
+  (SELECT count(*) FROM {workspace} WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL
+     AND promoted_at IS NULL) AS carried,
+  p.position, p.open_transactions, p.last_pull_at, p.last_full_at, p.last_run_id, p.last_result, p.restored
+FROM (SELECT count(*) AS total, count(*) FILTER (WHERE enrichment_status = 'pending') AS pending,
+        count(*) FILTER (WHERE enrichment_status = 'in_progress') AS in_progress,
+        count(*) FILTER (WHERE enrichment_status = 'failed') AS failed,
+        count(*) FILTER (WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL) AS open,
+        count(*) FILTER (WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL) AS pushed
+      FROM {workspace}) s
+  CROSS JOIN (SELECT count(*) AS queue, min(updated_at) AS oldest FROM {workspace} w WHERE {is_work}) q
+  LEFT JOIN {position} p ON p.entity = {name}
+""")
+
+# A row set back without an answer from Neon's rules: its record is gone, or somebody wrote `failed` by hand.
+NOT_CARRIED = "NOT_CARRIED"
+_REASONS = sql.SQL("""
+(SELECT {name} AS entity, g.code, g.carried, g.records, latest.keys, latest.fields
+FROM (SELECT left(coalesce(reason_code, ''), 64) AS code, pushed_to_neon_at IS NOT NULL AS carried,
+        count(*) AS records
+      FROM {workspace} WHERE enrichment_status = 'failed' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {limit}) g
+  CROSS JOIN LATERAL (
+    SELECT array_agg(l.key ORDER BY l.updated_at DESC) AS keys,
+      array_agg(DISTINCT f.field) FILTER (WHERE f.field = ANY({fields})) AS fields
+    FROM (SELECT {key} AS key, updated_at, validation_errors AS errors FROM {workspace}
+          WHERE enrichment_status = 'failed' AND left(coalesce(reason_code, ''), 64) = g.code
+            AND (pushed_to_neon_at IS NOT NULL) = g.carried
+          ORDER BY updated_at DESC LIMIT {latest}) l
+      LEFT JOIN LATERAL jsonb_object_keys(
+        CASE WHEN jsonb_typeof(l.errors) = 'object' THEN l.errors ELSE '{{}}' END) f (field) ON true) latest)
+""")
+
+
+async def read_status(connection: Connection, entities: Iterable[Entity]) -> dict[str, Any]:
+    """Where the records of these entities stand, as JSON values: keys, counts and reason codes only.
+
+    ``invalid`` and ``master`` are what the last pull found in Neon, which is not asked.
+
+    Raises:
+        psycopg.Error: it could not be counted.
+    """
+    names = list(entities)
+    counts = sql.SQL(" UNION ALL ").join(
+        _COUNT.format(
+            name=sql.Literal(entity.name),
+            workspace=entity.workspace_table.sql,
+            is_work=IS_WORK,
+            position=POSITION,
+        )
+        for entity in names
+    )
+    reasons = sql.SQL(" UNION ALL ").join(
+        _REASONS.format(
+            name=sql.Literal(entity.name),
+            key=sql.Identifier(entity.key),
+            workspace=entity.workspace_table.sql,
+            latest=sql.Literal(LATEST),
+            fields=sql.Literal([*entity.columns, "record"]),
+            limit=sql.Literal(REASONS),
+        )
+        for entity in names
+    )
+    steps = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
+    results = await send(connection, *steps, (counts, None), (reasons, None), COMMIT)
+    rows = {row["entity"]: row for row in results[2].fetchall()}
+    failures = _failures(results[3].fetchall())
+    return {
+        "at": _utc(max(row["at"] for row in rows.values())),
+        "entities": {
+            entity.name: _entity(entity, rows[entity.name], failures.get(entity.name, [])) for entity in names
+        },
+    }
+
+
+def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]]) -> dict[str, Any]:
+    found = row["last_result"] or {}
+    oldest = row["oldest"]
+    return {
+        "plural": entity.plural,
+        "total": row["total"],
+        "counts": {
+            "pending": row["pending"],
+            "in_progress": row["in_progress"],
+            # On their way, and those that `push` carried and nobody has judged yet.
+            "complete": row["open"] - row["waiting"] + row["carried"],
+            "waiting": row["waiting"],
+            "promoted": row["pushed"] - row["carried"],
+            "failed": row["failed"],
+        },
+        "queue": row["queue"],
+        "oldest_queued_at": _utc(oldest),
+        "oldest_queued_seconds": max(0.0, (row["at"] - oldest).total_seconds()) if oldest else None,
+        "invalid": found.get("invalid"),
+        "master": found.get("master"),
+        "totals_estimated": bool(found.get("estimated")),
+        "last_pull": {
+            "at": _utc(row["last_pull_at"]),
+            "full_at": _utc(row["last_full_at"]),
+            "position": _utc(row["position"]),
+            "run_id": row["last_run_id"],
+            "open_transactions": [
+                {"transaction": one["name"], "since": one["since"]}
+                for one in (row["open_transactions"] or {}).get("open", ())
+            ],
+            "full": found.get("full"),
+            "seen": found.get("seen"),
+            "new": found.get("new"),
+            "changed": found.get("changed"),
+            "withdrawn": found.get("withdrawn"),
+        },
+        "restored": _restored(row["restored"]),
+        "failures": failures,
+    }
+
+
+def _restored(restored: Mapping[str, Any] | None) -> str | None:
+    """In words, a restore that is not settled; None where there is none."""
+    if not restored or restored.get("settled_at"):
+        return None
+    if not restored.get("lost") and restored.get("held"):
+        return f"{restored_in_words(restored)}: somebody holds rows of the workspace; the next pull looks at them"
+    return (
+        f"{restored_in_words(restored)}: {restored.get('lost', 0)} records are not in Neon any more and are kept in the"
+        " workspace; `enrichment-worker reconcile` lists and settles them"
+    )
+
+
+def _failures(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Reasons by entity, most frequent first, each with its fields and latest keys."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        code = shown_code(row["code"]) if row["carried"] else NOT_CARRIED
+        reason = found.setdefault((row["entity"], code), {"reason_code": code, "fields": [], "records": 0, "keys": []})
+        reason["records"] += row["records"]
+        if row["carried"]:
+            reason["fields"] = sorted({*reason["fields"], *(row["fields"] or [])})
+        # A key stands once for each of its fields.
+        keys = dict.fromkeys([*reason["keys"], *map(shown_key, row["keys"] or [])])
+        reason["keys"] = list(keys)[:LATEST]
+    reasons: dict[str, list[dict[str, Any]]] = {}
+    for (entity, _), reason in sorted(found.items(), key=lambda item: (-item[1]["records"], item[0])):
+        reasons.setdefault(entity, []).append(reason)
+    return reasons
+
+
+def _utc(moment: datetime | None) -> str | None:
+    return moment.replace(tzinfo=UTC).isoformat() if moment else None

@@ -1,0 +1,1 @@
+"""What any Postgres needs: connections, transactions, the pipeline, errors and hints."""

@@ -1,0 +1,62 @@
+"""Why the workspace refuses a record, where that is no fault of the record's own: it would refuse every other one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import psycopg
+from psycopg import sql
+
+from worker.entities.declaration import Entity
+from worker.neon import catalogue
+from worker.neon.catalogue import Found
+from worker.postgres.errors import Lack, SetupMissing
+from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.schema import mends
+from worker.schema.misfits import Misfit, examine, lacks_of
+from worker.schema.shape import SUPABASE, shapes
+
+
+async def common_cause(connection: Connection, entity: Entity) -> SetupMissing | None:
+    """In what the workspace table is not as it has to be by now: a column that nobody fills, another type; None where
+    it is. A sequence behind its rows is no cause as long as its numbers are free.
+    """
+    misfits, _ = await _look(connection, entity)
+    grave = [misfit for misfit in misfits if not misfit.harmless]
+    return SetupMissing(lacks_of(grave)) if grave else None
+
+
+async def taken_number(connection: Connection, entity: Entity, error: psycopg.errors.UniqueViolation) -> bool:
+    """Whether it was refused for its ``id``, which the table itself gave it."""
+    table = sql.Identifier(error.diag.schema_name or "", error.diag.table_name or "").as_string(connection)
+    columns = await catalogue.constrained(connection, table, error.diag.constraint_name or "")
+    return "id" in columns and entity.key not in columns
+
+
+async def behind(connection: Connection, entity: Entity) -> SetupMissing | None:
+    """What is to be said of numbers that are taken, where the table's next ones are too; None where those are free."""
+    misfits, _ = await _look(connection, entity)
+    lacks = lacks_of(misfits)
+    return SetupMissing(lacks) if lacks else None
+
+
+async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
+    """What is to be said of numbers that are taken again and again, though no sequence is behind."""
+    _, found = await _look(connection, entity)
+    default = await catalogue.default_of(connection, found.sql, "id")
+    highest = sql.SQL("SELECT coalesce(max(id), 0)::bigint AS id FROM {}").format(entity.workspace_table.sql)
+    results = await send(connection, *begin(read_only=True), (highest, None), COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    text = (
+        f"Supabase's {entity.workspace_table}.id is numbered by {default or 'no default'}, which gives numbers that"
+        f" rows have already: new {entity.plural} are refused"
+    )
+    return SetupMissing([Lack(text, mends.numbered_anew(found, found.columns["id"], row["id"] + 1))])
+
+
+async def _look(connection: Connection, entity: Entity) -> tuple[Sequence[Misfit], Found]:
+    table = entity.workspace_table
+    wanted = [shape for shape in shapes([entity]) if shape.table == table]
+    misfits, found = await examine(connection, SUPABASE, wanted, [entity], {})
+    return misfits, found[table]

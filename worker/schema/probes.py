@@ -1,0 +1,145 @@
+"""What the catalogue alone does not tell of a table: how far its numbers have come, whose keys are in the way, and
+what becomes of a value that is written to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from worker.entities.declaration import Entity, Table
+from worker.neon.catalogue import Found
+from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """How far a table's numbers have come, and what numbers the next row."""
+
+    highest: int
+    next: int
+
+
+async def numbering(connection: Connection, numbered: Sequence[tuple[Table, str]]) -> dict[Table, Numbering]:
+    """The highest ``id`` of these tables and what their sequences give next, where this role may see it: one
+    round trip.
+
+    Args:
+        connection: to the database.
+        numbered: tables with an ``id``, each with its sequence.
+    """
+    if not numbered:
+        return {}
+    one = sql.SQL(
+        "SELECT {nr} AS nr, (SELECT max(id) FROM {table})::bigint AS highest, coalesce("
+        " pg_sequence_last_value(s.seqrelid) + s.seqincrement, s.seqstart) AS next FROM pg_sequence s"
+        " WHERE seqrelid = {sequence}::regclass AND seqincrement > 0"
+        " AND has_sequence_privilege(s.seqrelid, 'USAGE, SELECT')"
+    )
+    statement = sql.SQL(" UNION ALL ").join(
+        one.format(nr=sql.Literal(nr), table=table.sql, sequence=sql.Literal(sequence))
+        for nr, (table, sequence) in enumerate(numbered)
+    )
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    return {
+        numbered[row["nr"]][0]: Numbering(row["highest"], row["next"])
+        for row in results[2].fetchall()
+        if row["highest"] is not None
+    }
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """The rows of a table that have no key, or share one."""
+
+    none: int
+    key: str | None
+    """One that several rows have."""
+    rows: int
+    """How many."""
+
+
+async def crowd(connection: Connection, table: Table, key: str) -> Crowd:
+    """The rows that a mend of a table's key would stumble over."""
+    statement = sql.SQL(
+        "SELECT (SELECT count(*) FROM {table} WHERE {key} IS NULL) AS none, d.key, coalesce(d.rows, 0) AS rows"
+        " FROM (SELECT 1) one LEFT JOIN (SELECT {key}::text AS key, count(*) AS rows FROM {table}"
+        " WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 ORDER BY 2 DESC, 1 LIMIT 1) d ON true"
+    ).format(table=table.sql, key=sql.Identifier(key))
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    return Crowd(**row)
+
+
+_UNFIT = sql.SQL("""
+SELECT a.attname::text AS name, format_type(v.type, NULL) AS value FROM (VALUES {pairs}) AS v (name, type)
+JOIN pg_attribute a ON a.attrelid = {master}::regclass AND a.attname = v.name
+JOIN pg_type t ON t.oid = a.atttypid
+JOIN pg_type u ON u.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
+JOIN pg_type f ON f.oid = v.type
+JOIN pg_type s ON s.oid = coalesce(nullif(f.typbasetype, 0), f.oid)
+-- What INSERT casts by itself: to text anything, else what has a cast for assignments.
+WHERE NOT (s.oid = u.oid OR s.typname = 'unknown' OR u.typcategory = 'S'
+  OR (s.typcategory = 'A' AND u.typcategory = 'A')
+  OR EXISTS (SELECT FROM pg_cast WHERE castsource = s.oid AND casttarget = u.oid AND castcontext IN ('a', 'i')))
+""")
+
+
+_SOON: Step = (sql.SQL("SET LOCAL lock_timeout = '1s'"), None)
+
+
+async def unfit(
+    connection: Connection, entities: Iterable[Entity], found: Mapping[Table, Found]
+) -> dict[Table, dict[str, str]]:
+    """Master columns whose type does not take what the worker writes there: master → column → the value's type. One
+    round trip.
+
+    Args:
+        connection: to Neon.
+        entities: whose masters.
+        found: what was found of Neon's tables. What is made of something that is not there yet is left out.
+    """
+    steps, masters = [], []
+    for entity in entities:
+        master, invalid = found[entity.master_table], found[entity.invalid_table]
+        away = [str(table) for table in entity.reads if table in found and not found[table].kind]
+        written: dict[str, sql.Composable] = {
+            name: sql.Identifier("r", source) for name, source in entity.mapping.items() if source in invalid.columns
+        }
+        written |= {
+            name: sql.SQL(how)
+            for name, how in entity.computed.items()
+            if invalid.columns.keys() >= set(re.findall(r"\br\.(\w+)", how)) and not any(one in how for one in away)
+        }
+        pairs = [
+            sql.SQL("({}, pg_typeof({})::oid)").format(sql.Literal(name), how)
+            for name, how in written.items()
+            if name in master.columns and master.columns[name].writable
+        ]
+        if pairs and invalid.kind:
+            one = sql.SQL(
+                "SELECT w.* FROM (SELECT NULL::text AS enriched_by) d LEFT JOIN {invalid} r ON false"
+                " CROSS JOIN LATERAL ({unfit}) w"
+            )
+            body = _UNFIT.format(
+                pairs=sql.SQL(", ").join(pairs), master=sql.Literal(entity.master_table.sql.as_string(connection))
+            )
+            steps.append((one.format(invalid=entity.invalid_table.sql, unfit=body), None))
+            masters.append(entity.master_table)
+    if not steps:
+        return {}
+    try:
+        results = await send(connection, *begin(read_only=True), _SOON, *steps, COMMIT)
+    except psycopg.errors.LockNotAvailable:
+        # Somebody alters the table: what it will be like is seen when a record is settled.
+        await send(connection, (sql.SQL("ROLLBACK"), None))
+        return {}
+    return {
+        master: {row["name"]: row["value"] for row in result.fetchall()}
+        for master, result in zip(masters, results[3:-1], strict=True)
+    }

@@ -1,0 +1,195 @@
+"""What each table has to be for the worker: a column that it comes to need gets its line here, and in the SQL that
+adds it. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import get_args
+
+from worker.entities.declaration import Entity, Table
+from worker.neon.invalid import PULLED
+from worker.supabase import receipts
+from worker.supabase.outbox import OUTBOX
+
+LEDGER = Table("marketing", "enrichment_ledger")
+LOG = Table("public", "shq_validation_log")
+RECEIPTS = Table("marketing", "enrichment_receipts")
+PULL_POSITION = receipts.POSITION
+POSITION_COLUMNS = (
+    "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions",
+)  # fmt: skip
+NEON, SUPABASE = "Neon", "Supabase"
+OUTBOX_CHECK = "events to N8N_WEBHOOK_URL"
+"""What ``doctor`` reports the outbox under."""
+
+
+class Kind(StrEnum):
+    """What a column has to hold. Each is several types of Postgres."""
+
+    KEY = "key"
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    """Numbers rows: any integer type."""
+    TIME = "time"
+    """UTC: with a time zone or without."""
+    JSON = "json"
+    BOOLEAN = "boolean"
+    ANY = "any"
+
+
+KEY_LENGTH = 21
+"""Characters of a Barton ID."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a column has to be."""
+
+    name: str
+    kind: Kind = Kind.TEXT
+    added: bool = True
+    """Whether `setup` adds it where it is missing."""
+    empty: bool = False
+    """Whether it is NULL in a new row, and the worker sets it to NULL again."""
+    least: int = 0
+    """Characters it must take."""
+    whole: bool = False
+    """Whether what it is given must come back as it was: nothing padded, cut or rounded."""
+    loose: bool = False
+    """Whether a type that takes some values only will do: what it refuses is that record's alone."""
+    read: bool = False
+    """Whether the worker only reads it."""
+    default: str | None = None
+    """For a new type, where it had one."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a table has to be."""
+
+    database: str
+    subject: str
+    """What ``doctor`` reports it under."""
+    table: Table
+    columns: Sequence[Wanted]
+    key: str | None = None
+    """The column by which a row is found, unique in every row."""
+    upserted: bool = False
+    """Whether ON CONFLICT goes by the key."""
+    filled: Collection[str] | None = None
+    """The columns that the worker's INSERT brings; None where it inserts nothing."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """Column → Neon's column that it is filled from, which may be empty."""
+    source: Table | None = None
+    """The table that those are of."""
+    numbered: bool = False
+    """Whether rows get their ``id`` here."""
+    own: bool = False
+    """Whether it is a table of the worker's own, which `setup` keeps in order."""
+
+
+def _data(entity: Entity, column: str) -> Kind:
+    """What a data column holds, as the entity's rules declare it."""
+    rule = entity.rules.model_fields.get(column)
+    if rule is None:
+        return Kind.ANY
+    types = {one for part in (get_args(rule.annotation) or (rule.annotation,)) for one in (get_args(part) or (part,))}
+    return Kind.TEXT if str in types else Kind.INTEGER if int in types and bool not in types else Kind.ANY
+
+
+def _invalid(entity: Entity) -> Shape:
+    columns = (
+        Wanted(entity.key, Kind.KEY, added=False, read=True, least=KEY_LENGTH),
+        Wanted("id", Kind.NUMBER, added=False, read=True),
+        *(Wanted(name, _data(entity, name), added=False, loose=True) for name in entity.columns),
+        Wanted("reason_code", least=40), Wanted("validation_errors", Kind.JSON),
+        Wanted("validation_warnings", Kind.JSON), Wanted("batch_id", loose=True, read=True),
+        Wanted("created_at", Kind.TIME, read=True), Wanted("updated_at", Kind.TIME),
+        Wanted("enrichment_status", least=8), Wanted("enriched_at", Kind.TIME),
+        Wanted("enriched_by"), Wanted("still_invalid", Kind.BOOLEAN),
+    )  # fmt: skip
+    return Shape(NEON, f"{entity.name}: Neon's tables", entity.invalid_table, columns, key=entity.key)
+
+
+def _master(entity: Entity) -> Shape:
+    columns = (Wanted(entity.key, Kind.KEY, added=False, least=KEY_LENGTH),)
+    filled = {entity.key, *entity.mapping, *entity.computed}
+    subject = f"{entity.name}: Neon's tables"
+    return Shape(NEON, subject, entity.master_table, columns, key=entity.key, upserted=True, filled=filled)
+
+
+def _workspace(entity: Entity) -> Shape:
+    columns = (
+        Wanted(entity.key, Kind.KEY, added=False, least=KEY_LENGTH),
+        Wanted("id", Kind.NUMBER), Wanted("neon_id", Kind.NUMBER), Wanted("source_batch_id"),
+        *(Wanted(name, _data(entity, name), whole=True) for name in entity.columns),
+        Wanted("original_validation_errors", Kind.JSON), Wanted("original_validation_warnings", Kind.JSON),
+        Wanted("reason_code", least=40), Wanted("enrichment_status", least=11, default="'pending'"),
+        Wanted("enrichment_notes"), Wanted("enriched_by"), Wanted("enriched_at", Kind.TIME),
+        Wanted("pulled_from_neon_at", Kind.TIME), Wanted("pushed_to_neon_at", Kind.TIME, empty=True),
+        Wanted("last_sync_hash", least=32), Wanted("created_at", Kind.TIME),
+        # One version of a row is told from the next by it.
+        Wanted("updated_at", Kind.TIME, whole=True),
+        Wanted("neon_snapshot", Kind.JSON, empty=True), Wanted("validation_errors", Kind.JSON),
+        Wanted("validation_warnings", Kind.JSON), Wanted("sync_note", least=2000, empty=True),
+        Wanted("promoted_at", Kind.TIME, empty=True), Wanted("waiting_for", least=KEY_LENGTH, empty=True),
+        Wanted("sync_code", least=20, empty=True), Wanted("receipt_id", Kind.NUMBER, empty=True),
+        Wanted("receipt_hash", least=52, empty=True), Wanted("queued_versions", least=900, empty=True),
+    )  # fmt: skip
+    sources = {
+        **{name: name for name in entity.columns},
+        **{name: how.removeprefix("i.") for name, how in PULLED.items() if how.startswith("i.")},
+    }
+    return Shape(
+        SUPABASE, f"{entity.name}: workspace", entity.workspace_table, columns, key=entity.key, upserted=True,
+        filled={entity.key, *entity.columns, *PULLED}, sources=sources, source=entity.invalid_table, numbered=True,
+    )  # fmt: skip
+
+
+def _read(entity: Entity, table: Table) -> Shape:
+    texts = {"company_slots": ("company_slot_unique_id", "company_unique_id", "slot_type", "slot_label")}
+    columns = [Wanted(name, added=False, loose=True, read=True) for name in texts.get(table.name, ())]
+    return Shape(NEON, f"{entity.name}: Neon's tables", table, columns)
+
+
+def _plain(
+    database: str, subject: str, table: Table, names: Iterable[str], *, key: str | None = None, numbered: bool = False
+) -> Shape:
+    """A table of the worker's own."""
+    wanted = [Wanted(name, Kind.ANY) for name in names]
+    return Shape(database, subject, table, wanted, key=key, upserted=key is not None, numbered=numbered, own=True)
+
+
+def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape]:
+    """What every table has to be.
+
+    Args:
+        entities: whose tables.
+        announces: the outbox is used too.
+    """
+    named = list(entities)
+    made = {entity.master_table for entity in named} | {entity.invalid_table for entity in named}
+    wanted = [shape for entity in named for shape in (_invalid(entity), _master(entity), _workspace(entity))]
+    for entity in named:
+        wanted += [_read(entity, table) for table in entity.reads if table not in made]
+    log = (
+        Wanted("validation_run_id", least=35), Wanted("source_table"), Wanted("target_table"),
+        Wanted("total_records", Kind.INTEGER), Wanted("passed_records", Kind.INTEGER),
+        Wanted("failed_records", Kind.INTEGER), Wanted("executed_by"), Wanted("executed_at", Kind.TIME),
+        Wanted("notes"),
+    )  # fmt: skip
+    return [
+        *wanted,
+        _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version"), numbered=True),
+        _plain(NEON, "ledger and log", RECEIPTS, ("pulls", "confirmed", "pruned_id", "pulled_at"), key="entity"),
+        Shape(
+            NEON, "ledger and log", LOG, [Wanted(**{**vars(one), "added": False}) for one in log],
+            key="validation_run_id", upserted=True, filled={one.name for one in log},
+        ),
+        _plain(SUPABASE, "pull's position", PULL_POSITION, POSITION_COLUMNS, key="entity"),
+        *([_plain(SUPABASE, OUTBOX_CHECK, OUTBOX, ("entity", "event"), numbered=True)] if announces else []),
+    ]  # fmt: skip

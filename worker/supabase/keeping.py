@@ -1,0 +1,187 @@
+"""Supabase: what a pull changes in the workspace rows that are there, and which of them it looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.domain.model import Code, Data, Receipt
+from worker.entities.declaration import Entity, data_of
+from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.supabase.queue import VERSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What a pull changes in a workspace row. None leaves a cell as it is."""
+
+    key: str
+    neon_id: int | None
+    data: Data
+    snapshot: Data
+    status: str
+    original_errors: Any
+    original_warnings: Any
+    reason_code: str | None
+    reopened: bool
+    note: str | None
+    code: str | None = None
+    """What ``note`` says."""
+    cleared: bool = False
+    """Whether the old note goes, though there is no new one."""
+    receipt: Receipt | None = None
+    """The ledger row that the row is told of by this."""
+    forget: bool = False
+    """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    waiting_for: str | None = None
+    enriched_by: str | None = None
+    """Who had enriched it, where the row does not say."""
+    enriched_at: datetime | None = None
+    as_of: datetime | None = None
+    """The version of the row that the values are of, where it holds an older one: its database was restored."""
+
+
+_REFRESH = sql.SQL("""
+UPDATE {workspace} w SET
+  updated_at = greatest(w.updated_at, a.as_of),
+  queued_versions = {versions},
+  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
+  neon_id = coalesce(a.neon_id, w.neon_id), neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
+  enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
+  original_validation_errors = coalesce(a.original_errors, w.original_validation_errors),
+  original_validation_warnings = CASE WHEN a.original_errors IS NULL THEN w.original_validation_warnings
+    ELSE a.original_warnings END,
+  validation_errors = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_errors END,
+  validation_warnings = CASE WHEN a.reopened THEN '{{}}' ELSE w.validation_warnings END,
+  pushed_to_neon_at = CASE WHEN a.reopened THEN NULL ELSE w.pushed_to_neon_at END,
+  promoted_at = CASE WHEN a.reopened THEN NULL ELSE w.promoted_at END,
+  sync_note = CASE WHEN a.cleared THEN a.note ELSE coalesce(a.note, w.sync_note) END,
+  sync_code = CASE WHEN a.cleared OR a.note IS NOT NULL THEN a.code ELSE w.sync_code END,
+  receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
+  receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END,
+  waiting_for = a.waiting_for,
+  enriched_by = coalesce(w.enriched_by, a.enriched_by), enriched_at = coalesce(w.enriched_at, a.enriched_at),
+  pulled_from_neon_at = CASE WHEN a.neon_id IS NULL THEN w.pulled_from_neon_at ELSE now() AT TIME ZONE 'UTC' END
+FROM jsonb_to_recordset(%(rows)s) AS a (key text, neon_id bigint, data jsonb, snapshot jsonb, status text,
+  original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text, code text,
+  cleared boolean, receipt_id bigint, receipt_hash text, forget boolean, waiting_for text, enriched_by text,
+  enriched_at timestamp, as_of timestamp)
+WHERE w.{key} = a.key
+""")
+
+
+def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
+    """The step that brings changed records to their workspace rows, which the caller has locked."""
+    return (
+        _REFRESH.format(
+            workspace=entity.workspace_table.sql,
+            key=sql.Identifier(entity.key),
+            versions=VERSIONS,
+            columns=sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
+            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
+        ),
+        {"rows": Jsonb([_refresh_as_json(row) for row in rows])},
+    )
+
+
+def _refresh_as_json(row: Refresh) -> dict[str, Any]:
+    cells = asdict(row)
+    receipt = cells.pop("receipt") or {"id": None, "hash": None}
+    return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"]}
+
+
+async def pulled_keys(
+    connection: Connection, entity: Entity, after: str, limit: int, *, queued: bool = False
+) -> list[str]:
+    """Keys of rows that should have their record in the invalid table, in order, after ``after``.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        after: only keys greater than this one.
+        limit: keys at most.
+        queued: also of rows that their delivery would tell.
+    """
+    statement = sql.SQL(
+        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
+        " AND sync_code IS DISTINCT FROM 'lost'"
+        " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
+        " ORDER BY {key} LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit, "queued": queued}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+LOOKED_AT = 10_000
+"""Rows that are compared at once."""
+
+
+async def promoted_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
+    """Keys of rows that say promoted, in order, after ``after``."""
+    statement = sql.SQL(
+        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
+        " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [row["key"] for row in results[2].fetchall()]
+
+
+async def lost(connection: Connection, entity: Entity, *, inside: bool = False) -> dict[str, Data]:
+    """Key → data of the rows whose record a restored Neon does not have any more.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        inside: within the transaction that is open already.
+    """
+    statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.sync_code = 'lost' ORDER BY 1").format(
+        sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
+    )
+    steps = [(statement, None)] if inside else [*begin(read_only=True), (statement, None), COMMIT]
+    results = await send(connection, *steps)
+    return {row["key"]: row["data"] for row in results[0 if inside else 2].fetchall()}
+
+
+def give_up(entity: Entity, keys: Sequence[str], text: str) -> Step:
+    """The step that lets rows, which the caller has locked, wait for their record no longer."""
+    statement = sql.SQL(
+        "UPDATE {} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
+        " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
+        " WHERE {} = ANY(%(keys)s)"
+    )
+    params = {"keys": list(keys), "text": text}
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
+
+
+def remove(entity: Entity, keys: Sequence[str]) -> Step:
+    """The step that removes withdrawn rows, which the caller has locked."""
+    statement = sql.SQL("DELETE FROM {} WHERE {} = ANY(%(keys)s)")
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {"keys": list(keys)}
+
+
+def note(entity: Entity, keys: Sequence[str], text: str, code: Code) -> Step:
+    """The step that leaves a note on rows, which the caller has locked."""
+    statement = sql.SQL("UPDATE {} SET sync_note = %(text)s, sync_code = %(code)s WHERE {} = ANY(%(keys)s)")
+    params = {"keys": list(keys), "text": text, "code": code}
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
+
+
+def await_return(entity: Entity, keys: Sequence[str], text: str) -> Step:
+    """The step that lets rows, which the caller has locked, wait until their record is in Neon again: what was set to
+    complete goes on by itself then. What they were told is of an outcome that Neon has forgotten.
+    """
+    statement = sql.SQL(
+        "UPDATE {} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"
+        " receipt_hash = NULL, pushed_to_neon_at = NULL,"
+        " waiting_for = CASE WHEN enrichment_status = 'complete' THEN 'the record itself' END"
+        " WHERE {} = ANY(%(keys)s)"
+    )
+    params = {"keys": list(keys), "text": text}
+    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params

@@ -1,0 +1,137 @@
+"""Supabase: how far the pull of each entity has come, which one of several workers moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import structlog
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.domain.horizon import Horizon, recall
+from worker.entities.declaration import Entity
+from worker.postgres.errors import Storm
+from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.supabase import receipts
+
+log = structlog.get_logger("worker.pull")
+
+POSITION = receipts.POSITION.sql
+GUARD_SECONDS = 120.0
+"""How long a puller may be silent before another may take over."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far the pull of an entity has come; times are UTC without zone."""
+
+    horizon: Horizon | None
+    """None where nothing was pulled, or by a worker of another release, which does not say what was open then."""
+    last_pull_at: datetime | None
+    last_full_at: datetime | None
+    pulls: int = 0
+    """How many pulls ended here."""
+    ledger_id: int | None = None
+    """The workspace has heard of all that Neon's ledger says up to this id."""
+    restored: dict[str, Any] | None = None
+    """The last restore that was recognised."""
+
+
+async def take_position(connection: Connection, entity: Entity) -> Position | None:
+    """Become the only puller of an entity for as long as this transaction lives; None where another is."""
+    add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION)
+    await send(connection, *begin(), (add, {"entity": entity.name}), COMMIT)
+    take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION)
+    results = await send(connection, *begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
+    row = results[-1].fetchone()
+    if row is None:
+        return None
+    return _position(row)
+
+
+async def read_position(connection: Connection, entity: Entity) -> Position:
+    """How far the pull of an entity has come, only looked at."""
+    statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION)
+    results = await send(connection, *begin(read_only=True), (statement, {"entity": entity.name}), COMMIT)
+    row = results[2].fetchone()
+    return _position(row) if row else Position(None, None, None)
+
+
+def _position(row: Mapping[str, Any]) -> Position:
+    kept = row["open_transactions"] or {}
+    known = kept.get("run_id") == row["last_run_id"]
+    since = recall(row["position"], row["last_id"], kept) if known else None
+    return Position(
+        since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"]
+    )  # fmt: skip
+
+
+def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
+    """The step that keeps what is known of a restore."""
+    statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION)
+    return statement, {"restored": Jsonb(dict(restored)), "entity": entity.name}
+
+
+def save_position(
+    entity: Entity,
+    reached: Horizon | None,
+    run_id: str,
+    result: Mapping[str, Any],
+    *,
+    full: bool,
+    pulls: int,
+    ledger_id: int | None,
+) -> Step:
+    """The step that moves the position, or leaves it; commits with the transaction that holds it."""
+    statement = sql.SQL(
+        "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
+        " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
+        " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
+        " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
+        " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
+        " WHERE entity = %(entity)s"
+    ).format(POSITION)
+    return statement, {
+        "position": reached and reached.position,
+        "last_id": reached and reached.last_id,
+        "open": Jsonb({"run_id": run_id, **reached.remembered()}) if reached else None,
+        "run_id": run_id,
+        "result": Jsonb(result),
+        "full": full,
+        "pulls": pulls,
+        "ledger_id": ledger_id,
+        "entity": entity.name,
+    }
+
+
+async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:
+    """The entities whose last pull, by any worker, is longer ago than ``interval`` seconds, or is still to come: then
+    the server's clock went back, and nobody knows how long ago it is.
+    """
+    statement = sql.SQL(
+        "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
+        " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
+        " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
+        " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
+        " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
+    ).format(POSITION)
+    params = {"entities": [entity.name for entity in entities], "interval": interval}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    found = {row["entity"]: row["ahead"] for row in results[2].fetchall()}
+    ahead = sorted(name for name, is_ahead in found.items() if is_ahead)
+    if ahead and (times := _AHEAD.seen(", ".join(ahead))) is not None:
+        log.warning("pull.clock", entities=ahead, times=times)
+    return [entity.name for entity in entities if entity.name in found]
+
+
+_AHEAD = Storm()
+
+
+def restored_in_words(restored: Mapping[str, Any]) -> str:
+    """Which side was restored, and to what moment, of what the position keeps of it."""
+    moments = (("not before", restored.get("after")), ("before", restored.get("before")))
+    parts = [f"{word} {at[:19].replace('T', ' ')} UTC" for word, at in moments if at]
+    return f"{restored['side']} was restored to an earlier moment" + (f" ({' and '.join(parts)})" if parts else "")

@@ -1,0 +1,402 @@
+"""Supabase: the queue, and what the enricher's row is told. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.domain.aside import Aside
+from worker.domain.model import Code, Data, Delivery, Receipt, Status
+from worker.entities.declaration import ENTITIES, Entity, data_of
+from worker.postgres.pool import COMMIT, Connection, Step, begin, composed, send
+
+CHANNEL = "enrichment_complete"
+STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
+"""What :func:`worker.domain.model.stamp` writes, for ``to_char``; the trigger has it too."""
+IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
+
+RELEASED = "Queued: what the record waited for is there."
+LEFT_NOTE = (
+    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
+)
+_SAID_BY_0_1_0 = {
+    Code.LEFT: LEFT_NOTE,
+    Code.GONE: "This record is no longer in the invalid table:%",
+    Code.FLAGGED: "Not promoted: %",
+    Code.CARRIED: "Carried to Neon, where it waits for re-validation.%",
+    Code.UNDONE: "The promotion was taken back:%",
+}
+"""How release 0.1.0 begins its notes; it has no codes."""
+
+# The hash is taken outside, of the data as the lock found them, and they are composed once. Beside the row, in a
+# LATERAL, they would be those from before the lock where somebody edits the row in between.
+_CLAIM = sql.SQL("""
+SELECT c.*, md5(concat_ws('|', c.key, c.version::text, c.data::text)) AS delivery_hash FROM (
+SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
+  w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
+  w.pushed_to_neon_at AS pushed_at, w.promoted_at, w.neon_id, w.receipt_id, w.receipt_hash,
+  w.queued_versions, {more}
+  CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND w.sync_note IS DISTINCT FROM {released}
+      AND isfinite(w.updated_at)
+    THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
+FROM {workspace} w
+""")
+
+
+_MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
+"""What a delivery does not need."""
+# While release 0.1.0 runs beside this one, it writes its words over a note and leaves the code of that one as it is.
+CODE = sql.SQL("CASE {whens} ELSE w.sync_code END").format(
+    whens=sql.SQL(" ").join(
+        sql.SQL("WHEN w.sync_note LIKE {} THEN {}").format(sql.Literal(begins), sql.Literal(code.value))
+        for code, begins in _SAID_BY_0_1_0.items()
+    )
+)
+_ROWS = {
+    "work": sql.SQL(
+        "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
+    ),
+    "work, but for some": sql.SQL(
+        "WHERE {is_work} AND {not_aside} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"
+        " FOR UPDATE OF w SKIP LOCKED"
+    ),
+    "work among some": sql.SQL(
+        "WHERE {is_work} AND w.{key} = ANY(%(keys)s) ORDER BY w.{key} LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED"
+    ),
+    "work, only looked at": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
+    "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w"),
+    "free keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w SKIP LOCKED"),
+    "keys, only looked at": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
+}
+
+
+def _not_aside(entity: Entity, which: str = "aside") -> sql.Composed:
+    """That a row is none of those of an :class:`worker.domain.aside.Aside`. No join, to keep to the queue's index."""
+    return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
+        sql.Identifier(entity.key), STAMP, sql.Placeholder(which)
+    )
+
+
+@cache
+def _claim(entity: Entity, rows: str) -> sql.SQL:
+    return composed(
+        _CLAIM.format(
+            key=sql.Identifier(entity.key),
+            data=data_of(entity, "w"),
+            workspace=entity.workspace_table.sql,
+            released=sql.Literal(RELEASED),
+            more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
+        )
+        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_aside(entity))
+        + sql.SQL(") c")
+    )
+
+
+_DELIVERY_FIELDS = (
+    "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
+    "age", "pushed_at", "promoted_at", "queued_versions",
+)  # fmt: skip
+
+
+def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
+    cells = {name: row[name] for name in _DELIVERY_FIELDS}
+    # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
+    # A snapshot of another release may know other columns: what it does not know, nobody has agreed on.
+    cells["snapshot"] = {**dict.fromkeys(entity.columns), **(row["snapshot"] or {})}
+    cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
+    if row["receipt_id"] is not None:
+        cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
+    return Delivery(**cells)
+
+
+_PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
+"""The queue's index has the oldest first. After a flip of many rows, and until the next ANALYZE, the planner takes the
+queue for short, and would read and sort the whole of it for each batch. What is acknowledged is looked up by index and
+joined by hash, however small the workspace was when the statement was prepared.
+"""
+
+
+async def claim(
+    connection: Connection,
+    entity: Entity,
+    limit: int,
+    *,
+    look: bool = False,
+    skip: int = 0,
+    durable: bool = True,
+    aside: Sequence[str] = (),
+    among: Sequence[str] | None = None,
+) -> list[Delivery]:
+    """The oldest work of an entity, in a transaction that keeps it from all other workers.
+
+    The claim is the row locks themselves: it ends with the transaction, however that ends.
+
+    Args:
+        connection: to Supabase; its transaction stays open.
+        entity: which.
+        limit: rows at most.
+        look: read only and lock nothing.
+        skip: rows to pass over first.
+        durable: the transaction's COMMIT waits for the disk.
+        aside: rows to pass over, as an :class:`worker.domain.aside.Aside` names them.
+        among: only rows with these keys.
+    """
+    rows = "work, only looked at" if look else "work, but for some" if aside else "work"
+    params: dict[str, Any] = {"limit": limit, "skip": skip}
+    if among is not None:
+        rows, params = "work among some", {"limit": limit, "keys": list(among)}
+    elif rows == "work, but for some":
+        params["aside"] = list(aside)
+    steps = begin(read_only=look, planner=_PLANNER, planned_once=True, durable=durable)
+    results = await send(connection, *steps, (_claim(entity, rows), params))
+    return [_delivery(entity, row) for row in results[-1].fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A workspace row, and how far it has come."""
+
+    delivery: Delivery
+    neon_id: int | None
+    pulled_at: datetime | None
+    """When it was last brought up to date, by Neon's clock; UTC without zone."""
+    noted: bool
+    """Whether an enricher left notes on it."""
+    code: str | None
+    """What its note says: a :class:`worker.domain.model.Code`."""
+
+    @property
+    def pushed(self) -> bool:
+        """Whether it was carried to Neon."""
+        return self.delivery.pushed_at is not None
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it says that the record was promoted."""
+        return self.delivery.promoted_at is not None
+
+    @property
+    def taken_back(self) -> bool:
+        """Whether an enricher works on it: what was carried before is not his last word."""
+        status = self.delivery.status
+        # What was carried stays complete until it is judged: another status is the enricher's word.
+        return status == Status.IN_PROGRESS or (
+            status != Status.COMPLETE and (self.edited or self.code == Code.CARRIED)
+        )
+
+    @property
+    def queued(self) -> bool:
+        """Whether it is work, or waits: the push settles it."""
+        return self.delivery.status == Status.COMPLETE and not self.pushed
+
+    @property
+    def carried(self) -> bool:
+        """Whether it was carried to Neon and has not heard what became of it."""
+        return self.delivery.status == Status.COMPLETE and self.pushed and not self.promoted
+
+    @property
+    def edited(self) -> bool:
+        """Whether an enricher changed data since the snapshot."""
+        return self.delivery.data != self.delivery.snapshot
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has worked on it since it was pulled."""
+        return self.delivery.status == Status.PENDING and not self.edited and not self.noted
+
+
+async def lock(
+    connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False, wait: bool = True
+) -> dict[str, Row]:
+    """The workspace rows with these keys, locked in a transaction that stays open.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        keys: which.
+        look: read only and lock nothing.
+        wait: for whoever holds a row; else his rows are left out.
+    """
+    which = "keys, only looked at" if look else "keys" if wait else "free keys"
+    results = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
+    rows = results[-1].fetchall()
+    names = ("neon_id", "pulled_at", "noted", "code")
+    return {row["key"]: Row(_delivery(entity, row), **{name: row[name] for name in names}) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a workspace row is to say from now on. None leaves a cell as it is."""
+
+    key: str
+    version: datetime | None
+    """Only the row that still has this ``updated_at`` is answered: a newer edit is not overwritten."""
+    status: str
+    note: str | None
+    data: Data | None = None
+    """Data columns that get other values than the row has."""
+    snapshot: Data | None = None
+    errors: Mapping[str, str] | None = None
+    warnings: Mapping[str, str] | None = None
+    reason_code: str | None = None
+    pushed: bool = False
+    promoted_at: datetime | None = None
+    waiting_for: str | None = None
+    code: str | None = None
+    """What ``note`` says."""
+    receipt: Receipt | None = None
+    """The ledger row that says so."""
+    forget: bool | None = None
+    """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    as_of: datetime | None = None
+    """The version of the row that the values are of, where it holds an older one: its database was restored."""
+
+
+VERSIONS = sql.SQL(
+    "CASE WHEN a.receipt_id IS NOT NULL THEN NULL"
+    " WHEN a.as_of > w.updated_at THEN"
+    " concat_ws(',', w.queued_versions, to_char(a.as_of, {}))"
+    " ELSE w.queued_versions END"
+).format(STAMP)
+"""The versions in which a row was queued, by what it is told."""
+_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
+_ACKNOWLEDGE = sql.SQL("""
+WITH a AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
+    data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
+    promoted_at timestamp, waiting_for text, code text, receipt_id bigint,
+    receipt_hash text, forget boolean, as_of timestamp)
+)
+UPDATE {workspace} w SET
+  updated_at = greatest(w.updated_at, a.as_of),
+  queued_versions = {versions},
+  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
+  neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
+  last_sync_hash = coalesce(md5(a.snapshot::text), w.last_sync_hash),
+  enrichment_status = a.status,
+  validation_errors = coalesce(a.errors, w.validation_errors),
+  validation_warnings = coalesce(a.warnings, w.validation_warnings),
+  reason_code = coalesce(a.reason_code, w.reason_code),
+  pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' END,
+  promoted_at = a.promoted_at,
+  waiting_for = a.waiting_for,
+  sync_note = a.note, sync_code = a.code,
+  receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
+  receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END
+FROM a
+WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
+  -- Compared as it was read: the worker's calendar has four digits for a year.
+  AND CASE WHEN w.updated_at IS NOT NULL THEN least(greatest(w.updated_at, '0001-01-01'),
+    '9999-12-31 23:59:59.999999') END IS NOT DISTINCT FROM a.version
+""")
+
+_RELEASE = sql.SQL("""
+WITH due AS MATERIALIZED (
+  SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
+), freed AS (
+  UPDATE {workspace} w SET waiting_for = NULL, sync_note = %(note)s, sync_code = 'released'
+  WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE id = ANY (ARRAY(SELECT id FROM due))
+    AND waiting_for IS NOT NULL AND {column} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED))
+  RETURNING w.id
+)
+-- An edited row goes back by itself.
+SELECT EXISTS (SELECT id FROM due EXCEPT SELECT id FROM freed) AS held
+""")
+
+
+def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
+    """The step that tells the enrichers."""
+    return _acknowledge(entity), {"replies": Jsonb([_as_json(reply) for reply in replies])}
+
+
+@cache
+def _acknowledge(entity: Entity) -> sql.SQL:
+    columns = [sql.Identifier(column) for column in entity.columns]
+    return composed(
+        _ACKNOWLEDGE.format(
+            workspace=entity.workspace_table.sql,
+            key=sql.Identifier(entity.key),
+            columns=sql.SQL(", ").join(columns),
+            versions=VERSIONS,
+            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
+        )
+    )
+
+
+def _as_json(reply: Reply) -> dict[str, Any]:
+    said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
+    if reply.version:
+        said["version"] = reply.version
+    if reply.as_of:
+        said["as_of"] = reply.as_of
+    if reply.receipt:
+        said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
+    return said
+
+
+def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = RELEASED) -> Step:
+    """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
+    itself.
+
+    Args:
+        entity: whose rows wait.
+        keys: what they wait for, or their own keys.
+        by: the column that ``keys`` are of.
+        note: what the rows are to say.
+    """
+    return _release(entity, by), {"keys": list(keys), "note": note}
+
+
+@cache
+def _release(entity: Entity, by: str) -> sql.SQL:
+    return composed(_RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)))
+
+
+def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
+    """The steps that wake whoever waits for these records of ``entity``."""
+    if not promoted:
+        return []
+    return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]
+
+
+async def has_work(connection: Connection, entities: Iterable[Entity], aside: Mapping[str, Aside]) -> set[str]:
+    """The names of the entities that have work, but for what is put aside."""
+    one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
+    parts, params = [], {}
+    for entity in entities:
+        but: sql.Composable = sql.SQL("")
+        if seals := aside[entity.name].seals():
+            but, params[entity.name] = sql.SQL(" AND ") + _not_aside(entity, entity.name), seals
+        parts.append(one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK, but))
+    statement = sql.SQL(" UNION ALL ").join(parts)
+    results = await send(connection, *begin(read_only=True), (statement, params or None), COMMIT)
+    return {row["entity"] for row in results[2].fetchall()}
+
+
+async def count_work(connection: Connection, entity: Entity) -> int:
+    """How many rows of an entity are work."""
+    statement = sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(entity.workspace_table.sql, IS_WORK)
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    return int(row["rows"])
+
+
+async def carried(connection: Connection, entity: Entity, after: int, limit: int) -> dict[int, str]:
+    """Id and key of rows that were carried to Neon and have not heard what became of them, in the order of
+    their ids, after ``after``.
+    """
+    statement = sql.SQL(
+        "SELECT w.id, w.{key} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"
+        " AND w.pushed_to_neon_at IS NOT NULL AND w.promoted_at IS NULL AND w.id > %(after)s"
+        " ORDER BY w.id LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return {row["id"]: row["key"] for row in results[2].fetchall()}

@@ -1,0 +1,93 @@
+"""Supabase: what the workspace rows were told of, by the receipts that they bear, and by which a database that was
+restored to an earlier moment is recognised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg import sql
+
+from worker.domain.model import Receipt
+from worker.entities.declaration import Entity, Table
+from worker.postgres.pool import COMMIT, Connection, begin, send
+
+POSITION = Table("public", "enrichment_pull_position")
+CHUNK = 5000
+
+
+async def newest(connection: Connection, entity: Entity) -> Receipt | None:
+    """The latest ledger row that a workspace row was told of."""
+    statement = sql.SQL(
+        "SELECT receipt_id AS id, receipt_hash AS hash FROM {} WHERE receipt_id IS NOT NULL"
+        " ORDER BY receipt_id DESC LIMIT 1"
+    ).format(entity.workspace_table.sql)
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
+    return Receipt(**row) if row else None
+
+
+async def told(connection: Connection, entity: Entity, after: int) -> dict[str, Receipt]:
+    """What the workspace rows were told of after a ledger id, by key, in the order of the ids; a chunk of them."""
+    statement = sql.SQL(
+        "SELECT {key} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace} WHERE receipt_id > %(after)s"
+        " ORDER BY receipt_id LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    results = await send(connection, *begin(read_only=True), (statement, {"after": after, "limit": CHUNK}), COMMIT)
+    return {row["key"]: Receipt(row["id"], row["hash"]) for row in results[2].fetchall()}
+
+
+async def first_told(connection: Connection, entity: Entity, keys: Sequence[str]) -> datetime | None:
+    """When the first of these rows was told its outcome; UTC without zone."""
+    statement = sql.SQL(
+        "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {} WHERE {} = ANY(%(keys)s)"
+    ).format(entity.workspace_table.sql, sql.Identifier(entity.key))
+    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
+    row = results[2].fetchone()
+    return row["at"] if row else None
+
+
+async def pulls_kept(connection: Connection, entity: Entity) -> int:
+    """How many pulls the workspace knows of."""
+    statement = sql.SQL("SELECT pulls FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
+    cursor = await connection.execute(statement, {"entity": entity.name})
+    row = await cursor.fetchone()
+    return int(row["pulls"]) if row else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """Rows that were told of nothing as late as the ledger speaks of them."""
+
+    keys: list[str]
+    """Those that are not queued."""
+    absent: set[str]
+    """Keys that have no row."""
+    queued: bool
+    """Whether some are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
+
+
+async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> Unheard:
+    """Rows that were told of nothing as late as this.
+
+    Args:
+        connection: to Supabase.
+        entity: whose rows.
+        latest: key → id of the ledger row that says what became of the record.
+    """
+    statement = sql.SQL(
+        "SELECT a.key, w.{key} IS NULL AS absent, w.waiting_for IS NOT NULL AS waits,"
+        " coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false) AS queued"
+        " FROM unnest(%(keys)s::text[], %(ids)s::bigint[]) AS a (key, id)"
+        " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR coalesce(w.receipt_id, 0) < a.id"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    params = {"keys": list(latest), "ids": list(latest.values())}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    rows = results[2].fetchall()
+    return Unheard(
+        [row["key"] for row in rows if not (row["absent"] or row["queued"])],
+        {row["key"] for row in rows if row["absent"]},
+        any(row["queued"] and not row["waits"] for row in rows),
+    )

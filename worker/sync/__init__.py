@@ -1,0 +1,1 @@
+"""What goes between the two databases, in which order."""

@@ -1,0 +1,143 @@
+"""The two databases side by side, opened and checked: what every command that moves records stands on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import anyio
+import psycopg
+import structlog
+from anyio import Event
+
+from worker.domain.aside import Aside
+from worker.domain.model import Receipt
+from worker.entities.declaration import ENTITIES, Entity
+from worker.neon.settle import Settlement, settlement
+from worker.postgres.errors import Kind, Lack, SetupMissing, in_one_line, kind_of, with_database
+from worker.postgres.hints import MOVE_TO_UTF8, reach_hint, with_hint
+from worker.postgres.pool import UTF8, Database
+from worker.schema.misfits import examine, lacks_of
+from worker.schema.shape import NEON, SUPABASE, shapes
+from worker.settings import Settings, safe_address
+from worker.supabase import receipts
+
+log = structlog.get_logger("worker.bridge")
+
+
+class Unreachable(Exception):
+    """A database cannot be reached. The text is one line with the mend."""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """Both databases, and how each entity settles in this Neon."""
+
+    neon: Database
+    supabase: Database
+    settlements: Mapping[str, Settlement]
+    batch_size: int
+    stop: Event
+    """Set when no new batch is to be begun."""
+    announces: bool = False
+    """Whether outcomes and pulls are announced: an event is written with each."""
+    known: dict[str, Receipt] = field(default_factory=dict)
+    """Entity → the latest ledger row that the workspace was told of: a Neon that lacks it was restored."""
+    aside: defaultdict[str, Aside] = field(default_factory=lambda: defaultdict(Aside))
+    """Entity → the rows that are passed over for a while."""
+    unreleased: defaultdict[str, Aside] = field(default_factory=lambda: defaultdict(Aside))
+    """Entity → promoted records for which rows wait that somebody held."""
+    promotions: Counter[str] = field(default_factory=Counter)
+    """Entity → batches of this process of which a record was promoted."""
+    doubted: dict[tuple[str, str], int] = field(default_factory=dict)
+    """Entity and key of a record that Neon refused as if it would any → how many such batches there had been."""
+
+
+async def probe(database: Database, setting: str) -> None:
+    """Connect once.
+
+    Raises:
+        Unreachable: it could not be done.
+        SetupMissing: it cannot store every text: whatever somebody types is to arrive, and what the worker says.
+    """
+    try:
+        encoding = await database.probe()
+    except (psycopg.Error, OSError) as error:
+        where = f"{database.name} cannot be reached at {safe_address(database.conninfo)} ({setting})"
+        raise Unreachable(with_hint(f"{where}: {in_one_line(error)}", reach_hint(error, setting))) from None
+    if encoding != UTF8:
+        raise SetupMissing([Lack(f"{database.name}'s database has the encoding {encoding}, not UTF8", MOVE_TO_UTF8)])
+
+
+async def check(neon: Database, supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
+    """Check both schemas and compose the settlements: two round trips to each database.
+
+    Raises:
+        SetupMissing: a table is not as the worker needs it.
+    """
+    wanted, entities = shapes(ENTITIES.values(), announces=announces), list(ENTITIES.values())
+    async with neon.connection() as there, supabase.connection() as here:
+        misfits, found = await examine(there, NEON, wanted, entities, {})
+        more, _ = await examine(here, SUPABASE, wanted, entities, found)
+    misfits += more
+    # What only a pull stumbles over must not end deliveries: the pull says so itself.
+    for misfit in misfits:
+        if misfit.harmless:
+            log.warning("schema.misfit", table=str(misfit.shape.table), error=misfit.lack.text, mend=misfit.lack.hint)
+    if grave := [misfit for misfit in misfits if not misfit.harmless]:
+        raise SetupMissing(lacks_of(grave))
+    return {
+        entity.name: settlement(entity, [c for c in found[entity.master_table].columns.values() if c.writable])
+        for entity in entities
+    }
+
+
+async def recall(bridge: Bridge, entity: Entity | None = None) -> None:
+    """Read what the workspace was told last, of one entity or of all."""
+    async with bridge.supabase.connection() as here:
+        for one in [entity] if entity else ENTITIES.values():
+            if newest := await receipts.newest(here, one):
+                bridge.known[one.name] = newest
+            else:
+                bridge.known.pop(one.name, None)
+
+
+@asynccontextmanager
+async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> AsyncIterator[Bridge]:
+    """Reach both databases and check them, before any record is touched.
+
+    Raises:
+        Unreachable: a database did not answer.
+        SetupMissing: a database is not as the worker needs it.
+    """
+    size = 3 * len(ENTITIES) + 1  # couriers, who tries again, and a pull
+    announces = settings.n8n_webhook_url is not None
+    # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
+    neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
+    # Beside the couriers: the sweep, the count, a pull's two; and a poster for each entity.
+    more = 3 + (len(ENTITIES) if announces else 0)
+    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + more, max_idle=300.0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_probe_both, neon, supabase)
+    async with neon, supabase:
+        try:
+            settlements = await check(neon, supabase, announces=announces)
+            bridge = Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
+            await recall(bridge)
+        except psycopg.Error as error:
+            if kind_of(error) is Kind.TRANSIENT:
+                raise Unreachable(f"a database went away while it was checked: {with_database(error)}") from None
+            raise
+        yield bridge
+
+
+async def _probe_both(neon: Database, supabase: Database) -> None:
+    await probe(neon, "NEON_DATABASE_URL")
+    await probe(supabase, "SUPABASE_DATABASE_URL")
+
+
+def entities_named(name: str | None) -> list[Entity]:
+    """The entities a command works on: the one named, or all."""
+    return [ENTITIES[name]] if name else list(ENTITIES.values())

@@ -1,0 +1,115 @@
+"""Retention: removes ledger rows and promoted workspace rows that are older than the operator wants to keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from worker.entities.declaration import Entity
+from worker.neon.invalid import LEDGER
+from worker.neon.ledger import mark_pruned
+from worker.postgres.errors import Kind, kind_of, with_database
+from worker.postgres.hints import hint
+from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.sync.databases import Bridge
+
+log = structlog.get_logger("worker.retention")
+
+BATCH = 1000
+"""Rows removed in one transaction, so that nobody waits for long and autovacuum keeps up."""
+
+
+@dataclass
+class Pruned:
+    """How many rows were removed."""
+
+    entity: str
+    ledger: int = 0
+    workspace: int = 0
+
+
+async def prune(bridge: Bridge, entity: Entity, *, ledger_days: int | None, workspace_days: int | None) -> Pruned:
+    """Remove what is older than so many days; None keeps all. Ends early when the worker stops.
+
+    What a database does not allow is told and left: records matter more than that old ones go.
+
+    Raises:
+        psycopg.Error: a fault that passes. What was removed stays so; the next pull goes on.
+    """
+    done = Pruned(entity.name)
+    try:
+        if workspace_days is not None:
+            await _prune_workspace(bridge, entity, workspace_days, done)
+        if ledger_days is not None:
+            await _prune_ledger(bridge, entity, ledger_days, done)
+    except psycopg.Error as error:
+        if kind_of(error) is Kind.TRANSIENT:
+            raise
+        log.warning("retention.failed", entity=entity.name, error=with_database(error), mend=hint(error) or None)
+    if done.ledger or done.workspace:
+        log.info("retention.pruned", entity=entity.name, ledger=done.ledger, workspace=done.workspace)
+    return done
+
+
+_PROMOTED = sql.SQL("""
+DELETE FROM {workspace} WHERE id IN (
+  SELECT id FROM {workspace} WHERE enrichment_status = 'complete'
+    AND pushed_to_neon_at < now() AT TIME ZONE 'UTC' - make_interval(days => %(days)s)
+    AND promoted_at < now() AT TIME ZONE 'UTC' - make_interval(days => %(days)s)
+  LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+""")
+
+
+async def _prune_workspace(bridge: Bridge, entity: Entity, days: int, done: Pruned) -> None:
+    statement = _PROMOTED.format(workspace=entity.workspace_table.sql)
+    params = {"days": days, "limit": BATCH}
+    async with bridge.supabase.connection() as here:
+        while not bridge.stop.is_set():
+            results = await send(here, *begin(), (statement, params), COMMIT)
+            done.workspace += results[2].rowcount
+            if results[2].rowcount < BATCH:
+                return
+
+
+# In the order of their ids, which is nearly that of their age: reading ends where the young ones begin. Of every
+# entity: looking for the few rows of a rare one would read the whole ledger.
+_OLDEST = sql.SQL(
+    "SELECT id, key, entity = %(entity)s AS mine, recorded_at < now() - make_interval(days => %(days)s) AS old"
+    " FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s"
+)
+
+
+async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned) -> None:
+    after = 0
+    delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(LEDGER)
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        while not bridge.stop.is_set():
+            params = {"days": days, "after": after, "entity": entity.name, "limit": BATCH}
+            results = await send(there, *begin(read_only=True), (_OLDEST.format(ledger=LEDGER), params), COMMIT)
+            rows = results[2].fetchall()
+            old = [row for row in rows if row["old"]]
+            if not old:
+                return
+            after = rows[-1]["id"]
+            mine = [row for row in old if row["mine"]]
+            if not mine:
+                continue
+            needed = await _untold(here, entity, [row["key"] for row in mine])
+            ids = [row["id"] for row in mine if row["key"] not in needed]
+            if ids:
+                # The mark commits with them: what is gone by retention was not forgotten in a restore.
+                results = await send(there, *begin(), mark_pruned(entity, ids), (delete, {"ids": ids}), COMMIT)
+                done.ledger += results[3].rowcount
+
+
+async def _untold(here: Connection, entity: Entity, keys: list[str]) -> set[str]:
+    """Those of the keys whose workspace row has not heard its outcome: the ledger is what tells it."""
+    statement = sql.SQL(
+        "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
+        " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
+    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
+    results = await send(here, *begin(read_only=True), (statement, {"keys": keys}), COMMIT)
+    return {row["key"] for row in results[2].fetchall()}

@@ -1,0 +1,403 @@
+"""Neon → workspace: new and changed invalid records, by position or in full comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from worker.domain.horizon import Since
+from worker.domain.model import Action, Code, Outcome, new_run_id, utc_now
+from worker.domain.progress import NOBODY, Progress, Pulse
+from worker.domain.pulled import Pulled
+from worker.entities.declaration import Entity
+from worker.neon import invalid, ledger, open_transactions
+from worker.neon.invalid import Entry, Run, Which
+from worker.postgres.errors import Kind, kind_of
+from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send
+from worker.schema.causes import common_cause
+from worker.supabase import keeping, outbox, queue
+from worker.supabase.keeping import Refresh
+from worker.supabase.parts import Refusals, in_parts
+from worker.supabase.position import Position, read_position, save_position, save_restored, take_position
+from worker.supabase.queue import LEFT_NOTE
+from worker.sync import staging
+from worker.sync.databases import Bridge, recall
+from worker.sync.deliver import news_of
+from worker.sync.hearing import hear
+from worker.sync.replies import LOST_NOTE, NEVER_PULLED_NOTE
+from worker.sync.restore import Comparison, bring_together, recognise
+from worker.sync.revalidate import chunks, finish_carried, judge_pushed
+from worker.sync.staging import Batches, Ground
+from worker.sync.upkeep import Left, bring_up_to_date, hears_of_it_here, part
+from worker.sync.waking import wake_waiting
+
+log = structlog.get_logger("worker.pull")
+
+T = TypeVar("T")
+
+FULL_EVERY = timedelta(days=1)
+STAGE_ROWS = 10_000
+PATIENCE = 60.0
+KEEP_ALIVE = sql.SQL("SELECT 1")
+
+
+class _Stopped(Exception):
+    """The worker stops; the position stays where it was."""
+
+
+async def pull(
+    bridge: Bridge,
+    entity: Entity,
+    *,
+    full: bool = False,
+    dry_run: bool = False,
+    batch_size: int = STAGE_ROWS,
+    progress: Progress = NOBODY,
+) -> Pulled | None:
+    """Pull one entity. Of several workers one pulls; the others return at once.
+
+    Args:
+        bridge: both databases.
+        entity: which.
+        full: compare every row; happens by itself the first time and once a day.
+        dry_run: write nothing and say what would happen.
+        batch_size: rows of a batch.
+        progress: told of every batch.
+
+    Returns:
+        What was done; None where another worker is pulling, or this one stops.
+
+    Raises:
+        psycopg.Error: the next pull starts again from the old position; what arrived stays.
+        SetupMissing: the same; the workspace refuses what is no record's fault, and its text says what mends that.
+    """
+    async with bridge.supabase.connection() as guard:
+        position = await (read_position if dry_run else take_position)(guard, entity)
+        if position is None:
+            return None
+        full = full or dry_run or _full_is_due(position)
+        pulled = Pulled(new_run_id("pull"), entity.name, full)
+        run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
+        async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+            ground = await staging.ground(here, entity)
+            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress), ground)
+            since, reached = await open_transactions.reach(there, entity, position.horizon)
+            found = await task.compare(position)
+            full = pulled.full = full or since is None or found.neon_restored or ground.vacant
+            pulled.open_transactions = reached.shown()
+            if full and progress.shown:
+                results = await send(there, *begin(read_only=True), invalid.totals(entity), COMMIT)
+                progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
+            try:
+                await task.bring(None if full else since, batch_size, progress)
+                await task.bring_open(found, batch_size, progress)
+                if full and not ground.vacant:
+                    await task.withdraw(found)
+                if dry_run:
+                    return pulled
+                await task.wake_waiting()
+                task.refusals.sum_up(entity)
+            except _Stopped:
+                return None
+            changed = pulled.new + pulled.changed + pulled.withdrawn
+            number = max(position.pulls, found.counts.pulls) + 1
+            counted = ledger.count_pull(entity, number, position.pulls)
+            logged = invalid.log_run(run, changed, changed, 0)
+            results = await send(there, *begin(), counted, logged, invalid.totals(entity), COMMIT)
+            for row in results[-2].fetchall():
+                pulled.totals[row["name"]] = row["records"]
+                pulled.estimated |= row["estimated"]
+        news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []
+        # Rows that somebody held are read again.
+        saved = reached.again(position.horizon) if task.held else reached
+        heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
+        steps = [
+            save_position(
+                entity, saved, pulled.run_id, pulled.result, full=full and not task.held, pulls=number,
+                ledger_id=heard_to,
+            )
+        ]  # fmt: skip
+        if restored := await _to_keep_in_mind(guard, entity, position, found, held=task.held):
+            steps.append(save_restored(entity, restored))
+        await send(guard, *steps, *news, COMMIT)
+    await recall(bridge, entity)
+    for one in reached.shown(but=position.horizon.open if position.horizon else ()):
+        log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
+    judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
+    pulse = Pulse(progress)
+    judged = await judge_pushed(
+        bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=pulse
+    )
+    judged.add(await finish_carried(bridge, entity, judging, pulse))
+    pulled.promoted = len(judged.promoted)
+    pulled.judged = len(judged.promoted) + len(judged.failed)
+    log.info(
+        "pull.done", entity=entity.name, run_id=pulled.run_id, full=full, seen=pulled.seen, new=pulled.new,
+        changed=pulled.changed, withdrawn=pulled.withdrawn, refused=pulled.refused,
+        judged=pulled.judged,
+    )  # fmt: skip
+    return pulled
+
+
+async def _to_keep_in_mind(
+    guard: Connection, entity: Entity, position: Position, found: Comparison, *, held: bool
+) -> dict[str, Any] | None:
+    """What the workspace keeps of a restore until it is settled: until every row was looked at, and no record is lost
+    any more.
+    """
+    restored = found.kept_in_mind if found.side else position.restored
+    if not restored or restored.get("settled_at"):
+        return None
+    lost = len(await keeping.lost(guard, entity, inside=True))
+    held = held and found.neon_restored
+    return {**restored, "lost": lost, "held": held, "settled_at": None if lost or held else utc_now().isoformat()}
+
+
+def _full_is_due(position: Position) -> bool:
+    if position.horizon is None or position.last_full_at is None:
+        return True
+    # One that is still to come was dated by a clock that went back since: how long ago it was nobody knows.
+    return not timedelta(minutes=-5) <= utc_now() - position.last_full_at < FULL_EVERY
+
+
+@dataclass
+class _Pull:
+    """One pull under way, with its connections."""
+
+    bridge: Bridge
+    entity: Entity
+    pulled: Pulled
+    run: Run
+    there: Connection
+    here: Connection
+    guard: Connection
+    dry_run: bool
+    pulse: Pulse
+    ground: Ground
+    """What the workspace was like. Where it was empty, all that it holds by now is from this very look at Neon."""
+    held: bool = False
+    """Whether somebody held a row that was to be brought up to date."""
+    refusals: Refusals = field(default_factory=lambda: Refusals("pull.refused"))
+
+    async def _go_on(self) -> None:
+        """Between batches: stop if asked to, and prove that this is still the only puller."""
+        self.pulse.advance(0)
+        if self.bridge.stop.is_set():
+            raise _Stopped
+        if not self.dry_run:
+            await send(self.guard, (KEEP_ALIVE, None))
+
+    async def compare(self, position: Position) -> Comparison:
+        """Before a snapshot is trusted: look whether a database was restored, and tell rows that were never told."""
+        if self.dry_run:
+            found = await recognise(self.entity, position, self.there, self.here)
+            self.pulled.keys |= dict.fromkeys(
+                found.forgotten, "Neon has forgotten its outcome: would be brought together"
+            )
+        else:
+            found = await bring_together(self.bridge, self.entity, position, self.there, self.here, self.run)
+            self.held |= found.held
+        self.pulled.told = found.heard.told
+        self.pulled.lost += found.lost
+        self.pulled.restored = found.in_words() if found.side else None
+        return found
+
+    async def bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
+        """Stream what changed since, batch by batch."""
+        if self.ground.vacant and self.ground.direct and since is None and not self.dry_run:
+            if await self._loaded(batch_size, progress):
+                return
+            # What has arrived is found to be there.
+            progress.expect(self.pulled.seen)
+            self.pulled.seen = 0
+        # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
+        by_index = since is not None and since.xid is None
+        where = open_transactions.changed(since) if since else None
+        await self._stream(where, batch_size, progress, self._stage, by_index=by_index)
+
+    async def _loaded(self, batch_size: int, progress: Progress) -> bool:
+        """Copy all of it straight into the workspace; tell whether it takes every row."""
+        try:
+            await self._stream(None, batch_size, progress, self._load)
+        except psycopg.Error as error:
+            if kind_of(error) is Kind.TRANSIENT:
+                raise
+            await send(self.here, ROLLBACK)
+            return False
+        return True
+
+    async def _stream(
+        self,
+        where: sql.Composable | None,
+        batch_size: int,
+        progress: Progress,
+        take: Callable[[Batches], Awaitable[None]],
+        *,
+        by_index: bool = False,
+    ) -> None:
+        async with self.bridge.neon.connection() as source:
+            planner = ("enable_seqscan",) if by_index else ()
+            await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
+            as_json = take == self._stage
+            # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
+            async with aclosing(invalid.stream(source, self.entity, where, patience=PATIENCE, as_json=as_json)) as rows:
+                batches = Batches(rows, batch_size)
+                while await batches.more():
+                    await take(batches)
+                    self.pulled.seen += batches.rows
+                    progress.advance(batches.rows)
+                    await self._go_on()
+            await send(source, COMMIT)
+
+    async def _load(self, batches: Batches) -> None:
+        rows = await staging.load(self.here, self.entity, batches.blocks())
+        self.pulled.new += rows
+        self.refusals.taken += rows
+
+    async def _stage(self, batches: Batches) -> None:
+        changed: list[str] = []
+
+        async def stage(rows: Sequence[bytes]) -> None:
+            staged = await staging.stage(self.here, self.entity, self.ground.types, rows, dry_run=self.dry_run)
+            self.pulled.new += staged.new or len(staged.would_be)
+            self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
+            changed.extend(staged.changed)
+
+        await self._in_parts(stage, await batches.whole(), staging.key_of)
+        for keys in chunks(sorted(changed), self.bridge.batch_size):
+            await self._in_parts(self._refresh, keys, str)
+            await self._go_on()
+
+    async def _in_parts(
+        self, step: Callable[[Sequence[T]], Awaitable[None]], items: Sequence[T], key: Callable[[T], str]
+    ) -> None:
+        """Do a step for these; where the workspace refuses one of them, for all the others.
+
+        Raises:
+            SetupMissing: that is no record's fault.
+        """
+        looked = bool(self.refusals.refused)
+
+        async def refuse(item: T, error: psycopg.Error) -> None:
+            nonlocal looked
+            if not looked and (cause := await common_cause(self.here, self.entity)):
+                raise cause from error
+            looked = True
+            self.pulled.refused += 1
+            self.refusals.add(self.entity, key(item), error)
+            self.refusals.check(self.entity)
+
+        async def take(some: Sequence[T]) -> None:
+            await step(some)
+            self.refusals.taken += len(some)
+
+        await in_parts(self.here, take, items, refuse)
+
+    async def _refresh(self, keys: Sequence[str]) -> None:
+        """Bring changed records to their rows, from a fresh read under the rows' locks."""
+        # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
+        rows = await queue.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
+        self.held |= len(rows) < len(keys)
+        told = {key: row.delivery.receipt for key, row in rows.items()}
+        standings = await ledger.standings(self.there, self.entity, told)
+        fresh = await invalid.read(self.there, self.entity, keys)
+        refreshed: list[Refresh] = []
+        entries: list[Entry] = []
+        for key, row in rows.items():
+            # Left to the delivery: what is on its way, and what is no longer there.
+            if key not in fresh or (row.queued and row.code != Code.LOST):
+                continue
+            if row.promoted and not hears_of_it_here(row, standings[key]):
+                self.held = True  # somebody held it when rows were told, and both databases brought together
+                continue
+            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], standings[key])
+            refreshed.append(refresh)
+            entries += entry
+        if self.dry_run:
+            self.pulled.keys |= dict.fromkeys((r.key for r in refreshed), "changed: would be merged")
+            await send(self.here, COMMIT)
+        else:
+            # The ledger hears of what the workspace took, and before that is for good.
+            await send(self.here, keeping.refresh(self.entity, refreshed))
+            await invalid.book(self.there, self.entity, self.run.run_id, entries)
+            await send(self.here, COMMIT)
+        self.pulled.changed += len(refreshed)
+
+    async def bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
+        """Bring the records that wait, or were taken back, and have no row: it is from before a backup, or retention or
+        somebody's hand removed it. What the enricher had sent comes back with them.
+        """
+        keys = sorted(found.heard.absent)
+        if self.dry_run or not keys:
+            return
+        if not self.pulled.full:
+            await self._stream(invalid.among(self.entity, keys), batch_size, progress, self._stage, by_index=True)
+        for some in chunks(keys, self.bridge.batch_size):
+            await hear(self.bridge, self.there, self.here, self.entity, some, self.run.run_id, found.heard)
+
+    async def withdraw(self, found: Comparison) -> None:
+        """Remove untouched rows whose record left the invalid table; tell the others."""
+        after = ""
+        queued = found.neon_restored
+        while keys := await keeping.pulled_keys(self.here, self.entity, after, STAGE_ROWS, queued=queued):
+            after = keys[-1]
+            gone = await self._missing(keys)
+            for some in chunks(gone, self.bridge.batch_size):
+                await self._in_parts(partial(self._withdraw, found=found), some, str)
+            await self._go_on()
+
+    async def _missing(self, keys: Sequence[str]) -> list[str]:
+        return await invalid.missing(self.there, self.entity.invalid_table, self.entity.key, keys)
+
+    async def _withdraw(self, keys: Sequence[str], found: Comparison) -> None:
+        rows = await queue.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
+        still = await self._missing(keys)
+        self.held |= found.neon_restored and any(key not in rows for key in still)
+        rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
+        told = {key: row.delivery.receipt for key, row in rows.items()}
+        left = part(rows, await ledger.standings(self.there, self.entity, told), found)
+        if self.dry_run:
+            self.pulled.keys |= left.in_words()
+            await send(self.here, COMMIT)
+        else:
+            await self._remove(left, rows)
+        self.pulled.withdrawn += len(left.gone)
+        self.pulled.orphaned += len(left.orphans)
+        self.pulled.told += len(left.promoted)
+        self.pulled.lost += left.lost
+        found.lost += left.lost
+
+    async def _remove(self, left: Left, rows: dict[str, queue.Row]) -> None:
+        events = [(key, str(Outcome.WITHDRAWN), None) for key in left.gone]
+        keys = [reply.key for reply in left.promoted]
+        await send(
+            self.here,
+            keeping.remove(self.entity, left.gone),
+            keeping.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
+            keeping.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
+            keeping.await_return(self.entity, left.lost, LOST_NOTE),
+            queue.acknowledge(self.entity, left.promoted),
+            *queue.releases(self.entity, keys),
+            *news_of(self.bridge, self.entity, self.run.run_id, events),
+        )
+        await invalid.book(
+            self.there, self.entity, self.run.run_id,
+            [
+                Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].delivery.version}", rows[key].delivery.data,
+                      note="left the invalid table by another way")
+                for key in left.gone
+            ],
+        )  # fmt: skip
+        await send(self.here, COMMIT)
+
+    async def wake_waiting(self) -> None:
+        """Put waiting rows back in the queue, whose company came by another way, or which Neon has corrected."""
+        self.pulled.released = await wake_waiting(self.there, self.here, self.entity, self.refusals)

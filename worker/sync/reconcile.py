@@ -1,0 +1,123 @@
+"""``reconcile``: compare both databases, record by record, with the ledger; say where they disagree, and mend it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
+from worker.domain.progress import NOBODY, Progress
+from worker.entities.declaration import Entity
+from worker.neon import invalid
+from worker.neon.invalid import Entry
+from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.supabase import keeping, queue
+from worker.supabase.position import read_position, restored_in_words, save_restored
+from worker.sync.databases import Bridge
+from worker.sync.hearing import catch_up
+from worker.sync.pull import pull
+from worker.sync.restore import held_back
+from worker.sync.revalidate import chunks
+
+GONE_IN_A_RESTORE = (
+    "This record is no longer in the invalid table: Neon was restored to an earlier moment that did not have it."
+    " What you typed is still here."
+)
+
+
+@dataclass
+class Compared:
+    """Where both databases disagree about an entity."""
+
+    entity: str
+    restored: str | None = None
+    """In words, where a database was restored and that is not settled."""
+    differences: dict[str, str] = field(default_factory=dict)
+    """Key → in what."""
+    lost: dict[str, Data] = field(default_factory=dict)
+    """Key → what the workspace holds of a record that a restored Neon does not have any more."""
+    settled: int = 0
+    """How many records were brought together."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether there is nothing to say."""
+        return not (self.differences or self.lost)
+
+
+async def reconcile(bridge: Bridge, entity: Entity, *, repair: bool = False, progress: Progress = NOBODY) -> Compared:
+    """Compare every record of an entity in both databases, and with the ledger.
+
+    Args:
+        bridge: both databases.
+        entity: which.
+        repair: bring them together: what a pull does, and what was lost in a restore is booked as withdrawn.
+        progress: told of every batch.
+
+    Returns:
+        Where they disagree; with ``repair``, where they still do.
+
+    Raises:
+        psycopg.Error: a database failed; what was done stays.
+    """
+    settled = 0
+    if repair:
+        before = await _compare(bridge, entity, NOBODY)
+        await pull(bridge, entity, full=True, progress=progress)
+        run_id = new_run_id("reconcile")
+        async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+            await catch_up(bridge, there, here, entity, 0, run_id)
+            await _give_up(bridge, there, here, entity, run_id)
+        settled = len(before.differences) + len(before.lost)
+    found = await _compare(bridge, entity, progress)
+    found.settled = max(0, settled - len(found.differences) - len(found.lost))
+    return found
+
+
+async def _compare(bridge: Bridge, entity: Entity, progress: Progress) -> Compared:
+    found = Compared(entity.name)
+    pulled = await pull(bridge, entity, dry_run=True, progress=progress)
+    assert pulled is not None
+    found.restored = pulled.restored
+    found.differences |= pulled.keys
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        heard = await catch_up(bridge, there, here, entity, 0, pulled.run_id, dry_run=True)
+        found.differences |= {key: f"was {outcome}, and its row was not told" for key, outcome in heard.words.items()}
+        await _look_for_the_promoted(there, here, entity, found)
+        found.lost = await keeping.lost(here, entity)
+        position = await read_position(here, entity)
+    if found.lost and position.restored and not found.restored:
+        found.restored = restored_in_words(position.restored)
+    for key in found.lost:
+        found.differences.pop(key, None)
+    return found
+
+
+async def _look_for_the_promoted(there: Connection, here: Connection, entity: Entity, found: Compared) -> None:
+    """Rows that say promoted, and whose record is not in the master."""
+    after = ""
+    while keys := await keeping.promoted_keys(here, entity, after, keeping.LOOKED_AT):
+        after = keys[-1]
+        absent = await invalid.missing(there, entity.master_table, entity.key, keys)
+        for key in absent:
+            found.differences.setdefault(key, "its row says promoted, and the master table does not have it")
+
+
+async def _give_up(bridge: Bridge, there: Connection, here: Connection, entity: Entity, run_id: str) -> None:
+    """Book what a restored Neon does not have any more as withdrawn, with its data; the rows stay, and say so."""
+    lost = await keeping.lost(here, entity)
+    for keys in chunks(list(lost), bridge.batch_size):
+        rows = await queue.lock(here, entity, list(keys))
+        still = await invalid.missing(there, entity.invalid_table, entity.key, list(rows))
+        rows = {key: rows[key] for key in still if rows[key].code == Code.LOST}
+        entries = [
+            Entry(key, Outcome.WITHDRAWN, f"{key}|{row.delivery.version}|lost", row.delivery.data,
+                  note="lost when Neon was restored to an earlier moment; its row in the workspace is kept")
+            for key, row in rows.items()
+        ]  # fmt: skip
+        await invalid.book(there, entity, run_id, entries)
+        await send(here, keeping.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
+    position = await read_position(here, entity)
+    if position.restored and not held_back(position) and not await keeping.lost(here, entity):
+        settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
+        await send(here, *begin(), save_restored(entity, settled), COMMIT)

@@ -1,0 +1,185 @@
+"""What the enricher is told in his row, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from worker.domain.lineage import is_older, is_typed, with_neons_own, with_what_went
+from worker.domain.model import Code, Data, Delivery, Outcome, Sent, State, Status
+from worker.supabase.queue import Reply
+
+KEPT = "the enricher's values are kept in the workspace only"
+"""The note of a record whose values fit neither of Neon's tables."""
+QUEUED_NOTE = "Queued: the record is on its way to be checked."
+PROMOTED_NOTE = "Promoted to the master table."
+CARRIED_NOTE = "Carried to Neon, where it waits for re-validation."
+UNDONE_NOTE = "The promotion was taken back: check the record, and set complete again."
+NO_EDITS = (
+    " Edits after promotion are not carried to the master table; `enrichment-worker undo` brings the record back."
+)
+NEVER_PULLED_NOTE = (
+    "This record never came from Neon: new records come from there, with the pull. Nothing was carried; the row stays"
+    " as you typed it."
+)
+LOST_NOTE = (
+    "Neon was restored to an earlier moment and does not have this record any more. What you typed is kept here; the"
+    " operator is told. It goes on by itself when the record is there again."
+)
+
+
+def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
+    """What the workspace row is told; None where it stays in the queue for the next batch.
+
+    Args:
+        delivery: settled.
+        holds: the row's own data columns, where they are others than the delivery's.
+    """
+    said = delivery.answer
+    assert said is not None
+    key, version = delivery.key, delivery.version
+    if said.state in (State.CHANGED, State.BUSY):
+        return None
+    if said.state is State.GONE:
+        return _gone(delivery)
+    lost = "".join(
+        f" Your change to {c.field} was not kept: Neon has a newer value." for c in said.conflicts if c.winner == "neon"
+    )
+    # Only what differs travels: mostly a website that was tidied, or nothing.
+    data = differing(said.record, delivery.data if holds is None else holds)
+    receipt = said.receipt
+    # A row of a backup hears what became of a newer version of it.
+    newer = said.sent if said.sent and is_older(delivery, said.sent) else None
+    match said.outcome:
+        case Outcome.PROMOTED:
+            return Reply(
+                key, version, Status.COMPLETE, PROMOTED_NOTE + lost, data,
+                said.record, {}, said.warnings, pushed=True, promoted_at=said.at,
+                code=Code.PROMOTED, receipt=receipt,
+            )  # fmt: skip
+        case Outcome.FLAGGED:
+            return Reply(
+                key, version, Status.FAILED, flagged_note(said.errors) + lost,
+                None if said.note == KEPT else data, said.record, said.errors, said.warnings,
+                said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
+                as_of=newer.version if newer else None,
+            )  # fmt: skip
+        case Outcome.UNDONE:
+            # It was promoted as it stands, and that was taken back before the row was told of either. A row of a backup
+            # from before the promotion lacks what was promoted.
+            back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
+            return Reply(
+                key, version, Status.PENDING, UNDONE_NOTE, differing(back, delivery.data) or None, said.record, {}, {},
+                code=Code.UNDONE, receipt=receipt, as_of=newer.version if newer else None,
+            )  # fmt: skip
+        case Outcome.WAITING if said.waits_for is not None:
+            # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
+            # row, else each pull would take it for news. What was written there for the enricher can be forgotten.
+            known = receipt if delivery.written_for else None
+            follows = delivery.theirs is not None and not delivery.in_neon and bool(known) == delivery.written_for
+            return Reply(
+                key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
+                delivery.theirs if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
+                code=Code.WAITING, receipt=known if follows else None,
+            )  # fmt: skip
+        case _:
+            return Reply(
+                key, version, Status.COMPLETE, CARRIED_NOTE + lost, data, said.record, pushed=True,
+                code=Code.CARRIED, receipt=receipt,
+            )  # fmt: skip
+
+
+def differing(record: Data | None, holds: Data) -> Data:
+    """The values of a record that a row does not hold."""
+    return {name: value for name, value in (record or {}).items() if name not in holds or holds[name] != value}
+
+
+def flagged_note(errors: object) -> str:
+    """What a row reads whose record did not pass."""
+    fields = ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
+    return f"Not promoted: {fields}. See validation_errors, repair it, and set complete again."
+
+
+def taken_back_note(errors: object) -> str:
+    """What a row reads that was taken back while an earlier version of it was judged and did not pass."""
+    fields = ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
+    return f"As it was sent before, it was not promoted: {fields}. What you have typed since is kept here."
+
+
+def promoted_note(at: datetime | None, *, edited: bool, taken_back: bool) -> str:
+    """What a row reads whose record had been promoted before the row was told."""
+    before = ", before you took it back" if taken_back else ""
+    return f"This record was promoted on {day_of(at)}{before}." + (NO_EDITS if edited else "")
+
+
+def typed_since(row: Delivery, sent: Sent) -> bool:
+    """Whether a row holds what an enricher typed after its record was carried: also where he went back to what stood
+    there before. What he had not sent, and is as the row last had it from Neon, is Neon's own to change.
+    """
+    return any(
+        value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_typed(row, name))
+        for name, value in row.data.items()
+    )
+
+
+def day_of(at: datetime | None) -> str:
+    """A moment as enrichers read it."""
+    return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
+
+
+def _gone(delivery: Delivery) -> Reply:
+    said = delivery.answer
+    assert said is not None
+    key, version, sent = delivery.key, delivery.version, said.sent
+    older = sent is not None and is_older(delivery, sent)
+    # What had reached Neon comes back to a row of a backup, which is as new then as that was.
+    back = differing(with_what_went(delivery, sent), delivery.data) if sent else {}
+    as_of = sent.version if sent and older else None
+    if said.outcome is Outcome.PROMOTED:
+        # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
+        edited = not older and sent is not None and typed_since(delivery, sent)
+        reply = _promoted(delivery, said.at, edited=edited, record=said.record)
+        return replace(reply, data=back if edited else reply.data, as_of=as_of)
+    if said.outcome is None and sent is None and delivery.promoted_at:
+        # Retention took the ledger row; the workspace row itself still knows of its promotion.
+        return _promoted(delivery, delivery.promoted_at, edited=delivery.data != delivery.snapshot)
+    if said.outcome is None and delivery.pushed_at and said.in_master:
+        # The guide's scripts carried and promoted it.
+        return adopted(delivery)
+    if said.outcome is Outcome.WITHDRAWN:
+        why = f"it was withdrawn on {day_of(said.at)} ({said.note or 'it left the invalid table by another way'})"
+    elif said.outcome is Outcome.UNDONE:
+        why = f"its promotion was taken back on {day_of(said.at)}, and it left by another way after that"
+    elif said.in_master and said.promoted_before:
+        day = day_of(said.promoted_before)
+        why = f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
+    elif said.in_master:
+        why = "it is in the master table, where somebody else put it"
+    elif not delivery.pulled:
+        return Reply(
+            key, version, Status.FAILED, NEVER_PULLED_NOTE, code=Code.GONE,
+        )  # fmt: skip
+    else:
+        why = "it left by another way than this worker, which does not know why"
+    return Reply(
+        key, version, Status.FAILED,
+        f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here.",
+        back or None, code=Code.GONE, as_of=as_of,
+    )  # fmt: skip
+
+
+def adopted(delivery: Delivery) -> Reply:
+    """The reply to a row whose record the guide's scripts had carried and promoted."""
+    return _promoted(delivery, delivery.pushed_at, edited=False)
+
+
+def _promoted(delivery: Delivery, at: datetime | None, *, edited: bool, record: Data | None = None) -> Reply:
+    """The reply to a row whose record had been promoted before: the master stays as it is."""
+    said = delivery.answer
+    receipt = said.receipt if said else None
+    data = differing(record, delivery.data) if record and not edited else None
+    return Reply(
+        delivery.key, delivery.version, Status.COMPLETE, promoted_note(at, edited=edited, taken_back=False), data,
+        record, {}, pushed=True, promoted_at=at, code=Code.PROMOTED, receipt=receipt,
+    )  # fmt: skip

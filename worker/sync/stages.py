@@ -1,0 +1,205 @@
+"""The guide's scripts, one function a stage: push, revalidate, promote. ``pull`` has its own module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from worker.domain.model import Action, Outcome, new_run_id
+from worker.domain.progress import NOBODY, Progress
+from worker.entities.declaration import Entity
+from worker.neon import invalid
+from worker.neon.invalid import Run, Which
+from worker.postgres.pool import COMMIT, begin, send
+from worker.supabase import queue
+from worker.sync.databases import Bridge
+from worker.sync.deliver import Tally, deliver
+from worker.sync.hearing import tell_missed
+from worker.sync.judging import judge
+from worker.sync.revalidate import Judged, chunks, judge_pushed, judge_rows, tell_gone
+
+
+@dataclass
+class Pushed:
+    """What ``push`` did, or would do."""
+
+    run_ids: list[str] = field(default_factory=list)
+    pushed: int = 0
+    settled: int = 0
+    """Found to have been promoted or flagged by a worker that died before it could say so."""
+    gone: int = 0
+    flagged: int = 0
+    left: int = 0
+    keys: dict[str, str] = field(default_factory=dict)
+    """Key → what would happen; only of a dry run."""
+
+
+async def push(
+    bridge: Bridge, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NOBODY
+) -> None:
+    """Carry every repaired record to the invalid table, without judging it.
+
+    Args:
+        bridge: both databases.
+        entity: whose records.
+        done: counts what was done; after a fault, call again with the same.
+        dry_run: write nothing.
+        progress: told of every batch.
+
+    Raises:
+        psycopg.Error: the batch is still in the queue.
+    """
+    if dry_run:
+        await _look(bridge, entity, done)
+        return
+    if progress.shown:
+        async with bridge.supabase.connection() as here:
+            progress.expect(await queue.count_work(here, entity))
+    while not bridge.stop.is_set():
+        tally = await deliver(bridge, entity, action=Action.PUSH)
+        if tally.claimed:
+            done.run_ids.append(tally.run_id)
+        if tally.missed:
+            await tell_missed(bridge, entity, tally.missed)
+        _count(done, tally)
+        progress.advance(tally.answered)
+        if tally.fault:
+            raise tally.fault
+        if tally.claimed < bridge.batch_size or not (tally.answered or tally.aside):
+            break
+    if not done.run_ids:
+        run = Run(new_run_id("push"), str(entity.workspace_table), str(entity.invalid_table))
+        await _log(bridge, run, 0, 0, 0)
+        done.run_ids.append(run.run_id)
+
+
+def _count(done: Pushed, tally: Tally) -> None:
+    done.pushed += tally.outcomes[Outcome.WAITING]
+    done.settled += tally.outcomes[Outcome.PROMOTED]
+    done.flagged += tally.outcomes[Outcome.FLAGGED]
+    done.gone += tally.outcomes["gone"]
+    done.left += tally.outcomes["changed"] + tally.outcomes["busy"]
+
+
+async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
+    done.pushed, done.gone, done.keys = 0, 0, {}
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        skip = 0
+        while batch := await queue.claim(here, entity, bridge.batch_size, look=True, skip=skip):
+            await send(here, COMMIT)
+            skip += len(batch)
+            rows = await invalid.read(there, entity, [delivery.key for delivery in batch])
+            for delivery in batch:
+                if row := rows.get(delivery.key):
+                    judge(entity, delivery, row.data, row.hash, row.updated_at, Action.PUSH)
+                    assert delivery.merged is not None
+                    fields = ", ".join(delivery.merged.enriched_fields) or "nothing changed"
+                    done.keys[delivery.key] = f"would be pushed ({fields})"
+                    done.pushed += 1
+                else:
+                    done.keys[delivery.key] = "is not in the invalid table any more"
+                    done.gone += 1
+
+
+async def revalidate(
+    bridge: Bridge, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
+) -> Judged:
+    """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
+
+    Args:
+        bridge: both databases.
+        entity: whose records.
+        stale: only those that another version of the rules refused.
+        dry_run: write nothing.
+        progress: told of every batch.
+
+    Raises:
+        psycopg.Error: judge again.
+    """
+    run = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.invalid_table))
+    which = Which.STALE if stale else Which.ALL
+    if progress.shown:
+        async with bridge.neon.connection() as there:
+            progress.expect(await invalid.count_pushed(there, entity, which))
+    found = await judge_pushed(
+        bridge, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, progress=progress
+    )
+    if not dry_run:
+        # What failed was logged with its settlement; the row counts all that was judged.
+        await _log(bridge, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
+    return found
+
+
+async def _log(bridge: Bridge, run: Run, total: int, passed: int, failed: int) -> None:
+    async with bridge.neon.connection() as there:
+        await send(there, *begin(), invalid.log_run(run, total, passed, failed), COMMIT)
+
+
+@dataclass
+class Promotion:
+    """A promotion under way. After a fault, :func:`promote` goes on with it where it was."""
+
+    keys: list[str]
+    """Which records; those dealt with are taken out."""
+    runs: dict[str, tuple[Run, Judged]] = field(default_factory=dict)
+    """Entity → what its promotions are booked under, and what became of its records."""
+
+
+async def promote(
+    bridge: Bridge,
+    entities: Iterable[Entity],
+    work: Promotion,
+    *,
+    dry_run: bool = False,
+    progress: Progress = NOBODY,
+) -> Judged:
+    """Judge these records again and promote those that pass.
+
+    Args:
+        bridge: both databases.
+        entities: the kinds of records that the keys may be of.
+        work: the keys; after a fault, call again with the same.
+        dry_run: write nothing.
+        progress: told of every batch.
+
+    Returns:
+        ``promoted`` (``passed`` in a dry run), and in ``failed`` and ``left`` every key that was refused
+        and why. A record that no longer passes is refused and left as it is.
+
+    Raises:
+        psycopg.Error: a database failed; what was promoted stays so.
+    """
+    progress.expect(len(work.keys) if not work.runs else 0)
+    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+        for entity in entities:
+            again = entity.name in work.runs
+            if not again:
+                run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
+                work.runs[entity.name] = run, Judged()
+            run, mine = work.runs[entity.name]
+            for some in chunks(list(work.keys), bridge.batch_size):
+                rows = await invalid.read(there, entity, some)
+                # Promoted by this very run, before a connection broke that should have said so.
+                missing = [key for key in some if key not in rows]
+                if done := await invalid.promoted_in(there, entity, run, missing) if again else []:
+                    await tell_gone(bridge, there, here, entity, done, run)
+                judged = Judged(promoted=done)
+                if rows:
+                    judged.add(
+                        await judge_rows(
+                            bridge, there, here, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
+                        )
+                    )
+                mine.add(judged)
+                settled = {*rows, *done}
+                work.keys = [key for key in work.keys if key not in settled]
+                progress.advance(len(settled))
+            if not dry_run:
+                refused = len(mine.failed) + len(mine.left)
+                everything = len(mine.promoted) + refused
+                step = invalid.log_run(run, everything, len(mine.promoted), refused)
+                await send(there, *begin(), step, COMMIT)
+    total = Judged(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
+    for _, mine in work.runs.values():
+        total.add(mine)
+    return total

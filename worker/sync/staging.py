@@ -1,0 +1,229 @@
+"""Supabase: how a pull's rows come in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from worker.entities.declaration import Entity
+from worker.neon.invalid import PULLED
+from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send, within
+from worker.schema.causes import behind, common_cause, own_numbers, taken_number
+from worker.supabase.queue import CODE
+
+PATIENCE = 60.0
+BATCH_BYTES = 64 * 1024 * 1024
+"""A batch of large rows ends here: a database takes 1 GB at once, and this process has less to spare."""
+TRIES = 3
+"""How often a batch is begun anew when the number that a row was given is taken, and the next one is free."""
+
+
+# The batch is small and the workspace may be huge: every row of it is looked up by the unique index.
+_PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
+# LIMIT keeps the planner from reading the batch once for each workspace row. Errors that are JSON's null came by COPY
+# as that, and come in an object as nothing.
+_COMPARE = sql.SQL("""
+SELECT s.nr - 1 AS nr, w.{key} IS NULL AS new
+FROM ROWS FROM (json_to_recordset(%(rows)s)
+  AS (key text, hash text, id bigint, code text, errors jsonb, warnings jsonb)) WITH ORDINALITY
+  AS s (key, hash, id, code, errors, warnings, nr)
+LEFT JOIN LATERAL (SELECT * FROM {workspace} w WHERE w.{key} = s.key LIMIT 1) w ON true
+WHERE w.{key} IS NULL
+  -- The delivery's, but for a row that waits for its record to be there again.
+  OR (w.sync_code = 'lost' OR NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))
+  AND (w.last_sync_hash IS DISTINCT FROM s.hash OR w.neon_id IS DISTINCT FROM s.id
+  OR w.promoted_at IS NOT NULL
+  OR {code} IN ('left', 'gone', 'lost')  -- it is back
+  OR (w.enrichment_status = 'pending' AND
+      (nullif(w.original_validation_errors, 'null'), nullif(w.original_validation_warnings, 'null'), w.reason_code)
+      IS DISTINCT FROM (s.errors, s.warnings, s.code)))
+ORDER BY s.key
+""")
+_INSERT = sql.SQL("""
+INSERT INTO {workspace} ({columns}) SELECT {columns} FROM json_to_recordset(%(rows)s) AS s ({typed})
+ON CONFLICT ({key}) DO NOTHING
+""")
+
+
+@dataclass(frozen=True)
+class Staged:
+    """What a batch of Neon's rows turned out to be."""
+
+    new: int
+    """How many were inserted."""
+    would_be: list[str]
+    """The keys of those that would be; only where nothing is written."""
+    changed: list[str]
+    """The keys of those that differ from the rows that are there."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the workspace table is like when a pull begins."""
+
+    vacant: bool
+    """Whether it has no row."""
+    direct: bool
+    """Whether it takes rows by COPY, as row level security does not."""
+    types: Mapping[str, str]
+    """Column → its type, as SQL has it: with its length, so that what is too long is refused, and not cut."""
+
+
+async def ground(connection: Connection, entity: Entity) -> Ground:
+    """Look what the workspace table is like.
+
+    Raises:
+        SetupMissing: it lacks a column.
+    """
+    statement = sql.SQL(
+        "SELECT NOT EXISTS (SELECT FROM {table}) AS vacant, NOT row_security_active({name}::regclass) AS direct,"
+        " (SELECT jsonb_object_agg(attname, format_type(atttypid, atttypmod)) FROM pg_attribute"
+        "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS types"
+    ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
+    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    row = results[2].fetchone()
+    assert row is not None
+    found = Ground(row["vacant"], row["direct"], row["types"])
+    if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
+        raise cause
+    return found
+
+
+def _names(entity: Entity) -> Sequence[str]:
+    return (entity.key, *entity.columns, *PULLED)
+
+
+def _columns(entity: Entity) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, _names(entity)))
+
+
+async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Sequence[bytes]]) -> int:
+    """Copy a batch of Neon's rows straight into the workspace, where it is empty. Returns how many.
+
+    Args:
+        connection: to Supabase.
+        entity: which.
+        blocks: rows in COPY's text format, as :func:`worker.neon.invalid.stream` yields them.
+
+    Raises:
+        psycopg.Error: none of them is there.
+    """
+    into = sql.SQL("COPY {} ({}) FROM STDIN").format(entity.workspace_table.sql, _columns(entity))
+    # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
+    await send(connection, *begin(statement=300.0, durable=False))
+    async with connection.cursor() as cursor:
+        async with cursor.copy(into) as copy:
+            async for block in blocks:
+                with within(connection, PATIENCE):
+                    await copy.write(b"".join(block))
+        rows = cursor.rowcount
+    await send(connection, COMMIT)
+    return rows
+
+
+async def stage(
+    connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes], *, dry_run: bool
+) -> Staged:
+    """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ. It needs no
+    table to lay them in: DDL may be forbidden.
+
+    Args:
+        connection: to Supabase.
+        entity: which.
+        types: of the workspace's columns.
+        rows: as :func:`worker.neon.invalid.stream` yields them as JSON.
+        dry_run: write nothing.
+
+    Raises:
+        psycopg.Error: the workspace does not take one of them, or the database failed: none was inserted.
+        SetupMissing: the numbers that it gives to new rows are taken.
+    """
+    heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
+    parts = {"key": sql.Identifier(entity.key), "workspace": entity.workspace_table.sql, "code": CODE}
+    step = _COMPARE.format(**parts), {"rows": _as_array(heads)}
+    opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
+    results = await send(connection, *opening, step, COMMIT, seconds=600.0)
+    found = results[2].fetchall()
+    new = [row["nr"] for row in found if row["new"]]
+    changed = [key_of(rows[row["nr"]]) for row in found if not row["new"]]
+    inserted = 0
+    if new and not dry_run:
+        inserted = await _insert(connection, entity, types, [bodies[nr] for nr in new])
+    return Staged(inserted, [key_of(rows[nr]) for nr in new] if dry_run else [], changed)
+
+
+async def _insert(connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes]) -> int:
+    typed = (sql.Identifier(name) + sql.SQL(" ") + sql.SQL(types[name].replace("%", "%%")) for name in _names(entity))
+    statement = _INSERT.format(
+        key=sql.Identifier(entity.key),
+        workspace=entity.workspace_table.sql,
+        columns=_columns(entity),
+        typed=sql.SQL(", ").join(typed),
+    )
+    # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
+    opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
+    for _ in range(TRIES):
+        try:
+            results = await send(connection, *opening, (statement, params), COMMIT, seconds=600.0)
+        except psycopg.errors.UniqueViolation as error:
+            await send(connection, ROLLBACK)
+            if not await taken_number(connection, entity, error):
+                raise
+            if fault := await behind(connection, entity):
+                raise fault from error
+            continue  # it was the last number that was taken
+        return results[2].rowcount
+    raise await own_numbers(connection, entity)
+
+
+def key_of(row: bytes) -> str:
+    """The key of a row that :func:`worker.neon.invalid.stream` yields as JSON."""
+    # Its first member; what else there is may be nested deeper than Python reads.
+    text = _as_array([row.partition(b"\t")[0]]).removeprefix('[{"key":')
+    return str(json.JSONDecoder().raw_decode(text)[0])
+
+
+def _as_array(objects: Iterable[bytes]) -> str:
+    """Objects in COPY's text format as one array. COPY doubles a backslash, and writes with one the blanks that a
+    column of the type ``json`` may have between its tokens.
+    """
+    text = b",".join(objects)
+    if b"\\" in text:
+        text = text.replace(rb"\\", b"\0")  # a byte that no text has
+        if b"\\" in text:
+            for blank in (rb"\n", rb"\r", rb"\t"):
+                text = text.replace(blank, b" ")
+        text = text.replace(b"\0", b"\\")
+    return f"[{text.decode()}]"
+
+
+class Batches:
+    """Cuts a stream of rows into batches without holding more than one block beside them."""
+
+    def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
+        self._source, self._size = rows, size
+        self._next: list[bytes] = []
+        self.rows = 0
+        """Of the latest batch."""
+
+    async def more(self) -> bool:
+        """Whether there is another row."""
+        self._next = self._next or await anext(self._source, [])
+        return bool(self._next)
+
+    async def blocks(self) -> AsyncIterator[list[bytes]]:
+        """The next batch, block by block."""
+        self.rows, size = 0, 0
+        while self.rows < self._size and size < BATCH_BYTES and await self.more():
+            block, self._next = self._next[: self._size - self.rows], self._next[self._size - self.rows :]
+            self.rows += len(block)
+            size += sum(map(len, block))
+            yield block
+
+    async def whole(self) -> list[bytes]:
+        """The next batch."""
+        return [row async for block in self.blocks() for row in block]

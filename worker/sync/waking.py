@@ -1,0 +1,83 @@
+"""Rows that wait for something in Neon: put back in the queue when that came, or when Neon has corrected the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from worker.domain.model import Data
+from worker.entities.declaration import Entity, data_of
+from worker.neon import invalid
+from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.supabase.parts import Refusals, in_parts
+from worker.supabase.queue import RELEASED, release
+
+PAGE = 5_000
+"""Rows that are looked at together: 700,000 at once are more than a database takes."""
+CORRECTED = "Queued: Neon has corrected the record."
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A row that waits for something in Neon."""
+
+    key: str
+    data: Data
+    snapshot: Data
+    """The data columns as Neon and the workspace last agreed on them."""
+
+
+async def _waiting(connection: Connection, entity: Entity, after: str, limit: int) -> list[_Waiting]:
+    """Rows that wait, in the order of their keys: those with a greater key than ``after``, and ``limit`` at most."""
+    statement = sql.SQL(
+        "SELECT w.{key} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
+        " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND w.{key} > %(after)s"
+        " ORDER BY w.{key} LIMIT %(limit)s"
+    ).format(key=sql.Identifier(entity.key), data=data_of(entity, "w"), workspace=entity.workspace_table.sql)
+    params = {"after": after, "limit": limit}
+    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    return [
+        _Waiting(row["key"], row["data"], {name: (row["snapshot"] or {}).get(name) for name in entity.columns})
+        for row in results[2].fetchall()
+    ]
+
+
+async def wake_waiting(there: Connection, here: Connection, entity: Entity, refusals: Refusals) -> int:
+    """Release every waiting row whose requirements are met by now, whose record is not in Neon any more, or whose
+    record has changed there since both sides agreed on it: it may wait for something else now. One page after another.
+
+    Args:
+        there: to Neon.
+        here: to Supabase.
+        entity: whose rows.
+        refusals: counts those that the workspace does not let go.
+
+    Returns:
+        How many were released.
+    """
+    if not entity.requirements:
+        return 0
+
+    async def refuse(key: str, error: psycopg.Error) -> None:
+        refusals.add(entity, key, error)
+
+    released, after = 0, ""
+    while page := await _waiting(here, entity, after, PAGE):
+        after = page[-1].key
+        ready = await invalid.ready(there, entity, {row.key: row.data for row in page})
+        left = {row.key: row.snapshot for row in page}
+        for key in ready:
+            del left[key]
+        for keys, note in (
+            (ready, RELEASED),
+            (await invalid.corrected(there, entity, left), CORRECTED),
+        ):
+
+            async def let_go(some: Sequence[str], note: str = note) -> None:
+                await send(here, *begin(), release(entity, some, by=entity.key, note=note), COMMIT)
+
+            released += await in_parts(here, let_go, keys, refuse) if keys else 0
+    return released
