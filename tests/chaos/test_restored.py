@@ -792,6 +792,49 @@ def test_what_was_queued_in_a_backup_does_not_go_over_what_was_flagged_since(
             assert master(neon, company(1)) is None
 
 
+@pytest.mark.parametrize("how", ["waits", "was pushed"])
+@pytest.mark.parametrize("city", [None, "Ripley"], ids=["as before", "changed"])
+@pytest.mark.parametrize("first", ["deliver", "pull"])
+def test_what_was_queued_in_a_backup_goes_on_with_what_waited_since(
+    steps, neon_copy, databases, there, first, city, how
+) -> None:
+    with there() as neon:
+        add_people(neon, 1, of=1)
+    steps.pull("people")
+    with connect(databases.supabase_url) as here:
+        complete(here, person(1), email="kim@alder.example", phone="(304) 555-0101")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, person(1), email="robin@alder.example", title="Buyer")
+            (steps.deliver if how == "waits" else steps.push)("people")
+        if city:
+            with there() as neon:
+                neon.execute(
+                    "UPDATE marketing.people_invalid SET city = %s, updated_at = now() AT TIME ZONE 'UTC'"
+                    " WHERE unique_id = %s", [city, person(1)]
+                )  # fmt: skip
+        backup.put_back()
+    same = {"email": "robin@alder.example", "title": "Buyer", "phone": "+13045550101", "city": city}
+    with connect(databases.supabase_url) as here:
+        (steps.deliver if first == "deliver" else steps.pull)("people")
+        steps.deliver("people")
+        for full in (False, True):
+            steps.pull("people", full=full)
+            steps.deliver("people")
+            row = work(here, person(1))
+            assert {name: row[name] for name in same} == same
+            assert row["waiting_for"]
+        with there() as neon:
+            add_master(neon, 1)
+            add_slot(neon, 1, 1)
+            steps.pull("people")
+            steps.deliver("people")
+            row = work(here, person(1))
+            assert {name: row[name] for name in same} == same
+            assert row["promoted_at"]
+            assert master(neon, person(1))["email"] == "robin@alder.example"
+
+
 def test_what_was_queued_in_a_backup_is_told_when_it_was_promoted_though_its_record_came_back(
     steps, neon_copy, databases, there
 ) -> None:

@@ -50,7 +50,7 @@ class Cell:
     """What was typed here after the backup from which the workspace was restored: an older Neon may know any of it."""
 
     def accepts(self, entity: Entity, name: str, value: Any) -> bool:
-        if self.typed is NOTHING and name in DERIVED:
+        if name in DERIVED and (self.typed is NOTHING or None in self.maybe):
             return True
         if name == "domain" and value in HOSTS:
             return True

@@ -224,6 +224,8 @@ class Delivery:
     action: Action = Action.PROMOTE
     note: str | None = None
     """For the ledger."""
+    as_of: datetime | None = None
+    """The newer version that it carries the values of, where the row is of a restored workspace; UTC without zone."""
     theirs: Data | None = None
     """Neon's data columns that it was merged with, where they had changed since the snapshot."""
     written_for: bool = False

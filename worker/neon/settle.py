@@ -55,7 +55,7 @@ WITH d AS MATERIALIZED (
   SELECT d.key, l.outcome FROM d CROSS JOIN LATERAL (
     SELECT l.outcome, l.row_version FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
       AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l
-  WHERE l.outcome = 'flagged' AND l.row_version > d.version
+  WHERE l.outcome IN ('flagged', 'waiting') AND l.row_version > d.version
     OR l.outcome IN ('promoted', 'undone') AND EXISTS (SELECT FROM {ledger} n WHERE n.entity = %(entity)s
       AND n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
 ), here AS MATERIALIZED (
@@ -135,7 +135,10 @@ WITH d AS MATERIALIZED (
 )
 SELECT d.key,
   CASE WHEN NOT (SELECT open FROM gate) THEN 'restored'
-       WHEN v.outcome = 'promoted' THEN 'gone' WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN 'repeat'
+       WHEN v.outcome = 'promoted' THEN 'gone'
+       -- What waited goes on, with the values that waited.
+       WHEN h.key IS NOT NULL AND v.outcome = 'waiting' THEN 'changed'
+       WHEN h.key IS NOT NULL AND v.key IS NOT NULL THEN 'repeat'
        WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
        WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
@@ -150,7 +153,8 @@ SELECT d.key,
   CASE WHEN v.key IS NULL THEN coalesce(p.warnings, l.warnings) ELSE l.warnings END AS warnings,
   CASE WHEN v.key IS NULL THEN p.conflicts END AS conflicts,
   b.waits_for, b.requirement, coalesce(CASE WHEN v.key IS NULL THEN p.note END, b.note, l.note) AS note,
-  CASE WHEN v.key IS NOT NULL THEN l.recorded_at AT TIME ZONE 'UTC'
+  CASE WHEN h.key IS NOT NULL AND v.outcome = 'waiting' THEN h.updated_at
+       WHEN v.key IS NOT NULL THEN l.recorded_at AT TIME ZONE 'UTC'
        WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
   h.hash, coalesce(k.id, CASE WHEN v.key IS NULL THEN p.id END, l.id, CASE WHEN b.outcome = 'waiting' THEN (
@@ -355,8 +359,8 @@ def _as_record(delivery: Delivery) -> dict[str, Any]:
         "enriched_at": delivery.enriched_at,
         "enriched_fields": merged.enriched_fields,
     }
-    if delivery.version:
-        record["version"] = delivery.version
+    if version := delivery.as_of or delivery.version:
+        record["version"] = version
     # What is empty is left out: half of a record's bytes would say nothing.
     if delivery.action is Action.FLAG:
         record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}

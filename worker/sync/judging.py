@@ -44,6 +44,8 @@ def judge(
         agreed, typed = delivery.snapshot, delivery.data
         if standing:
             agreed, typed = agreed_on(entity, delivery, theirs, standing), last_word(delivery, standing)
+            said = standing.latest
+            delivery.as_of = said.row_version if said and is_older(delivery, said.sent) else None
             theirs_at = standing.moved_at(theirs_at)
         merged = merge(agreed, typed, theirs, delivery.version, theirs_at, rules.normalise)
         delivery.merged = Merged(rules.normalise(merged.data), merged.enriched_fields, merged.conflicts)

@@ -51,19 +51,20 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
     receipt = said.receipt
     # A row of a backup hears what became of a newer version of it.
     newer = said.sent if said.sent and is_older(delivery, said.sent) else None
+    as_of = newer.version if newer else delivery.as_of
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
                 key, version, Status.COMPLETE, PROMOTED_NOTE + lost, data,
                 said.record, {}, said.warnings, pushed=True, promoted_at=said.at,
-                code=Code.PROMOTED, receipt=receipt,
+                code=Code.PROMOTED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
         case Outcome.FLAGGED:
             return Reply(
                 key, version, Status.FAILED, flagged_note(said.errors) + lost,
                 None if said.note == KEPT else data, said.record, said.errors, said.warnings,
                 said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
-                as_of=newer.version if newer else None,
+                as_of=as_of,
             )  # fmt: skip
         case Outcome.UNDONE:
             # It was promoted as it stands, and that was taken back before the row was told of either. A row of a backup
@@ -71,7 +72,7 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
             back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
             return Reply(
                 key, version, Status.PENDING, UNDONE_NOTE, differing(back, delivery.data) or None, said.record, {}, {},
-                code=Code.UNDONE, receipt=receipt, as_of=newer.version if newer else None,
+                code=Code.UNDONE, receipt=receipt, as_of=as_of,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
             # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
@@ -81,12 +82,12 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
             return Reply(
                 key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
                 delivery.theirs if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
-                code=Code.WAITING, receipt=known if follows else None,
+                code=Code.WAITING, receipt=known if follows else None, as_of=as_of,
             )  # fmt: skip
         case _:
             return Reply(
                 key, version, Status.COMPLETE, CARRIED_NOTE + lost, data, said.record, pushed=True,
-                code=Code.CARRIED, receipt=receipt,
+                code=Code.CARRIED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
 
 
