@@ -746,8 +746,8 @@ def test_what_was_queued_in_a_backup_does_not_go_over_what_was_promoted_since(
     with connect(databases.supabase_url) as here:
         (steps.deliver if first == "deliver" else steps.pull)()
         steps.deliver()
-        for _ in range(2):
-            steps.pull(full=True)
+        for full in (False, True, True):
+            assert steps.pull(full=full).full is full
             row = work(here, company(1))
             assert row["enrichment_status"] == "pending"
             assert (row["website"], row["city"], row["promoted_at"]) == ("https://good.example", city, None)

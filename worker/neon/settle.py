@@ -41,23 +41,24 @@ WITH d AS MATERIALIZED (
                  AND l.delivery_hash IS NOT DISTINCT FROM %(known_hash)s::text) THEN true
     ELSE EXISTS (SELECT FROM {receipts} r WHERE r.entity = %(entity)s AND r.pruned_id >= %(known_id)s::bigint)
     END AS open
+), told AS MATERIALIZED (
+  SELECT l.id, l.key, l.outcome, l.delivery_hash, l.row_version FROM {ledger} l
+  WHERE l.entity = %(entity)s AND l.key = ANY (ARRAY(SELECT key FROM d)) AND l.outcome <> 'merged'
 ), sent AS MATERIALIZED (
   -- As its record comes back, a delivery is booked again: under its hash and the number of the row before (`became`).
   -- LIMIT keeps the planner from joining: a young ledger's statistics would have it read the whole of it.
-  SELECT l.*, EXISTS (SELECT FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id
-      AND u.outcome = 'undone') AS undone
-  FROM d CROSS JOIN LATERAL (
-    SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
-      AND left(l.delivery_hash, 32) = left(d.hash, 32) AND l.outcome IN ('promoted', 'flagged')
-    ORDER BY l.id DESC LIMIT 1) l
+  SELECT l.*, EXISTS (SELECT FROM told u WHERE u.key = s.key AND u.id > s.id AND u.outcome = 'undone') AS undone
+  FROM (SELECT DISTINCT ON (t.key) t.key, t.id FROM told t JOIN d USING (key)
+    WHERE t.outcome IN ('promoted', 'flagged') AND left(t.delivery_hash, 32) = left(d.hash, 32)
+    ORDER BY t.key, t.id DESC) s
+  CROSS JOIN LATERAL (SELECT * FROM {ledger} l WHERE l.id = s.id LIMIT 1) l
 ), older AS MATERIALIZED (
   -- Of a restored workspace: carried since in a newer version. It is to hear what became of that.
-  SELECT d.key, l.outcome FROM d CROSS JOIN LATERAL (
-    SELECT l.outcome, l.row_version FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key
-      AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l
+  SELECT d.key, l.outcome
+  FROM (SELECT DISTINCT ON (key) key, outcome, row_version FROM told ORDER BY key, id DESC) l JOIN d USING (key)
   WHERE l.outcome IN ('flagged', 'waiting') AND l.row_version > d.version
-    OR l.outcome IN ('promoted', 'undone') AND EXISTS (SELECT FROM {ledger} n WHERE n.entity = %(entity)s
-      AND n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
+    OR l.outcome IN ('promoted', 'undone') AND EXISTS (
+      SELECT FROM told n WHERE n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
 ), here AS MATERIALIZED (
   SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED

@@ -226,8 +226,10 @@ async def _hear(
     await send(here, *steps, *news_of(bridge, entity, run_id, became), COMMIT)
 
 
-def _as_of(row: Row, standing: Standing) -> datetime | None:
-    """A backup that holds the newer values now is as new as they are, also where it is told once more."""
+def newer_version(row: Row, standing: Standing) -> datetime | None:
+    """The version of a row that Neon knows, where it is newer than the row itself: that is from a backup, and as new as
+    the version when it holds the values of it.
+    """
     said = (standing.latest, standing.carried)
     return max((v for one in said if one and is_older(row.delivery, one.sent) and (v := one.row_version)), default=None)
 
@@ -245,7 +247,7 @@ def _unheard(row: Row, standing: Standing) -> Spoken | None:
     """The latest that the ledger says, where the row was not told of it."""
     said, told = standing.latest, row.delivery.receipt
     if standing.forgotten:
-        return said if _as_of(row, standing) else None
+        return said if newer_version(row, standing) else None
     return said if said and (told is None or said.receipt.id > told.id) else None
 
 
@@ -317,7 +319,7 @@ def _say(
         # The promotion that it was told of is on record nowhere.
         row = replace(row, delivery=replace(row.delivery, promoted_at=None))
     word = _word(entity, row, standing, said, fresh)
-    return replace(word, as_of=_as_of(row, standing), forget=standing.forgotten) if word else None
+    return replace(word, as_of=newer_version(row, standing), forget=standing.forgotten) if word else None
 
 
 def _word(
