@@ -737,11 +737,12 @@ def test_what_was_queued_in_a_backup_does_not_go_over_what_was_promoted_since(
                 steps.undo(company(1))
             else:
                 add_companies(neon, 1)
-            if city:
-                neon.execute(
-                    "UPDATE marketing.company_invalid SET city = %s, updated_at = now() AT TIME ZONE 'UTC'"
-                    " WHERE company_unique_id = %s", [city, company(1)]
-                )  # fmt: skip
+            # No later pull sees it by its date.
+            neon.execute(
+                "UPDATE marketing.company_invalid SET city = %s, updated_at = now() AT TIME ZONE 'UTC'"
+                " - make_interval(hours => %s) WHERE company_unique_id = %s",
+                [city, int(how == "came back"), company(1)],
+            )
         backup.put_back()
     with connect(databases.supabase_url) as here:
         (steps.deliver if first == "deliver" else steps.pull)()

@@ -65,8 +65,8 @@ class Unheard:
     """Those that are not queued."""
     absent: set[str]
     """Keys that have no row."""
-    queued: bool
-    """Whether some are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
+    queued: list[str]
+    """Those that are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
 
 
 async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> Unheard:
@@ -89,5 +89,5 @@ async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, i
     return Unheard(
         [row["key"] for row in rows if not (row["absent"] or row["queued"])],
         {row["key"] for row in rows if row["absent"]},
-        any(row["queued"] and not row["waits"] for row in rows),
+        [row["key"] for row in rows if row["queued"] and not row["waits"]],
     )

@@ -95,7 +95,9 @@ async def catch_up(
     while chunk := await ledger.spoken(there, entity, after):
         after = chunk.last
         unheard = await receipts.unheard(here, entity, chunk.latest)
-        keys, heard.queued = unheard.keys, heard.queued or unheard.queued
+        keys, heard.queued = unheard.keys, heard.queued or bool(unheard.queued)
+        # Their delivery tells of the newer version alone; what came after that, the next pull reads.
+        heard.held |= bool(await _newer(there, here, entity, unheard.queued))
         heard.absent = (heard.absent - chunk.latest.keys()) | (unheard.absent & chunk.open)
         for start in range(0, len(keys), bridge.batch_size):
             await hear(
@@ -263,16 +265,24 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
         after = chunk.last
         if not (keys := (await receipts.unheard(here, entity, chunk.latest)).keys):
             continue
-        rows = await queue.lock(here, entity, keys, look=True)
-        await send(here, COMMIT)
-        standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
-        latest_of = {key: standings[key].latest for key in rows}
         found += [
-            key
-            for key, said in latest_of.items()
-            if said and is_older(rows[key].delivery, said.sent) and not _told_before(rows[key], said)
+            row.delivery.key
+            for row, said in await _newer(there, here, entity, keys)
+            if said and is_older(row.delivery, said.sent) and not _told_before(row, said)
         ]
     return found
+
+
+async def _newer(
+    there: Connection, here: Connection, entity: Entity, keys: Sequence[str]
+) -> list[tuple[Row, Spoken | None]]:
+    """Those of the rows of which Neon knows a newer version, and the latest that the ledger says of them."""
+    if not keys:
+        return []
+    rows = await queue.lock(here, entity, keys, look=True)
+    await send(here, COMMIT)
+    standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    return [(row, standings[key].latest) for key, row in rows.items() if newer_version(row, standings[key])]
 
 
 def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:

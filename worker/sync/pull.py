@@ -31,7 +31,7 @@ from worker.supabase.queue import LEFT_NOTE
 from worker.sync import staging
 from worker.sync.databases import Bridge, recall
 from worker.sync.deliver import news_of
-from worker.sync.hearing import hear, newer_version
+from worker.sync.hearing import hear
 from worker.sync.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.sync.restore import Comparison, bring_together, recognise
 from worker.sync.revalidate import chunks, finish_carried, judge_pushed
@@ -314,8 +314,6 @@ class _Pull:
         for key, row in rows.items():
             # Left to the delivery: what is on its way, and what is no longer there.
             if key not in fresh or (row.queued and row.code != Code.LOST):
-                # A delivery that tells of a newer version leaves what came after that to the next pull.
-                self.held |= key in fresh and newer_version(row, standings[key]) is not None
                 continue
             if row.promoted and not hears_of_it_here(row, standings[key]):
                 self.held = True  # somebody held it when rows were told, and both databases brought together
