@@ -1047,3 +1047,31 @@ def test_a_row_that_came_anew_is_not_told_of_the_promotion_before_that(steps, ne
     assert cli("reconcile").returncode == 0
     assert cli("reconcile", "--repair").returncode == 0
     assert work(here, company(1))["enrichment_status"] == "pending"
+
+
+def test_what_a_restored_neon_brought_back_comes_again_to_a_workspace_that_is_restored_after_it(
+    steps, neon_copy, databases, there, here
+) -> None:
+    """Its date and its number are from before all that the workspace remembers."""
+    with there() as neon:
+        neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(5)])
+    steps.pull(full=True)
+    assert row_of(here, 5) is None
+    with Copy(databases.supabase_url) as backup:
+        neon_copy.put_back()
+        steps.pull()
+        here.close()
+        with connect(databases.supabase_url) as before:
+            assert row_of(before, 5)
+        backup.put_back()
+    with connect(databases.supabase_url) as after:
+        assert row_of(after, 5) is None
+        assert steps.pull().full
+        assert row_of(after, 5)
+        assert not steps.pull().full
+
+
+def row_of(supabase, number: int):
+    return supabase.execute(
+        "SELECT * FROM company_needs_enrichment WHERE company_unique_id = %s", [company(number)]
+    ).fetchone()

@@ -91,7 +91,10 @@ async def pull(
             task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress), ground)
             since, reached = await open_transactions.reach(there, entity, position.horizon)
             found = await task.compare(position)
-            full = pulled.full = full or since is None or found.neon_restored or ground.vacant
+            # After a restore what one side lacks need not be dated after anything that the other remembers. Who died
+            # between the two ends of a pull is not told from a workspace restored to before it.
+            apart = found.side is not None or position.pulls < found.counts.pulls
+            full = pulled.full = full or since is None or apart or ground.vacant
             pulled.open_transactions = reached.shown()
             if full and progress.shown:
                 results = await send(there, *begin(read_only=True), invalid.totals(entity), COMMIT)
