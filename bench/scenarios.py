@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from bench import counts, flips, pulls
+from bench import counts, flips, pulls, starts
 from bench.contestants import CONTESTANTS
 from bench.lab import Lab
 from bench.process import Failed
@@ -40,6 +40,7 @@ class Sizes:
     pull: int = 1_000_000
     few: int = 1_000
     pulls_of_ten: int = 10
+    starts: int = 20
     memory: tuple[int, int] = (10_000, 1_000_000)
     idle_seconds: float = 60.0
     worker_links: int = 3
@@ -54,7 +55,7 @@ class Sizes:
         return Sizes(
             at(self.flips, 5), at(self.far_flips, 3), tuple(sorted({at(size, 200) for size in self.backlogs})),
             at(self.far_backlog, 60), at(self.workers_backlog, 600), at(self.pull, 2_000), at(self.few, 200),
-            at(self.pulls_of_ten, 3), (at(self.memory[0], 200), at(self.memory[1], 2_000)),
+            at(self.pulls_of_ten, 3), at(self.starts, 3), (at(self.memory[0], 200), at(self.memory[1], 2_000)),
             max(2.0, self.idle_seconds * min(1.0, factor)), at(self.worker_links, 1),
         )  # fmt: skip
 
@@ -221,6 +222,16 @@ def _pull_ten(bench: Bench) -> None:
         )  # fmt: skip
 
 
+def _help(bench: Bench) -> None:
+    # A turn more, of which nothing is kept: the first of either reads its files from the disk.
+    for name in starts.LINES:
+        starts.milliseconds(name)
+    bench.interleave(
+        "help", list(starts.LINES), lambda name: {"milliseconds": [starts.milliseconds(name)]},
+        rounds=bench.sizes.starts,
+    )  # fmt: skip
+
+
 def _memory(bench: Bench) -> None:
     worker = CONTESTANTS["worker"]
     bench.interleave(
@@ -242,4 +253,5 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "pull": _pull_first,
     "pull-ten": _pull_ten,
     "memory": _memory,
+    "help": _help,
 }

@@ -196,8 +196,12 @@ class Fork:
 
 
 def _serve(link: socket.socket) -> NoReturn:
+    import worker.cli.faults
     import worker.cli.main
-    import worker.daemon.run  # noqa: F401 - loaded once, for all
+    import worker.cli.operator
+    import worker.cli.run
+    import worker.cli.setup
+    import worker.cli.stages  # noqa: F401 - loaded once, for all: a command loads what it needs when it runs
 
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""What the commands share: the group, options, settings, databases, and how they speak to the user."""
+"""What the commands share: settings, databases, progress, signals, and lines that several print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import click
@@ -25,8 +25,9 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from worker import __version__
+from worker.cli.console import say, shown
 from worker.daemon import signals
+from worker.daemon.signals import Stopped
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import ENTITIES
 from worker.observe import logs
@@ -39,31 +40,6 @@ T = TypeVar("T")
 TRIES = 6
 FEW = 200
 """A dry run names its records one by one up to this many."""
-
-entity_option = click.option(
-    "--entity", type=click.Choice(list(ENTITIES)), help="Only this kind of record; default both."
-)
-batch_option = click.option(
-    "--batch-size", type=click.IntRange(1, 100_000), metavar="N", help="Records handled at a time."
-)
-dry_option = click.option("--dry-run", is_flag=True, help="Write nothing; say what would happen.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-
-
-def fail(text: str, status: int) -> NoReturn:
-    """Say why on stderr, one line each, and exit."""
-    for line in text.splitlines():
-        click.echo(f"enrichment-worker: {line}", err=True)
-    sys.exit(status)
-
-
-LONGEST_SHOWN = 100
-
-
-def shown(text: str) -> str:
-    """What somebody else wrote, in short, and harmless to a terminal."""
-    text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
-    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def open_in_words(one: Mapping[str, str]) -> str:
@@ -85,11 +61,6 @@ def check_keys(keys: Iterable[str]) -> None:
             raise click.UsageError(f"{shown(key)} is no text: a key looks like 04.04.01.01.00101.101")
 
 
-def say(text: str) -> None:
-    """Say something beside the results, on stderr."""
-    click.echo(text, err=True)
-
-
 def read_settings() -> Settings:
     """All settings, and logging set up as they say.
 
@@ -99,15 +70,6 @@ def read_settings() -> Settings:
     settings = load_settings()
     logs.configure(settings.log_format)
     return settings
-
-
-class Stopped(Exception):
-    """A signal asked the command to stop."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        """Keep which."""
-        super().__init__(number.name)
-        self.signal = number
 
 
 _told: list[signal.Signals] = []
@@ -231,12 +193,6 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:,.0f}/s" if task.speed else "", style="progress.data.speed")
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="enrichment-worker")
-def commands() -> None:
-    """Carry repaired records from the Supabase workspace to Neon, the moment they are complete."""
 
 
 def one_by_one(keys: dict[str, str]) -> list[str]:

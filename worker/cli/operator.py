@@ -11,21 +11,8 @@ from typing import Any
 import anyio
 import click
 
-from worker.cli.common import (
-    check_keys,
-    commands,
-    dry_option,
-    entity_option,
-    fail,
-    json_option,
-    open_in_words,
-    progress,
-    read_settings,
-    run_async,
-    say,
-    shown,
-    with_bridge,
-)
+from worker.cli.common import check_keys, open_in_words, progress, read_settings, run_async, with_bridge
+from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
 from worker.entities.declaration import ENTITIES
 from worker.operate.doctor import examine
@@ -42,9 +29,6 @@ from worker.sync.undo import Undone, keys_of_run
 from worker.sync.undo import undo as take_back
 
 
-@commands.command()
-@json_option
-@click.option("--watch", is_flag=True, help="Show it anew every two seconds until stopped.")
 def status(as_json: bool, watch: bool) -> None:
     """Where the records stand. Asks Supabase only; Neon's totals are those of the last pull."""
     settings = read_settings()
@@ -92,9 +76,6 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {failure['records']} failed: {failure['reason_code']}{fields}, such as {failure['keys'][0]}"
 
 
-@commands.command()
-@json_option
-@click.argument("key")
 def history(key: str, as_json: bool) -> None:
     """The life of one record across both databases, from the ledger."""
     check_keys([key])
@@ -117,11 +98,6 @@ def history(key: str, as_json: bool) -> None:
     click.echo(f"  now: {found.now}")
 
 
-@commands.command()
-@dry_option
-@json_option
-@click.option("--run", "run_id", metavar="RUN_ID", help="Everything that this run promoted.")
-@click.argument("keys", nargs=-1, metavar="KEY…")
 def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool) -> None:
     """Take promotions back: master row and invalid row as they were, workspace row pending. The last one goes first.
 
@@ -151,10 +127,6 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
     sys.exit(1 if result.refused else 0)
 
 
-@commands.command()
-@entity_option
-@json_option
-@click.option("--repair", is_flag=True, help="Bring both databases together.")
 def reconcile(entity: str | None, repair: bool, as_json: bool) -> None:
     """Compare both databases with the ledger, record by record, and say where they disagree."""
 
@@ -191,8 +163,6 @@ def compared_in_words(result: Compared) -> Iterator[str]:
     yield "  `enrichment-worker reconcile --repair` brings them together; what is lost is booked as withdrawn"
 
 
-@commands.command()
-@json_option
 def doctor(as_json: bool) -> None:
     """Check settings, connections, schema, triggers, privileges, LISTEN, security; each with its mend."""
     settings = read_settings()

@@ -9,20 +9,8 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.common import (
-    batch_option,
-    check_keys,
-    commands,
-    dry_option,
-    entity_option,
-    json_option,
-    one_by_one,
-    open_in_words,
-    progress,
-    say,
-    shown,
-    with_bridge,
-)
+from worker.cli.common import check_keys, one_by_one, open_in_words, progress, with_bridge
+from worker.cli.console import say, shown
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import ENTITIES, Entity
 from worker.observe import output
@@ -33,12 +21,6 @@ from worker.sync.pull import pull as pull_entity
 from worker.sync.revalidate import Judged
 
 
-@commands.command()
-@entity_option
-@batch_option
-@dry_option
-@json_option
-@click.option("--full", is_flag=True, help="Compare every record, not only what changed since.")
 def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, full: bool) -> None:
     """Copy new and changed invalid records from Neon to the workspace."""
     results = _pull(entity, batch_size, dry_run=dry_run, full=full)
@@ -89,11 +71,6 @@ def _pulled_in_words(entity: Entity, result: Pulled | None, dry_run: bool) -> st
     return "\n".join(lines + one_by_one(result.keys))
 
 
-@commands.command()
-@entity_option
-@batch_option
-@dry_option
-@json_option
 def push(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool) -> None:
     """Carry repaired records to Neon's invalid tables, without judging them."""
     results = _push(entity, batch_size, dry_run=dry_run)
@@ -130,12 +107,6 @@ def _pushed_in_words(entity: Entity, result: stages.Pushed, dry_run: bool) -> st
     return "\n".join(lines + one_by_one(result.keys))
 
 
-@commands.command()
-@entity_option
-@batch_option
-@dry_option
-@json_option
-@click.option("--stale", is_flag=True, help="Only records that another version of the rules refused.")
 def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, stale: bool) -> None:
     """Judge the pushed records in Neon. Prints the keys that passed, one a line."""
     results = _revalidate(entity, batch_size, dry_run=dry_run, stale=stale)
@@ -172,15 +143,6 @@ def _say_judged(results: dict[str, Judged], dry_run: bool) -> None:
             say(f"  {shown(key)} was left: {why}")
 
 
-@commands.command()
-@entity_option
-@batch_option
-@dry_option
-@json_option
-@click.option(
-    "--passed-ids-file", type=click.Path(exists=True, dir_okay=False), metavar="FILE",
-    help="Keys to promote, one a line; default stdin.",
-)  # fmt: skip
 def promote(
     entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, passed_ids_file: str | None
 ) -> None:
@@ -227,11 +189,6 @@ def _print_promoted(result: Judged, *, dry_run: bool, as_json: bool) -> int:
     return 1 if refused else 0
 
 
-@commands.command()
-@entity_option
-@batch_option
-@dry_option
-@click.option("--yes", is_flag=True, help="Do not pause for the enrichment.")
 def pipeline(entity: str | None, batch_size: int | None, dry_run: bool, yes: bool) -> None:
     """Pull, pause for the enrichment, push, revalidate, promote."""
     if not yes and not dry_run and not sys.stdin.isatty():

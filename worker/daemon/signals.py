@@ -5,6 +5,15 @@ from __future__ import annotations
 import signal
 
 
+class Stopped(Exception):
+    """A signal asked the command to stop."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        """Keep which."""
+        super().__init__(number.name)
+        self.signal = number
+
+
 def stopping() -> list[signal.Signals]:
     """The signals to heed. A hang-up that whoever began the process has it ignore (``nohup``) stays ignored."""
     heeded = [signal.SIGTERM, signal.SIGINT]

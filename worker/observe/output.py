@@ -6,7 +6,6 @@ and counted, and nobody waits. Results are wanted: where they cannot be written,
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import io
 import os
@@ -181,6 +180,8 @@ def _may_wait() -> bool:
     """Whether waiting holds up nobody: the main thread has no event loop. What is read is worth waiting for then."""
     if threading.current_thread() is not threading.main_thread():
         return False
+    import asyncio  # noqa: PLC0415 - takes as long to load as all of `--help`, which never comes here
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:

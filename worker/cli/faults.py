@@ -1,0 +1,36 @@
+"""What an error that ended a command says to the user, and its exit status. Loaded only when there is one."""
+
+from __future__ import annotations
+
+import socket
+from typing import NoReturn
+
+import psycopg
+
+from worker.cli.console import fail
+from worker.postgres.errors import Kind, SetupMissing, in_one_line, kind_of, sort_of, with_database
+from worker.postgres.hints import hint, with_hint
+from worker.settings import SettingsError
+from worker.sync.databases import Unreachable
+
+NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
+"""Errors of the operating system that are a database's: nothing else is reached over the network here."""
+
+
+def report(error: BaseException) -> NoReturn:
+    """Say what it is and what helps, and exit."""
+    if isinstance(error, SettingsError):
+        fail(str(error), 2)
+    if isinstance(error, Unreachable):
+        fail(str(error), 3)
+    if isinstance(error, SetupMissing):
+        fail(str(error), 1)
+    if isinstance(error, OSError) and not isinstance(error, NETWORK):
+        what = f"{error.filename}: " if error.filename else ""
+        fail(f"{what}{error.strerror or in_one_line(error)}", 1)
+    if kind_of(error) is Kind.TRANSIENT:
+        what = "could not be reached" if sort_of(error) == "connection" else "cannot do it now"
+        fail(with_hint(f"a database {what}: {with_database(error)}", hint(error) or "nothing is lost, try again"), 3)
+    if isinstance(error, psycopg.Error):
+        fail(with_hint(f"a database refused: {with_database(error)}", hint(error)), 1)
+    fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)

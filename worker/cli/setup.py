@@ -1,0 +1,71 @@
+"""``setup``: what it does to both databases, and what it says of it."""
+
+from __future__ import annotations
+
+import anyio
+import click
+import psycopg
+
+from worker.cli.common import TRIES, read_settings, run_async
+from worker.cli.console import fail, say
+from worker.operate import setup as schema
+from worker.postgres.errors import Kind, in_one_line, kind_of, pauses, with_database
+from worker.postgres.pool import Database
+from worker.settings import Settings, SettingsError
+from worker.sync.databases import probe
+
+
+def setup(dry_run: bool) -> None:
+    """Bring both databases to what the worker needs. Twice is harmless."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        if not dry_run:
+            raise
+        say(f"not compared with the databases: {error}")
+    else:
+        run_async(_setup, settings, dry_run)
+    if dry_run:
+        for name in schema.FOLDERS:
+            click.echo(schema.script(name))
+
+
+async def _setup(settings: Settings, dry_run: bool) -> None:
+    sides = {
+        "Neon": (settings.neon_conninfo, "NEON_DATABASE_URL"),
+        "Supabase": (settings.supabase_conninfo, "SUPABASE_DATABASE_URL"),
+    }
+    for name, (conninfo, setting) in sides.items():
+        await probe(Database(name, conninfo), setting)
+    neon, supabase = (Database(name, conninfo) for name, (conninfo, _) in sides.items())
+    async with neon, supabase:
+        ahead = await schema.require_adoptable(neon, supabase)
+        for database in () if dry_run else (neon, supabase):
+            try:
+                changes = [*ahead[database.name], *await _set_up(database)]
+            except psycopg.Error as error:
+                if kind_of(error) is Kind.TRANSIENT:
+                    raise
+                may = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                mend = (
+                    "setup runs as the tables' owner, the other commands need not" if may else "nothing was done there"
+                )
+                fail(f"{database.name}: {in_one_line(error)}; {mend}", 1)
+            for change in changes:
+                click.echo(f"{database.name}: {change.what} {change.thing}")
+            if not changes:
+                click.echo(f"{database.name}: everything is in place")
+
+
+async def _set_up(database: Database) -> list[schema.Change]:
+    """Run the SQL files. Where a worker runs, it may hold a table that they alter and want another: tried again."""
+    waits = pauses()
+    for _ in range(TRIES - 1):
+        try:
+            return await schema.setup(database)
+        except psycopg.Error as error:
+            if kind_of(error) is not Kind.TRANSIENT:
+                raise
+            say(f"trying again: {with_database(error)}")
+            await anyio.sleep(next(waits))
+    return await schema.setup(database)
