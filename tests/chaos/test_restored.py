@@ -836,6 +836,39 @@ def test_what_was_queued_in_a_backup_goes_on_with_what_waited_since(
             assert master(neon, person(1))["email"] == "robin@alder.example"
 
 
+@pytest.mark.parametrize("outcome", ["flagged", "waiting", "promoted"])
+def test_what_waits_in_a_backup_hears_of_its_newer_version(steps, neon_copy, databases, there, outcome) -> None:
+    with there() as neon:
+        add_people(neon, 1, of=1)
+    steps.pull("people")
+    with connect(databases.supabase_url) as here:
+        complete(here, person(1), email="kim@alder.example")
+        steps.deliver("people")
+        assert work(here, person(1))["waiting_for"]
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            if outcome == "promoted":
+                with there() as neon:
+                    add_master(neon, 1)
+                    add_slot(neon, 1, 1)
+            email = "n/a" if outcome == "flagged" else "robin@alder.example"
+            complete(here, person(1), email=email, title="Buyer")
+            steps.deliver("people")
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        if outcome == "promoted":
+            with there() as neon:
+                neon.execute("DELETE FROM marketing.company_slots")
+        for _ in range(2):
+            steps.pull("people")
+            steps.deliver("people")
+            row = work(here, person(1))
+            assert (row["email"], row["title"]) == (email, "Buyer")
+            assert row["enrichment_status"] == ("failed" if outcome == "flagged" else "complete")
+            assert bool(row["waiting_for"]) is (outcome == "waiting")
+            assert bool(row["promoted_at"]) is (outcome == "promoted")
+
+
 def test_what_was_queued_in_a_backup_is_told_when_it_was_promoted_though_its_record_came_back(
     steps, neon_copy, databases, there
 ) -> None:

@@ -67,6 +67,8 @@ class Unheard:
     """Keys that have no row."""
     queued: list[str]
     """Those that are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
+    waiting: list[str]
+    """Those that wait for another record."""
 
 
 async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> Unheard:
@@ -90,4 +92,5 @@ async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, i
         [row["key"] for row in rows if not (row["absent"] or row["queued"])],
         {row["key"] for row in rows if row["absent"]},
         [row["key"] for row in rows if row["queued"] and not row["waits"]],
+        [row["key"] for row in rows if row["queued"] and row["waits"]],
     )

@@ -17,7 +17,7 @@ from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
 from worker.neon.invalid import InvalidRow
 from worker.neon.ledger import Spoken, Standing
-from worker.postgres.pool import COMMIT, Connection, Step, send
+from worker.postgres.pool import COMMIT, Connection, Step, begin, send
 from worker.supabase import keeping, queue, receipts
 from worker.supabase.keeping import Refresh
 from worker.supabase.parts import Refusals, in_parts
@@ -98,6 +98,7 @@ async def catch_up(
         keys, heard.queued = unheard.keys, heard.queued or bool(unheard.queued)
         # Their delivery tells of the newer version alone; what came after that, the next pull reads.
         heard.held |= bool(await _newer(there, here, entity, unheard.queued))
+        await _wake_newer(there, here, entity, unheard.waiting, dry_run=dry_run)
         heard.absent = (heard.absent - chunk.latest.keys()) | (unheard.absent & chunk.open)
         for start in range(0, len(keys), bridge.batch_size):
             await hear(
@@ -271,6 +272,15 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
             if said and is_older(row.delivery, said.sent) and not _told_before(row, said)
         ]
     return found
+
+
+async def _wake_newer(
+    there: Connection, here: Connection, entity: Entity, keys: Sequence[str], *, dry_run: bool
+) -> None:
+    """Put waiting rows of which Neon knows a newer version back in the queue: their delivery tells of that."""
+    newer = [row.delivery.key for row, _ in await _newer(there, here, entity, keys) if row.code != Code.LOST]
+    if newer and not dry_run:
+        await send(here, *begin(), queue.release(entity, newer, by=entity.key), COMMIT)
 
 
 async def _newer(
