@@ -95,7 +95,7 @@ async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[st
 # In the order of their ids. Of every entity: looking for the few rows of a rare one would read the whole ledger.
 _ENTRIES = sql.SQL("""
 SELECT id, key, outcome IN ('waiting', 'undone') AS open,
-  entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks
+  entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks, row_version
 FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 """)
 
@@ -110,6 +110,8 @@ class Chunk:
     """Key → id of the latest row that says what became of it."""
     open: set[str]
     """Those of the keys that wait, or were taken back: what the enricher had sent stands in the ledger alone."""
+    versions: dict[str, datetime | None]
+    """Key → the version of the workspace row that was carried last; None where no release kept it."""
 
 
 async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | None:
@@ -121,7 +123,8 @@ async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | 
         return None
     said = {row["key"]: row for row in rows if row["speaks"]}
     open_ = {key for key, row in said.items() if row["open"]}
-    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in said.items()}, open_)
+    versions = {key: row["row_version"] for key, row in said.items()}
+    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in said.items()}, open_, versions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,29 +68,33 @@ class Unheard:
     queued: list[str]
     """Those that are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
     waiting: list[str]
-    """Those that wait for another record."""
+    """Those that wait for another record, and are older than what was carried of them."""
 
 
-async def unheard(connection: Connection, entity: Entity, latest: Mapping[str, int]) -> Unheard:
+async def unheard(
+    connection: Connection, entity: Entity, latest: Mapping[str, int], versions: Mapping[str, datetime | None]
+) -> Unheard:
     """Rows that were told of nothing as late as this.
 
     Args:
         connection: to Supabase.
         entity: whose rows.
         latest: key → id of the ledger row that says what became of the record.
+        versions: key → the version of the row that was carried.
     """
     statement = sql.SQL(
         "SELECT a.key, w.{key} IS NULL AS absent, w.waiting_for IS NOT NULL AS waits,"
+        " w.updated_at < a.version AS older,"
         " coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false) AS queued"
-        " FROM unnest(%(keys)s::text[], %(ids)s::bigint[]) AS a (key, id)"
+        " FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(versions)s::timestamp[]) AS a (key, id, version)"
         " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR coalesce(w.receipt_id, 0) < a.id"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"keys": list(latest), "ids": list(latest.values())}
+    params = {"keys": list(latest), "ids": list(latest.values()), "versions": [versions[key] for key in latest]}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     rows = results[2].fetchall()
     return Unheard(
         [row["key"] for row in rows if not (row["absent"] or row["queued"])],
         {row["key"] for row in rows if row["absent"]},
         [row["key"] for row in rows if row["queued"] and not row["waits"]],
-        [row["key"] for row in rows if row["queued"] and row["waits"]],
+        [row["key"] for row in rows if row["queued"] and row["waits"] and row["older"]],
     )

@@ -94,7 +94,7 @@ async def catch_up(
     heard = Heard()
     while chunk := await ledger.spoken(there, entity, after):
         after = chunk.last
-        unheard = await receipts.unheard(here, entity, chunk.latest)
+        unheard = await receipts.unheard(here, entity, chunk.latest, chunk.versions)
         keys, heard.queued = unheard.keys, heard.queued or bool(unheard.queued)
         # Their delivery tells of the newer version alone; what came after that, the next pull reads.
         heard.held |= bool(await _newer(there, here, entity, unheard.queued))
@@ -264,7 +264,7 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
     found: list[str] = []
     while chunk := await ledger.spoken(there, entity, after):
         after = chunk.last
-        if not (keys := (await receipts.unheard(here, entity, chunk.latest)).keys):
+        if not (keys := (await receipts.unheard(here, entity, chunk.latest, chunk.versions)).keys):
             continue
         found += [
             row.delivery.key
