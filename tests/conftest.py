@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 from zlib import crc32
 
+import hypothesis
 import psycopg
 import pytest
 from embedded import embedded
@@ -34,6 +35,9 @@ from steps import Steps
 from worker.demo.embedded import EmbeddedServer
 from worker.operate.setup import files
 
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 ROOT = Path(__file__).parent.parent
 VERSIONS = (16, 18)
 PATIENCE = 30.0

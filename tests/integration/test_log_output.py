@@ -229,7 +229,7 @@ def test_what_a_full_disk_cut_short_begins_a_line_of_its_own_when_there_is_room(
     path = tmp_path / "log"
     script = (
         "import resource, signal, sys, os\n"
-        "from worker import output\n"
+        "from worker.observe import output\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))\n"
         "spool = output.Spool(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND))\n"
@@ -254,8 +254,8 @@ def test_what_a_full_disk_cut_short_begins_a_line_of_its_own_when_there_is_room(
 def test_warnings_and_what_nobody_caught_are_lines_of_the_log_too() -> None:
     script = (
         "import threading, warnings, logging, sys\n"
-        "from worker import output, telemetry\n"
-        "output.prepare(); telemetry.configure('json')\n"
+        "from worker.observe import logs, output\n"
+        "output.prepare(); logs.configure('json')\n"
         "warnings.warn('old ways', RuntimeWarning)\n"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
         "class Bad:\n"

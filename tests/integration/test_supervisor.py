@@ -134,7 +134,7 @@ def test_a_supervised_start_ends_when_its_patience_does(env, supervised, daemon,
     env["NEON_DATABASE_URL"] = "postgresql://postgres@127.0.0.1:1/nothing"
     impatient = tmp_path / "impatient"
     impatient.mkdir()
-    (impatient / "sitecustomize.py").write_text("from worker import startup\nstartup.START_PATIENCE = 0.2\n")
+    (impatient / "sitecustomize.py").write_text("from worker.daemon import startup\nstartup.START_PATIENCE = 0.2\n")
     env["PYTHONPATH"] = f"{impatient}{os.pathsep}{ROOT}"
     worker = daemon(ready=False)
     assert worker.process.wait(timeout=PATIENCE) == 3
