@@ -25,6 +25,7 @@ from records import (
     ledger,
     master,
     person,
+    row,
     untell,
     work,
 )
@@ -869,6 +870,25 @@ def test_what_waits_in_a_backup_hears_of_its_newer_version(steps, neon_copy, dat
             assert bool(row["promoted_at"]) is (outcome == "promoted")
 
 
+def test_what_was_queued_in_a_backup_and_flagged_as_it_is_hears_of_the_promotion_after_that(
+    steps, neon_copy, databases, there
+) -> None:
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="n/a")
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            steps.deliver()
+            assert work(here, company(1))["enrichment_status"] == "failed"
+            complete(here, company(1), website="good.example")
+            steps.deliver()
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        steps.deliver()
+        told = work(here, company(1))
+        assert (told["enrichment_status"], told["website"]) == ("complete", "https://good.example")
+        assert told["promoted_at"]
+
+
 def test_what_was_queued_in_a_backup_is_told_when_it_was_promoted_though_its_record_came_back(
     steps, neon_copy, databases, there
 ) -> None:
@@ -1089,22 +1109,16 @@ def test_what_a_restored_neon_brought_back_comes_again_to_a_workspace_that_is_re
     with there() as neon:
         neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(5)])
     steps.pull(full=True)
-    assert row_of(here, 5) is None
+    assert row(here, "public.company_needs_enrichment", company(5)) is None
     with Copy(databases.supabase_url) as backup:
         neon_copy.put_back()
         steps.pull()
         here.close()
         with connect(databases.supabase_url) as before:
-            assert row_of(before, 5)
+            assert row(before, "public.company_needs_enrichment", company(5))
         backup.put_back()
     with connect(databases.supabase_url) as after:
-        assert row_of(after, 5) is None
+        assert row(after, "public.company_needs_enrichment", company(5)) is None
         assert steps.pull().full
-        assert row_of(after, 5)
+        assert row(after, "public.company_needs_enrichment", company(5))
         assert not steps.pull().full
-
-
-def row_of(supabase, number: int):
-    return supabase.execute(
-        "SELECT * FROM company_needs_enrichment WHERE company_unique_id = %s", [company(number)]
-    ).fetchone()

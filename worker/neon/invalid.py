@@ -301,23 +301,30 @@ class Entry:
     note: str | None = None
 
 
-# A number that is taken is no repeat: what is booked already has the same delivery.
+ONCE = sql.SQL("ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING")
+"""What a delivery ends with is booked once. Only that: a ledger number that is taken is no repeat."""
+ONCE_EACH = sql.SQL(
+    "ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')"
+    " DO NOTHING"
+)
+"""The same for outcomes after which a delivery may have another."""
 _BOOK = sql.SQL("""
 WITH d AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
     note text)
 ), final AS (
   {insert} WHERE d.outcome IN ('promoted', 'flagged')
-  ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING
+  {once}
 )
 {insert} WHERE d.outcome NOT IN ('promoted', 'flagged')
-ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')
-  DO NOTHING
+{once_each}
 """).format(
+    once=ONCE,
+    once_each=ONCE_EACH,
     insert=sql.SQL(
         "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note)"
         " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note FROM d"
-    ).format(ledger=LEDGER)
+    ).format(ledger=LEDGER),
 )
 
 

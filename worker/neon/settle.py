@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from worker.domain.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, Sent, State
 from worker.entities.declaration import Entity, data_of
 from worker.neon.catalogue import Column
-from worker.neon.invalid import EXECUTED_BY, LEDGER, PUSHED_NOTE, RECEIPTS, Run
+from worker.neon.invalid import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, PUSHED_NOTE, RECEIPTS, Run
 from worker.postgres.errors import Restored
 from worker.postgres.pool import COMMIT, Connection, Step, begin, composed, send
 
@@ -64,7 +64,9 @@ WITH d AS MATERIALIZED (
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
 ), past AS MATERIALIZED (
   -- A record that was promoted and is in the invalid table has come back: that is no repeat, unless it was undone.
-  SELECT s.* FROM sent s WHERE s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key)
+  -- Nor is what an older version of a row hears of the newer one.
+  SELECT s.* FROM sent s WHERE NOT EXISTS (SELECT FROM older o WHERE o.key = s.key)
+    AND (s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key))
 ), prior AS MATERIALIZED (
   SELECT m.{key} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
@@ -117,12 +119,11 @@ WITH d AS MATERIALIZED (
 ), booked AS (
   -- What a repeat finds booked stays; a number that is taken is no repeat, and takes all of it back.
   {book} WHERE b.outcome <> 'waiting'
-  ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING
+  {once}
   RETURNING key, id, delivery_hash
 ), noted AS (
   {book} WHERE b.outcome = 'waiting'
-  ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')
-    DO NOTHING
+  {once_each}
   RETURNING key, id, delivery_hash
 ), logged AS (
   INSERT INTO public.shq_validation_log AS g (validation_run_id, source_table, target_table, total_records,
@@ -150,20 +151,18 @@ SELECT d.key,
   CASE WHEN v.outcome = 'promoted' THEN l.record WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN h.data
        WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
        WHEN b.record <> d.data THEN b.record END AS record,
-  CASE WHEN v.key IS NULL THEN coalesce(p.errors, l.errors) ELSE l.errors END AS errors,
-  CASE WHEN v.key IS NULL THEN coalesce(p.warnings, l.warnings) ELSE l.warnings END AS warnings,
-  CASE WHEN v.key IS NULL THEN p.conflicts END AS conflicts,
-  b.waits_for, b.requirement, coalesce(CASE WHEN v.key IS NULL THEN p.note END, b.note, l.note) AS note,
+  coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
+  p.conflicts,
+  b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
   CASE WHEN h.key IS NOT NULL AND v.outcome = 'waiting' THEN h.updated_at
        WHEN v.key IS NOT NULL THEN l.recorded_at AT TIME ZONE 'UTC'
        WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
-  h.hash, coalesce(k.id, CASE WHEN v.key IS NULL THEN p.id END, l.id, CASE WHEN b.outcome = 'waiting' THEN (
+  h.hash, coalesce(k.id, p.id, l.id, CASE WHEN b.outcome = 'waiting' THEN (
     -- Who waits is settled again each time; it is on record from the first.
     SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.booked_as
       AND e.outcome = 'waiting') END) AS receipt_id,
-  nullif(coalesce(k.delivery_hash, b.booked_as, CASE WHEN v.key IS NULL THEN p.delivery_hash END, l.delivery_hash),
-    d.hash) AS receipt_hash,
+  nullif(coalesce(k.delivery_hash, b.booked_as, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
     THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
   o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
@@ -253,6 +252,8 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
             _SETTLE.format(
                 ledger=LEDGER,
                 receipts=RECEIPTS,
+                once=ONCE,
+                once_each=ONCE_EACH,
                 pushed=sql.Literal(PUSHED_NOTE),
                 key=key,
                 invalid=entity.invalid_table.sql,
