@@ -42,7 +42,7 @@ def environment(neon_url: str, supabase_url: str, **more: str) -> dict[str, str]
 
 
 def await_that(what: str, test: Callable[[], bool], *, seconds: float, pause: float = 0.02) -> None:
-    """Look until it is so.
+    """Observation until it is so.
 
     Raises:
         TimedOut: it did not become so.

@@ -11,16 +11,16 @@ import structlog
 
 from worker.entities.declaration import COMPANY
 from worker.settings import load_settings
-from worker.sync.databases import open_bridge
+from worker.sync.databases import open_databases
 from worker.sync.pull import pull
 
 
 async def _main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the answers
-    async with open_bridge(load_settings()) as bridge:
+    async with open_databases(load_settings()) as opened:
         while await asyncio.to_thread(sys.stdin.readline):
             began = time.perf_counter()
-            pulled = await pull(bridge, COMPANY)
+            pulled = await pull(opened, COMPANY)
             took = time.perf_counter() - began
             assert pulled is not None
             sys.stdout.write(json.dumps({"seconds": took, "new": pulled.new, "full": pulled.full}) + "\n")

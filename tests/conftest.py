@@ -170,7 +170,7 @@ def _line(error: Exception) -> str:
 
 
 def _docker_trouble(version: int, *, pull: bool = False) -> str | None:
-    """Why no container of this version can start, in one line; ``None`` if one can."""
+    """Cause no container of this version can start, in one line; ``None`` if one can."""
     with _their_warnings_aside():
         try:
             _find_images(version, pull=pull)

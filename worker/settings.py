@@ -36,7 +36,7 @@ _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class SettingsError(Exception):
-    """Settings that are missing or wrong; one line for each, by name, with the mend, without secrets."""
+    """Settings that are missing or wrong; one line for each, by name, with the fix, without secrets."""
 
     def __init__(self, faults: list[str]) -> None:
         """Keep the faults."""
@@ -248,8 +248,8 @@ def _listen_fault(url: str) -> list[str]:
         return []  # that fault is told already
     if "6543" not in str(where.get("port")).split(","):
         return []
-    mend = "give the session pooler's or the direct address, port 5432"
-    return [f"SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; {mend}"]
+    hint = "give the session pooler's or the direct address, port 5432"
+    return [f"SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; {hint}"]
 
 
 def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:

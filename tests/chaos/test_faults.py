@@ -17,8 +17,8 @@ from oracle import check
 from proxy import Proxy
 from records import add_companies, company, complete, edit, invalid, ledger, master, work
 
-from worker.domain.aside import Aside, Why
-from worker.postgres.errors import pauses
+from worker.domain.postponed import Cause, Postponed
+from worker.postgres.errors import backoff
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_repeated_failures_are_summed_up(cli, links, daemon, neon, supabase, eve
 
 
 def test_pauses_grow_and_have_a_bound() -> None:
-    waits = list(islice(pauses(first=1.0, longest=8.0), 40))
+    waits = list(islice(backoff(first=1.0, longest=8.0), 40))
     assert waits[0] == 0, "the first try again is at once"
     for wait, most in zip(waits[1:], (1.0, 2.0, 4.0, *[8.0] * 36), strict=True):
         assert most / 2 <= wait <= most
@@ -149,22 +149,22 @@ def test_pauses_grow_and_have_a_bound() -> None:
 
 def test_what_is_put_aside_again_and_again_is_tried_less_often_and_an_edit_at_once() -> None:
     now = [0.0]
-    aside, version = Aside(lambda: now[0]), datetime(2025, 11, 7)
-    first, longest = Why.HELD.value
+    aside, version = Postponed(lambda: now[0]), datetime(2025, 11, 7)
+    first, longest = Cause.HELD.value
     pause = first
     for _ in range(10):
-        aside.put(Why.HELD, [(company(1), version)], "held")
+        aside.put(Cause.HELD, [(company(1), version)], "held")
         assert aside.next_due() == pause
         now[0] += pause
         assert aside.due(10, told=False) == [company(1)]
         pause = min(2 * pause, longest)
     assert pause == longest
     edited = version + timedelta(seconds=1)
-    aside.put(Why.HELD, [(company(1), edited)], "held")
+    aside.put(Cause.HELD, [(company(1), edited)], "held")
     assert aside.next_due() == first
-    aside.put(Why.HELD, [(company(1), edited)], "held")
+    aside.put(Cause.HELD, [(company(1), edited)], "held")
     assert aside.next_due() == 2 * first
-    aside.put(Why.HELD, [(company(2), version)], "held")
+    aside.put(Cause.HELD, [(company(2), version)], "held")
     assert aside.next_due() == first, "the first that is due counts"
 
 

@@ -21,13 +21,13 @@ def put_behind(neon, rows: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["good.example", "n/a"], ids=["promoted", "flagged"])
-def test_a_sequence_behind_the_ledger_stops_outcomes_says_so_and_setup_mends_it(
+def test_a_sequence_behind_the_ledger_stops_outcomes_says_so_and_setup_fixes_it(
     cli, prepared, neon, supabase, daemon, eventually, value
 ) -> None:
     add_companies(neon, 1, 2)
     put_behind(neon, 3000)
     worker = daemon()
-    assert worker.wait_event("schema.misfit")["mend"] == "run `enrichment-worker setup`"
+    assert worker.wait_event("schema.mismatch")["hint"] == "run `enrichment-worker setup`"
     eventually(lambda: supabase.execute("SELECT count(*) AS n FROM company_needs_enrichment").fetchone()["n"] == 2)
     before = invalid(neon, company(1))
     complete(supabase, company(1), website=value)
@@ -45,7 +45,7 @@ def test_a_sequence_behind_the_ledger_stops_outcomes_says_so_and_setup_mends_it(
     assert "everything is in place" in cli("setup").stdout
 
 
-def test_a_sequence_behind_the_outbox_is_mended_by_setup(cli, env, prepared, supabase) -> None:
+def test_a_sequence_behind_the_outbox_is_fixed_by_setup(cli, env, prepared, supabase) -> None:
     supabase.execute("INSERT INTO enrichment_outbox (id, entity, event) OVERRIDING SYSTEM VALUE"
                      " SELECT n, 'company', '{}' FROM generate_series(1, 9) n")  # fmt: skip
     assert "Supabase: changed sequence of public.enrichment_outbox\n" in cli("setup").stdout

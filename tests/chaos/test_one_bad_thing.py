@@ -26,10 +26,10 @@ from records import (
 )
 from steps import Steps
 
-from worker.domain.aside import Why
+from worker.domain.postponed import Cause
 from worker.entities.declaration import COMPANY
 from worker.supabase.queue import claim
-from worker.sync.databases import Bridge
+from worker.sync.databases import Databases
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def test_what_the_workers_own_log_refuses_is_no_records_fault(filled, daemon, ne
     eventually(promoted(supabase, company(1), company(2)), 60)
 
 
-def test_a_column_that_nothing_fills_is_the_operators_to_mend(
+def test_a_column_that_nothing_fills_is_the_operators_to_fix(
     filled, daemon, neon, supabase, eventually, cli, agree
 ) -> None:
     worker = daemon()
@@ -397,11 +397,11 @@ def test_a_row_that_was_put_aside_is_passed_over_to_the_microsecond(filled, prep
             "UPDATE company_needs_enrichment SET updated_at = '2025-11-07 16:32:09.123456' WHERE neon_id = 1"
         )
 
-    async def claimed(bridge: Bridge) -> list[str]:
-        aside = bridge.aside["company"]
-        aside.put(Why.HELD, [(company(1), datetime(2025, 11, 7, 16, 32, 9, 123456))], "held")
-        async with bridge.supabase.connection() as here:
-            batch = await claim(here, COMPANY, 10, aside=aside.seals())
+    async def claimed(opened: Databases) -> list[str]:
+        aside = opened.aside["company"]
+        aside.put(Cause.HELD, [(company(1), datetime(2025, 11, 7, 16, 32, 9, 123456))], "held")
+        async with opened.supabase.connection() as here:
+            batch = await claim(here, COMPANY, 10, aside=aside.row_versions())
             return [delivery.key for delivery in batch]
 
     assert Steps(prepared, monkeypatch.setenv).run(claimed) == [company(2)]

@@ -353,7 +353,7 @@ def test_retention_is_no_restore(steps, neon_copy, here, there, daemon, env, dat
     steps.deliver()
     with there() as neon:
         neon.execute("UPDATE marketing.enrichment_ledger SET recorded_at = now() - interval '40 days'")
-    pruned = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=30, workspace_days=None))
+    pruned = steps.run(lambda opened: prune(opened, COMPANY, ledger_days=30, workspace_days=None))
     assert pruned.ledger == 1
     complete(here, company(2), website="b.example")
     assert steps.deliver().outcomes == {"promoted": 1}
@@ -534,7 +534,7 @@ def test_doctor_and_readyz_name_the_restore_until_it_is_settled(
     said = found["restored databases"]
     assert (status, said["level"]) == (1, "problem")
     assert "Neon was restored to an earlier moment (not before" in said["text"]
-    assert "reconcile" in said["mend"]
+    assert "reconcile" in said["hint"]
     steps.pull()
     status, found = findings(cli)
     assert "1 company are not in Neon any more" in found["restored databases"]["text"] or status == 1

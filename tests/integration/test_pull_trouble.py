@@ -11,7 +11,7 @@ from conftest import connect
 from copies import Copy
 from records import add_companies, add_master, add_people, add_slot, company, complete, master, person, work
 
-from worker.supabase.parts import LOGGED, MOST_REFUSED
+from worker.supabase.bisect import LOGGED, MOST_REFUSED
 
 BEHIND = re.compile(r"public\.company_needs_enrichment has rows up to id (\d+), and its sequence goes on with \d+.*"
                     r"(SELECT setval\('.*'\, \(SELECT max\(id\) FROM public\.company_needs_enrichment\)\);)")  # fmt: skip
@@ -42,7 +42,7 @@ def position(supabase):
 
 
 @pytest.mark.parametrize("records", [1, 3, MOST_REFUSED + 10])
-def test_a_sequence_behind_its_rows_is_named_with_its_mend_and_nothing_is_passed_over(
+def test_a_sequence_behind_its_rows_is_named_with_its_fix_and_nothing_is_passed_over(
     cli, behind, neon, supabase, records
 ) -> None:
     add_companies(neon, *range(101, 101 + records))
@@ -72,7 +72,7 @@ def test_a_sequence_that_is_one_behind_costs_nothing(cli, behind, neon, supabase
     assert (json.loads(done.stdout)[0]["new"], rows(supabase)) == (1, 41)
 
 
-def test_a_worker_whose_pull_is_refused_goes_on_with_all_else_and_with_the_pull_when_it_is_mended(
+def test_a_worker_whose_pull_is_refused_goes_on_with_all_else_and_with_the_pull_when_it_is_fixed(
     cli, behind, neon, supabase, daemon, eventually
 ) -> None:
     add_companies(neon, *range(101, 101 + MOST_REFUSED + 10))

@@ -146,16 +146,16 @@ def test_a_command_says_that_a_database_is_read_only(one, cli, supabase, command
     assert cli(command).returncode == 0
 
 
-@pytest.mark.parametrize(("way", "mend"), [("database", "ALTER DATABASE"), ("role in database", "IN DATABASE")])
-def test_doctor_says_that_a_side_is_read_only_and_who_says_so(one, cli, neon, way, mend) -> None:
+@pytest.mark.parametrize(("way", "hint"), [("database", "ALTER DATABASE"), ("role in database", "IN DATABASE")])
+def test_doctor_says_that_a_side_is_read_only_and_who_says_so(one, cli, neon, way, fix) -> None:
     assert findings(cli)["Neon writing"]["level"] == "ok"
     lid = Lid(neon, way)
     lid.put()
     found = findings(cli)["Neon writing"]
     assert found["level"] == "problem"
     assert PARAMETER in found["text"]
-    assert mend in found["mend"]
-    assert f"RESET {PARAMETER}" in found["mend"]
+    assert fix in found["hint"]
+    assert f"RESET {PARAMETER}" in found["hint"]
     assert cli("doctor").returncode == 1
     lid.lift()
     assert cli("doctor").returncode == 0

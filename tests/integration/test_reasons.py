@@ -1,4 +1,4 @@
-"""Why there is no connection, in the server's own words: in the log, in ``/readyz`` and on the page. And hints that help."""
+"""Cause there is no connection, in the server's own words: in the log, in ``/readyz`` and on the page. And hints that help."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_a_hint_is_about_what_is_wrong(prepared, env, cli, path, status, reason,
     assert help_ in line
     if status == 3:
         found = findings(cli)["Neon connection"]
-        assert help_ in found["mend"]
+        assert help_ in found["hint"]
 
 
 @pytest.mark.parametrize(

@@ -108,13 +108,13 @@ def test_the_proof_of_an_outcome_stays_until_the_row_was_told(aged, env, daemon,
 def test_what_a_stage_carried_keeps_its_proof_until_it_is_judged(aged, steps, neon, supabase) -> None:
     """The row is complete and pushed, and its enricher waits to hear."""
     as_the_worker(supabase, "UPDATE company_needs_enrichment SET promoted_at = NULL WHERE neon_id = 1")
-    done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=90, workspace_days=None))
+    done = steps.run(lambda opened: prune(opened, COMPANY, ledger_days=90, workspace_days=None))
     assert done.ledger == 1
     assert in_ledger(neon) == {company(1), company(3)}
     steps.pull()
     assert work(supabase, company(1))["promoted_at"] is not None
     # It goes after later ones then: those are no more forgotten than before.
-    done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=90, workspace_days=None))
+    done = steps.run(lambda opened: prune(opened, COMPANY, ledger_days=90, workspace_days=None))
     assert done.ledger == 1
     assert in_ledger(neon) == {company(3)}
     assert steps.pull().restored is None
@@ -126,7 +126,7 @@ def test_an_old_promoted_row_that_was_set_to_complete_again_stays_until_it_is_an
     complete(supabase, company(1), website="https://later.example")
     assert work(supabase, company(1))["pushed_to_neon_at"] is None
     for _ in range(2):
-        done = steps.run(lambda bridge: prune(bridge, COMPANY, ledger_days=None, workspace_days=90))
+        done = steps.run(lambda opened: prune(opened, COMPANY, ledger_days=None, workspace_days=90))
         assert done.workspace == 0
         assert work(supabase, company(1))["website"] == "https://later.example"
         steps.deliver()
@@ -156,7 +156,7 @@ def test_a_ledger_that_lets_nobody_delete_stops_no_worker(aged, env, daemon, neo
         "CREATE TRIGGER no BEFORE DELETE ON marketing.enrichment_ledger EXECUTE FUNCTION no()"
     )
     worker = daemon()
-    assert "doctor" in worker.wait_event("retention.failed", entity="company")["mend"]
+    assert "doctor" in worker.wait_event("retention.failed", entity="company")["hint"]
     complete(supabase, company(2), website="c2.example")
     eventually(lambda: master(neon, company(2)))
     assert worker.terminate() == 0

@@ -114,9 +114,9 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
     add_slot(neon, n, of=n)
     neon.execute("UPDATE marketing.people_invalid SET company_unique_id = %s WHERE unique_id = %s",
                  [company(n + 9), person(n + 1)])  # fmt: skip
-    async with bridges.open_bridge(load_settings()) as bridge:
+    async with bridges.open_databases(load_settings()) as opened:
         for entity in (COMPANY, PEOPLE):
-            await pull(bridge, entity)
+            await pull(opened, entity)
         assert work(supabase, company(n))["enrichment_status"] == "pending"
         # Promoted, updated where it stands, flagged, refused by the master, in conflict with Neon, waiting.
         for number in (n, n + 1):
@@ -129,7 +129,7 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
         for number in (n, n + 1):
             complete(supabase, person(number), email=f"robin@c{number}.example")
         for entity in (PEOPLE, COMPANY, PEOPLE):
-            while (tally := await deliver(bridge, entity)).answered or tally.fault:
+            while (tally := await deliver(opened, entity)).answered or tally.fault:
                 if tally.fault:
                     raise tally.fault
         assert work(supabase, company(n + 2))["enrichment_status"] == "failed"
@@ -137,10 +137,10 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
         for key in (company(n), company(n + 1), person(n)):
             assert work(supabase, key)["promoted_at"], key
         assert work(supabase, person(n + 1))["waiting_for"] == company(n + 9)
-        await pull(bridge, COMPANY)
+        await pull(opened, COMPANY)
         assert ledger(neon, company(n + 4)), "the conflict is not in the ledger"
         done = Undone()
-        await undo(bridge, [company(n), company(n + 1), person(n)], done)
+        await undo(opened, [company(n), company(n + 1), person(n)], done)
         assert not done.refused
         assert master(neon, company(n)) is None
         for table, key in (("company", company(n + 4)), ("people", person(n + 1))):
@@ -148,14 +148,14 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
             column = "company_unique_id" if table == "company" else "unique_id"
             neon.execute(f"DELETE FROM marketing.{table}_invalid WHERE {column} = %s", [key])
         add_people(neon, n + 2, of=n)
-        await pull(bridge, PEOPLE)
+        await pull(opened, PEOPLE)
         neon.execute("DELETE FROM marketing.people_invalid WHERE unique_id = %s", [person(n + 2)])
         for entity in (COMPANY, PEOPLE):
-            await pull(bridge, entity, full=True)
+            await pull(opened, entity, full=True)
         found = supabase.execute("SELECT FROM people_needs_enrichment WHERE unique_id = %s", [person(n + 2)])
         assert found.rowcount == 0, "it was not withdrawn"
-        assert await history(bridge, company(n))
-        async with bridge.supabase.connection() as here:
+        assert await history(opened, company(n))
+        async with opened.supabase.connection() as here:
             for take in (partial(outbox.not_posted, reason="nobody is there"), outbox.posted):
                 event = await outbox.oldest(here, COMPANY)
                 assert event is not None
@@ -275,15 +275,15 @@ def test_no_other_table_can_be_read_and_nothing_else_be_done(roles, neon, supaba
             assert attributes == {"any": False}
 
 
-def test_doctor_names_every_missing_grant_with_the_statement_that_mends_it(cli, roles, env, neon, supabase) -> None:
+def test_doctor_names_every_missing_grant_with_the_statement_that_fixes_it(cli, roles, env, neon, supabase) -> None:
     for connection, side in ((neon, "Neon"), (supabase, "Supabase")):
         # All of the tables and sequences; without a schema there would be nothing to look at.
         grants = [g for g in connection.execute(GRANTED).fetchall() if g["kind"] not in ("DATABASE", "SCHEMA")]
         for grant in grants:
             connection.execute(f"REVOKE {grant['privilege']} ON {grant['kind']} {grant['name']} FROM {ROLE}")
         found = [f for f in json.loads(cli("doctor", "--json").stdout) if f["level"] == "problem"]
-        mends = "; ".join(f["mend"].removeprefix("as the owner: ") for f in found if "this role lacks" in f["text"])
-        connection.execute(mends)
+        fixes = "; ".join(f["hint"].removeprefix("as the owner: ") for f in found if "this role lacks" in f["text"])
+        connection.execute(fixes)
         after = [g for g in connection.execute(GRANTED).fetchall() if g["kind"] not in ("DATABASE", "SCHEMA")]
         assert after == grants, side
     assert cli("doctor").returncode == 0

@@ -104,7 +104,7 @@ def test_a_master_column_nobody_can_fill_is_named_before_a_record_is_touched(
     assert "Traceback" not in done.stderr
 
 
-def test_a_missing_schema_is_one_line_with_the_mend(cli, databases) -> None:
+def test_a_missing_schema_is_one_line_with_the_fix(cli, databases) -> None:
     done = cli("pull")
     assert done.returncode == 1
     assert "enrichment-worker setup" in done.stderr

@@ -18,7 +18,7 @@ from worker.postgres import pool
 from worker.settings import load_settings
 from worker.supabase import queue
 from worker.sync import staging
-from worker.sync.databases import open_bridge
+from worker.sync.databases import open_databases
 from worker.sync.deliver import deliver
 from worker.sync.pull import pull
 
@@ -76,8 +76,8 @@ def test_settling_compares_no_record_with_all_others(settings, cli, neon, supaba
     supabase.execute("UPDATE company_needs_enrichment SET enrichment_status = 'complete', website = %s", [website])
 
     async def carry() -> None:
-        async with open_bridge(settings) as bridge:
-            await deliver(bridge, ENTITIES["company"])
+        async with open_databases(settings) as opened:
+            await deliver(opened, ENTITIES["company"])
 
     anyio.run(carry)
     assert [(discarded(plan), read_whole(plan)) for plan in plans] == [(0, set())]
@@ -86,10 +86,10 @@ def test_settling_compares_no_record_with_all_others(settings, cli, neon, supaba
 def test_a_pull_compares_no_record_with_all_others(settings, neon, plans) -> None:
     # The first pull goes straight to the empty workspace. The next one finds new records beside old ones, the last none.
     async def bring() -> None:
-        async with open_bridge(settings) as bridge:
+        async with open_databases(settings) as opened:
             for first in (1, RECORDS + 1, 2 * RECORDS + 1):
                 add_companies(neon, *range(first, min(first + RECORDS, 2 * RECORDS + 1)))
-                await pull(bridge, ENTITIES["company"], full=True)
+                await pull(opened, ENTITIES["company"], full=True)
 
     anyio.run(bring)
     assert len(plans) == 3
@@ -105,7 +105,7 @@ def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
     complete(supabase, company(1), website="https://before.example")
 
     async def lock_while_edited() -> queue.Row:
-        async with open_bridge(settings) as bridge, bridge.supabase.connection() as here:
+        async with open_databases(settings) as opened, opened.supabase.connection() as here:
             with psycopg.connect(databases.supabase_url) as enricher:
                 edit(enricher, company(1), website="https://after.example")
                 locking = asyncio.create_task(queue.lock(here, ENTITIES["company"], [company(1)]))
@@ -132,7 +132,7 @@ def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
     supabase.execute("UPDATE company_needs_enrichment SET enrichment_status = 'complete'")
 
     async def read_by_a_claim() -> tuple[int, int]:
-        async with open_bridge(settings) as bridge, bridge.supabase.connection() as here:
+        async with open_databases(settings) as opened, opened.supabase.connection() as here:
             batch = await queue.claim(here, ENTITIES["company"], 10)
             cursor = await here.execute(
                 "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_xact_user_tables"
@@ -160,16 +160,16 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
             return "\n".join(found.get_value(row, 0).decode() for row in range(found.ntuples))
 
     async def plans() -> dict[str, str]:
-        async with open_bridge(settings) as bridge:
+        async with open_databases(settings) as opened:
             found = {}
             for name, entity in ENTITIES.items():
-                how = bridge.settlements[name]
+                how = opened.settlements[name]
                 for what, statement in (("i", how.lock_invalid), ("m", how.lock_master), ("settle", how.settle)):
-                    found[f"{name}: {what}"] = await plan(bridge.neon, statement, settle.PLANNER)
+                    found[f"{name}: {what}"] = await plan(opened.neon, statement, settle.PLANNER)
                 for what, step in (
                     ("claim", queue._claim(entity, "work")), ("acknowledge", queue._acknowledge(entity))
                 ):  # fmt: skip
-                    found[f"{name}: {what}"] = await plan(bridge.supabase, step, queue._PLANNER)
+                    found[f"{name}: {what}"] = await plan(opened.supabase, step, queue._PLANNER)
             return found
 
     for what, found in anyio.run(plans).items():

@@ -19,7 +19,7 @@ from worker.daemon.systemd import STATUS_EVERY, Supervisor
 from worker.entities.declaration import ENTITIES
 from worker.observe.monitor import STALLED_SECONDS, Monitor
 from worker.settings import Settings
-from worker.sync.databases import open_bridge
+from worker.sync.databases import open_databases
 from worker.sync.pull import pull
 
 BEAT = 0.4
@@ -147,7 +147,7 @@ def test_a_manager_that_went_away_harms_nothing(prepared, supervised, daemon) ->
     supervised.hear_until("READY=1")
     supervised.close()
     Path(supervised.address).unlink()
-    worker.wait_event("supervisor.deaf")
+    worker.wait_event("systemd.notify_failed")
     assert worker.health("/readyz")[0] == 200
     assert worker.terminate() == 0
 
@@ -216,9 +216,9 @@ def test_every_batch_of_a_long_pull_is_a_turn(prepared, databases, env, neon) ->
 
     async def job() -> None:
         heart.advance = lambda records: (beats.append(records), _Turns.advance(heart, records))
-        async with open_bridge(Settings(**env)) as bridge:
-            await pull(bridge, ENTITIES["company"])
-            await pull(bridge, ENTITIES["company"], full=True, batch_size=3, progress=heart)
+        async with open_databases(Settings(**env)) as opened:
+            await pull(opened, ENTITIES["company"])
+            await pull(opened, ENTITIES["company"], full=True, batch_size=3, progress=heart)
 
     anyio.run(job)
     # Each batch, the proof after it that this is still the only puller, and the look for what left Neon.

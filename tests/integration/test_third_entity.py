@@ -93,22 +93,22 @@ def shops(cli, prepared, neon, supabase, env, monkeypatch):
 
 async def _loop() -> list[dict[str, int]]:
     outcomes = []
-    async with bridges.open_bridge(load_settings()) as bridge:
-        assert (await pull(bridge, SHOPS)).new == 1
-        assert (await pull(bridge, SHOPS)).new == 0
-        async with bridge.neon.connection() as there:
+    async with bridges.open_databases(load_settings()) as opened:
+        assert (await pull(opened, SHOPS)).new == 1
+        assert (await pull(opened, SHOPS)).new == 0
+        async with opened.neon.connection() as there:
             await there.execute(
                 "INSERT INTO retail.shop_invalid (shop_id, hours, reason_code, validation_errors)"
                 " VALUES (%s, %s, 'EMPTY_LABEL', '{}')", [OTHER, HOURS]
             )  # fmt: skip
-        assert (await pull(bridge, SHOPS)).new == 1
+        assert (await pull(opened, SHOPS)).new == 1
         for label in (" ", "The Corner Shop"):
-            async with bridge.supabase.connection() as here:
+            async with opened.supabase.connection() as here:
                 await here.execute(
                     "UPDATE shop_needs_enrichment SET label = %s, enrichment_status = 'complete'", [label]
                 )
-            outcomes.append(dict((await deliver(bridge, SHOPS)).outcomes))
-        assert (await revalidate(bridge, SHOPS)).passed == []
+            outcomes.append(dict((await deliver(opened, SHOPS)).outcomes))
+        assert (await revalidate(opened, SHOPS)).passed == []
     return outcomes
 
 

@@ -223,7 +223,7 @@ def test_doctor_and_history_tell_of_events_that_wait(cli, filled, receiver, supa
     assert (found["level"], "HTTP 500" in found["text"]) == ("warning", True)
     supabase.execute("DROP TABLE enrichment_outbox")
     found = {one["check"]: one for one in json.loads(cli("doctor", "--json").stdout)}["events to N8N_WEBHOOK_URL"]
-    assert (found["level"], found["mend"]) == ("problem", "run `enrichment-worker setup`")
+    assert (found["level"], found["hint"]) == ("problem", "run `enrichment-worker setup`")
     assert "enrichment-worker setup" in cli("status").stderr + cli("push").stderr
 
 

@@ -184,6 +184,13 @@ class Expected:
             self.cells.setdefault(key, {})[name] = Cell(value, maybe, reached=reached, earlier=earlier)
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
+        for cell in self.cells.get(key, {}).values():
+            # He goes on with a row of a backup before it is told what had reached Neon. What he sees there, typed and
+            # not carried when the backup was made, is not told from what was typed since.
+            older = cell.before
+            while older:
+                cell.maybe |= {older.typed} - {NOTHING}
+                older = older.before
         if status == "complete":
             self.forgotten.discard(key)
 

@@ -11,7 +11,7 @@ from worker.domain.pulled import Pulled
 from worker.entities.declaration import ENTITIES
 from worker.settings import load_settings
 from worker.sync import stages
-from worker.sync.databases import Bridge, open_bridge
+from worker.sync.databases import Databases, open_databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.pull import pull
 from worker.sync.revalidate import Judged
@@ -30,34 +30,34 @@ class Steps:
         setenv("NEON_DATABASE_URL", databases.neon_url)
         setenv("SUPABASE_DATABASE_URL", databases.supabase_url)
 
-    def run(self, work: Callable[[Bridge], Awaitable[T]]) -> T:
+    def run(self, work: Callable[[Databases], Awaitable[T]]) -> T:
         async def job() -> T:
-            async with open_bridge(load_settings()) as bridge:
-                return await work(bridge)
+            async with open_databases(load_settings()) as opened:
+                return await work(opened)
 
         return anyio.run(job)
 
     def pull(self, entity: str = "company", *, full: bool = False) -> Pulled:
-        pulled = self.run(lambda bridge: pull(bridge, ENTITIES[entity], full=full))
+        pulled = self.run(lambda opened: pull(opened, ENTITIES[entity], full=full))
         assert pulled is not None
         return pulled
 
     def deliver(self, entity: str = "company") -> Tally:
-        return self.run(lambda bridge: deliver(bridge, ENTITIES[entity]))
+        return self.run(lambda opened: deliver(opened, ENTITIES[entity]))
 
     def push(self, entity: str = "company") -> stages.Pushed:
         done = stages.Pushed()
-        self.run(lambda bridge: stages.push(bridge, ENTITIES[entity], done))
+        self.run(lambda opened: stages.push(opened, ENTITIES[entity], done))
         return done
 
     def revalidate(self, entity: str = "company") -> Judged:
-        return self.run(lambda bridge: stages.revalidate(bridge, ENTITIES[entity]))
+        return self.run(lambda opened: stages.revalidate(opened, ENTITIES[entity]))
 
     def promote(self, *keys: str, entity: str = "company") -> Judged:
         work = stages.Promotion(list(keys))
-        return self.run(lambda bridge: stages.promote(bridge, [ENTITIES[entity]], work))
+        return self.run(lambda opened: stages.promote(opened, [ENTITIES[entity]], work))
 
     def undo(self, *keys: str) -> Undone:
         done = Undone()
-        self.run(lambda bridge: undo(bridge, keys, done))
+        self.run(lambda opened: undo(opened, keys, done))
         return done

@@ -131,7 +131,7 @@ def test_the_log_is_for_the_eye_where_stderr_is_a_terminal(load, monkeypatch, te
         ("postgresql://ana:hunter2@eu.pooler.supabase.com:6543/postgres", "port 5432"),
     ],
 )
-def test_a_slip_in_an_address_is_told_with_its_mend(load, value, said) -> None:
+def test_a_slip_in_an_address_is_told_with_its_fix(load, value, said) -> None:
     (fault,) = faults(load, SUPABASE_LISTEN_URL=value)
     assert fault.startswith("SUPABASE_LISTEN_URL: ")
     assert said in fault

@@ -160,4 +160,4 @@ def reconcile() -> None:
 @command("worker.cli.operator:doctor")
 @json_option
 def doctor() -> None:
-    """Check settings, connections, schema, triggers, privileges, LISTEN, security; each with its mend."""
+    """Check settings, connections, schema, triggers, privileges, LISTEN, security; each with its fix."""

@@ -31,9 +31,9 @@ from worker.daemon.signals import Stopped
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import ENTITIES
 from worker.observe import logs
-from worker.postgres.errors import Kind, Restored, kind_of, pauses, with_database
+from worker.postgres.errors import Kind, Restored, backoff, kind_of, with_database
 from worker.settings import Settings, load_settings
-from worker.sync.databases import Bridge, open_bridge
+from worker.sync.databases import Databases, open_databases
 from worker.sync.pull import pull
 
 T = TypeVar("T")
@@ -112,18 +112,18 @@ async def _until_told(work: Callable[..., Awaitable[T]], arguments: tuple[Any, .
     raise Stopped(_told[0])
 
 
-def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None = None) -> T:
+def with_databases(work: Callable[[Databases], Awaitable[T]], batch_size: int | None = None) -> T:
     """Open both databases and do the work. A transient fault is tried again a few times: ``work`` is called anew
     and goes on where it was, in what it keeps outside itself.
     """
     settings = read_settings()
 
     async def job() -> T:
-        waits = pauses()
+        waits = backoff()
         for attempt in range(TRIES):
             try:
-                async with open_bridge(settings, batch_size=batch_size) as bridge:
-                    return await _compared(bridge, work)
+                async with open_databases(settings, batch_size=batch_size) as databases:
+                    return await _compared(databases, work)
             except psycopg.Error as error:
                 if kind_of(error) is not Kind.TRANSIENT or attempt == TRIES - 1:
                     raise
@@ -134,15 +134,15 @@ def with_bridge(work: Callable[[Bridge], Awaitable[T]], batch_size: int | None =
     return run_async(job)
 
 
-async def _compared(bridge: Bridge, work: Callable[[Bridge], Awaitable[T]]) -> T:
+async def _compared(databases: Databases, work: Callable[[Databases], Awaitable[T]]) -> T:
     """Do the work; where a database was restored, after both were compared."""
     for _ in range(TRIES):
         try:
-            return await work(bridge)
+            return await work(databases)
         except Restored as error:
             say(str(error))
-            await pull(bridge, ENTITIES[error.entity])
-    return await work(bridge)
+            await pull(databases, ENTITIES[error.entity])
+    return await work(databases)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import NoReturn
 import psycopg
 
 from worker.cli.console import fail
-from worker.postgres.errors import Kind, SetupMissing, in_one_line, kind_of, sort_of, with_database
-from worker.postgres.hints import hint, with_hint
+from worker.postgres.errors import Kind, SetupMissing, in_one_line, kind_of, metric_label, with_database
+from worker.postgres.hints import hint_for, with_hint
 from worker.settings import SettingsError
 from worker.sync.databases import Unreachable
 
@@ -29,8 +29,10 @@ def report(error: BaseException) -> NoReturn:
         what = f"{error.filename}: " if error.filename else ""
         fail(f"{what}{error.strerror or in_one_line(error)}", 1)
     if kind_of(error) is Kind.TRANSIENT:
-        what = "could not be reached" if sort_of(error) == "connection" else "cannot do it now"
-        fail(with_hint(f"a database {what}: {with_database(error)}", hint(error) or "nothing is lost, try again"), 3)
+        what = "could not be reached" if metric_label(error) == "connection" else "cannot do it now"
+        fail(
+            with_hint(f"a database {what}: {with_database(error)}", hint_for(error) or "nothing is lost, try again"), 3
+        )
     if isinstance(error, psycopg.Error):
-        fail(with_hint(f"a database refused: {with_database(error)}", hint(error)), 1)
+        fail(with_hint(f"a database refused: {with_database(error)}", hint_for(error)), 1)
     fail(f"unexpected {type(error).__name__}: {in_one_line(error)}; please report this", 1)

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import click
 
-from worker.cli.common import check_keys, open_in_words, progress, read_settings, run_async, with_bridge
+from worker.cli.common import check_keys, open_in_words, progress, read_settings, run_async, with_databases
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
 from worker.entities.declaration import ENTITIES
@@ -20,9 +20,9 @@ from worker.operate.history import History
 from worker.operate.history import history as life_of
 from worker.operate.status import read_status
 from worker.postgres.pool import Database
-from worker.schema import misfits
+from worker.schema import mismatches
 from worker.schema.shape import PULL_POSITION, shapes
-from worker.sync.databases import Bridge, entities_named, probe
+from worker.sync.databases import Databases, entities_named, probe
 from worker.sync.reconcile import Compared
 from worker.sync.reconcile import reconcile as compare
 from worker.sync.undo import Undone, keys_of_run
@@ -34,13 +34,13 @@ def status(as_json: bool, watch: bool) -> None:
     settings = read_settings()
     database = Database("Supabase", settings.supabase_conninfo, max_size=1)
 
-    async def look() -> None:
+    async def work() -> None:
         await probe(database, "SUPABASE_DATABASE_URL")
         async with database:
             while True:
-                async with database.connection() as here:
-                    await misfits.require(here, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
-                    found = await read_status(here, ENTITIES.values())
+                async with database.connection() as supabase:
+                    await mismatches.require(supabase, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
+                    found = await read_status(supabase, ENTITIES.values())
                 if as_json:
                     click.echo(json.dumps(found))
                 else:
@@ -51,7 +51,7 @@ def status(as_json: bool, watch: bool) -> None:
                     return
                 await anyio.sleep(WATCH_SECONDS)
 
-    run_async(look)
+    run_async(work)
 
 
 WATCH_SECONDS = 2.0
@@ -80,10 +80,10 @@ def history(key: str, as_json: bool) -> None:
     """The life of one record across both databases, from the ledger."""
     check_keys([key])
 
-    async def work(bridge: Bridge) -> History | None:
-        return await life_of(bridge, key.strip())
+    async def work(databases: Databases) -> History | None:
+        return await life_of(databases, key.strip())
 
-    found = with_bridge(work)
+    found = with_databases(work)
     if found is None:
         fail(f"neither database knows '{shown(key)}'; keys look like 04.04.01.01.00101.101", 1)
     if as_json:
@@ -109,12 +109,12 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
 
     result = Undone()
 
-    async def work(bridge: Bridge) -> None:
-        which = await keys_of_run(bridge, run_id) if run_id else keys
+    async def work(databases: Databases) -> None:
+        which = await keys_of_run(databases, run_id) if run_id else keys
         with progress("taking back") as bar:
-            await take_back(bridge, which, result, run_id=run_id, dry_run=dry_run, progress=bar)
+            await take_back(databases, which, result, run_id=run_id, dry_run=dry_run, progress=bar)
 
-    with_bridge(work)
+    with_databases(work)
     if run_id and not (result.undone or result.refused):
         fail(f"no run {shown(str(run_id))} promoted anything, or retention has removed its backup from the ledger", 1)
     if as_json:
@@ -130,11 +130,11 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
 def reconcile(entity: str | None, repair: bool, as_json: bool) -> None:
     """Compare both databases with the ledger, record by record, and say where they disagree."""
 
-    async def work(bridge: Bridge) -> list[Compared]:
+    async def work(databases: Databases) -> list[Compared]:
         with progress("comparing") as bar:
-            return [await compare(bridge, one, repair=repair, progress=bar) for one in entities_named(entity)]
+            return [await compare(databases, one, repair=repair, progress=bar) for one in entities_named(entity)]
 
-    results = with_bridge(work)
+    results = with_databases(work)
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results]))
     else:
@@ -164,7 +164,7 @@ def compared_in_words(result: Compared) -> Iterator[str]:
 
 
 def doctor(as_json: bool) -> None:
-    """Check settings, connections, schema, triggers, privileges, LISTEN, security; each with its mend."""
+    """Check settings, connections, schema, triggers, privileges, LISTEN, security; each with its fix."""
     settings = read_settings()
 
     async def work() -> list[Finding]:
@@ -172,13 +172,14 @@ def doctor(as_json: bool) -> None:
         async for finding in examine(settings):
             found.append(finding)
             if not as_json:
-                mend = f"\n{'':10}mend: {finding.mend}" if finding.mend else ""
-                click.echo(f"{finding.level:8}  {finding.check}: {finding.text}{mend}")
+                hint = f"\n{'':10}hint: {finding.hint}" if finding.hint else ""
+                click.echo(f"{finding.level:8}  {finding.check}: {finding.text}{hint}")
         return found
 
     found = run_async(work)
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found]))
+        # `mend` is what release 0.1.0 called the hint; it goes with 1.0.
+        click.echo(json.dumps([{**asdict(finding), "mend": finding.hint} for finding in found]))
     if any(finding.check.endswith(" connection") and finding.level is Level.PROBLEM for finding in found):
         sys.exit(3)
     sys.exit(any(finding.level is Level.PROBLEM for finding in found))

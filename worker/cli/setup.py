@@ -9,7 +9,7 @@ import psycopg
 from worker.cli.common import TRIES, read_settings, run_async
 from worker.cli.console import fail, say
 from worker.operate import setup as schema
-from worker.postgres.errors import Kind, in_one_line, kind_of, pauses, with_database
+from worker.postgres.errors import Kind, backoff, in_one_line, kind_of, with_database
 from worker.postgres.pool import Database
 from worker.settings import Settings, SettingsError
 from worker.sync.databases import probe
@@ -47,10 +47,10 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
                 may = isinstance(error, psycopg.errors.InsufficientPrivilege)
-                mend = (
+                hint = (
                     "setup runs as the tables' owner, the other commands need not" if may else "nothing was done there"
                 )
-                fail(f"{database.name}: {in_one_line(error)}; {mend}", 1)
+                fail(f"{database.name}: {in_one_line(error)}; {hint}", 1)
             for change in changes:
                 click.echo(f"{database.name}: {change.what} {change.thing}")
             if not changes:
@@ -59,7 +59,7 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
 
 async def _set_up(database: Database) -> list[schema.Change]:
     """Run the SQL files. Where a worker runs, it may hold a table that they alter and want another: tried again."""
-    waits = pauses()
+    waits = backoff()
     for _ in range(TRIES - 1):
         try:
             return await schema.setup(database)

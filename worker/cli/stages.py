@@ -9,13 +9,13 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.common import check_keys, one_by_one, open_in_words, progress, with_bridge
+from worker.cli.common import check_keys, one_by_one, open_in_words, progress, with_databases
 from worker.cli.console import say, shown
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import ENTITIES, Entity
 from worker.observe import output
 from worker.sync import stages
-from worker.sync.databases import Bridge, entities_named
+from worker.sync.databases import Databases, entities_named
 from worker.sync.pull import STAGE_ROWS
 from worker.sync.pull import pull as pull_entity
 from worker.sync.revalidate import Judged
@@ -32,16 +32,16 @@ def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
 
 
 def _pull(entity: str | None, batch_size: int | None, *, dry_run: bool, full: bool) -> list[Pulled | None]:
-    async def work(bridge: Bridge) -> list[Pulled | None]:
+    async def work(databases: Databases) -> list[Pulled | None]:
         with progress("pulling") as bar:
             return [
                 await pull_entity(
-                    bridge, one, full=full, dry_run=dry_run, batch_size=batch_size or STAGE_ROWS, progress=bar
+                    databases, one, full=full, dry_run=dry_run, batch_size=batch_size or STAGE_ROWS, progress=bar
                 )
                 for one in entities_named(entity)
             ]
 
-    return with_bridge(work)
+    return with_databases(work)
 
 
 def _pulled_in_words(entity: Entity, result: Pulled | None, dry_run: bool) -> str:
@@ -84,12 +84,12 @@ def push(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
 def _push(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[str, stages.Pushed]:
     done = {one.name: stages.Pushed() for one in entities_named(entity)}
 
-    async def work(bridge: Bridge) -> None:
+    async def work(databases: Databases) -> None:
         with progress("pushing") as bar:
             for name, mine in done.items():
-                await stages.push(bridge, ENTITIES[name], mine, dry_run=dry_run, progress=bar)
+                await stages.push(databases, ENTITIES[name], mine, dry_run=dry_run, progress=bar)
 
-    with_bridge(work, batch_size)
+    with_databases(work, batch_size)
     return done
 
 
@@ -120,14 +120,14 @@ def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_jso
 
 
 def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool, stale: bool = False) -> dict[str, Judged]:
-    async def work(bridge: Bridge) -> dict[str, Judged]:
+    async def work(databases: Databases) -> dict[str, Judged]:
         with progress("judging") as bar:
             return {
-                one.name: await stages.revalidate(bridge, one, stale=stale, dry_run=dry_run, progress=bar)
+                one.name: await stages.revalidate(databases, one, stale=stale, dry_run=dry_run, progress=bar)
                 for one in entities_named(entity)
             }
 
-    return with_bridge(work, batch_size)
+    return with_databases(work, batch_size)
 
 
 def _say_judged(results: dict[str, Judged], dry_run: bool) -> None:
@@ -167,11 +167,11 @@ def promote(
 def _promote(entity: str | None, batch_size: int | None, keys: Sequence[str], *, dry_run: bool) -> Judged:
     promotion = stages.Promotion(list(keys))
 
-    async def work(bridge: Bridge) -> Judged:
+    async def work(databases: Databases) -> Judged:
         with progress("promoting") as bar:
-            return await stages.promote(bridge, entities_named(entity), promotion, dry_run=dry_run, progress=bar)
+            return await stages.promote(databases, entities_named(entity), promotion, dry_run=dry_run, progress=bar)
 
-    return with_bridge(work, batch_size)
+    return with_databases(work, batch_size)
 
 
 def _print_promoted(result: Judged, *, dry_run: bool, as_json: bool) -> int:

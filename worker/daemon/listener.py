@@ -14,7 +14,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from worker.postgres.errors import Storm, blame, pauses, with_database
+from worker.postgres.errors import LogThrottle, backoff, tag, with_database
 from worker.postgres.pool import Connection, connect, within
 
 log = structlog.get_logger("worker.listener")
@@ -23,23 +23,23 @@ PROBE_EVERY = 5.0
 PROBE_SECONDS = 3.0
 
 
-class Bell:
-    """Rung any number of times, heard once."""
+class Wakeup:
+    """Set any number of times, seen once: wakes one task."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
 
-    def ring(self) -> None:
-        """Wake whoever waits, or the next who will."""
+    def set(self) -> None:
+        """Wake the task that waits, or the next that will."""
         self._event.set()
 
     @property
-    def rung(self) -> bool:
-        """Whether it was rung and nobody has heard it yet."""
+    def is_set(self) -> bool:
+        """Whether it was set and nobody has waited for it since."""
         return self._event.is_set()
 
     async def wait(self) -> None:
-        """Wait until it is rung, and silence it."""
+        """Wait until it is set, and clear it."""
         await self._event.wait()
         self._event = anyio.Event()
 
@@ -47,7 +47,7 @@ class Bell:
 async def listen(
     conninfo: str,
     channel: str,
-    ring: Callable[[str | None], None],
+    wake: Callable[[str | None], None],
     report: Callable[[str | None], None],
 ) -> None:
     """Listen for ever.
@@ -55,42 +55,42 @@ async def listen(
     Args:
         conninfo: a direct or session-mode address; a pooler in transaction mode cannot LISTEN.
         channel: what to listen to.
-        ring: called with the entity that a notification names; with None after every new LISTEN, and
+        wake: called with the entity that a notification names; with None after every new LISTEN, and
             where the payload names none, as anything may have been missed.
         report: called with None when it listens, and with the reason when it does not.
     """
-    waits, storm = pauses(), Storm()
+    waits, throttle = backoff(), LogThrottle()
     while True:
         try:
             connection = await connect(conninfo)
             async with connection:
                 # Also what comes while the connection is proved is heard at once: far away that takes a while.
-                connection.add_notify_handler(lambda notice: ring(_entity_in(notice.payload)))
+                connection.add_notify_handler(lambda notice: wake(_entity_in(notice.payload)))
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 log.info("listener.listening", channel=channel)
                 report(None)
-                ring(None)
-                waits = pauses()
+                wake(None)
+                waits = backoff()
                 while True:
                     with anyio.move_on_after(PROBE_EVERY):
-                        await _hear(connection, ring)
+                        await _receive(connection, wake)
                     await _prove(connection, channel)
         except (psycopg.Error, OSError) as error:
-            blame(error, "Supabase")
+            tag(error, "Supabase")
             reason = with_database(error)
             report(reason)
             pause = next(waits)
-            if (times := storm.seen(reason)) is not None:
+            if (times := throttle.seen(reason)) is not None:
                 log.warning("listener.lost", error=reason, times=times, pause=round(pause, 2))
             await anyio.sleep(pause)
 
 
-async def _hear(connection: Connection, ring: Callable[[str | None], None]) -> NoReturn:
+async def _receive(connection: Connection, wake: Callable[[str | None], None]) -> NoReturn:
     while True:
         await anyio.wait_readable(connection.fileno())
         connection.pgconn.consume_input()
         while notice := connection.pgconn.notifies():
-            ring(_entity_in(notice.extra))
+            wake(_entity_in(notice.extra))
 
 
 async def _prove(connection: Connection, channel: str) -> None:

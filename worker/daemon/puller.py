@@ -12,16 +12,16 @@ import anyio
 import psycopg
 import structlog
 
-from worker.daemon.listener import Bell
+from worker.daemon.listener import Wakeup
 from worker.domain.progress import Progress
 from worker.entities.declaration import ENTITIES, Entity
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import Kind, Restored, SetupMissing, Storm, kind_of, pauses, with_database
-from worker.postgres.hints import hint, with_hint
+from worker.postgres.errors import Kind, LogThrottle, Restored, SetupMissing, backoff, kind_of, with_database
+from worker.postgres.hints import hint_for, with_hint
 from worker.settings import Settings
 from worker.supabase import position
-from worker.sync.databases import Bridge
-from worker.sync.hearing import tell_missed
+from worker.sync.catch_up import acknowledge_missed
+from worker.sync.databases import Databases
 from worker.sync.prune import prune
 from worker.sync.pull import pull
 
@@ -34,8 +34,8 @@ FAULTS = (psycopg.Error, OSError, SetupMissing, Restored)
 class _Trouble:
     """How often a task has failed in a row, and when it is tried again."""
 
-    waits: Iterator[float] = field(default_factory=pauses)
-    storm: Storm = field(default_factory=Storm)
+    waits: Iterator[float] = field(default_factory=backoff)
+    throttle: LogThrottle = field(default_factory=LogThrottle)
     until: float = 0.0
 
     @property
@@ -48,11 +48,11 @@ class Puller:
 
     def __init__(
         self,
-        bridge: Bridge,
+        databases: Databases,
         settings: Settings,
         monitor: Monitor,
         *,
-        compare: Bell,
+        compare: Wakeup,
         to_compare: set[str],
         untold: set[str],
         pulled: Callable[[str], None],
@@ -60,7 +60,7 @@ class Puller:
         """Pull nothing before :meth:`run`.
 
         Args:
-            bridge: both databases.
+            databases: both databases.
             settings: all of them.
             monitor: is told.
             compare: rung when there is something to do at once.
@@ -68,7 +68,7 @@ class Puller:
             untold: entities with rows that may not have been told what became of them.
             pulled: called with the entity's name after each pull.
         """
-        self._bridge, self._settings, self._monitor = bridge, settings, monitor
+        self._bridge, self._settings, self._monitor = databases, settings, monitor
         self._compare, self._to_compare, self._untold, self._pulled = compare, to_compare, untold, pulled
         self._trouble: dict[str, _Trouble] = {}
         """By the name of what does not work, as ``/readyz`` has it."""
@@ -76,7 +76,7 @@ class Puller:
     async def run(self) -> None:
         """Pull whatever is due at every sweep interval, for ever; what failed sooner, after a pause that grows."""
         while True:
-            self._monitor.turn("pull")
+            self._monitor.heartbeat("pull")
             await self._turn()
             pause = min((one.pause for one in self._trouble.values()), default=self._settings.sweep_interval)
             with anyio.move_on_after(max(0.0, min(pause, self._settings.sweep_interval))):
@@ -86,8 +86,8 @@ class Puller:
         if self._waits("pull"):
             return
         try:
-            async with self._bridge.supabase.connection() as here:
-                due = await position.due(here, list(ENTITIES.values()), self._settings.pull_interval)
+            async with self._bridge.supabase.connection() as supabase:
+                due = await position.due(supabase, list(ENTITIES.values()), self._settings.pull_interval)
         except FAULTS as error:
             await self._failed("pull", error)
             return
@@ -100,14 +100,14 @@ class Puller:
                     await self._failed(task, error)
                 else:
                     self._works(task)
-            self._monitor.turn("pull")
+            self._monitor.heartbeat("pull")
 
     async def _pull(self, entity: Entity, *, due: bool) -> None:
         """Tell rows that could not be told when it was time, and pull what is due. The position is shared, so that
         several workers pull once.
         """
         if entity.name in self._untold and not self._waits(task := f"telling of {entity.name}"):
-            if await tell_missed(self._bridge, entity):
+            if await acknowledge_missed(self._bridge, entity):
                 self._untold.discard(entity.name)
                 self._trouble.pop(task, None)
             else:
@@ -147,10 +147,10 @@ class Puller:
         trouble.until = time.monotonic() + pause
         reason = " ".join(str(error).splitlines()) if isinstance(error, SetupMissing) else with_database(error)
         if kind_of(error) is not Kind.TRANSIENT:
-            reason = with_hint(reason, hint(error))
+            reason = with_hint(reason, hint_for(error))
         self._monitor.fault(task, reason)
         self._monitor.retry(task, error)
-        if (times := trouble.storm.seen(reason)) is not None:
+        if (times := trouble.throttle.seen(reason)) is not None:
             log.warning("worker.fault", task=task, error=reason, times=times, pause=round(pause, 2))
         if pause == 0:
             await self._bridge.neon.renew()
@@ -165,5 +165,5 @@ class _Turns(Progress):
 
     def advance(self, records: int) -> None:
         """A batch is done."""
-        self._monitor.turn("pull")
+        self._monitor.heartbeat("pull")
         self._monitor.pulling()

@@ -17,7 +17,7 @@ import psycopg
 import structlog
 from anyio import Event
 
-from worker.daemon.listener import Bell, listen
+from worker.daemon.listener import Wakeup, listen
 from worker.daemon.puller import Puller
 from worker.daemon.signals import stopping
 from worker.daemon.startup import reach
@@ -27,12 +27,12 @@ from worker.entities.declaration import ENTITIES, Entity
 from worker.observe.health import Server, bind, server
 from worker.observe.monitor import Monitor
 from worker.operate.status import COUNT_SECONDS, read_status
-from worker.postgres.errors import FIRST_PAUSE, Restored, Storm, pauses, with_database
-from worker.postgres.hints import hint, with_hint
+from worker.postgres.errors import FIRST_PAUSE, LogThrottle, Restored, backoff, with_database
+from worker.postgres.hints import hint_for, with_hint
 from worker.settings import Settings, SettingsError
 from worker.supabase import queue
-from worker.sync.acknowledge import release_again, tell_again
-from worker.sync.databases import Bridge
+from worker.sync.acknowledge import acknowledge_again, release_again
+from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
 
 log = structlog.get_logger("worker.daemon")
@@ -74,48 +74,48 @@ async def run(settings: Settings, *, ready: Callable[[str], None] = lambda _addr
         heeded = stopping()
         with anyio.open_signal_receiver(*heeded) as signals:
             async with AsyncExitStack() as stack:
-                if bridge := await reach(settings, supervisor, signals, stack):
+                if databases := await reach(settings, supervisor, signals, stack):
                     # What is there now stays to the end: no collection has to look through it again.
                     gc.collect()
                     gc.freeze()
                     gc.set_threshold(GARBAGE)
-                    await _Daemon(bridge, settings, supervisor).run(link, partial(ready, address), address, signals)
+                    await _Daemon(databases, settings, supervisor).run(link, partial(ready, address), address, signals)
         # Whoever asks once more, as systemd does with a hang-up, does not cut the last lines short.
         for number in heeded:
             signal.signal(number, signal.SIG_IGN)
 
 
 class _Daemon:
-    def __init__(self, bridge: Bridge, settings: Settings, supervisor: Supervisor) -> None:
-        self.bridge, self.settings, self.supervisor = bridge, settings, supervisor
+    def __init__(self, databases: Databases, settings: Settings, supervisor: Supervisor) -> None:
+        self.databases, self.settings, self.supervisor = databases, settings, supervisor
         self.monitor = Monitor(
-            ENTITIES, (bridge.neon, bridge.supabase), rest=settings.sweep_interval,
-            pull_interval=settings.pull_interval, aside=bridge.aside,
+            ENTITIES, (databases.neon, databases.supabase), rest=settings.sweep_interval,
+            pull_interval=settings.pull_interval, postponed=databases.postponed,
         )  # fmt: skip
-        self.bells = {name: Bell() for name in ENTITIES}
-        self.events = {name: Bell() for name in ENTITIES}
+        self.wakeups = {name: Wakeup() for name in ENTITIES}
+        self.events = {name: Wakeup() for name in ENTITIES}
         """Rung when there may be an event to post."""
-        self._more = {name: Bell() for name in ENTITIES}
+        self._more = {name: Wakeup() for name in ENTITIES}
         """Rung when a courier's batch was full."""
         self._carrying: dict[str, int] = dict.fromkeys(ENTITIES, 1)
         """How many records an entity's courier tries to carry."""
-        self._put_aside = {name: Bell() for name in ENTITIES}
+        self._put_aside = {name: Wakeup() for name in ENTITIES}
         """Rung when rows were put aside."""
         self._helping: set[str] = set()
         """Entities whose second courier is on its way."""
-        self.news = Bell()
+        self.counts_changed = Wakeup()
         """Rung when the counts are not what they were."""
         self._waiting: set[str] = set()
         """Entities whose courier has nothing to do."""
         self._said_ready = False
-        self._compare = Bell()
+        self._compare = Wakeup()
         """Rung when the databases are to be compared at once."""
         self._to_compare: set[str] = set()
         """Entities of which one database was found to have been restored."""
         self._untold = set(ENTITIES)
         """Entities with rows that may not have been told: a worker died, or a link broke, in the middle of it."""
         self._puller = Puller(
-            bridge, settings, self.monitor, compare=self._compare, to_compare=self._to_compare, untold=self._untold,
+            databases, settings, self.monitor, compare=self._compare, to_compare=self._to_compare, untold=self._untold,
             pulled=self._has_news,
         )  # fmt: skip
 
@@ -138,7 +138,7 @@ class _Daemon:
                             self.supervisor.ready()
                             ready()
 
-                    tasks.start_soon(listen, self.settings.listen_conninfo, queue.CHANNEL, self.hear, report)
+                    tasks.start_soon(listen, self.settings.listen_conninfo, queue.CHANNEL, self.on_notification, report)
                     for entity in ENTITIES.values():
                         tasks.start_soon(self._carry, entity)
                         tasks.start_soon(self._help, entity)
@@ -151,11 +151,11 @@ class _Daemon:
                         for entity in ENTITIES.values():
                             wait = self.events[entity.name].wait
                             post = partial(post_events, every=self.settings.sweep_interval)
-                            tasks.start_soon(post, self.bridge, entity, hook, self.monitor, wait)
+                            tasks.start_soon(post, self.databases, entity, hook, self.monitor, wait)
                     await anext(signals)
                     log.info("worker.stopping")
                     self.supervisor.stopping()
-                    self.bridge.stop.set()
+                    self.databases.stop.set()
                     # What is under way is shielded and bounded; all else ends here.
                     tasks.cancel_scope.cancel()
             finally:
@@ -167,47 +167,47 @@ class _Daemon:
                 serving.cancel_scope.cancel()
         log.info("worker.stopped")
 
-    def hear(self, name: str | None) -> None:
+    def on_notification(self, name: str | None) -> None:
         """A notification came, or may have been missed."""
-        self.monitor.heard(name)
-        self.ring(name)
+        self.monitor.notified(name)
+        self.wake(name)
 
-    def ring(self, name: str | None) -> None:
+    def wake(self, name: str | None) -> None:
         """Wake the courier of an entity, or of all."""
-        for bell in [self.bells[name]] if name in self.bells else self.bells.values():
-            bell.ring()
+        for wakeup in [self.wakeups[name]] if name in self.wakeups else self.wakeups.values():
+            wakeup.set()
 
     async def _carry(self, entity: Entity) -> None:
         """Deliver whenever the bell rings, until the queue is empty. A fault halves the next batch, so
         that what cannot be carried holds up as little as possible; what fails alone, or is locked by somebody
         in Neon, is passed over for this time.
         """
-        waits, limit, skip, storm = pauses(), self.bridge.batch_size, 0, Storm()
-        bell = self.bells[entity.name]
+        waits, limit, skip, throttle = backoff(), self.databases.batch_size, 0, LogThrottle()
+        wakeup = self.wakeups[entity.name]
         while True:
-            self.monitor.turn(entity.name)
+            self.monitor.heartbeat(entity.name)
             self._waiting.add(entity.name)
             with anyio.move_on_after(self.settings.sweep_interval) as waiting:
-                await bell.wait()
+                await wakeup.wait()
             self._waiting.discard(entity.name)
             if waiting.cancelled_caught:
                 continue
-            while not self.bridge.stop.is_set():
-                self.monitor.turn(entity.name)
+            while not self.databases.stop.is_set():
+                self.monitor.heartbeat(entity.name)
                 try:
                     # Neon is not woken to learn that there is nothing to do.
-                    if not self.bridge.neon.warm and not await self._has_work(entity):
+                    if not self.databases.neon.warm and not await self._has_work(entity):
                         self.monitor.fault(entity.name, None)
                         break
                     self._carrying[entity.name] = limit
                     claimed = partial(self._claimed, entity)
-                    tally = await deliver(self.bridge, entity, limit=limit, skip=skip, claimed=claimed)
+                    tally = await deliver(self.databases, entity, limit=limit, skip=skip, claimed=claimed)
                 except Restored as error:
                     await self._restored(error)
                     continue
                 except (psycopg.Error, OSError) as error:
                     self._untold.add(entity.name)
-                    await self._fault(entity.name, error, waits, storm)
+                    await self._fault(entity.name, error, waits, throttle)
                     carrying = min(limit, self._carrying[entity.name])
                     limit, skip = max(1, carrying // 2), skip + 1 if carrying == 1 else skip
                     continue
@@ -218,12 +218,12 @@ class _Daemon:
                     break
                 self._delivered(entity, tally)
                 if tally.fault:
-                    await self._fault(entity.name, tally.fault, waits, storm)
+                    await self._fault(entity.name, tally.fault, waits, throttle)
                     continue
                 self.monitor.fault(entity.name, None)
-                answered = tally.answered or tally.aside
+                answered = tally.answered or tally.postponed
                 full, skip = tally.claimed == limit, skip if answered else skip + tally.claimed
-                waits, limit = pauses(), min(limit * 2, self.bridge.batch_size)
+                waits, limit = backoff(), min(limit * 2, self.databases.batch_size)
                 if not full:
                     skip = 0
                     break
@@ -236,42 +236,42 @@ class _Daemon:
             await self._more[entity.name].wait()
             self._helping.add(entity.name)
             try:
-                while not self.bridge.stop.is_set():
-                    tally = await deliver(self.bridge, entity)
+                while not self.databases.stop.is_set():
+                    tally = await deliver(self.databases, entity)
                     self._delivered(entity, tally)
-                    if tally.claimed < self.bridge.batch_size or not tally.answered or tally.fault:
+                    if tally.claimed < self.databases.batch_size or not tally.answered or tally.fault:
                         break
             except Restored:
-                self.bells[entity.name].ring()  # the courier meets it too
+                self.wakeups[entity.name].set()  # the courier meets it too
             except (psycopg.Error, OSError) as error:
                 self.monitor.retry(entity.name, error)
-                self.bells[entity.name].ring()
+                self.wakeups[entity.name].set()
             finally:
                 self._helping.discard(entity.name)
 
     async def _try_again(self, entity: Entity) -> None:
         """Carry what was put aside, apart from all others: whatever is in its way is in nobody else's."""
-        aside, unreleased = self.bridge.aside[entity.name], self.bridge.unreleased[entity.name]
-        waits, storm = pauses(), Storm()
+        postponed, unreleased = self.databases.postponed[entity.name], self.databases.unreleased[entity.name]
+        waits, throttle = backoff(), LogThrottle()
         while True:
-            due = [seconds for rows in (aside, unreleased) if (seconds := rows.next_due()) is not None]
+            due = [seconds for rows in (postponed, unreleased) if (seconds := rows.next_due()) is not None]
             with anyio.move_on_after(min(due, default=None) if due else None):
                 await self._put_aside[entity.name].wait()
             try:
-                if keys := unreleased.due(self.bridge.batch_size, told=False):
-                    await release_again(self.bridge, entity, keys)
-                if keys := aside.due(self.bridge.batch_size, told=True):
-                    telling = await tell_again(self.bridge, entity, keys)
-                    self._told_apart(entity, missed=telling.missed > 0)
-                if keys := aside.due(self.bridge.batch_size, told=False):
-                    self._delivered(entity, await deliver(self.bridge, entity, among=keys))
-                waits = pauses()
+                if keys := unreleased.due(self.databases.batch_size, acknowledge=False):
+                    await release_again(self.databases, entity, keys)
+                if keys := postponed.due(self.databases.batch_size, acknowledge=True):
+                    acknowledged = await acknowledge_again(self.databases, entity, keys)
+                    self._note_missed(entity, missed=acknowledged.missed > 0)
+                if keys := postponed.due(self.databases.batch_size, acknowledge=False):
+                    self._delivered(entity, await deliver(self.databases, entity, among=keys))
+                waits = backoff()
             except Restored as error:
                 await self._restored(error)
-                self.bells[entity.name].ring()
+                self.wakeups[entity.name].set()
             except (psycopg.Error, OSError) as error:
                 self.monitor.retry(entity.name, error)
-                if (times := storm.seen(reason := with_database(error))) is not None:
+                if (times := throttle.seen(reason := with_database(error))) is not None:
                     log.warning("again.fault", entity=entity.name, error=reason, times=times)
                 await anyio.sleep(max(FIRST_PAUSE, next(waits)))
 
@@ -279,67 +279,67 @@ class _Daemon:
         """A database was restored: nothing of this entity goes on before both are compared."""
         self._to_compare.add(error.entity)
         self.monitor.fault(error.entity, str(error))
-        self._compare.ring()
+        self._compare.set()
         await anyio.sleep(RESTORED_PAUSE)
 
     def _claimed(self, entity: Entity, records: int) -> None:
         self._carrying[entity.name] = records
-        if records == self.bridge.batch_size:
-            self._more[entity.name].ring()
+        if records == self.databases.batch_size:
+            self._more[entity.name].set()
 
     def _delivered(self, entity: Entity, tally: Tally) -> None:
-        self._told_apart(entity, missed=bool(tally.missed))
-        self._put_aside[entity.name].ring()
+        self._note_missed(entity, missed=bool(tally.missed))
+        self._put_aside[entity.name].set()
         self.monitor.delivered(entity.name, tally)
         self._has_news(entity.name)
 
     def _has_news(self, name: str) -> None:
-        self.news.ring()
-        self.events[name].ring()
+        self.counts_changed.set()
+        self.events[name].set()
 
-    def _told_apart(self, entity: Entity, *, missed: bool) -> None:
+    def _note_missed(self, entity: Entity, *, missed: bool) -> None:
         if missed:
             self._untold.add(entity.name)
-            self._compare.ring()
+            self._compare.set()
 
     async def _has_work(self, entity: Entity) -> bool:
-        async with self.bridge.supabase.connection() as here:
-            return bool(await queue.has_work(here, [entity], self.bridge.aside))
+        async with self.databases.supabase.connection() as supabase:
+            return bool(await queue.has_work(supabase, [entity], self.databases.postponed))
 
     async def _every(self, task: str, step: Callable[[], Awaitable[None]]) -> None:
         """Do a step at every sweep interval, for ever."""
-        waits, storm = pauses(), Storm()
+        waits, throttle = backoff(), LogThrottle()
         while True:
-            self.monitor.turn(task)
+            self.monitor.heartbeat(task)
             try:
                 await step()
             except (psycopg.Error, OSError) as error:
-                await self._fault(task, error, waits, storm)
+                await self._fault(task, error, waits, throttle)
                 continue
             self.monitor.fault(task, None)
-            waits = pauses()
+            waits = backoff()
             with anyio.move_on_after(self.settings.sweep_interval):
                 await anyio.sleep_forever()
 
     async def _sweep(self) -> None:
         """Find work that no notification told of."""
-        async with self.bridge.supabase.connection() as here:
-            for name in await queue.has_work(here, ENTITIES.values(), self.bridge.aside):
-                if name in self._waiting and name not in self._helping and not self.bells[name].rung:
+        async with self.databases.supabase.connection() as supabase:
+            for name in await queue.has_work(supabase, ENTITIES.values(), self.databases.postponed):
+                if name in self._waiting and name not in self._helping and not self.wakeups[name].is_set:
                     self.monitor.swept(name)
-                self.ring(name)
+                self.wake(name)
 
     async def _count(self) -> None:
         """Count where the records stand, after every change and at every sweep interval, for ever. A count
         that fails is told and holds up nothing.
         """
-        storm = Storm()
+        throttle = LogThrottle()
         while True:
             counting = 0.0
             try:
-                async with self.bridge.supabase.connection() as here:
+                async with self.databases.supabase.connection() as supabase:
                     began = time.perf_counter()
-                    status = await read_status(here, ENTITIES.values())
+                    status = await read_status(supabase, ENTITIES.values())
                 counting = time.perf_counter() - began
             except (psycopg.Error, OSError) as error:
                 # Only a count that the server was busy with is paused after: not a wait for a lost connection.
@@ -347,24 +347,26 @@ class _Daemon:
                     counting = COUNT_SECONDS
                 reason = with_database(error)
                 self.monitor.not_counted(reason)
-                if (times := storm.seen(reason)) is not None:
+                if (times := throttle.seen(reason)) is not None:
                     log.warning("count.failed", error=reason, times=times)
             else:
                 self.monitor.counted(status, counting)
             await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * counting))
             with anyio.move_on_after(self.settings.sweep_interval):
-                await self.news.wait()
+                await self.counts_changed.wait()
 
-    async def _fault(self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], storm: Storm) -> None:
-        """Wait a fault out. What an operator has to mend is waited for too: all else goes on meanwhile."""
-        reason, pause = with_hint(with_database(error), hint(error)), next(waits)
+    async def _fault(
+        self, task: str, error: psycopg.Error | OSError, waits: Iterator[float], throttle: LogThrottle
+    ) -> None:
+        """Wait a fault out. What an operator has to fix is waited for too: all else goes on meanwhile."""
+        reason, pause = with_hint(with_database(error), hint_for(error)), next(waits)
         self.monitor.fault(task, reason)
         self.monitor.retry(task, error)
-        if (times := storm.seen(reason)) is not None:
+        if (times := throttle.seen(reason)) is not None:
             log.warning("worker.fault", task=task, error=reason, times=times, pause=round(pause, 2))
         if pause == 0:
-            await self.bridge.neon.renew()
-            await self.bridge.supabase.renew()
+            await self.databases.neon.renew()
+            await self.databases.supabase.renew()
         await anyio.sleep(pause)
 
 

@@ -11,9 +11,9 @@ import anyio
 import structlog
 
 from worker.daemon.systemd import Supervisor
-from worker.postgres.errors import Storm, pauses
+from worker.postgres.errors import LogThrottle, backoff
 from worker.settings import Settings
-from worker.sync.databases import Bridge, Unreachable, open_bridge
+from worker.sync.databases import Databases, Unreachable, open_databases
 
 log = structlog.get_logger("worker.daemon")
 
@@ -26,15 +26,15 @@ TRY_SECONDS = 90.0
 
 async def reach(
     settings: Settings, supervisor: Supervisor, signals: AsyncIterator[signal.Signals], stack: AsyncExitStack
-) -> Bridge | None:
+) -> Databases | None:
     """Open both databases for as long as the stack is; None where a signal came first.
 
     Raises:
         Unreachable: there is no supervisor, or its patience is at an end.
     """
-    bridge: Bridge | None = None
+    databases: Databases | None = None
     called_off = False
-    deadline, waits, storm = time.monotonic() + START_PATIENCE, pauses(), Storm()
+    deadline, waits, throttle = time.monotonic() + START_PATIENCE, backoff(), LogThrottle()
 
     async def heed(scope: anyio.CancelScope) -> None:
         nonlocal called_off
@@ -45,20 +45,20 @@ async def reach(
     async with anyio.create_task_group() as starting:
         starting.start_soon(heed, starting.cancel_scope)
         reason = "both databases are being reached"
-        while bridge is None:
+        while databases is None:
             supervisor.waiting(reason, TRY_SECONDS)
             try:
-                bridge = await stack.enter_async_context(open_bridge(settings))
+                databases = await stack.enter_async_context(open_databases(settings))
             except* Unreachable as errors:
                 if not supervisor or time.monotonic() > deadline:
                     raise
                 reason, pause = _first(errors), next(waits)
-                if (times := storm.seen(reason)) is not None:
+                if (times := throttle.seen(reason)) is not None:
                     log.warning("worker.waiting", error=reason, times=times, pause=round(pause, 2))
                 supervisor.waiting(reason, TRY_SECONDS)
                 await anyio.sleep(pause)
         starting.cancel_scope.cancel()
-    return None if called_off else bridge
+    return None if called_off else databases
 
 
 def _first(error: BaseException) -> str:

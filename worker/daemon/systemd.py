@@ -16,9 +16,9 @@ import anyio
 import structlog
 
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import Storm
+from worker.postgres.errors import LogThrottle
 
-log = structlog.get_logger("worker.supervisor")
+log = structlog.get_logger("worker.systemd")
 
 STATUS_EVERY = 5.0
 """Seconds between two words on what it is doing, at most."""
@@ -43,14 +43,16 @@ class Supervisor:
         self._ready = self._stopping = False
         self._owed: list[str] = []
         """What the manager has not taken and must hear."""
-        self._storm = Storm()
+        self._throttle = LogThrottle()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
         """What systemd's variables say; a watchdog that is meant for another process is left to that one."""
         address = environment.get("NOTIFY_SOCKET", "")
         if address and address[0] not in "/@":
-            log.warning("supervisor.deaf", error=f"NOTIFY_SOCKET={address} is neither a path nor an abstract socket")
+            log.warning(
+                "systemd.notify_failed", error=f"NOTIFY_SOCKET={address} is neither a path nor an abstract socket"
+            )
             address = ""
         ours = environment.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
         try:
@@ -109,8 +111,8 @@ class Supervisor:
             self._owed = []
         except OSError as error:
             self._owed = [one for one in said if one in _LASTING]
-            if (times := self._storm.seen(str(error))) is not None:
-                log.warning("supervisor.deaf", error=str(error), times=times)
+            if (times := self._throttle.seen(str(error))) is not None:
+                log.warning("systemd.notify_failed", error=str(error), times=times)
 
 
 _LASTING = ("READY=1", "STOPPING=1")

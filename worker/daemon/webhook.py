@@ -15,12 +15,12 @@ import structlog
 
 from worker.entities.declaration import Entity
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import Storm, in_one_line, pauses
+from worker.postgres.errors import LogThrottle, backoff, in_one_line
 from worker.postgres.pool import COMMIT, Connection, send
 from worker.settings import SettingsError
 from worker.supabase import outbox
 from worker.supabase.outbox import Held, Waiting
-from worker.sync.databases import Bridge
+from worker.sync.databases import Databases
 
 log = structlog.get_logger("worker.webhook")
 
@@ -74,30 +74,30 @@ def new_client() -> httpx.AsyncClient:
 
 
 async def post_events(
-    bridge: Bridge,
+    databases: Databases,
     entity: Entity,
     hook: Hook,
     monitor: Monitor,
-    news: Callable[[], Awaitable[object]],
+    wait: Callable[[], Awaitable[object]],
     *,
     every: float,
 ) -> None:
     """Post the events of an entity, for ever; what fails is tried again with growing pauses, for as long as it takes.
 
     Args:
-        bridge: both databases; Neon is not asked.
+        databases: both databases; Neon is not asked.
         entity: whose events.
         hook: where they go.
         monitor: told how it goes; a dead receiver is a warning, no reason not to be ready.
-        news: returns when there may be an event.
-        every: seconds after which to look without news: another worker may have died.
+        wait: returns when there may be an event.
+        every: seconds after which to look by itself: another worker may have died.
     """
-    waits, storm = pauses(), Storm()
+    waits, throttle = backoff(), LogThrottle()
     async with new_client() as client:
-        poster = _Poster(bridge, entity, hook, client)
+        poster = _Poster(databases, entity, hook, client)
         while True:
             with anyio.move_on_after(every):
-                await news()
+                await wait()
             while True:
                 try:
                     posted = await poster.post()
@@ -109,13 +109,13 @@ async def post_events(
                 except (psycopg.Error, OSError) as error:
                     reason = in_one_line(error)
                 else:
-                    waits = pauses()
+                    waits = backoff()
                     monitor.posted(entity.name, poster.pending if posted else None)
                     if not posted:
                         break
                     continue
                 pause = next(waits)
-                if (times := storm.seen(reason)) is not None:
+                if (times := throttle.seen(reason)) is not None:
                     log.warning(
                         "webhook.failed", entity=entity.name, host=hook.host, error=reason, times=times,
                         pause=round(pause, 2),
@@ -126,8 +126,8 @@ async def post_events(
 class _Poster:
     """Posts the events of an entity one by one. What a post costs does not follow how many wait, or were posted."""
 
-    def __init__(self, bridge: Bridge, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> None:
-        self._bridge, self._entity, self._hook, self._client = bridge, entity, hook, client
+    def __init__(self, databases: Databases, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> None:
+        self._bridge, self._entity, self._hook, self._client = databases, entity, hook, client
         self.pending = 0
         """How many wait, as last counted, without those posted since."""
         self._count_at = self._look_at = 0.0
@@ -142,39 +142,39 @@ class _Poster:
             psycopg.Error: it stays in the outbox, and may have been posted.
             Held: another worker posts.
         """
-        async with self._bridge.supabase.connection() as here:
-            event = await self._oldest(here)
+        async with self._bridge.supabase.connection() as supabase:
+            event = await self._oldest(supabase)
             if event is None:
                 self.pending = 0
                 return False
             if (reason := await _post(self._bridge, event, self._hook, self._client)) == STOPPED:
                 return False
             if reason:
-                await outbox.not_posted(here, event, reason)
-                await self._count(here)
+                await outbox.not_posted(supabase, event, reason)
+                await self._count(supabase)
                 raise NotPosted(reason, event)
-            await outbox.posted(here, event)
+            await outbox.posted(supabase, event)
             self._last = event.id
             self.pending = max(0, self.pending - 1)
-            await self._count(here)
+            await self._count(supabase)
         return True
 
-    async def _oldest(self, here: Connection) -> Waiting | None:
+    async def _oldest(self, supabase: Connection) -> Waiting | None:
         after = self._last if time.monotonic() < self._look_at else 0
-        event = await outbox.oldest(here, self._entity, after=after)
+        event = await outbox.oldest(supabase, self._entity, after=after)
         if event is None and after:
-            await send(here, COMMIT)
-            after, event = 0, await outbox.oldest(here, self._entity)
+            await send(supabase, COMMIT)
+            after, event = 0, await outbox.oldest(supabase, self._entity)
         if not after:
             self._look_at = time.monotonic() + LOOK_PAUSE
         if event is None:
-            await send(here, COMMIT)
+            await send(supabase, COMMIT)
         return event
 
-    async def _count(self, here: Connection) -> None:
+    async def _count(self, supabase: Connection) -> None:
         began = time.monotonic()
         if began >= self._count_at:
-            self.pending = await outbox.pending(here, self._entity)
+            self.pending = await outbox.pending(supabase, self._entity)
             took = time.monotonic() - began
             self._count_at = began + took + max(COUNT_PAUSE, COUNT_SHARE * took)
 
@@ -182,7 +182,7 @@ class _Poster:
 STOPPED = "the worker stops"
 
 
-async def _post(bridge: Bridge, event: Waiting, hook: Hook, client: httpx.AsyncClient) -> str:
+async def _post(databases: Databases, event: Waiting, hook: Hook, client: httpx.AsyncClient) -> str:
     """Post an event; returns why it was not taken, nothing where it was."""
     headers = {"Content-Type": "application/json", "Idempotency-Key": event.event["id"]}
     if hook.token:
@@ -191,7 +191,7 @@ async def _post(bridge: Bridge, event: Waiting, hook: Hook, client: httpx.AsyncC
     async with anyio.create_task_group() as posting:
 
         async def give_up() -> None:
-            await bridge.stop.wait()
+            await databases.stop.wait()
             posting.cancel_scope.cancel()
 
         posting.start_soon(give_up)

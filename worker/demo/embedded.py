@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedUnavailable(Exception):
-    """There is no embedded Postgres here. The text is one line with the mend."""
+    """There is no embedded Postgres here. The text is one line with the fix."""
 
 
 def binaries(version: int) -> Path:

@@ -16,12 +16,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, and the mend where something is wrong."""
+    """What a check found, and the fix where something is wrong."""
 
     level: Level
     check: str
     text: str
-    mend: str = ""
+    hint: str = ""
 
 
 def ok(check: str, text: str) -> Finding:
@@ -29,11 +29,11 @@ def ok(check: str, text: str) -> Finding:
     return Finding(Level.OK, check, text)
 
 
-def warning(check: str, text: str, mend: str) -> Finding:
+def warning(check: str, text: str, hint: str) -> Finding:
     """Something is not as it should be, or could not be proved."""
-    return Finding(Level.WARNING, check, text, mend)
+    return Finding(Level.WARNING, check, text, hint)
 
 
-def problem(check: str, text: str, mend: str) -> Finding:
+def problem(check: str, text: str, hint: str) -> Finding:
     """Something keeps the worker from its work, or shows records to strangers."""
-    return Finding(Level.PROBLEM, check, text, mend)
+    return Finding(Level.PROBLEM, check, text, hint)

@@ -35,7 +35,7 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Observation:
     """What Neon said at one moment."""
 
     at: datetime
@@ -94,7 +94,7 @@ def recall(position: datetime | None, last_id: int | None, kept: Mapping[str, An
     return Horizon(position, last_id or 0, kept.get("next_xid", 0), some)
 
 
-def advance(before: Horizon | None, first: Look, last: Look) -> tuple[Since | None, Horizon]:
+def advance(before: Horizon | None, first: Observation, last: Observation) -> tuple[Since | None, Horizon]:
     """What this pull reads, and where the next one starts. Pure.
 
     Args:

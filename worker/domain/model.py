@@ -235,7 +235,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class OutcomeSummary:
     """What one enricher was told, without a word of the record itself: fit for metrics and a public page."""
 
     key: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Progress:
-    """Told by long work how far it is. This one tells nobody; the commands have one that draws a bar."""
+    """OutcomeSummary by long work how far it is. This one tells nobody; the commands have one that draws a bar."""
 
     shown = False
     """Whether somebody looks, so that counting beforehand what is to be done is worth its cost."""

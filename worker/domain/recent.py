@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.domain.model import Told
+from worker.domain.model import OutcomeSummary
 
 BUCKET_SECONDS = 10
 BUCKETS = 3600 // BUCKET_SECONDS
@@ -48,7 +48,7 @@ class Recent:
         self._buckets: deque[_Bucket] = deque(maxlen=BUCKETS)
         self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
 
-    def add(self, entity: str, told: Sequence[Told]) -> list[dict[str, Any]]:
+    def add(self, entity: str, told: Sequence[OutcomeSummary]) -> list[dict[str, Any]]:
         """Remember outcomes; returns the latest as the page shows them, latest last."""
         now = time.time()
         start = int(time.monotonic()) // BUCKET_SECONDS * BUCKET_SECONDS

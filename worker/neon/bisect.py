@@ -81,7 +81,7 @@ _GIVE = sql.SQL("SELECT set_config('enrichment_worker.records', %(records)s::jso
 _TAKE = sql.SQL("SELECT jsonb_array_elements(current_setting('enrichment_worker.answers')::jsonb) AS answer")
 
 
-async def settle_apart(
+async def settle_by_bisection(
     connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
 ) -> tuple[dict[str, Answer], dict[str, Refusal]]:
     """Settle what can be settled of a batch that was refused as a whole.

@@ -86,7 +86,7 @@ class Found:
     """Its name as SQL has it."""
     role: str = ""
     """Who asks, as SQL has it."""
-    aside: str = ""
+    spare_name: str = ""
     """A name that is free, where the table is to make room; as SQL has it."""
     indexes: tuple[str, ...] = ()
     """Its indexes that no constraint made, as SQL has them."""
@@ -156,7 +156,7 @@ ORDER BY n.nr
 """)
 
 
-async def look(connection: Connection, tables: Sequence[Table], *, inside: bool = False) -> dict[Table, Found]:
+async def read(connection: Connection, tables: Sequence[Table], *, inside: bool = False) -> dict[Table, Found]:
     """What the catalogue says of these tables: one round trip.
 
     Args:
@@ -179,13 +179,13 @@ def _found(table: Table, row: dict[str, Any]) -> Found:
     unique = tuple(Unique(**{**one, "columns": tuple(one["columns"])}) for one in row["unique"] or ())
     return Found(
         table, row["kind"] or "", columns, unique, tuple(row["parted_by"]), blind=row["blind"], sql=row["sql"],
-        role=row["role"], aside=row["aside"] or "", indexes=tuple(row["indexes"]),
+        role=row["role"], spare_name=row["aside"] or "", indexes=tuple(row["indexes"]),
     )  # fmt: skip
 
 
 async def columns(connection: Connection, table: Table) -> Iterable[Column]:
     """The columns of a table, within the transaction that is open."""
-    return (await look(connection, [table], inside=True))[table].columns.values()
+    return (await read(connection, [table], inside=True))[table].columns.values()
 
 
 _CONSTRAINT = sql.SQL("""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 from psycopg import sql
 
-from worker.domain.horizon import XIDS, Horizon, Look, Since, advance, open_ones
+from worker.domain.horizon import XIDS, Horizon, Observation, Since, advance, open_ones
 from worker.entities.declaration import Entity
 from worker.postgres.pool import COMMIT, Connection, begin, send
 
@@ -34,7 +34,7 @@ FROM pg_prepared_xacts WHERE database = current_database()
 """)
 
 
-async def look(connection: Connection, entity: Entity) -> Look:
+async def observe(connection: Connection, entity: Entity) -> Observation:
     """Who has a transaction open in Neon, and how far the entity's dates and ids have come."""
     # In this order: a transaction that is prepared in between is seen twice, not never.
     steps = (_NOW.format(invalid=entity.invalid_table.sql), None), (_HOLDERS, None), (_PREPARED, None)
@@ -42,7 +42,7 @@ async def look(connection: Connection, entity: Entity) -> Look:
     now, holders, prepared = (result.fetchall() for result in results[2:5])
     (row,) = now
     some = open_ones(row["server"], row["at"], row["next_xid"], row["running"], holders, prepared)
-    return Look(row["at"], row["last_id"], row["next_xid"], some)
+    return Observation(row["at"], row["last_id"], row["next_xid"], some)
 
 
 async def reach(connection: Connection, entity: Entity, before: Horizon | None) -> tuple[Since | None, Horizon]:
@@ -50,13 +50,13 @@ async def reach(connection: Connection, entity: Entity, before: Horizon | None) 
 
     It waits a moment for transactions that were not open before, so that an ordinary load leaves none to remember.
     """
-    first = last = await look(connection, entity)
+    first = last = await observe(connection, entity)
     was = {one.who for one in before.open} if before else set()
     for pause in WAITS:
         if not {one.who for one in first.open} & {one.who for one in last.open} - was:
             break
         await anyio.sleep(pause)
-        last = await look(connection, entity)
+        last = await observe(connection, entity)
     return advance(before, first, last)
 
 

@@ -47,7 +47,7 @@ async def standing(connection: Connection, entity: Entity, key: str, *, dry_run:
         (sql.SQL("LOCK TABLE {table} IN ROW EXCLUSIVE MODE").format(**names), None),
         (sql.SQL("SELECT FROM {table} WHERE {key} = %(key)s FOR UPDATE").format(**names), {"key": key}),
     ]
-    look = sql.SQL(
+    seen_now = sql.SQL(
         "SELECT to_jsonb(m) AS master, m.xmin::text AS written_in, m.tableoid::bigint AS leaf, m.ctid::text AS ctid,"
         " (SELECT relkind = 'p' FROM pg_class WHERE oid = %(table)s::regclass) AS partitioned"
         " FROM {table} m WHERE {key} = %(key)s"
@@ -56,7 +56,7 @@ async def standing(connection: Connection, entity: Entity, key: str, *, dry_run:
     steps: list[Step] = [
         *begin(read_only=dry_run, repeatable=dry_run),
         *([] if dry_run else lock),
-        (look, {"key": key, "table": table.sql.as_string(connection)}),
+        (seen_now, {"key": key, "table": table.sql.as_string(connection)}),
         (invalid, {"key": key}),
     ]
     *_, now, again = await send(connection, *steps)
@@ -129,9 +129,9 @@ async def restore(connection: Connection, entity: Entity, entry: Mapping[str, An
     Raises:
         Refused: a trigger keeps a row where it is.
     """
-    back, again, look = await _steps(connection, entity, entry)
+    back, again, seen_now = await _steps(connection, entity, entry)
     immediate: Step = (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None)
-    moved, placed, _, seen = await send(connection, back, again, immediate, look)
+    moved, placed, _, seen = await send(connection, back, again, immediate, seen_now)
     returned, before = placed.fetchone(), entry["master_before"]
     if moved.rowcount < 1 or (seen.fetchone() is None) is bool(before):
         raise Refused(f"a trigger or a rule of {entity.master_table} does not let its row go back")
@@ -143,7 +143,7 @@ async def restore(connection: Connection, entity: Entity, entry: Mapping[str, An
         " SELECT %(run)s, entity, key, 'undone', md5('undo|' || id), NULL, master_after, master_before, record,"
         " 'took back ' || run_id, enriched_by, enriched_at, enriched_fields FROM {ledger} WHERE id = %(id)s"
     ).format(ledger=LEDGER)
-    _, seen, _ = await send(connection, (book, {"run": run_id, "id": entry["id"]}), look, COMMIT)
+    _, seen, _ = await send(connection, (book, {"run": run_id, "id": entry["id"]}), seen_now, COMMIT)
     row = seen.fetchone()
     if row is None:
         return REMOVED
@@ -189,5 +189,5 @@ async def _steps(connection: Connection, entity: Entity, entry: Mapping[str, Any
         values=values,
         ledger=LEDGER,
     )
-    look = sql.SQL("SELECT to_jsonb(m) AS row FROM {} m WHERE {} = %(key)s").format(entity.master_table.sql, key)
-    return (back, params), (again, params), (look, {"key": entry["key"]})
+    seen_now = sql.SQL("SELECT to_jsonb(m) AS row FROM {} m WHERE {} = %(key)s").format(entity.master_table.sql, key)
+    return (back, params), (again, params), (seen_now, {"key": entry["key"]})

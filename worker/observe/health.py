@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from worker.observe import page
-from worker.observe.host_guard import Connection, Door, is_local
+from worker.observe.host_guard import Connection, HostGuard, is_local
 from worker.observe.monitor import Monitor
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -86,7 +86,7 @@ def server(monitor: Monitor, host: str) -> Server:
         host: what it is bound to.
     """
     config = uvicorn.Config(
-        Door(application(monitor), local=is_local(host)), http=Connection, ws="none", log_config=None,
+        HostGuard(application(monitor), local=is_local(host)), http=Connection, ws="none", log_config=None,
         access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=2,
     )  # fmt: skip
     return Server(config)

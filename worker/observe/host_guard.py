@@ -82,7 +82,7 @@ class Connection(H11Protocol):
             self._late = None
 
 
-class Door:
+class HostGuard:
     """Refuses names that are not this machine's, and adds the headers that keep a browser from mischief."""
 
     def __init__(self, app: ASGIApp, *, local: bool) -> None:

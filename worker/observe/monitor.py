@@ -11,14 +11,14 @@ from typing import Any
 import structlog
 
 from worker import __version__
-from worker.domain.aside import Aside, Why
+from worker.domain.postponed import Cause, Postponed
 from worker.domain.pulled import Pulled
 from worker.domain.recent import Recent
 from worker.entities.declaration import ENTITIES
 from worker.observe import output
 from worker.observe.broadcast import Feed
 from worker.observe.metrics import CHANGES, Metrics
-from worker.postgres.errors import sort_of
+from worker.postgres.errors import metric_label
 from worker.postgres.pool import Database
 from worker.sync.deliver import Tally
 from worker.sync.prune import Pruned
@@ -49,7 +49,7 @@ class Monitor:
         clock: Callable[[], float] = time.monotonic,
         rest: float = 0.0,
         pull_interval: float | None = None,
-        aside: Mapping[str, Aside] | None = None,
+        postponed: Mapping[str, Postponed] | None = None,
     ) -> None:
         """Begin with a worker that does not listen yet.
 
@@ -59,7 +59,7 @@ class Monitor:
             clock: the monotonic clock.
             rest: seconds a task may rest between two turns when there is nothing to do.
             pull_interval: seconds after which an entity is pulled again, by any worker; None: nobody pulls.
-            aside: entity → the rows that are passed over for a while.
+            postponed: entity → the rows that are passed over for a while.
         """
         self.entities, self.pools = list(entities), list(pools)
         self.metrics = Metrics(self.entities)
@@ -73,14 +73,14 @@ class Monitor:
         self.turned: dict[str, float] = {}
         """Task → when its loop last turned."""
         self.uncounted: str | None = "not counted yet"
-        """Why the counts are old."""
+        """Cause the counts are old."""
         self._clock, self._rest = clock, rest
         self._count: dict[str, Any] = {"at": None, "entities": {}}
         self._counted_at = clock()
         self._moved = dict.fromkeys(self.entities, clock())
         self._oldest: dict[str, str | None] = {}
         self._pull_interval = pull_interval
-        self._aside = {} if aside is None else aside
+        self._postponed = {} if postponed is None else postponed
         self._pulled_at = dict.fromkeys(self.entities, clock())
         """Entity → when it was last known that somebody pulls it."""
         self._pulled_run: dict[str, str | None] = {}
@@ -106,9 +106,9 @@ class Monitor:
 
     def retry(self, task: str, error: BaseException) -> None:
         """Say that a task waits a fault out and tries again."""
-        self.metrics.retries.labels(task, sort_of(error)).inc()
+        self.metrics.retries.labels(task, metric_label(error)).inc()
 
-    def turn(self, task: str) -> None:
+    def heartbeat(self, task: str) -> None:
         """Say that a task's loop turned."""
         self.turned[task] = self._clock()
 
@@ -120,7 +120,7 @@ class Monitor:
         self.metrics.listening.set(reason is None)
         self.fault("listener", reason)
 
-    def heard(self, entity: str | None) -> None:
+    def notified(self, entity: str | None) -> None:
         """Say that a notification came."""
         if entity in self.entities:
             self.metrics.notifications.labels(entity).inc()
@@ -131,7 +131,7 @@ class Monitor:
         self.metrics.swept.labels(entity).inc()
         self._unheard[entity] += 1
         if self._unheard[entity] == UNHEARD:
-            log.warning("sweep.unheard", entity=entity, times=UNHEARD)
+            log.warning("sweep.missed_notification", entity=entity, times=UNHEARD)
 
     def delivered(self, entity: str, tally: Tally) -> None:
         """Say what became of a batch."""
@@ -236,7 +236,7 @@ class Monitor:
         return [f"{task} hangs" for task, at in self.turned.items() if at < latest]
 
     def unready(self) -> list[str]:
-        """Why the worker does not do its job at the moment; tasks with the same reason together."""
+        """Cause the worker does not do its job at the moment; tasks with the same reason together."""
         tasks: dict[str, list[str]] = {}
         for task, reason in [*self.faults.items(), *self._blocked()]:
             if task not in tasks.setdefault(reason, []):
@@ -254,19 +254,23 @@ class Monitor:
 
     def _blocked(self) -> list[tuple[str, str]]:
         """Entities of which Neon refuses every record, and why."""
-        return [(name, rows.told(Why.FAULT)[1]) for name, rows in self._aside.items() if rows.told(Why.FAULT)[0]]
+        return [
+            (name, rows.summary(Cause.FAULT)[1])
+            for name, rows in self._postponed.items()
+            if rows.summary(Cause.FAULT)[0]
+        ]
 
     def _put_aside(self) -> list[str]:
         """What holds up single rows, and nobody else."""
         said = {
-            Why.HELD: "{name}: {rows} records wait: {text}",
-            Why.REPLY: "{name}: the workspace refuses what {rows} rows are to be told: {text}",
+            Cause.HELD: "{name}: {rows} records wait: {text}",
+            Cause.REPLY: "{name}: the workspace refuses what {rows} rows are to be told: {text}",
         }
         return [
-            words.format(name=name, rows=rows.told(why)[0], text=rows.told(why)[1])
-            for name, rows in self._aside.items()
+            words.format(name=name, rows=rows.summary(why)[0], text=rows.summary(why)[1])
+            for name, rows in self._postponed.items()
             for why, words in said.items()
-            if rows.told(why)[0]
+            if rows.summary(why)[0]
         ]
 
     def _stuck(self) -> list[str]:

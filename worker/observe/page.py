@@ -54,13 +54,13 @@ def events(request: Request, monitor: Monitor) -> Response:
 
 
 async def _frames(monitor: Monitor) -> AsyncIterator[str]:
-    with monitor.feed.watch() as news:
+    with monitor.feed.watch() as feed:
         yield _frame("status", monitor.status())
         while True:
             event: Event | None = None
             with anyio.move_on_after(HEARTBEAT_SECONDS):
                 try:
-                    event = await news.receive()
+                    event = await feed.receive()
                 except anyio.EndOfStream:
                     return
             yield _frame(*event) if event else ": still here\n\n"

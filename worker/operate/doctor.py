@@ -1,4 +1,4 @@
-"""``doctor``: every check at once, each finding with its mend."""
+"""``doctor``: every check at once, each finding with its fix."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from worker.entities.declaration import ENTITIES, Table
 from worker.neon.catalogue import Found
 from worker.operate import public_api
 from worker.operate.privileges import Found as Privilege
-from worker.operate.privileges import look, needs
+from worker.operate.privileges import check, needs
 from worker.operate.servers import notification, server
 from worker.postgres.errors import Kind, in_one_line, kind_of
-from worker.postgres.hints import hint, reach_hint
+from worker.postgres.hints import hint_for, reach_hint
 from worker.postgres.pool import Connection, connect
-from worker.schema import mends, misfits
+from worker.schema import fixes, mismatches
 from worker.schema.shape import OUTBOX_CHECK, PULL_POSITION, shapes
 from worker.settings import Settings, safe_address
 from worker.sync.restore import unsettled
@@ -69,8 +69,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
                 yield _problem(name, in_one_line(error), "grant what is named above, and run doctor again")
             except psycopg.Error as error:
                 at_fault = True
-                mend = "run doctor again when the database answers" if kind_of(error) is Kind.TRANSIENT else ""
-                yield _problem(name, in_one_line(error), hint(error, asked=True) or mend)
+                hint = "run doctor again when the database answers" if kind_of(error) is Kind.TRANSIENT else ""
+                yield _problem(name, in_one_line(error), hint_for(error, asked=True) or hint)
     if not at_fault:
         yield await _restored(settings)
     yield await public_api.ask(settings, tables)
@@ -80,17 +80,17 @@ async def _restored(settings: Settings) -> Finding:
     """Whether one of the databases was restored to an earlier moment, and that is not settled."""
     check = "restored databases"
     try:
-        async with await connect(settings.neon_conninfo) as there, await connect(settings.supabase_conninfo) as here:
-            found = {entity.name: await unsettled(entity, there, here) for entity in ENTITIES.values()}
+        async with await connect(settings.neon_conninfo) as neon, await connect(settings.supabase_conninfo) as supabase:
+            found = {entity.name: await unsettled(entity, neon, supabase) for entity in ENTITIES.values()}
     except psycopg.Error as error:
         return Finding(Level.WARNING, check, f"not looked: {in_one_line(error)}", "run doctor again")
     said = [f"{name}: {text}" for name, text in found.items() if text]
     if said:
-        mend = (
+        hint = (
             "`enrichment-worker pull` brings both databases together, as every worker does by itself;"
             " `enrichment-worker reconcile` lists what is left, and settles it with --repair"
         )
-        return _problem(check, "; ".join(said), mend)
+        return _problem(check, "; ".join(said), hint)
     return _ok(check, "neither database was restored to an earlier moment, or that is settled")
 
 
@@ -99,13 +99,13 @@ async def _tables(
 ) -> AsyncIterator[Finding]:
     """One finding for each thing in which a table is not as it has to be, and one for each group that is."""
     wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
-    unlike, found = await misfits.examine(connection, name, wanted, ENTITIES.values(), seen)
+    unlike, found = await mismatches.examine(connection, name, wanted, ENTITIES.values(), seen)
     seen |= found
     if name != "Neon":
-        unlike = [misfit for misfit in unlike if not misfit.hides]  # each table's own finding on it tells more
-    at_fault = {misfit.shape.subject for misfit in unlike}
-    for misfit in unlike:
-        yield _problem(misfit.shape.subject, misfit.lack.text, misfit.lack.hint)
+        unlike = [mismatch for mismatch in unlike if not mismatch.hides]  # each table's own finding on it tells more
+    at_fault = {mismatch.shape.subject for mismatch in unlike}
+    for mismatch in unlike:
+        yield _problem(mismatch.shape.subject, mismatch.problem.text, mismatch.problem.hint)
     for subject in dict.fromkeys(shape.subject for shape in wanted if shape.database == name):
         # The worker's own tables are told of by what they are used for.
         if subject not in at_fault and subject.startswith(tuple(f"{entity}: " for entity in ENTITIES)):
@@ -133,8 +133,8 @@ async def _outbox(connection: Connection) -> Finding:
         late=LATE_SECONDS,
     )
     if row["late"]:
-        mend = "mend the receiver, or let a worker run: they are posted when it answers"
-        return Finding(Level.WARNING, check, f"{row['waiting']} waiting, the oldest for long: {row['why']}", mend)
+        hint = "fix the receiver, or let a worker run: they are posted when it answers"
+        return Finding(Level.WARNING, check, f"{row['waiting']} waiting, the oldest for long: {row['why']}", hint)
     return _ok(check, f"{row['waiting']} waiting")
 
 
@@ -148,7 +148,7 @@ async def _triggers(connection: Connection, name: str, table: Table) -> Finding:
     lacking = [trigger for trigger in TRIGGERS if trigger not in row["on"]]
     check = f"{name}: triggers"
     if lacking:
-        return _problem(check, f"missing or disabled: {', '.join(lacking)}", mends.SETUP)
+        return _problem(check, f"missing or disabled: {', '.join(lacking)}", fixes.SETUP)
     return _ok(check, "all are there and enabled")
 
 
@@ -168,19 +168,19 @@ async def _closed(connection: Connection, table: Table) -> Finding:
     )
     check = f"{table}: row level security"
     if not row["secured"]:
-        return _problem(check, "is off: the REST API may show this table to anybody", mends.SETUP)
+        return _problem(check, "is off: the REST API may show this table to anybody", fixes.SETUP)
     if row["blind"]:
-        mend = "run sql/roles/supabase.sql, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
-        return _problem(check, "hides rows from this role too: its work would go unseen", mend)
+        hint = "run sql/roles/supabase.sql, or give this role BYPASSRLS or a policy FOR ALL … USING (true)"
+        return _problem(check, "hides rows from this role too: its work would go unseen", hint)
     if row["open"] and not row["policy"]:
-        return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", mends.SETUP)
+        return _problem(check, f"is on, but {', '.join(row['open'])} still have grants", fixes.SETUP)
     return _ok(check, "on" + (", with policies of your own" if row["policy"] else ", and strangers have no grants"))
 
 
 async def _privileges(connection: Connection, database: str, settings: Settings) -> list[Finding]:
     """One finding for each thing the worker does: whether its role may."""
     found: dict[str, list[Privilege]] = {}
-    for one in await look(connection, needs(database, prunes=settings.ledger_retention is not None)):
+    for one in await check(connection, needs(database, prunes=settings.ledger_retention is not None)):
         if one.may is not None:
             found.setdefault(one.need.subject, []).append(one)
     return [_may(subject, ones) for subject, ones in found.items()]

@@ -13,7 +13,7 @@ from worker.entities.declaration import ENTITIES, Entity
 from worker.neon.invalid import LEDGER
 from worker.postgres.pool import COMMIT, begin, send
 from worker.supabase import outbox
-from worker.sync.databases import Bridge
+from worker.sync.databases import Databases
 
 
 @dataclass
@@ -36,28 +36,28 @@ class History:
     now: str
 
 
-async def history(bridge: Bridge, key: str) -> History | None:
+async def history(databases: Databases, key: str) -> History | None:
     """The life of a record; None where neither database knows it.
 
     Raises:
         psycopg.Error: a database did not answer.
     """
     for entity in ENTITIES.values():
-        found = await _history(bridge, entity, key)
+        found = await _history(databases, entity, key)
         if found:
             return found
     return None
 
 
-async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
+async def _history(databases: Databases, entity: Entity, key: str) -> History | None:
     name, params = sql.Identifier(entity.key), {"key": key, "entity": entity.name}
     whole = sql.SQL("SELECT to_jsonb(t) AS row FROM {} t WHERE {} = %(key)s")
     ledger = sql.SQL(
         "SELECT *, recorded_at AT TIME ZONE 'UTC' AS at FROM {} WHERE entity = %(entity)s AND key = %(key)s ORDER BY id"
     )
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         results = await send(
-            there,
+            neon,
             *begin(read_only=True),
             (whole.format(entity.invalid_table.sql, name), params),
             (whole.format(entity.master_table.sql, name), params),
@@ -67,10 +67,10 @@ async def _history(bridge: Bridge, entity: Entity, key: str) -> History | None:
         invalid, master = [result.fetchone() for result in results[2:4]]
         entries = results[4].fetchall()
         results = await send(
-            here, *begin(read_only=True), (whole.format(entity.workspace_table.sql, name), params), COMMIT
+            supabase, *begin(read_only=True), (whole.format(entity.workspace_table.sql, name), params), COMMIT
         )
         work = results[2].fetchone()
-        unposted = await outbox.waiting_with(here, key) if bridge.announces else 0
+        unposted = await outbox.waiting_with(supabase, key) if databases.announces else 0
     if not (invalid or master or entries or work):
         return None
     work_row, invalid_row = _shown(work), _shown(invalid)
@@ -142,7 +142,7 @@ def _event(entry: dict[str, Any]) -> Event:
 
 
 def _now(entity: Entity, work: dict[str, Any] | None, invalid: bool, master: bool) -> str:
-    where = [str(table) for table, there in ((entity.invalid_table, invalid), (entity.master_table, master)) if there]
+    where = [str(table) for table, neon in ((entity.invalid_table, invalid), (entity.master_table, master)) if neon]
     says = f"in {' and '.join(where)}" if where else "in neither of Neon's tables"
     if work is None:
         return f"{says}; not in the workspace"

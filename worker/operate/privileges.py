@@ -110,7 +110,7 @@ class Found:
     """The statement by which the owner gives it."""
 
 
-async def look(connection: Connection, wanted: Sequence[Need]) -> list[Found]:
+async def check(connection: Connection, wanted: Sequence[Need]) -> list[Found]:
     """Which of the privileges the connection's role has.
 
     Raises:

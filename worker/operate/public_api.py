@@ -54,7 +54,7 @@ class Answer:
 
     shown: Shown
     why: str = ""
-    mend: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,26 +129,26 @@ def _weigh(answer: Answer, here: Held | None) -> Answer:
     if here and (here.rows or here.closed):
         return Answer(Shown.HIDDEN)
     why = "it holds no rows that could be shown" if here else "whether it holds rows is not known"
-    mend = "run doctor again when it holds some" if here else "run doctor again when Supabase can be reached"
-    return Answer(Shown.UNPROVED, f"an empty list, and {why}", mend)
+    hint = "run doctor again when it holds some" if here else "run doctor again when Supabase can be reached"
+    return Answer(Shown.UNPROVED, f"an empty list, and {why}", hint)
 
 
 def _found(answers: Mapping[str, Answer]) -> Finding:
     open_ = [f"public.{name}" for name, answer in answers.items() if answer.shown is Shown.ROWS]
     if open_:
-        mend = (
+        hint = (
             "run `enrichment-worker setup`, which closes them to strangers; where a policy of your own lets them in,"
             " it stays: drop or narrow it"
         )
-        return problem(CHECK, f"shows {_listed(open_)} to anybody", mend)
+        return problem(CHECK, f"shows {_listed(open_)} to anybody", hint)
     unproved: dict[tuple[str, str], list[str]] = {}
     for name, answer in answers.items():
         if answer.shown is Shown.UNPROVED:
-            unproved.setdefault((answer.why, answer.mend), []).append(f"public.{name}")
+            unproved.setdefault((answer.why, answer.hint), []).append(f"public.{name}")
     if unproved:
         texts = [f"{_listed(names)}: {why}" for (why, _), names in unproved.items()]
-        mends = dict.fromkeys(mend for _, mend in unproved if mend)
-        return warning(CHECK, f"not proved that it hides {'; '.join(texts)}", "; ".join(mends))
+        fixes = dict.fromkeys(hint for _, hint in unproved if hint)
+        return warning(CHECK, f"not proved that it hides {'; '.join(texts)}", "; ".join(fixes))
     hidden = [f"public.{name}" for name in answers]
     return ok(CHECK, f"shows nobody the workspace: it refuses or hides {_listed(hidden)}")
 
@@ -187,10 +187,10 @@ def _refusal(status: int, body: bytes, check: str) -> Answer:
     if (code == "42501" and status in (401, 403)) or code in NOT_SERVED:
         return Answer(Shown.HIDDEN)
     if code in BAD_TOKEN or (status == 401 and code != "42501"):
-        mend = "check SUPABASE_API_KEY: it is the public (publishable) key of the project that SUPABASE_URL names"
-        return Answer(Shown.UNPROVED, f"HTTP {status}: SUPABASE_API_KEY is not taken", mend)
-    mend = check if status in (301, 302, 307, 308, 403, 404) else "run doctor again when the API answers"
-    return Answer(Shown.UNPROVED, f"HTTP {status}, which is no refusal of the database's", mend)
+        hint = "check SUPABASE_API_KEY: it is the public (publishable) key of the project that SUPABASE_URL names"
+        return Answer(Shown.UNPROVED, f"HTTP {status}: SUPABASE_API_KEY is not taken", hint)
+    hint = check if status in (301, 302, 307, 308, 403, 404) else "run doctor again when the API answers"
+    return Answer(Shown.UNPROVED, f"HTTP {status}, which is no refusal of the database's", hint)
 
 
 def _json(body: bytes) -> Any:

@@ -16,7 +16,7 @@ from psycopg.conninfo import conninfo_to_dict
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.postgres.address import is_remote
 from worker.postgres.errors import in_one_line
-from worker.postgres.hints import MOVE_TO_UTF8, hint, reach_hint
+from worker.postgres.hints import MOVE_TO_UTF8, hint_for, reach_hint
 from worker.postgres.pool import UTF8, Connection, connect, within
 from worker.settings import Settings, safe_address
 from worker.supabase.queue import CHANNEL
@@ -53,8 +53,8 @@ async def server(connection: Connection, name: str, setting: str, conninfo: str)
         found.append(ok(f"{name} version", f"PostgreSQL {row['says']}"))
     apart = abs(row["clock"] - datetime.now(UTC).timestamp())
     if apart > CLOCK_SECONDS:
-        mend = "set this machine's clock by NTP: newer edits are told by it"
-        found.append(problem(f"{name} clock", f"{apart:.0f} s apart from this machine's", mend))
+        hint = "set this machine's clock by NTP: newer edits are told by it"
+        found.append(problem(f"{name} clock", f"{apart:.0f} s apart from this machine's", hint))
     else:
         found.append(ok(f"{name} clock", f"within {CLOCK_SECONDS:.0f} s of this machine's"))
     found.append(_tls(connection, name, setting, conninfo))
@@ -84,8 +84,8 @@ def _encoding(name: str, encoding: str) -> Finding:
 def _writing(name: str, setting: str, row: dict[str, Any]) -> Finding:
     check = f"{name} writing"
     if row["replica"]:
-        mend = f"give the primary's address in {setting}, or promote it; workers wait and go on by themselves"
-        return problem(check, "it is a replica (a hot standby), and takes no writes", mend)
+        hint = f"give the primary's address in {setting}, or promote it; workers wait and go on by themselves"
+        return problem(check, "it is a replica (a hot standby), and takes no writes", hint)
     if not row["read_only"]:
         return ok(check, "it takes writes")
     parameter = "default_transaction_read_only"
@@ -98,8 +98,8 @@ def _writing(name: str, setting: str, row: dict[str, Any]) -> Finding:
         "client": f"take it out of the options in {setting} and PGOPTIONS",
         "environment variable": f"take it out of the options in {setting} and PGOPTIONS",
     }.get(row["set_by"], f"turn {parameter} off where the server is started")
-    mend = f"when its cause is gone (Supabase sets it while the disk is full): {lift}"
-    return problem(check, f"it is read-only: {parameter} is on, and the worker does not override it", mend)
+    hint = f"when its cause is gone (Supabase sets it while the disk is full): {lift}"
+    return problem(check, f"it is read-only: {parameter} is on, and the worker does not override it", hint)
 
 
 async def notification(connection: Connection, settings: Settings) -> Finding:
@@ -121,10 +121,10 @@ async def notification(connection: Connection, settings: Settings) -> Finding:
                     if notice.payload == payload:
                         return ok(check, f"a notification arrives at {where}")
     except psycopg.errors.ReadOnlySqlTransaction as error:
-        mend = f"give the primary's address in {setting}: a replica neither sends nor hears notifications"
-        return problem(check, f"{where}: {in_one_line(error)}", mend)
+        hint = f"give the primary's address in {setting}: a replica neither sends nor hears notifications"
+        return problem(check, f"{where}: {in_one_line(error)}", hint)
     except (psycopg.Error, OSError) as error:
-        return problem(check, f"{where}: {in_one_line(error)}", hint(error, asked=True))
+        return problem(check, f"{where}: {in_one_line(error)}", hint_for(error, asked=True))
     return problem(
         check,
         f"{where} takes LISTEN and hears nothing: it is a pooler in transaction mode, or another database",

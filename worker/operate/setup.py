@@ -10,7 +10,7 @@ from psycopg import sql
 from worker.entities.declaration import ENTITIES
 from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database, begin, send, within
-from worker.schema.misfits import SEQUENCE, examine, lacks_of
+from worker.schema.mismatches import SEQUENCE, examine, problems_of
 from worker.schema.shape import NEON, SUPABASE, shapes
 
 # In a wheel the SQL lies in the package, in a checkout beside it.
@@ -83,15 +83,15 @@ async def require_adoptable(neon: Database, supabase: Database) -> dict[str, lis
     """
     entities = list(ENTITIES.values())
     wanted = shapes(entities, announces=True)
-    async with neon.connection() as there, supabase.connection() as here:
-        misfits, found = await examine(there, NEON, wanted, entities, {})
-        more, _ = await examine(here, SUPABASE, wanted, entities, found)
-    if left := [misfit for misfit in (*misfits, *more) if not misfit.by_setup]:
-        raise SetupMissing(lacks_of(left))
+    async with neon.connection() as neon_connection, supabase.connection() as supabase_connection:
+        mismatches, found = await examine(neon_connection, NEON, wanted, entities, {})
+        more, _ = await examine(supabase_connection, SUPABASE, wanted, entities, found)
+    if left := [mismatch for mismatch in (*mismatches, *more) if not mismatch.by_setup]:
+        raise SetupMissing(problems_of(left))
     ahead: dict[str, list[Change]] = {neon.name: [], supabase.name: []}
-    for misfit in (*misfits, *more):
-        if misfit.by_setup == SEQUENCE:
-            ahead[misfit.shape.database].append(Change("changed", f"sequence of {misfit.shape.table}"))
+    for mismatch in (*mismatches, *more):
+        if mismatch.by_setup == SEQUENCE:
+            ahead[mismatch.shape.database].append(Change("changed", f"sequence of {mismatch.shape.table}"))
     return ahead
 
 

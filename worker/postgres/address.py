@@ -24,7 +24,7 @@ OTHERS = frozenset({"pgbouncer", "connection_limit", "pool_timeout", "schema"})
 
 
 class AddressError(ValueError):
-    """Why an address is refused. Nothing of it is in the text but the names of parameters."""
+    """Cause an address is refused. Nothing of it is in the text but the names of parameters."""
 
 
 def check_address(value: str) -> None:
@@ -89,14 +89,14 @@ def _known(name: str) -> bool:
     return name in _keywords() or name == "ssl" or "%" in name
 
 
-def _check_places(parts: dict[str, str], mend: str) -> None:
+def _check_places(parts: dict[str, str], hint: str) -> None:
     """What will be shown, host, port and database, is what it should be and no piece of a password."""
     for port in parts.get("port", "").split(","):
         if port.strip() and not (port.strip().isascii() and port.strip().isdecimal() and 0 < int(port) < 65536):
-            raise AddressError(f"has no number from 1 to 65535 for its port; {mend}")
+            raise AddressError(f"has no number from 1 to 65535 for its port; {hint}")
     for host in (*parts.get("host", "").split(","), *parts.get("hostaddr", "").split(",")):
         if not re.fullmatch(r"|[/@].*|[\w.-]+|\[?[0-9a-fA-F:.]+(%[\w.-]+)?\]?", host.strip()):
-            raise AddressError(f"has a host that can be none; {mend}")
+            raise AddressError(f"has a host that can be none; {hint}")
 
 
 def is_remote(url: str) -> bool:

@@ -27,23 +27,23 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
+class SchemaProblem:
     """One thing in which a database is not as the worker needs it."""
 
     text: str
     hint: str
-    """What mends it: a statement to paste at the end of it, or a command."""
+    """What fixes it: a statement to paste at the end of it, or a command."""
 
     def __str__(self) -> str:
         return f"{self.text}; {self.hint}"
 
 
 class SetupMissing(Exception):
-    """A database is not as the worker needs it. The text is a line for each thing, with its mend."""
+    """A database is not as the worker needs it. The text is a line for each thing, with its fix."""
 
-    def __init__(self, lacks: Sequence[Lack]) -> None:
-        super().__init__("\n".join(map(str, lacks)))
-        self.lacks = lacks
+    def __init__(self, problems: Sequence[SchemaProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
 
 
 class Restored(Exception):
@@ -114,7 +114,7 @@ def is_about_records(error: psycopg.Error) -> bool:
     kind = kind_of(error)
     if kind is not Kind.BROKEN:
         return kind is Kind.REFUSED
-    # Told apart by where it comes from: its text is translated.
+    # OutcomeSummary apart by where it comes from: its text is translated.
     inside = (error.diag.context or "").partition("\n")[0]
     return bool(inside and "enrichment_" not in inside)
 
@@ -125,7 +125,7 @@ _SORTS = {
 }  # fmt: skip
 
 
-def sort_of(error: BaseException) -> str:
+def metric_label(error: BaseException) -> str:
     """What sort of fault it is, in one word for a metric's label."""
     state = getattr(error, "sqlstate", None)
     if not isinstance(error, psycopg.Error) or not state:
@@ -133,7 +133,7 @@ def sort_of(error: BaseException) -> str:
     return _SORTS.get(state) or _SORTS.get(state[:2], "other")
 
 
-def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
+def backoff(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterator[float]:
     """Pauses in seconds without end: the first at once, then growing, jittered so that workers part."""
     yield 0.0
     pause = first
@@ -142,7 +142,7 @@ def pauses(first: float = FIRST_PAUSE, longest: float = LONGEST_PAUSE) -> Iterat
         pause = min(pause * 2, longest)
 
 
-class Storm:
+class LogThrottle:
     """Sums up a failure that repeats: it is told at once, and then once a minute with its number."""
 
     def __init__(self, every: float = 60.0) -> None:
@@ -175,7 +175,7 @@ def in_one_line(error: BaseException) -> str:
     return without_password(_CHATTER.sub("", text))[:500]
 
 
-def blame(error: BaseException, database: str) -> None:
+def tag(error: BaseException, database: str) -> None:
     """Remember of which database an error speaks. The first to know keeps its word."""
     if not hasattr(error, "database"):
         error.database = database  # type: ignore[attr-defined]

@@ -1,6 +1,6 @@
 """What helps against an error, in a few words; nothing rather than what cannot help.
 
-What a server says in a session has a code. Why none came about libpq tells in English words only, and these are
+What a server says in a session has a code. Cause none came about libpq tells in English words only, and these are
 looked for: where nothing is known, the setting is named.
 """
 
@@ -12,7 +12,7 @@ import psycopg
 
 from worker.postgres.errors import Kind, kind_of
 
-DOCTOR = "`enrichment-worker doctor` names what is missing or different, and what mends it"
+DOCTOR = "`enrichment-worker doctor` names what is missing or different, and what fixes it"
 READ_ONLY = (
     "nothing was lost, and workers go on by themselves; `enrichment-worker doctor` says whether it is a replica or who"
     " made it read-only"
@@ -34,7 +34,7 @@ _HELP = {
 _NUMBERED = ("enrichment_ledger_pkey", "enrichment_outbox_pkey")
 
 
-def hint(error: BaseException, *, asked: bool = False) -> str:
+def hint_for(error: BaseException, *, asked: bool = False) -> str:
     """What helps against what a server said; empty where nothing is known to.
 
     Args:
@@ -46,7 +46,7 @@ def hint(error: BaseException, *, asked: bool = False) -> str:
     if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in _NUMBERED:
         return "its sequence is behind its rows: run `enrichment-worker setup`"
     if error.sqlstate[:2] == "42" and error.sqlstate != "42501" and (function := _somebody_elses(error)):
-        return f"it comes from the function {function}, which is not the worker's: mend that"
+        return f"it comes from the function {function}, which is not the worker's: fix that"
     help_ = _HELP.get(error.sqlstate, "")
     return "" if asked and "doctor`" in help_ else help_
 
@@ -115,7 +115,7 @@ def reach_hint(error: BaseException, setting: str) -> str:
         error: of the attempt.
         setting: the name of the one that holds the address.
     """
-    if found := hint(error):
+    if found := hint_for(error):
         return found
     text = str(error)
     for pattern, help_ in _UNREACHED.items():

@@ -25,7 +25,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from worker.postgres import pipeline
 from worker.postgres.adapt import adapt
-from worker.postgres.errors import blame, in_one_line, is_stale_plan
+from worker.postgres.errors import in_one_line, is_stale_plan, tag
 from worker.postgres.pipeline import Result, exchange, may_prepare
 from worker.postgres.read_only import END_OUTDATED, HEED
 
@@ -116,7 +116,7 @@ class Database:
         """Psycopg's connection, which tells this database why it cannot be had."""
         database = self
 
-        class Telling(psycopg.AsyncConnection[Any]):
+        class Acknowledged(psycopg.AsyncConnection[Any]):
             @classmethod
             async def connect(cls, conninfo: str = "", **options: Any) -> Any:
                 try:
@@ -125,7 +125,7 @@ class Database:
                     database._failure = time.monotonic(), error
                     raise
 
-        return Telling
+        return Acknowledged
 
     async def _configure(self, connection: Connection) -> None:
         _NAMES[connection] = self.name
@@ -170,7 +170,7 @@ class Database:
                 connection = await self._pool.getconn()
             except PoolTimeout:
                 told = PoolTimeout(f"no connection within {POOL_SECONDS:.0f} s: {self._why_none(asked)}")
-                blame(told, self.name)
+                tag(told, self.name)
                 raise told from None
             try:
                 yield connection
@@ -335,7 +335,7 @@ def within(connection: Connection, seconds: float) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         if name := _NAMES.get(connection):
-            blame(error, name)
+            tag(error, name)
         raise
     finally:
         timer.cancel()

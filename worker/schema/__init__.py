@@ -1,1 +1,1 @@
-"""What the tables of both databases have to be, and the statement that mends what they are not."""
+"""What the tables of both databases have to be, and the statement that fixes what they are not."""

@@ -1,4 +1,4 @@
-"""Why the workspace refuses a record, where that is no fault of the record's own: it would refuse every other one."""
+"""Cause the workspace refuses a record, where that is no fault of the record's own: it would refuse every other one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from psycopg import sql
 from worker.entities.declaration import Entity
 from worker.neon import catalogue
 from worker.neon.catalogue import Found
-from worker.postgres.errors import Lack, SetupMissing
+from worker.postgres.errors import SchemaProblem, SetupMissing
 from worker.postgres.pool import COMMIT, Connection, begin, send
-from worker.schema import mends
-from worker.schema.misfits import Misfit, examine, lacks_of
+from worker.schema import fixes
+from worker.schema.mismatches import Mismatch, examine, problems_of
 from worker.schema.shape import SUPABASE, shapes
 
 
@@ -21,9 +21,9 @@ async def common_cause(connection: Connection, entity: Entity) -> SetupMissing |
     """In what the workspace table is not as it has to be by now: a column that nobody fills, another type; None where
     it is. A sequence behind its rows is no cause as long as its numbers are free.
     """
-    misfits, _ = await _look(connection, entity)
-    grave = [misfit for misfit in misfits if not misfit.harmless]
-    return SetupMissing(lacks_of(grave)) if grave else None
+    mismatches, _ = await _look(connection, entity)
+    grave = [mismatch for mismatch in mismatches if not mismatch.harmless]
+    return SetupMissing(problems_of(grave)) if grave else None
 
 
 async def taken_number(connection: Connection, entity: Entity, error: psycopg.errors.UniqueViolation) -> bool:
@@ -35,9 +35,9 @@ async def taken_number(connection: Connection, entity: Entity, error: psycopg.er
 
 async def behind(connection: Connection, entity: Entity) -> SetupMissing | None:
     """What is to be said of numbers that are taken, where the table's next ones are too; None where those are free."""
-    misfits, _ = await _look(connection, entity)
-    lacks = lacks_of(misfits)
-    return SetupMissing(lacks) if lacks else None
+    mismatches, _ = await _look(connection, entity)
+    problems = problems_of(mismatches)
+    return SetupMissing(problems) if problems else None
 
 
 async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
@@ -52,11 +52,11 @@ async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
         f"Supabase's {entity.workspace_table}.id is numbered by {default or 'no default'}, which gives numbers that"
         f" rows have already: new {entity.plural} are refused"
     )
-    return SetupMissing([Lack(text, mends.numbered_anew(found, found.columns["id"], row["id"] + 1))])
+    return SetupMissing([SchemaProblem(text, fixes.numbered_anew(found, found.columns["id"], row["id"] + 1))])
 
 
-async def _look(connection: Connection, entity: Entity) -> tuple[Sequence[Misfit], Found]:
+async def _look(connection: Connection, entity: Entity) -> tuple[Sequence[Mismatch], Found]:
     table = entity.workspace_table
     wanted = [shape for shape in shapes([entity]) if shape.table == table]
-    misfits, found = await examine(connection, SUPABASE, wanted, [entity], {})
-    return misfits, found[table]
+    mismatches, found = await examine(connection, SUPABASE, wanted, [entity], {})
+    return mismatches, found[table]

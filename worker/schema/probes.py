@@ -53,7 +53,7 @@ async def numbering(connection: Connection, numbered: Sequence[tuple[Table, str]
 
 
 @dataclass(frozen=True)
-class Crowd:
+class Duplicates:
     """The rows of a table that have no key, or share one."""
 
     none: int
@@ -63,8 +63,8 @@ class Crowd:
     """How many."""
 
 
-async def crowd(connection: Connection, table: Table, key: str) -> Crowd:
-    """The rows that a mend of a table's key would stumble over."""
+async def duplicates(connection: Connection, table: Table, key: str) -> Duplicates:
+    """The rows that a fix of a table's key would stumble over."""
     statement = sql.SQL(
         "SELECT (SELECT count(*) FROM {table} WHERE {key} IS NULL) AS none, d.key, coalesce(d.rows, 0) AS rows"
         " FROM (SELECT 1) one LEFT JOIN (SELECT {key}::text AS key, count(*) AS rows FROM {table}"
@@ -73,7 +73,7 @@ async def crowd(connection: Connection, table: Table, key: str) -> Crowd:
     results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
     row = results[2].fetchone()
     assert row is not None
-    return Crowd(**row)
+    return Duplicates(**row)
 
 
 _UNFIT = sql.SQL("""

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.horizon import Horizon, recall
 from worker.entities.declaration import Entity
-from worker.postgres.errors import Storm
+from worker.postgres.errors import LogThrottle
 from worker.postgres.pool import COMMIT, Connection, Step, begin, send
 from worker.supabase import receipts
 
@@ -127,7 +127,7 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
     return [entity.name for entity in entities if entity.name in found]
 
 
-_AHEAD = Storm()
+_AHEAD = LogThrottle()
 
 
 def restored_in_words(restored: Mapping[str, Any]) -> str:

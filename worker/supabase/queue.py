@@ -11,8 +11,8 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.domain.aside import Aside
 from worker.domain.model import Code, Data, Delivery, Receipt, Status
+from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity, data_of
 from worker.postgres.pool import COMMIT, Connection, Step, begin, composed, send
 
@@ -76,8 +76,8 @@ _ROWS = {
 }
 
 
-def _not_aside(entity: Entity, which: str = "aside") -> sql.Composed:
-    """That a row is none of those of an :class:`worker.domain.aside.Aside`. No join, to keep to the queue's index."""
+def _not_postponed(entity: Entity, which: str = "aside") -> sql.Composed:
+    """That a row is not among the postponed. No join, to keep to the queue's index."""
     return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
         sql.Identifier(entity.key), STAMP, sql.Placeholder(which)
     )
@@ -93,7 +93,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             released=sql.Literal(RELEASED),
             more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
         )
-        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_aside(entity))
+        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_postponed(entity))
         + sql.SQL(") c")
     )
 
@@ -127,10 +127,10 @@ async def claim(
     entity: Entity,
     limit: int,
     *,
-    look: bool = False,
+    read_only: bool = False,
     skip: int = 0,
     durable: bool = True,
-    aside: Sequence[str] = (),
+    postponed: Sequence[str] = (),
     among: Sequence[str] | None = None,
 ) -> list[Delivery]:
     """The oldest work of an entity, in a transaction that keeps it from all other workers.
@@ -141,19 +141,19 @@ async def claim(
         connection: to Supabase; its transaction stays open.
         entity: which.
         limit: rows at most.
-        look: read only and lock nothing.
+        read_only: read only and lock nothing.
         skip: rows to pass over first.
         durable: the transaction's COMMIT waits for the disk.
-        aside: rows to pass over, as an :class:`worker.domain.aside.Aside` names them.
+        postponed: rows to pass over, as an :class:`worker.domain.postponed.Postponed` names them.
         among: only rows with these keys.
     """
-    rows = "work, only looked at" if look else "work, but for some" if aside else "work"
+    rows = "work, only looked at" if read_only else "work, but for some" if postponed else "work"
     params: dict[str, Any] = {"limit": limit, "skip": skip}
     if among is not None:
         rows, params = "work among some", {"limit": limit, "keys": list(among)}
     elif rows == "work, but for some":
-        params["aside"] = list(aside)
-    steps = begin(read_only=look, planner=_PLANNER, planned_once=True, durable=durable)
+        params["aside"] = list(postponed)
+    steps = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
     results = await send(connection, *steps, (_claim(entity, rows), params))
     return [_delivery(entity, row) for row in results[-1].fetchall()]
 
@@ -212,7 +212,7 @@ class Row:
 
 
 async def lock(
-    connection: Connection, entity: Entity, keys: Sequence[str], *, look: bool = False, wait: bool = True
+    connection: Connection, entity: Entity, keys: Sequence[str], *, read_only: bool = False, wait: bool = True
 ) -> dict[str, Row]:
     """The workspace rows with these keys, locked in a transaction that stays open.
 
@@ -220,11 +220,11 @@ async def lock(
         connection: to Supabase.
         entity: whose rows.
         keys: which.
-        look: read only and lock nothing.
+        read_only: read only and lock nothing.
         wait: for whoever holds a row; else his rows are left out.
     """
-    which = "keys, only looked at" if look else "keys" if wait else "free keys"
-    results = await send(connection, *begin(read_only=look), (_claim(entity, which), {"keys": list(keys)}))
+    which = "keys, only looked at" if read_only else "keys" if wait else "free keys"
+    results = await send(connection, *begin(read_only=read_only), (_claim(entity, which), {"keys": list(keys)}))
     rows = results[-1].fetchall()
     names = ("neon_id", "pulled_at", "noted", "code")
     return {row["key"]: Row(_delivery(entity, row), **{name: row[name] for name in names}) for row in rows}
@@ -365,14 +365,14 @@ def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
     return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]
 
 
-async def has_work(connection: Connection, entities: Iterable[Entity], aside: Mapping[str, Aside]) -> set[str]:
+async def has_work(connection: Connection, entities: Iterable[Entity], postponed: Mapping[str, Postponed]) -> set[str]:
     """The names of the entities that have work, but for what is put aside."""
     one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
     parts, params = [], {}
     for entity in entities:
         but: sql.Composable = sql.SQL("")
-        if seals := aside[entity.name].seals():
-            but, params[entity.name] = sql.SQL(" AND ") + _not_aside(entity, entity.name), seals
+        if row_versions := postponed[entity.name].row_versions():
+            but, params[entity.name] = sql.SQL(" AND ") + _not_postponed(entity, entity.name), row_versions
         parts.append(one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK, but))
     statement = sql.SQL(" UNION ALL ").join(parts)
     results = await send(connection, *begin(read_only=True), (statement, params or None), COMMIT)

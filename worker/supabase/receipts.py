@@ -58,7 +58,7 @@ async def pulls_kept(connection: Connection, entity: Entity) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Unheard:
+class Unacknowledged:
     """Rows that were told of nothing as late as the ledger speaks of them."""
 
     keys: list[str]
@@ -71,9 +71,9 @@ class Unheard:
     """Those that wait for another record, and are older than what was carried of them."""
 
 
-async def unheard(
+async def unacknowledged(
     connection: Connection, entity: Entity, latest: Mapping[str, int], versions: Mapping[str, datetime | None]
-) -> Unheard:
+) -> Unacknowledged:
     """Rows that were told of nothing as late as this.
 
     Args:
@@ -92,7 +92,7 @@ async def unheard(
     params = {"keys": list(latest), "ids": list(latest.values()), "versions": [versions[key] for key in latest]}
     results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
     rows = results[2].fetchall()
-    return Unheard(
+    return Unacknowledged(
         [row["key"] for row in rows if not (row["absent"] or row["queued"])],
         {row["key"] for row in rows if row["absent"]},
         [row["key"] for row in rows if row["queued"] and not row["waits"]],

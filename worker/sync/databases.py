@@ -12,27 +12,27 @@ import psycopg
 import structlog
 from anyio import Event
 
-from worker.domain.aside import Aside
 from worker.domain.model import Receipt
+from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity
 from worker.neon.settle import Settlement, settlement
-from worker.postgres.errors import Kind, Lack, SetupMissing, in_one_line, kind_of, with_database
+from worker.postgres.errors import Kind, SchemaProblem, SetupMissing, in_one_line, kind_of, with_database
 from worker.postgres.hints import MOVE_TO_UTF8, reach_hint, with_hint
 from worker.postgres.pool import UTF8, Database
-from worker.schema.misfits import examine, lacks_of
+from worker.schema.mismatches import examine, problems_of
 from worker.schema.shape import NEON, SUPABASE, shapes
 from worker.settings import Settings, safe_address
 from worker.supabase import receipts
 
-log = structlog.get_logger("worker.bridge")
+log = structlog.get_logger("worker.databases")
 
 
 class Unreachable(Exception):
-    """A database cannot be reached. The text is one line with the mend."""
+    """A database cannot be reached. The text is one line with the fix."""
 
 
 @dataclass(frozen=True)
-class Bridge:
+class Databases:
     """Both databases, and how each entity settles in this Neon."""
 
     neon: Database
@@ -45,9 +45,9 @@ class Bridge:
     """Whether outcomes and pulls are announced: an event is written with each."""
     known: dict[str, Receipt] = field(default_factory=dict)
     """Entity → the latest ledger row that the workspace was told of: a Neon that lacks it was restored."""
-    aside: defaultdict[str, Aside] = field(default_factory=lambda: defaultdict(Aside))
+    postponed: defaultdict[str, Postponed] = field(default_factory=lambda: defaultdict(Postponed))
     """Entity → the rows that are passed over for a while."""
-    unreleased: defaultdict[str, Aside] = field(default_factory=lambda: defaultdict(Aside))
+    unreleased: defaultdict[str, Postponed] = field(default_factory=lambda: defaultdict(Postponed))
     """Entity → promoted records for which rows wait that somebody held."""
     promotions: Counter[str] = field(default_factory=Counter)
     """Entity → batches of this process of which a record was promoted."""
@@ -68,7 +68,9 @@ async def probe(database: Database, setting: str) -> None:
         where = f"{database.name} cannot be reached at {safe_address(database.conninfo)} ({setting})"
         raise Unreachable(with_hint(f"{where}: {in_one_line(error)}", reach_hint(error, setting))) from None
     if encoding != UTF8:
-        raise SetupMissing([Lack(f"{database.name}'s database has the encoding {encoding}, not UTF8", MOVE_TO_UTF8)])
+        raise SetupMissing(
+            [SchemaProblem(f"{database.name}'s database has the encoding {encoding}, not UTF8", MOVE_TO_UTF8)]
+        )
 
 
 async def check(neon: Database, supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
@@ -78,34 +80,39 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
         SetupMissing: a table is not as the worker needs it.
     """
     wanted, entities = shapes(ENTITIES.values(), announces=announces), list(ENTITIES.values())
-    async with neon.connection() as there, supabase.connection() as here:
-        misfits, found = await examine(there, NEON, wanted, entities, {})
-        more, _ = await examine(here, SUPABASE, wanted, entities, found)
-    misfits += more
+    async with neon.connection() as neon_connection, supabase.connection() as supabase_connection:
+        mismatches, found = await examine(neon_connection, NEON, wanted, entities, {})
+        more, _ = await examine(supabase_connection, SUPABASE, wanted, entities, found)
+    mismatches += more
     # What only a pull stumbles over must not end deliveries: the pull says so itself.
-    for misfit in misfits:
-        if misfit.harmless:
-            log.warning("schema.misfit", table=str(misfit.shape.table), error=misfit.lack.text, mend=misfit.lack.hint)
-    if grave := [misfit for misfit in misfits if not misfit.harmless]:
-        raise SetupMissing(lacks_of(grave))
+    for mismatch in mismatches:
+        if mismatch.harmless:
+            log.warning(
+                "schema.mismatch",
+                table=str(mismatch.shape.table),
+                error=mismatch.problem.text,
+                hint=mismatch.problem.hint,
+            )
+    if grave := [mismatch for mismatch in mismatches if not mismatch.harmless]:
+        raise SetupMissing(problems_of(grave))
     return {
         entity.name: settlement(entity, [c for c in found[entity.master_table].columns.values() if c.writable])
         for entity in entities
     }
 
 
-async def recall(bridge: Bridge, entity: Entity | None = None) -> None:
+async def recall(databases: Databases, entity: Entity | None = None) -> None:
     """Read what the workspace was told last, of one entity or of all."""
-    async with bridge.supabase.connection() as here:
+    async with databases.supabase.connection() as supabase_connection:
         for one in [entity] if entity else ENTITIES.values():
-            if newest := await receipts.newest(here, one):
-                bridge.known[one.name] = newest
+            if newest := await receipts.newest(supabase_connection, one):
+                databases.known[one.name] = newest
             else:
-                bridge.known.pop(one.name, None)
+                databases.known.pop(one.name, None)
 
 
 @asynccontextmanager
-async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> AsyncIterator[Bridge]:
+async def open_databases(settings: Settings, *, batch_size: int | None = None) -> AsyncIterator[Databases]:
     """Reach both databases and check them, before any record is touched.
 
     Raises:
@@ -124,13 +131,13 @@ async def open_bridge(settings: Settings, *, batch_size: int | None = None) -> A
     async with neon, supabase:
         try:
             settlements = await check(neon, supabase, announces=announces)
-            bridge = Bridge(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
-            await recall(bridge)
+            databases = Databases(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
+            await recall(databases)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise Unreachable(f"a database went away while it was checked: {with_database(error)}") from None
             raise
-        yield bridge
+        yield databases
 
 
 async def _probe_both(neon: Database, supabase: Database) -> None:

@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
-from worker.domain.aside import Why
-from worker.domain.model import Action, Delivery, Outcome, State, Told, new_run_id
+from worker.domain.model import Action, Delivery, Outcome, OutcomeSummary, State, new_run_id
+from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
 from worker.neon import ledger
 from worker.neon.invalid import Run
 from worker.postgres.errors import Restored, with_database
-from worker.postgres.hints import hint, with_hint
+from worker.postgres.hints import hint_for, with_hint
 from worker.postgres.pool import Connection, Step
 from worker.supabase import outbox, queue, receipts
 from worker.supabase.queue import Reply
-from worker.sync.acknowledge import release_ready, tell
-from worker.sync.databases import Bridge
+from worker.sync.acknowledge import acknowledge, release_ready
+from worker.sync.databases import Databases
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
 from worker.sync.reporting import report_flagged
@@ -47,15 +47,15 @@ class Tally:
     """Keys whose rows were changed while they were on their way, and have not heard."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Outcome, or ``gone``, ``busy``, ``changed`` → records."""
-    told: list[Told] = field(default_factory=list)
+    told: list[OutcomeSummary] = field(default_factory=list)
     conflicts: Counter[str] = field(default_factory=Counter)
     """Who won → fields that both sides had changed."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage → how long it took."""
-    aside: int = 0
+    postponed: int = 0
     """Those that were put aside, to be tried again by themselves."""
     fault: psycopg.Error | None = None
-    """Why Neon refuses every record of the entity."""
+    """Cause Neon refuses every record of the entity."""
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
@@ -79,7 +79,7 @@ class Tally:
             flagged = what == Outcome.FLAGGED
             delay = None if delivery.age is None else delivery.age + since
             fields = tuple(sorted(said.errors)) if flagged else ()
-            self.told.append(Told(delivery.key, what, code, fields, delay))
+            self.told.append(OutcomeSummary(delivery.key, what, code, fields, delay))
 
 
 def _became(delivery: Delivery) -> tuple[str, str, str | None]:
@@ -91,13 +91,13 @@ def _became(delivery: Delivery) -> tuple[str, str, str | None]:
     return delivery.key, what, code if what == Outcome.FLAGGED else None
 
 
-def news(
-    bridge: Bridge, entity: Entity, run_id: str, batch: Sequence[Delivery], *, promoted: Collection[str] = ()
+def outcome_events(
+    databases: Databases, entity: Entity, run_id: str, batch: Sequence[Delivery], *, promoted: Collection[str] = ()
 ) -> list[Step]:
     """The steps that announce what became of a settled batch; none where nobody wants to know.
 
     Args:
-        bridge: whether somebody does.
+        databases: whether somebody does.
         entity: of the batch.
         run_id: of the batch.
         batch: settled.
@@ -105,16 +105,18 @@ def news(
     """
     ended = [d for d in batch if d.answer and d.answer.state not in (State.CHANGED, State.BUSY)]
     became = [(d.key, str(Outcome.PROMOTED), None) if d.key in promoted else _became(d) for d in ended]
-    return news_of(bridge, entity, run_id, became)
+    return outcome_events_of(databases, entity, run_id, became)
 
 
-def news_of(bridge: Bridge, entity: Entity, run_id: str, became: Sequence[tuple[str, str, str | None]]) -> list[Step]:
+def outcome_events_of(
+    databases: Databases, entity: Entity, run_id: str, became: Sequence[tuple[str, str, str | None]]
+) -> list[Step]:
     """The steps that announce outcomes, by key, outcome and reason code; none where nobody wants to know."""
-    return outbox.outcomes(entity, run_id, became) if bridge.announces and became else []
+    return outbox.outcomes(entity, run_id, became) if databases.announces and became else []
 
 
 async def deliver(
-    bridge: Bridge,
+    databases: Databases,
     entity: Entity,
     *,
     limit: int | None = None,
@@ -126,7 +128,7 @@ async def deliver(
     """Carry one batch of an entity's work to Neon and its outcome back.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entity: whose work.
         limit: rows at most; by default a whole batch.
         skip: rows of the queue to pass over.
@@ -142,18 +144,18 @@ async def deliver(
     target = entity.invalid_table if action is Action.PUSH else entity.master_table
     run = Run(tally.run_id, str(entity.workspace_table), str(target))
     # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         with tally.timing("claim"):
             # An acknowledgement that a crash of Supabase takes back is given anew, from Neon's ledger. Only what was
             # announced could not be called back.
-            durable = bridge.announces
+            durable = databases.announces
             batch = await queue.claim(
-                here, entity, limit or bridge.batch_size, skip=skip, durable=durable,
-                aside=bridge.aside[entity.name].seals(), among=among,
+                supabase, entity, limit or databases.batch_size, skip=skip, durable=durable,
+                postponed=databases.postponed[entity.name].row_versions(), among=among,
             )  # fmt: skip
             if among is not None:
                 # What is no work any more, or another version, is as any other row.
-                bridge.aside[entity.name].forget(set(among) - {delivery.key for delivery in batch})
+                databases.postponed[entity.name].forget(set(among) - {delivery.key for delivery in batch})
         tally.claimed = len(batch)
         claimed(tally.claimed)
         if not batch:
@@ -162,31 +164,33 @@ async def deliver(
             for delivery in batch:
                 judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
         with tally.timing("settle"):
-            blocked = await settle_batch(bridge, there, entity, batch, run)
+            blocked = await settle_batch(databases, neon, entity, batch, run)
             if any(_gone_without_trace(delivery) for delivery in batch):
-                await check_restored(there, here, entity)
+                await check_restored(neon, supabase, entity)
         replies = [reply for delivery in batch if (reply := reply_to(delivery))]
-        tally.aside = _put_aside(bridge, entity, batch, blocked)
+        tally.postponed = _put_aside(databases, entity, batch, blocked)
         tally.fault = blocked.error if blocked else None
         promoted = keys_with(batch, Outcome.PROMOTED)
         with tally.timing("acknowledge"):
-            telling = await tell(bridge, here, entity, replies, promoted, news(bridge, entity, tally.run_id, batch))
-        remember(bridge, entity, [reply for reply in replies if reply.key not in telling.refused])
-        tally.answered = len(replies) - len(telling.refused)
-        tally.aside += len(telling.refused)
-        if telling.missed:
+            acknowledged = await acknowledge(
+                databases, supabase, entity, replies, promoted, outcome_events(databases, entity, tally.run_id, batch)
+            )
+        remember(databases, entity, [reply for reply in replies if reply.key not in acknowledged.refused])
+        tally.answered = len(replies) - len(acknowledged.refused)
+        tally.postponed += len(acknowledged.refused)
+        if acknowledged.missed:
             tally.missed = [reply.key for reply in replies if reply.receipt]
         tally.count(batch)
         # What it waits for may have come between the settlement and the acknowledgement.
         if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
-            await release_ready(there, here, entity, waits)
+            await release_ready(neon, supabase, entity, waits)
     took = {f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in tally.seconds.items()}
     fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.told), **took}
     log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **fields)
     return tally
 
 
-def _put_aside(bridge: Bridge, entity: Entity, batch: Sequence[Delivery], blocked: Blocked | None) -> int:
+def _put_aside(databases: Databases, entity: Entity, batch: Sequence[Delivery], blocked: Blocked | None) -> int:
     """Let what cannot be settled now hold up nothing behind it.
 
     Returns:
@@ -194,11 +198,11 @@ def _put_aside(bridge: Bridge, entity: Entity, batch: Sequence[Delivery], blocke
     """
     keys = blocked.keys if blocked else set()
     busy = [(d.key, d.version) for d in batch if d.answer and d.answer.state is State.BUSY and d.key not in keys]
-    put = bridge.aside[entity.name].put(Why.HELD, busy, HELD)
+    put = databases.postponed[entity.name].put(Cause.HELD, busy, HELD)
     if blocked:
-        reason = with_hint(with_database(blocked.error), hint(blocked.error))
+        reason = with_hint(with_database(blocked.error), hint_for(blocked.error))
         rows = [(d.key, d.version) for d in batch if d.key in keys]
-        put += bridge.aside[entity.name].put(Why.FAULT, rows, reason)
+        put += databases.postponed[entity.name].put(Cause.FAULT, rows, reason)
     return put
 
 
@@ -207,24 +211,24 @@ def _gone_without_trace(delivery: Delivery) -> bool:
     return bool(said and said.state is State.GONE and said.outcome is None and not said.in_master and delivery.pulled)
 
 
-async def check_restored(there: Connection, here: Connection, entity: Entity) -> None:
+async def check_restored(neon: Connection, supabase: Connection, entity: Entity) -> None:
     """Look whether Neon has forgotten a pull that the workspace remembers, and with it the records that it brought.
 
     Raises:
         Restored: it has.
     """
-    if await receipts.pulls_kept(here, entity) > (await ledger.counts(there, entity)).pulls:
+    if await receipts.pulls_kept(supabase, entity) > (await ledger.counts(neon, entity)).pulls:
         raise Restored(entity.name, "Neon")
 
 
-def remember(bridge: Bridge, entity: Entity, replies: Sequence[Reply]) -> None:
+def remember(databases: Databases, entity: Entity, replies: Sequence[Reply]) -> None:
     """Keep the latest ledger row that the workspace is known to have been told of."""
-    known = bridge.known.get(entity.name)
+    known = databases.known.get(entity.name)
     for reply in replies:
         if reply.receipt and (known is None or reply.receipt.id > known.id):
             known = reply.receipt
     if known:
-        bridge.known[entity.name] = known
+        databases.known[entity.name] = known
 
 
 def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:

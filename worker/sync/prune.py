@@ -12,9 +12,9 @@ from worker.entities.declaration import Entity
 from worker.neon.invalid import LEDGER
 from worker.neon.ledger import mark_pruned
 from worker.postgres.errors import Kind, kind_of, with_database
-from worker.postgres.hints import hint
+from worker.postgres.hints import hint_for
 from worker.postgres.pool import COMMIT, Connection, begin, send
-from worker.sync.databases import Bridge
+from worker.sync.databases import Databases
 
 log = structlog.get_logger("worker.retention")
 
@@ -31,7 +31,7 @@ class Pruned:
     workspace: int = 0
 
 
-async def prune(bridge: Bridge, entity: Entity, *, ledger_days: int | None, workspace_days: int | None) -> Pruned:
+async def prune(databases: Databases, entity: Entity, *, ledger_days: int | None, workspace_days: int | None) -> Pruned:
     """Remove what is older than so many days; None keeps all. Ends early when the worker stops.
 
     What a database does not allow is told and left: records matter more than that old ones go.
@@ -42,13 +42,13 @@ async def prune(bridge: Bridge, entity: Entity, *, ledger_days: int | None, work
     done = Pruned(entity.name)
     try:
         if workspace_days is not None:
-            await _prune_workspace(bridge, entity, workspace_days, done)
+            await _prune_workspace(databases, entity, workspace_days, done)
         if ledger_days is not None:
-            await _prune_ledger(bridge, entity, ledger_days, done)
+            await _prune_ledger(databases, entity, ledger_days, done)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
-        log.warning("retention.failed", entity=entity.name, error=with_database(error), mend=hint(error) or None)
+        log.warning("retention.failed", entity=entity.name, error=with_database(error), hint=hint_for(error) or None)
     if done.ledger or done.workspace:
         log.info("retention.pruned", entity=entity.name, ledger=done.ledger, workspace=done.workspace)
     return done
@@ -63,12 +63,12 @@ DELETE FROM {workspace} WHERE id IN (
 """)
 
 
-async def _prune_workspace(bridge: Bridge, entity: Entity, days: int, done: Pruned) -> None:
+async def _prune_workspace(databases: Databases, entity: Entity, days: int, done: Pruned) -> None:
     statement = _PROMOTED.format(workspace=entity.workspace_table.sql)
     params = {"days": days, "limit": BATCH}
-    async with bridge.supabase.connection() as here:
-        while not bridge.stop.is_set():
-            results = await send(here, *begin(), (statement, params), COMMIT)
+    async with databases.supabase.connection() as supabase:
+        while not databases.stop.is_set():
+            results = await send(supabase, *begin(), (statement, params), COMMIT)
             done.workspace += results[2].rowcount
             if results[2].rowcount < BATCH:
                 return
@@ -82,13 +82,13 @@ _OLDEST = sql.SQL(
 )
 
 
-async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned) -> None:
+async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: Pruned) -> None:
     after = 0
     delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(LEDGER)
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        while not bridge.stop.is_set():
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        while not databases.stop.is_set():
             params = {"days": days, "after": after, "entity": entity.name, "limit": BATCH}
-            results = await send(there, *begin(read_only=True), (_OLDEST.format(ledger=LEDGER), params), COMMIT)
+            results = await send(neon, *begin(read_only=True), (_OLDEST.format(ledger=LEDGER), params), COMMIT)
             rows = results[2].fetchall()
             old = [row for row in rows if row["old"]]
             if not old:
@@ -97,19 +97,19 @@ async def _prune_ledger(bridge: Bridge, entity: Entity, days: int, done: Pruned)
             mine = [row for row in old if row["mine"]]
             if not mine:
                 continue
-            needed = await _untold(here, entity, [row["key"] for row in mine])
+            needed = await _untold(supabase, entity, [row["key"] for row in mine])
             ids = [row["id"] for row in mine if row["key"] not in needed]
             if ids:
                 # The mark commits with them: what is gone by retention was not forgotten in a restore.
-                results = await send(there, *begin(), mark_pruned(entity, ids), (delete, {"ids": ids}), COMMIT)
+                results = await send(neon, *begin(), mark_pruned(entity, ids), (delete, {"ids": ids}), COMMIT)
                 done.ledger += results[3].rowcount
 
 
-async def _untold(here: Connection, entity: Entity, keys: list[str]) -> set[str]:
+async def _untold(supabase: Connection, entity: Entity, keys: list[str]) -> set[str]:
     """Those of the keys whose workspace row has not heard its outcome: the ledger is what tells it."""
     statement = sql.SQL(
         "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
         " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    results = await send(here, *begin(read_only=True), (statement, {"keys": keys}), COMMIT)
+    results = await send(supabase, *begin(read_only=True), (statement, {"keys": keys}), COMMIT)
     return {row["key"] for row in results[2].fetchall()}

@@ -23,21 +23,21 @@ from worker.neon.invalid import Entry, Run, Which
 from worker.postgres.errors import Kind, kind_of
 from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send
 from worker.schema.causes import common_cause
-from worker.supabase import keeping, outbox, queue
-from worker.supabase.keeping import Refresh
-from worker.supabase.parts import Refusals, in_parts
+from worker.supabase import outbox, queue, workspace
+from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import Position, read_position, save_position, save_restored, take_position
 from worker.supabase.queue import LEFT_NOTE
+from worker.supabase.workspace import Refresh
 from worker.sync import staging
-from worker.sync.databases import Bridge, recall
-from worker.sync.deliver import news_of
-from worker.sync.hearing import hear
+from worker.sync.catch_up import catch_up_rows
+from worker.sync.databases import Databases, recall
+from worker.sync.deliver import outcome_events_of
+from worker.sync.refresh import Left, bring_up_to_date, hears_of_it_here, part
 from worker.sync.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.sync.restore import Comparison, bring_together, recognise
 from worker.sync.revalidate import chunks, finish_carried, judge_pushed
 from worker.sync.staging import Batches, Ground
-from worker.sync.upkeep import Left, bring_up_to_date, hears_of_it_here, part
-from worker.sync.waking import wake_waiting
+from worker.sync.waiting import wake_waiting
 
 log = structlog.get_logger("worker.pull")
 
@@ -54,7 +54,7 @@ class _Stopped(Exception):
 
 
 async def pull(
-    bridge: Bridge,
+    databases: Databases,
     entity: Entity,
     *,
     full: bool = False,
@@ -65,7 +65,7 @@ async def pull(
     """Pull one entity. Of several workers one pulls; the others return at once.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entity: which.
         full: compare every row; happens by itself the first time and once a day.
         dry_run: write nothing and say what would happen.
@@ -77,19 +77,19 @@ async def pull(
 
     Raises:
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
-        SetupMissing: the same; the workspace refuses what is no record's fault, and its text says what mends that.
+        SetupMissing: the same; the workspace refuses what is no record's fault, and its text says what fixes that.
     """
-    async with bridge.supabase.connection() as guard:
+    async with databases.supabase.connection() as guard:
         position = await (read_position if dry_run else take_position)(guard, entity)
         if position is None:
             return None
         full = full or dry_run or _full_is_due(position)
         pulled = Pulled(new_run_id("pull"), entity.name, full)
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
-        async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-            ground = await staging.ground(here, entity)
-            task = _Pull(bridge, entity, pulled, run, there, here, guard, dry_run, Pulse(progress), ground)
-            since, reached = await open_transactions.reach(there, entity, position.horizon)
+        async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+            ground = await staging.ground(supabase, entity)
+            task = _Pull(databases, entity, pulled, run, neon, supabase, guard, dry_run, Pulse(progress), ground)
+            since, reached = await open_transactions.reach(neon, entity, position.horizon)
             found = await task.compare(position)
             # After a restore what one side lacks need not be dated after anything that the other remembers. Who died
             # between the two ends of a pull is not told from a workspace restored to before it.
@@ -97,7 +97,7 @@ async def pull(
             full = pulled.full = full or since is None or apart or ground.vacant
             pulled.open_transactions = reached.shown()
             if full and progress.shown:
-                results = await send(there, *begin(read_only=True), invalid.totals(entity), COMMIT)
+                results = await send(neon, *begin(read_only=True), invalid.totals(entity), COMMIT)
                 progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else since, batch_size, progress)
@@ -114,11 +114,11 @@ async def pull(
             number = max(position.pulls, found.counts.pulls) + 1
             counted = ledger.count_pull(entity, number, position.pulls)
             logged = invalid.log_run(run, changed, changed, 0)
-            results = await send(there, *begin(), counted, logged, invalid.totals(entity), COMMIT)
+            results = await send(neon, *begin(), counted, logged, invalid.totals(entity), COMMIT)
             for row in results[-2].fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
-        news = [outbox.pulled(entity, pulled.run_id, pulled.result)] if bridge.announces else []
+        outcome_events = [outbox.pulled(entity, pulled.run_id, pulled.result)] if databases.announces else []
         # Rows that somebody held are read again.
         saved = reached.again(position.horizon) if task.held else reached
         heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
@@ -130,16 +130,16 @@ async def pull(
         ]  # fmt: skip
         if restored := await _to_keep_in_mind(guard, entity, position, found, held=task.held):
             steps.append(save_restored(entity, restored))
-        await send(guard, *steps, *news, COMMIT)
-    await recall(bridge, entity)
+        await send(guard, *steps, *outcome_events, COMMIT)
+    await recall(databases, entity)
     for one in reached.shown(but=position.horizon.open if position.horizon else ()):
         log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
     pulse = Pulse(progress)
     judged = await judge_pushed(
-        bridge, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=pulse
+        databases, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=pulse
     )
-    judged.add(await finish_carried(bridge, entity, judging, pulse))
+    judged.add(await finish_carried(databases, entity, judging, pulse))
     pulled.promoted = len(judged.promoted)
     pulled.judged = len(judged.promoted) + len(judged.failed)
     log.info(
@@ -159,7 +159,7 @@ async def _to_keep_in_mind(
     restored = found.kept_in_mind if found.side else position.restored
     if not restored or restored.get("settled_at"):
         return None
-    lost = len(await keeping.lost(guard, entity, inside=True))
+    lost = len(await workspace.lost(guard, entity, inside=True))
     held = held and found.neon_restored
     return {**restored, "lost": lost, "held": held, "settled_at": None if lost or held else utc_now().isoformat()}
 
@@ -175,12 +175,12 @@ def _full_is_due(position: Position) -> bool:
 class _Pull:
     """One pull under way, with its connections."""
 
-    bridge: Bridge
+    databases: Databases
     entity: Entity
     pulled: Pulled
     run: Run
-    there: Connection
-    here: Connection
+    neon: Connection
+    supabase: Connection
     guard: Connection
     dry_run: bool
     pulse: Pulse
@@ -193,7 +193,7 @@ class _Pull:
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and prove that this is still the only puller."""
         self.pulse.advance(0)
-        if self.bridge.stop.is_set():
+        if self.databases.stop.is_set():
             raise _Stopped
         if not self.dry_run:
             await send(self.guard, (KEEP_ALIVE, None))
@@ -201,14 +201,14 @@ class _Pull:
     async def compare(self, position: Position) -> Comparison:
         """Before a snapshot is trusted: look whether a database was restored, and tell rows that were never told."""
         if self.dry_run:
-            found = await recognise(self.entity, position, self.there, self.here)
+            found = await recognise(self.entity, position, self.neon, self.supabase)
             self.pulled.keys |= dict.fromkeys(
                 found.forgotten, "Neon has forgotten its outcome: would be brought together"
             )
         else:
-            found = await bring_together(self.bridge, self.entity, position, self.there, self.here, self.run)
+            found = await bring_together(self.databases, self.entity, position, self.neon, self.supabase, self.run)
             self.held |= found.held
-        self.pulled.told = found.heard.told
+        self.pulled.told = found.caught_up.told
         self.pulled.lost += found.lost
         self.pulled.restored = found.in_words() if found.side else None
         return found
@@ -233,7 +233,7 @@ class _Pull:
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise
-            await send(self.here, ROLLBACK)
+            await send(self.supabase, ROLLBACK)
             return False
         return True
 
@@ -246,7 +246,7 @@ class _Pull:
         *,
         by_index: bool = False,
     ) -> None:
-        async with self.bridge.neon.connection() as source:
+        async with self.databases.neon.connection() as source:
             planner = ("enable_seqscan",) if by_index else ()
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             as_json = take == self._stage
@@ -261,7 +261,7 @@ class _Pull:
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
-        rows = await staging.load(self.here, self.entity, batches.blocks())
+        rows = await staging.load(self.supabase, self.entity, batches.blocks())
         self.pulled.new += rows
         self.refusals.taken += rows
 
@@ -269,13 +269,13 @@ class _Pull:
         changed: list[str] = []
 
         async def stage(rows: Sequence[bytes]) -> None:
-            staged = await staging.stage(self.here, self.entity, self.ground.types, rows, dry_run=self.dry_run)
+            staged = await staging.stage(self.supabase, self.entity, self.ground.types, rows, dry_run=self.dry_run)
             self.pulled.new += staged.new or len(staged.would_be)
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
         await self._in_parts(stage, await batches.whole(), staging.key_of)
-        for keys in chunks(sorted(changed), self.bridge.batch_size):
+        for keys in chunks(sorted(changed), self.databases.batch_size):
             await self._in_parts(self._refresh, keys, str)
             await self._go_on()
 
@@ -291,7 +291,7 @@ class _Pull:
 
         async def refuse(item: T, error: psycopg.Error) -> None:
             nonlocal looked
-            if not looked and (cause := await common_cause(self.here, self.entity)):
+            if not looked and (cause := await common_cause(self.supabase, self.entity)):
                 raise cause from error
             looked = True
             self.pulled.refused += 1
@@ -302,16 +302,16 @@ class _Pull:
             await step(some)
             self.refusals.taken += len(some)
 
-        await in_parts(self.here, take, items, refuse)
+        await in_parts(self.supabase, take, items, refuse)
 
     async def _refresh(self, keys: Sequence[str]) -> None:
         """Bring changed records to their rows, from a fresh read under the rows' locks."""
         # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
-        rows = await queue.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
+        rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
         told = {key: row.delivery.receipt for key, row in rows.items()}
-        standings = await ledger.standings(self.there, self.entity, told)
-        fresh = await invalid.read(self.there, self.entity, keys)
+        standings = await ledger.standings(self.neon, self.entity, told)
+        fresh = await invalid.read(self.neon, self.entity, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
         for key, row in rows.items():
@@ -326,50 +326,52 @@ class _Pull:
             entries += entry
         if self.dry_run:
             self.pulled.keys |= dict.fromkeys((r.key for r in refreshed), "changed: would be merged")
-            await send(self.here, COMMIT)
+            await send(self.supabase, COMMIT)
         else:
             # The ledger hears of what the workspace took, and before that is for good.
-            await send(self.here, keeping.refresh(self.entity, refreshed))
-            await invalid.book(self.there, self.entity, self.run.run_id, entries)
-            await send(self.here, COMMIT)
+            await send(self.supabase, workspace.refresh(self.entity, refreshed))
+            await invalid.book(self.neon, self.entity, self.run.run_id, entries)
+            await send(self.supabase, COMMIT)
         self.pulled.changed += len(refreshed)
 
     async def bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
         """Bring the records that wait, or were taken back, and have no row: it is from before a backup, or retention or
         somebody's hand removed it. What the enricher had sent comes back with them.
         """
-        keys = sorted(found.heard.absent)
+        keys = sorted(found.caught_up.absent)
         if self.dry_run or not keys:
             return
         if not self.pulled.full:
             await self._stream(invalid.among(self.entity, keys), batch_size, progress, self._stage, by_index=True)
-        for some in chunks(keys, self.bridge.batch_size):
-            await hear(self.bridge, self.there, self.here, self.entity, some, self.run.run_id, found.heard)
+        for some in chunks(keys, self.databases.batch_size):
+            await catch_up_rows(
+                self.databases, self.neon, self.supabase, self.entity, some, self.run.run_id, found.caught_up
+            )
 
     async def withdraw(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; tell the others."""
         after = ""
         queued = found.neon_restored
-        while keys := await keeping.pulled_keys(self.here, self.entity, after, STAGE_ROWS, queued=queued):
+        while keys := await workspace.pulled_keys(self.supabase, self.entity, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
             gone = await self._missing(keys)
-            for some in chunks(gone, self.bridge.batch_size):
+            for some in chunks(gone, self.databases.batch_size):
                 await self._in_parts(partial(self._withdraw, found=found), some, str)
             await self._go_on()
 
     async def _missing(self, keys: Sequence[str]) -> list[str]:
-        return await invalid.missing(self.there, self.entity.invalid_table, self.entity.key, keys)
+        return await invalid.missing(self.neon, self.entity.invalid_table, self.entity.key, keys)
 
     async def _withdraw(self, keys: Sequence[str], found: Comparison) -> None:
-        rows = await queue.lock(self.here, self.entity, keys, look=self.dry_run, wait=False)
+        rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
         still = await self._missing(keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         told = {key: row.delivery.receipt for key, row in rows.items()}
-        left = part(rows, await ledger.standings(self.there, self.entity, told), found)
+        left = part(rows, await ledger.standings(self.neon, self.entity, told), found)
         if self.dry_run:
             self.pulled.keys |= left.in_words()
-            await send(self.here, COMMIT)
+            await send(self.supabase, COMMIT)
         else:
             await self._remove(left, rows)
         self.pulled.withdrawn += len(left.gone)
@@ -382,25 +384,25 @@ class _Pull:
         events = [(key, str(Outcome.WITHDRAWN), None) for key in left.gone]
         keys = [reply.key for reply in left.promoted]
         await send(
-            self.here,
-            keeping.remove(self.entity, left.gone),
-            keeping.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
-            keeping.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
-            keeping.await_return(self.entity, left.lost, LOST_NOTE),
+            self.supabase,
+            workspace.remove(self.entity, left.gone),
+            workspace.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
+            workspace.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
+            workspace.await_return(self.entity, left.lost, LOST_NOTE),
             queue.acknowledge(self.entity, left.promoted),
             *queue.releases(self.entity, keys),
-            *news_of(self.bridge, self.entity, self.run.run_id, events),
+            *outcome_events_of(self.databases, self.entity, self.run.run_id, events),
         )
         await invalid.book(
-            self.there, self.entity, self.run.run_id,
+            self.neon, self.entity, self.run.run_id,
             [
                 Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].delivery.version}", rows[key].delivery.data,
                       note="left the invalid table by another way")
                 for key in left.gone
             ],
         )  # fmt: skip
-        await send(self.here, COMMIT)
+        await send(self.supabase, COMMIT)
 
     async def wake_waiting(self) -> None:
         """Put waiting rows back in the queue, whose company came by another way, or which Neon has corrected."""
-        self.pulled.released = await wake_waiting(self.there, self.here, self.entity, self.refusals)
+        self.pulled.released = await wake_waiting(self.neon, self.supabase, self.entity, self.refusals)

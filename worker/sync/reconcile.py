@@ -1,4 +1,4 @@
-"""``reconcile``: compare both databases, record by record, with the ledger; say where they disagree, and mend it."""
+"""``reconcile``: compare both databases, record by record, with the ledger; say where they disagree, and fix it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from worker.entities.declaration import Entity
 from worker.neon import invalid
 from worker.neon.invalid import Entry
 from worker.postgres.pool import COMMIT, Connection, begin, send
-from worker.supabase import keeping, queue
+from worker.supabase import queue, workspace
 from worker.supabase.position import read_position, restored_in_words, save_restored
-from worker.sync.databases import Bridge
-from worker.sync.hearing import catch_up
+from worker.sync.catch_up import catch_up
+from worker.sync.databases import Databases
 from worker.sync.pull import pull
 from worker.sync.restore import held_back
 from worker.sync.revalidate import chunks
@@ -45,11 +45,13 @@ class Compared:
         return not (self.differences or self.lost)
 
 
-async def reconcile(bridge: Bridge, entity: Entity, *, repair: bool = False, progress: Progress = NOBODY) -> Compared:
+async def reconcile(
+    databases: Databases, entity: Entity, *, repair: bool = False, progress: Progress = NOBODY
+) -> Compared:
     """Compare every record of an entity in both databases, and with the ledger.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entity: which.
         repair: bring them together: what a pull does, and what was lost in a restore is booked as withdrawn.
         progress: told of every batch.
@@ -62,30 +64,32 @@ async def reconcile(bridge: Bridge, entity: Entity, *, repair: bool = False, pro
     """
     settled = 0
     if repair:
-        before = await _compare(bridge, entity, NOBODY)
-        await pull(bridge, entity, full=True, progress=progress)
+        before = await _compare(databases, entity, NOBODY)
+        await pull(databases, entity, full=True, progress=progress)
         run_id = new_run_id("reconcile")
-        async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-            await catch_up(bridge, there, here, entity, 0, run_id)
-            await _give_up(bridge, there, here, entity, run_id)
+        async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+            await catch_up(databases, neon, supabase, entity, 0, run_id)
+            await _give_up(databases, neon, supabase, entity, run_id)
         settled = len(before.differences) + len(before.lost)
-    found = await _compare(bridge, entity, progress)
+    found = await _compare(databases, entity, progress)
     found.settled = max(0, settled - len(found.differences) - len(found.lost))
     return found
 
 
-async def _compare(bridge: Bridge, entity: Entity, progress: Progress) -> Compared:
+async def _compare(databases: Databases, entity: Entity, progress: Progress) -> Compared:
     found = Compared(entity.name)
-    pulled = await pull(bridge, entity, dry_run=True, progress=progress)
+    pulled = await pull(databases, entity, dry_run=True, progress=progress)
     assert pulled is not None
     found.restored = pulled.restored
     found.differences |= pulled.keys
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        heard = await catch_up(bridge, there, here, entity, 0, pulled.run_id, dry_run=True)
-        found.differences |= {key: f"was {outcome}, and its row was not told" for key, outcome in heard.words.items()}
-        await _look_for_the_promoted(there, here, entity, found)
-        found.lost = await keeping.lost(here, entity)
-        position = await read_position(here, entity)
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        caught_up = await catch_up(databases, neon, supabase, entity, 0, pulled.run_id, dry_run=True)
+        found.differences |= {
+            key: f"was {outcome}, and its row was not told" for key, outcome in caught_up.words.items()
+        }
+        await _look_for_the_promoted(neon, supabase, entity, found)
+        found.lost = await workspace.lost(supabase, entity)
+        position = await read_position(supabase, entity)
     if found.lost and position.restored and not found.restored:
         found.restored = restored_in_words(position.restored)
     for key in found.lost:
@@ -93,31 +97,31 @@ async def _compare(bridge: Bridge, entity: Entity, progress: Progress) -> Compar
     return found
 
 
-async def _look_for_the_promoted(there: Connection, here: Connection, entity: Entity, found: Compared) -> None:
+async def _look_for_the_promoted(neon: Connection, supabase: Connection, entity: Entity, found: Compared) -> None:
     """Rows that say promoted, and whose record is not in the master."""
     after = ""
-    while keys := await keeping.promoted_keys(here, entity, after, keeping.LOOKED_AT):
+    while keys := await workspace.promoted_keys(supabase, entity, after, workspace.LOOKED_AT):
         after = keys[-1]
-        absent = await invalid.missing(there, entity.master_table, entity.key, keys)
+        absent = await invalid.missing(neon, entity.master_table, entity.key, keys)
         for key in absent:
             found.differences.setdefault(key, "its row says promoted, and the master table does not have it")
 
 
-async def _give_up(bridge: Bridge, there: Connection, here: Connection, entity: Entity, run_id: str) -> None:
+async def _give_up(databases: Databases, neon: Connection, supabase: Connection, entity: Entity, run_id: str) -> None:
     """Book what a restored Neon does not have any more as withdrawn, with its data; the rows stay, and say so."""
-    lost = await keeping.lost(here, entity)
-    for keys in chunks(list(lost), bridge.batch_size):
-        rows = await queue.lock(here, entity, list(keys))
-        still = await invalid.missing(there, entity.invalid_table, entity.key, list(rows))
+    lost = await workspace.lost(supabase, entity)
+    for keys in chunks(list(lost), databases.batch_size):
+        rows = await queue.lock(supabase, entity, list(keys))
+        still = await invalid.missing(neon, entity.invalid_table, entity.key, list(rows))
         rows = {key: rows[key] for key in still if rows[key].code == Code.LOST}
         entries = [
             Entry(key, Outcome.WITHDRAWN, f"{key}|{row.delivery.version}|lost", row.delivery.data,
                   note="lost when Neon was restored to an earlier moment; its row in the workspace is kept")
             for key, row in rows.items()
         ]  # fmt: skip
-        await invalid.book(there, entity, run_id, entries)
-        await send(here, keeping.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
-    position = await read_position(here, entity)
-    if position.restored and not held_back(position) and not await keeping.lost(here, entity):
+        await invalid.book(neon, entity, run_id, entries)
+        await send(supabase, workspace.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
+    position = await read_position(supabase, entity)
+    if position.restored and not held_back(position) and not await workspace.lost(supabase, entity):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
-        await send(here, *begin(), save_restored(entity, settled), COMMIT)
+        await send(supabase, *begin(), save_restored(entity, settled), COMMIT)

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from worker.domain.model import Outcome, Told
+from worker.domain.model import Outcome, OutcomeSummary
 
 log = structlog.get_logger("worker.delivery")
 
@@ -18,7 +18,7 @@ NAMED = 3
 """Keys that are named for each reason where they are more."""
 
 
-def report_flagged(entity: str, run_id: str, told: Iterable[Told]) -> dict[str, Any]:
+def report_flagged(entity: str, run_id: str, told: Iterable[OutcomeSummary]) -> dict[str, Any]:
     """Say which records of a batch were flagged.
 
     Returns:

@@ -19,15 +19,15 @@ from worker.neon import invalid, ledger
 from worker.neon.invalid import Entry, InvalidRow, Run
 from worker.neon.ledger import Counts, Standing
 from worker.postgres.pool import Connection, Step
-from worker.supabase import keeping, queue, receipts
-from worker.supabase.keeping import Refresh
-from worker.supabase.parts import Refusals, in_parts
+from worker.supabase import queue, receipts, workspace
+from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import Position, read_position, restored_in_words
 from worker.supabase.queue import Reply, Row
-from worker.sync.acknowledge import tell
-from worker.sync.databases import Bridge
-from worker.sync.deliver import keys_with, news, remember
-from worker.sync.hearing import Heard, catch_up, newer_than, older_than_carried
+from worker.supabase.workspace import Refresh
+from worker.sync.acknowledge import acknowledge
+from worker.sync.catch_up import CaughtUp, catch_up, newer_than, older_than_carried
+from worker.sync.databases import Databases
+from worker.sync.deliver import keys_with, outcome_events, remember
 from worker.sync.judging import judge
 from worker.sync.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
 from worker.sync.settling import complain, settle_batch
@@ -60,7 +60,7 @@ class Comparison:
     """Records that Neon does not have any more."""
     told: list[str] = field(default_factory=list)
     """Of those forgotten: rows of a backup, told what Neon knows of newer versions of them."""
-    heard: Heard = field(default_factory=Heard)
+    caught_up: CaughtUp = field(default_factory=CaughtUp)
     held: bool = False
     """Whether somebody held a row that was to be brought together."""
 
@@ -83,30 +83,30 @@ class Comparison:
             "before": self.before.isoformat() if self.before else None,
             "promoted_again": len(self.again),
             "kept": len(self.kept),
-            "told": self.heard.told + len(self.told),
+            "told": self.caught_up.told + len(self.told),
         }
 
 
-async def recognise(entity: Entity, position: Position, there: Connection, here: Connection) -> Comparison:
+async def recognise(entity: Entity, position: Position, neon: Connection, supabase: Connection) -> Comparison:
     """Look what Neon has forgotten of what the workspace was told, and whether the workspace has forgotten a pull.
 
     Raises:
         psycopg.Error: a database failed.
     """
-    counts = await ledger.counts(there, entity)
+    counts = await ledger.counts(neon, entity)
     found = Comparison(entity.name, counts)
     restored = position.pulls > counts.pulls
     after = 0 if restored else position.ledger_id or 0
-    while chunk := await receipts.told(here, entity, after):
+    while chunk := await receipts.told(supabase, entity, after):
         after = max(receipt.id for receipt in chunk.values())
-        found.forgotten += await ledger.forgotten(there, entity, chunk)
+        found.forgotten += await ledger.forgotten(neon, entity, chunk)
         if len(chunk) < receipts.CHUNK:
             break
     unfinished = held_back(position)
     if restored or found.forgotten or unfinished:
         found.side, found.after = "Neon", counts.moment
         if found.forgotten:
-            found.before = await receipts.first_told(here, entity, found.forgotten)
+            found.before = await receipts.first_told(supabase, entity, found.forgotten)
         if unfinished and not restored:
             # The pull that recognised it was counted since.
             found.after = moment(unfinished.get("after"))
@@ -122,29 +122,29 @@ def held_back(position: Position) -> dict[str, Any] | None:
     return restored if restored and restored.get("held") else None
 
 
-async def unsettled(entity: Entity, there: Connection, here: Connection) -> str | None:
+async def unsettled(entity: Entity, neon: Connection, supabase: Connection) -> str | None:
     """In words, a restore of a database that is not settled yet; None where there is none. Writes nothing.
 
     Raises:
         psycopg.Error: a database failed.
     """
-    position = await read_position(here, entity)
-    found = await recognise(entity, position, there, here)
+    position = await read_position(supabase, entity)
+    found = await recognise(entity, position, neon, supabase)
     if found.side == "Neon":
         what = f"what became of {entity.count(len(found.forgotten))}" if found.forgotten else "the last pull"
         return f"{found.in_words()}: it has forgotten {what}"
-    older = await older_than_carried(there, here, entity, position.ledger_id or 0)
+    older = await older_than_carried(neon, supabase, entity, position.ledger_id or 0)
     if found.side or older:
         found.side, found.after = "Supabase", position.last_pull_at
         return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
-    if lost := await keeping.lost(here, entity):
+    if lost := await workspace.lost(supabase, entity):
         said = restored_in_words(position.restored or {"side": "Neon"})
         return f"{said}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
     return None
 
 
 async def bring_together(
-    bridge: Bridge, entity: Entity, position: Position, there: Connection, here: Connection, run: Run
+    databases: Databases, entity: Entity, position: Position, neon: Connection, supabase: Connection, run: Run
 ) -> Comparison:
     """Recognise a restore, and bring both databases together again as far as that goes by itself.
 
@@ -153,7 +153,7 @@ async def bring_together(
     Raises:
         psycopg.Error: a database failed; what was done stays, and is recognised the next time.
     """
-    found = await recognise(entity, position, there, here)
+    found = await recognise(entity, position, neon, supabase)
     if found.side:
         log.warning(
             "database.restored",
@@ -163,23 +163,23 @@ async def bring_together(
             before=_iso(found.before),
             forgotten=len(found.forgotten),
         )
-        bridge.known.pop(entity.name, None)
+        databases.known.pop(entity.name, None)
 
     async def recover(some: Sequence[str]) -> None:
-        await _recover(bridge, there, here, entity, some, run, found)
+        await _recover(databases, neon, supabase, entity, some, run, found)
 
     async def refuse(key: str, error: psycopg.Error) -> None:
         refusals.add(entity, key, error)
 
     refusals = Refusals("restore.refused")
-    for start in range(0, len(found.forgotten), bridge.batch_size):
+    for start in range(0, len(found.forgotten), databases.batch_size):
         # What took effect in Neon before the workspace refused one is found there when the others are tried again.
-        await in_parts(here, recover, found.forgotten[start : start + bridge.batch_size], refuse)
+        await in_parts(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
     refusals.sum_up(entity)
     since = 0 if found.neon_restored else position.ledger_id or 0
-    found.heard = await catch_up(bridge, there, here, entity, since, run.run_id)
-    found.held |= found.heard.held
-    if found.side is None and found.heard.older:
+    found.caught_up = await catch_up(databases, neon, supabase, entity, since, run.run_id)
+    found.held |= found.caught_up.held
+    if found.side is None and found.caught_up.older:
         found.side, found.after = "Supabase", position.last_pull_at
         log.warning(
             "database.restored",
@@ -187,7 +187,7 @@ async def bring_together(
             side=found.side,
             after=_iso(found.after),
             before=None,
-            told=found.heard.told,
+            told=found.caught_up.told,
         )
     return found
 
@@ -197,19 +197,19 @@ def _iso(at: datetime | None) -> str | None:
 
 
 async def _recover(
-    bridge: Bridge,
-    there: Connection,
-    here: Connection,
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
     entity: Entity,
     keys: Sequence[str],
     run: Run,
     found: Comparison,
 ) -> None:
     """Bring rows together with a Neon that has forgotten what they were told."""
-    rows = await queue.lock(here, entity, keys, wait=False)
+    rows = await queue.lock(supabase, entity, keys, wait=False)
     found.held |= len(rows) < len(keys)
-    standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
-    fresh = await invalid.read(there, entity, list(rows))
+    standings = await ledger.standings(neon, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    fresh = await invalid.read(neon, entity, list(rows))
     again: list[Delivery] = []
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
@@ -233,7 +233,7 @@ async def _recover(
             replies.append(_promoted_still(row, standing))
         else:
             lost.append(key)
-    blocked = await settle_batch(bridge, there, entity, again, run)
+    blocked = await settle_batch(databases, neon, entity, again, run)
     replies += [
         _told_again(reply, rows[delivery.key], fresh[delivery.key])
         for delivery in again
@@ -243,14 +243,16 @@ async def _recover(
         Entry(one.key, Outcome.MERGED, f"{one.key}|{rows[one.key].delivery.receipt}", one.data, note=FORGOT)
         for one in refreshes
     ]
-    await invalid.book(there, entity, run.run_id, entries)
-    steps: list[Step] = [keeping.refresh(entity, [*refreshes, *told])] if refreshes or told else []
-    steps += [keeping.await_return(entity, lost, LOST_NOTE)] if lost else []
+    await invalid.book(neon, entity, run.run_id, entries)
+    steps: list[Step] = [workspace.refresh(entity, [*refreshes, *told])] if refreshes or told else []
+    steps += [workspace.await_return(entity, lost, LOST_NOTE)] if lost else []
     promoted = keys_with(again, Outcome.PROMOTED)
     found.again += promoted
     promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
-    await tell(bridge, here, entity, replies, promoted, [*steps, *news(bridge, entity, run.run_id, again)])
-    remember(bridge, entity, replies)
+    await acknowledge(
+        databases, supabase, entity, replies, promoted, [*steps, *outcome_events(databases, entity, run.run_id, again)]
+    )
+    remember(databases, entity, replies)
     complain(blocked)
     found.kept += [one.key for one in refreshes]
     found.lost += lost
@@ -297,9 +299,9 @@ def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
         row.promoted
         and master is not None
         and all(
-            master.get(there) == carried[here]
-            for there, here in entity.mapping.items()
-            if carried.get(here) is not None
+            master.get(neon) == carried[supabase]
+            for neon, supabase in entity.mapping.items()
+            if carried.get(supabase) is not None
         )
     )
 

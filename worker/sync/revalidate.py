@@ -16,9 +16,9 @@ from worker.neon import invalid
 from worker.neon.invalid import InvalidRow, Run, Which
 from worker.postgres.pool import COMMIT, Connection, send
 from worker.supabase import queue
-from worker.sync.acknowledge import release_ready, tell
-from worker.sync.databases import Bridge
-from worker.sync.deliver import keys_with, news
+from worker.sync.acknowledge import acknowledge, release_ready
+from worker.sync.databases import Databases
+from worker.sync.deliver import keys_with, outcome_events
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
 from worker.sync.settling import complain, flagged, settle_batch
@@ -68,9 +68,9 @@ def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Deli
 
 
 async def judge_rows(
-    bridge: Bridge,
-    there: Connection,
-    here: Connection,
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
     entity: Entity,
     rows: Mapping[str, InvalidRow],
     run: Run,
@@ -87,7 +87,7 @@ async def judge_rows(
         psycopg.Error: nothing is lost; judge again.
     """
     found = Judged()
-    at = await queue.lock(here, entity, list(rows), look=dry_run)
+    at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
     batch: list[Delivery] = []
     untold: list[Delivery] = []
     for key, row in rows.items():
@@ -114,18 +114,20 @@ async def judge_rows(
             delivery.answer = flagged(row, row.errors, row.warnings, row.reason_code)
             untold.append(delivery)
     if dry_run or not (batch or untold):
-        await send(here, COMMIT)
+        await send(supabase, COMMIT)
         return found
-    blocked = await settle_batch(bridge, there, entity, batch, run, apply)
+    blocked = await settle_batch(databases, neon, entity, batch, run, apply)
     for delivery in batch:
         _sort(found, delivery)
     told = untold + [delivery for delivery in batch if delivery.key in at]
     replies = [reply for d in told if (reply := reply_to(d, at[d.key].delivery.data))]
     promoted = keys_with(batch, Outcome.PROMOTED)
     # Who died before he could tell a row could not announce it either.
-    await tell(bridge, here, entity, replies, promoted, news(bridge, entity, run.run_id, [*batch, *untold]))
+    await acknowledge(
+        databases, supabase, entity, replies, promoted, outcome_events(databases, entity, run.run_id, [*batch, *untold])
+    )
     if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
-        await release_ready(there, here, entity, waits)
+        await release_ready(neon, supabase, entity, waits)
     complain(blocked)
     return found
 
@@ -161,7 +163,7 @@ def _in_words(errors: Mapping[str, str]) -> str:
 
 
 async def judge_pushed(
-    bridge: Bridge,
+    databases: Databases,
     entity: Entity,
     run: Run,
     *,
@@ -173,7 +175,7 @@ async def judge_pushed(
     """Judge every record in Neon that is marked ``complete``, batch by batch.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entity: which.
         run: what the ledger and the log book it under.
         apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
@@ -182,22 +184,22 @@ async def judge_pushed(
         progress: told of every batch.
     """
     total, after = Judged(), ""
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        while not bridge.stop.is_set():
-            rows = await invalid.read_pushed(there, entity, after, bridge.batch_size, which=which)
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        while not databases.stop.is_set():
+            rows = await invalid.read_pushed(neon, entity, after, databases.batch_size, which=which)
             if not rows:
                 break
             after = rows[-1].key
             batch = {row.key: row for row in rows}
             anew = which is Which.STALE
             total.add(
-                await judge_rows(bridge, there, here, entity, batch, run, apply=apply, anew=anew, dry_run=dry_run)
+                await judge_rows(databases, neon, supabase, entity, batch, run, apply=apply, anew=anew, dry_run=dry_run)
             )
             progress.advance(len(batch))
     return total
 
 
-async def finish_carried(bridge: Bridge, entity: Entity, run: Run, progress: Progress = NOBODY) -> Judged:
+async def finish_carried(databases: Databases, entity: Entity, run: Run, progress: Progress = NOBODY) -> Judged:
     """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
     record, and before it could tell the row, would leave an enricher waiting for ever.
 
@@ -205,23 +207,25 @@ async def finish_carried(bridge: Bridge, entity: Entity, run: Run, progress: Pro
         psycopg.Error: nothing is lost; the next pull tries again.
     """
     total, after = Judged(), 0
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        while not bridge.stop.is_set():
-            some = await queue.carried(here, entity, after, bridge.batch_size)
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        while not databases.stop.is_set():
+            some = await queue.carried(supabase, entity, after, databases.batch_size)
             if not some:
                 break
             after = max(some)
             keys = list(some.values())
-            rows = await invalid.read(there, entity, keys)
+            rows = await invalid.read(neon, entity, keys)
             if rows:
-                total.add(await judge_rows(bridge, there, here, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE)))
-            await tell_gone(bridge, there, here, entity, [key for key in keys if key not in rows], run)
+                total.add(
+                    await judge_rows(databases, neon, supabase, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE))
+                )
+            await tell_gone(databases, neon, supabase, entity, [key for key in keys if key not in rows], run)
             progress.advance(len(keys))
     return total
 
 
 async def tell_gone(
-    bridge: Bridge, there: Connection, here: Connection, entity: Entity, keys: Sequence[str], run: Run
+    databases: Databases, neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str], run: Run
 ) -> None:
     """Tell the rows that were carried what became of their records, which left the invalid table.
 
@@ -230,14 +234,21 @@ async def tell_gone(
     """
     if not keys:
         return
-    at = await queue.lock(here, entity, keys)
+    at = await queue.lock(supabase, entity, keys)
     batch = [row.delivery for row in at.values() if row.carried]
     for delivery in batch:
         judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
-    blocked = await settle_batch(bridge, there, entity, batch, run)
+    blocked = await settle_batch(databases, neon, entity, batch, run)
     promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
     replies = [reply for delivery in batch if (reply := reply_to(delivery))]
-    await tell(bridge, here, entity, replies, promoted, news(bridge, entity, run.run_id, batch, promoted=promoted))
+    await acknowledge(
+        databases,
+        supabase,
+        entity,
+        replies,
+        promoted,
+        outcome_events(databases, entity, run.run_id, batch, promoted=promoted),
+    )
     complain(blocked)
 
 

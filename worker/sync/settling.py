@@ -14,13 +14,13 @@ import structlog
 from worker.domain.model import Action, Answer, Delivery, Merged, Outcome, State, Verdict
 from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
-from worker.neon.bisect import MOST_WAITS, settle_apart
+from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
 from worker.neon.invalid import Entry, InvalidRow, Run
 from worker.neon.settle import settle
 from worker.postgres.errors import LOCKED, NOBODYS, Kind, kind_of
 from worker.postgres.pool import ROLLBACK, Connection, send
-from worker.sync.databases import Bridge
+from worker.sync.databases import Databases
 from worker.sync.judging import judge
 from worker.sync.replies import KEPT
 
@@ -44,7 +44,7 @@ class Blocked:
 
 
 def complain(blocked: Blocked | None) -> None:
-    """Raise what an operator has to mend, if there is anything.
+    """Raise what an operator has to fix, if there is anything.
 
     Raises:
         psycopg.Error: there is.
@@ -54,8 +54,8 @@ def complain(blocked: Blocked | None) -> None:
 
 
 async def settle_batch(
-    bridge: Bridge,
-    there: Connection,
+    databases: Databases,
+    neon: Connection,
     entity: Entity,
     batch: Sequence[Delivery],
     run: Run,
@@ -67,7 +67,7 @@ async def settle_batch(
     somebody else's transaction holds is ``BUSY``.
 
     Returns:
-        What an operator has to mend, where all records are refused the same way; None where there is nothing.
+        What an operator has to fix, where all records are refused the same way; None where there is nothing.
 
     Raises:
         psycopg.Error: nothing took effect, or nobody knows; settle again.
@@ -78,9 +78,9 @@ async def settle_batch(
     for _ in range(ROUNDS):
         if not todo:
             break
-        blocked = _both(blocked, await _settle_or_split(bridge, there, entity, todo, run))
+        blocked = _both(blocked, await _settle_or_split(databases, neon, entity, todo, run))
         todo = [d for d in todo if d.answer is not None and d.answer.state is State.CHANGED]
-        standings = await ledger.standings(there, entity, {d.key: d.receipt for d in todo})
+        standings = await ledger.standings(neon, entity, {d.key: d.receipt for d in todo})
         for delivery in todo:
             current = delivery.answer
             assert current is not None
@@ -100,30 +100,30 @@ def _both(one: Blocked | None, other: Blocked | None) -> Blocked | None:
 
 
 async def _settle_or_split(
-    bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
 ) -> Blocked | None:
     """Settle, and where Neon does not take the batch as it is, take it apart."""
-    how, known = bridge.settlements[entity.name], bridge.known.get(entity.name)
+    how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     try:
-        answers = await settle(there, how, batch, run, known)
+        answers = await settle(neon, how, batch, run, known)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
             raise
-        await send(there, ROLLBACK)
+        await send(neon, ROLLBACK)
         if how.cannot_fill(error):
-            return await _without_promotions(bridge, there, entity, batch, run, error)
-        return await _take_apart(bridge, there, entity, batch, run, error)
-    _take(bridge, entity, batch, answers)
+            return await _without_promotions(databases, neon, entity, batch, run, error)
+        return await _bisect(databases, neon, entity, batch, run, error)
+    _take(databases, entity, batch, answers)
     return None
 
 
-def _take(bridge: Bridge, entity: Entity, batch: Sequence[Delivery], answers: Mapping[str, Answer]) -> None:
+def _take(databases: Databases, entity: Entity, batch: Sequence[Delivery], answers: Mapping[str, Answer]) -> None:
     for delivery in batch:
         if delivery.key in answers:
             delivery.answer = answers[delivery.key]
-            bridge.doubted.pop((entity.name, delivery.key), None)
+            databases.doubted.pop((entity.name, delivery.key), None)
     if _applied(batch, answers, Action.PROMOTE):
-        bridge.promotions[entity.name] += 1
+        databases.promotions[entity.name] += 1
 
 
 def _applied(batch: Sequence[Delivery], answers: Mapping[str, Answer], action: Action) -> bool:
@@ -136,7 +136,7 @@ def _applied(batch: Sequence[Delivery], answers: Mapping[str, Answer], action: A
 
 
 async def _without_promotions(
-    bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run, error: psycopg.Error
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Delivery], run: Run, error: psycopg.Error
 ) -> Blocked | None:
     """The master has a column that takes no NULL, and nothing fills it: no record of the entity can be promoted."""
     blocked = Blocked(error)
@@ -145,23 +145,23 @@ async def _without_promotions(
             _postpone(delivery)
             blocked.keys.add(delivery.key)
     others = [delivery for delivery in batch if delivery.key not in blocked.keys]
-    return _both(blocked, await _settle_or_split(bridge, there, entity, others, run) if others else None)
+    return _both(blocked, await _settle_or_split(databases, neon, entity, others, run) if others else None)
 
 
 def _postpone(delivery: Delivery) -> None:
     delivery.answer = Answer(delivery.key, State.BUSY, None, None, {}, {}, None, (), None, None, None)
 
 
-async def _take_apart(
-    bridge: Bridge, there: Connection, entity: Entity, batch: Sequence[Delivery], run: Run, error: psycopg.Error
+async def _bisect(
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Delivery], run: Run, error: psycopg.Error
 ) -> Blocked | None:
     """Settle what can be settled, flag the records that Neon refuses, and no others."""
-    how, known = bridge.settlements[entity.name], bridge.known.get(entity.name)
-    answers, refused = await settle_apart(there, how, batch, run, known)
+    how, known = databases.settlements[entity.name], databases.known.get(entity.name)
+    answers, refused = await settle_by_bisection(neon, how, batch, run, known)
     if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
         raise error  # it is no record that is locked, but a table
-    _take(bridge, entity, batch, answers)
-    blocked = Blocked(error, _no_records_fault(bridge, entity, batch, answers, refused, error))
+    _take(databases, entity, batch, answers)
+    blocked = Blocked(error, _no_records_fault(databases, entity, batch, answers, refused, error))
     for delivery in batch:
         why = refused.get(delivery.key)
         if why and (why.sqlstate == LOCKED or delivery.key in blocked.keys):
@@ -169,22 +169,22 @@ async def _take_apart(
             del refused[delivery.key]
     if refused:
         again = [delivery for delivery in batch if delivery.key in refused]
-        await _make_flags(there, entity, again, refused, run)
+        await _make_flags(neon, entity, again, refused, run)
         flags = [delivery for delivery in again if delivery.note != STUCK]
-        more = await _settle_or_split(bridge, there, entity, flags, run) if flags else None
+        more = await _settle_or_split(databases, neon, entity, flags, run) if flags else None
         return _both(blocked if blocked.keys else None, more)
     return blocked if blocked.keys else None
 
 
 def _no_records_fault(
-    bridge: Bridge,
+    databases: Databases,
     entity: Entity,
     batch: Sequence[Delivery],
     answers: Mapping[str, Answer],
     refused: Mapping[str, Refusal],
     error: psycopg.Error,
 ) -> set[str]:
-    """The keys of those refused that Neon refuses as it would any other: an operator's to mend, not an enricher's.
+    """The keys of those refused that Neon refuses as it would any other: an operator's to fix, not an enricher's.
 
     A missing privilege, or a function of a trigger's that is gone, has codes that speak of no record; so has a policy
     of row level security, or a trigger, that refuses one record. They are told apart by what becomes of the others: of
@@ -201,17 +201,17 @@ def _no_records_fault(
         by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
         if why.sqlstate[:2] not in NOBODYS or by_its_values or _applied(batch, answers, delivery.action):
             continue
-        if delivery.action is Action.PROMOTE and len(bridge.doubted) < _DOUBTS:
-            promotions = bridge.promotions[entity.name]
-            if bridge.doubted.setdefault((entity.name, delivery.key), promotions) < promotions:
-                del bridge.doubted[entity.name, delivery.key]
+        if delivery.action is Action.PROMOTE and len(databases.doubted) < _DOUBTS:
+            promotions = databases.promotions[entity.name]
+            if databases.doubted.setdefault((entity.name, delivery.key), promotions) < promotions:
+                del databases.doubted[entity.name, delivery.key]
                 continue
         found.add(delivery.key)
     return found
 
 
 async def _make_flags(
-    there: Connection,
+    neon: Connection,
     entity: Entity,
     batch: Sequence[Delivery],
     refused: Mapping[str, Refusal],
@@ -221,9 +221,9 @@ async def _make_flags(
     workspace only, where the enricher sees them, and Neon keeps what it has. Where the invalid table does not
     take a flag on its own values, the flag stands in the ledger and the workspace only.
     """
-    reasons = {reason: await explain_refusal(there, entity, reason) for reason in set(refused.values())}
+    reasons = {reason: await explain_refusal(neon, entity, reason) for reason in set(refused.values())}
     unfit = [delivery for delivery in batch if delivery.action is not Action.PROMOTE]
-    rows = await invalid.read(there, entity, [delivery.key for delivery in unfit]) if unfit else {}
+    rows = await invalid.read(neon, entity, [delivery.key for delivery in unfit]) if unfit else {}
     for delivery in unfit:
         row = rows.get(delivery.key)
         if row is None:  # it went just now, and says so when it is settled
@@ -239,7 +239,7 @@ async def _make_flags(
         Entry(d.key, Outcome.FLAGGED, d.delivery_hash, d.answer.record, note=d.answer.errors["record"])
         for d in stuck if d.answer
     ]  # fmt: skip
-    await invalid.book(there, entity, run.run_id, entries)
+    await invalid.book(neon, entity, run.run_id, entries)
     for delivery in batch:
         if delivery.note == STUCK:
             continue

@@ -12,9 +12,9 @@ from worker.neon import invalid
 from worker.neon.invalid import Run, Which
 from worker.postgres.pool import COMMIT, begin, send
 from worker.supabase import queue
-from worker.sync.databases import Bridge
+from worker.sync.catch_up import acknowledge_missed
+from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
-from worker.sync.hearing import tell_missed
 from worker.sync.judging import judge
 from worker.sync.revalidate import Judged, chunks, judge_pushed, judge_rows, tell_gone
 
@@ -35,12 +35,12 @@ class Pushed:
 
 
 async def push(
-    bridge: Bridge, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NOBODY
+    databases: Databases, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NOBODY
 ) -> None:
     """Carry every repaired record to the invalid table, without judging it.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entity: whose records.
         done: counts what was done; after a fault, call again with the same.
         dry_run: write nothing.
@@ -50,26 +50,26 @@ async def push(
         psycopg.Error: the batch is still in the queue.
     """
     if dry_run:
-        await _look(bridge, entity, done)
+        await _look(databases, entity, done)
         return
     if progress.shown:
-        async with bridge.supabase.connection() as here:
-            progress.expect(await queue.count_work(here, entity))
-    while not bridge.stop.is_set():
-        tally = await deliver(bridge, entity, action=Action.PUSH)
+        async with databases.supabase.connection() as supabase:
+            progress.expect(await queue.count_work(supabase, entity))
+    while not databases.stop.is_set():
+        tally = await deliver(databases, entity, action=Action.PUSH)
         if tally.claimed:
             done.run_ids.append(tally.run_id)
         if tally.missed:
-            await tell_missed(bridge, entity, tally.missed)
+            await acknowledge_missed(databases, entity, tally.missed)
         _count(done, tally)
         progress.advance(tally.answered)
         if tally.fault:
             raise tally.fault
-        if tally.claimed < bridge.batch_size or not (tally.answered or tally.aside):
+        if tally.claimed < databases.batch_size or not (tally.answered or tally.postponed):
             break
     if not done.run_ids:
         run = Run(new_run_id("push"), str(entity.workspace_table), str(entity.invalid_table))
-        await _log(bridge, run, 0, 0, 0)
+        await _log(databases, run, 0, 0, 0)
         done.run_ids.append(run.run_id)
 
 
@@ -81,14 +81,14 @@ def _count(done: Pushed, tally: Tally) -> None:
     done.left += tally.outcomes["changed"] + tally.outcomes["busy"]
 
 
-async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
+async def _look(databases: Databases, entity: Entity, done: Pushed) -> None:
     done.pushed, done.gone, done.keys = 0, 0, {}
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         skip = 0
-        while batch := await queue.claim(here, entity, bridge.batch_size, look=True, skip=skip):
-            await send(here, COMMIT)
+        while batch := await queue.claim(supabase, entity, databases.batch_size, read_only=True, skip=skip):
+            await send(supabase, COMMIT)
             skip += len(batch)
-            rows = await invalid.read(there, entity, [delivery.key for delivery in batch])
+            rows = await invalid.read(neon, entity, [delivery.key for delivery in batch])
             for delivery in batch:
                 if row := rows.get(delivery.key):
                     judge(entity, delivery, row.data, row.hash, row.updated_at, Action.PUSH)
@@ -102,12 +102,12 @@ async def _look(bridge: Bridge, entity: Entity, done: Pushed) -> None:
 
 
 async def revalidate(
-    bridge: Bridge, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
+    databases: Databases, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
 ) -> Judged:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entity: whose records.
         stale: only those that another version of the rules refused.
         dry_run: write nothing.
@@ -119,20 +119,20 @@ async def revalidate(
     run = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.invalid_table))
     which = Which.STALE if stale else Which.ALL
     if progress.shown:
-        async with bridge.neon.connection() as there:
-            progress.expect(await invalid.count_pushed(there, entity, which))
+        async with databases.neon.connection() as neon:
+            progress.expect(await invalid.count_pushed(neon, entity, which))
     found = await judge_pushed(
-        bridge, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, progress=progress
+        databases, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, progress=progress
     )
     if not dry_run:
         # What failed was logged with its settlement; the row counts all that was judged.
-        await _log(bridge, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
+        await _log(databases, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
     return found
 
 
-async def _log(bridge: Bridge, run: Run, total: int, passed: int, failed: int) -> None:
-    async with bridge.neon.connection() as there:
-        await send(there, *begin(), invalid.log_run(run, total, passed, failed), COMMIT)
+async def _log(databases: Databases, run: Run, total: int, passed: int, failed: int) -> None:
+    async with databases.neon.connection() as neon:
+        await send(neon, *begin(), invalid.log_run(run, total, passed, failed), COMMIT)
 
 
 @dataclass
@@ -146,7 +146,7 @@ class Promotion:
 
 
 async def promote(
-    bridge: Bridge,
+    databases: Databases,
     entities: Iterable[Entity],
     work: Promotion,
     *,
@@ -156,7 +156,7 @@ async def promote(
     """Judge these records again and promote those that pass.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         entities: the kinds of records that the keys may be of.
         work: the keys; after a fault, call again with the same.
         dry_run: write nothing.
@@ -170,24 +170,24 @@ async def promote(
         psycopg.Error: a database failed; what was promoted stays so.
     """
     progress.expect(len(work.keys) if not work.runs else 0)
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         for entity in entities:
             again = entity.name in work.runs
             if not again:
                 run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
                 work.runs[entity.name] = run, Judged()
             run, mine = work.runs[entity.name]
-            for some in chunks(list(work.keys), bridge.batch_size):
-                rows = await invalid.read(there, entity, some)
+            for some in chunks(list(work.keys), databases.batch_size):
+                rows = await invalid.read(neon, entity, some)
                 # Promoted by this very run, before a connection broke that should have said so.
                 missing = [key for key in some if key not in rows]
-                if done := await invalid.promoted_in(there, entity, run, missing) if again else []:
-                    await tell_gone(bridge, there, here, entity, done, run)
+                if done := await invalid.promoted_in(neon, entity, run, missing) if again else []:
+                    await tell_gone(databases, neon, supabase, entity, done, run)
                 judged = Judged(promoted=done)
                 if rows:
                     judged.add(
                         await judge_rows(
-                            bridge, there, here, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
+                            databases, neon, supabase, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
                         )
                     )
                 mine.add(judged)
@@ -198,7 +198,7 @@ async def promote(
                 refused = len(mine.failed) + len(mine.left)
                 everything = len(mine.promoted) + refused
                 step = invalid.log_run(run, everything, len(mine.promoted), refused)
-                await send(there, *begin(), step, COMMIT)
+                await send(neon, *begin(), step, COMMIT)
     total = Judged(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
     for _, mine in work.runs.values():
         total.add(mine)

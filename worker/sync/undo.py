@@ -18,8 +18,8 @@ from worker.neon.invalid import LEDGER
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send
-from worker.sync.databases import Bridge
-from worker.sync.hearing import Heard, hear
+from worker.sync.catch_up import CaughtUp, catch_up_rows
+from worker.sync.databases import Databases
 
 
 @dataclass
@@ -36,18 +36,18 @@ class Undone:
     """Of what was refused: the tables that may hold such rows and cannot be looked into."""
 
 
-async def keys_of_run(bridge: Bridge, run_id: str) -> list[str]:
+async def keys_of_run(databases: Databases, run_id: str) -> list[str]:
     """The keys that a run promoted, none where there is no such run."""
     statement = sql.SQL("SELECT key FROM {} WHERE run_id = %(run)s AND outcome = 'promoted' ORDER BY id DESC").format(
         LEDGER
     )
-    async with bridge.neon.connection() as there:
-        results = await send(there, *begin(read_only=True), (statement, {"run": run_id}), COMMIT)
+    async with databases.neon.connection() as neon:
+        results = await send(neon, *begin(read_only=True), (statement, {"run": run_id}), COMMIT)
         return [row["key"] for row in results[2].fetchall()]
 
 
 async def undo(
-    bridge: Bridge,
+    databases: Databases,
     keys: Sequence[str],
     done: Undone,
     *,
@@ -60,7 +60,7 @@ async def undo(
     first: nothing that came later, a company's people say, hangs on what goes then.
 
     Args:
-        bridge: both databases.
+        databases: both databases.
         keys: which records.
         done: what was taken back and refused; after a fault, call again with the same.
         run_id: only where this run promoted them.
@@ -79,11 +79,11 @@ async def undo(
     todo = [key for key in dict.fromkeys(keys) if key not in done.undone and key not in done.refused]
     if progress.shown:
         progress.expect(len(todo))
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
-        for key in await _newest_first(there, todo, run_id):
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        for key in await _newest_first(neon, todo, run_id):
             progress.advance(1)
             try:
-                done.undone[key] = await _undo(bridge, there, here, key, run_id, done.run_id, pretences)
+                done.undone[key] = await _undo(databases, neon, supabase, key, run_id, done.run_id, pretences)
             except Refused as refusal:
                 done.refused[key] = str(refusal)
                 if isinstance(refusal, _Held):
@@ -93,13 +93,13 @@ async def undo(
                     raise
                 done.refused[key] = f"the database refuses: {in_one_line(error)}"
             if key in done.refused:
-                await send(there, ROLLBACK)
+                await send(neon, ROLLBACK)
 
 
 async def _undo(
-    bridge: Bridge,
-    there: Connection,
-    here: Connection,
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
     key: str,
     of_run: str | None,
     run_id: str,
@@ -113,51 +113,53 @@ async def _undo(
     Raises:
         Refused: it cannot be taken back.
     """
-    entity, entry = await _last_promotion(there, key, of_run)
+    entity, entry = await _last_promotion(neon, key, of_run)
     if entity is None or entry is None:
-        raise Refused(await _why_not_on_record(there, key, of_run))
+        raise Refused(await _why_not_on_record(neon, key, of_run))
     if entry["undone_in"] and entry["undone_in"] != run_id:
         # A row is told also where the one that took it back had died before it could.
         late = pretences is None and not entry["promoted_again"]
-        told = await _tell(bridge, there, here, entity, key, entry["undone_in"]) if late else ""
+        told = await _tell(databases, neon, supabase, entity, key, entry["undone_in"]) if late else ""
         raise Refused("it was taken back before" + told)
     if entry["undone_in"]:  # by this very run, where a connection broke that should have said so
         said = AS_IT_WAS if entry["master_before"] else REMOVED
     else:
-        said = await _take_back(there, entity, entry, run_id, pretences)
-    return said + (await _tell(bridge, there, here, entity, key, run_id) if pretences is None else "")
+        said = await _take_back(neon, entity, entry, run_id, pretences)
+    return said + (await _tell(databases, neon, supabase, entity, key, run_id) if pretences is None else "")
 
 
-async def _newest_first(there: Connection, keys: Sequence[str], run_id: str | None) -> list[str]:
+async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | None) -> list[str]:
     """The keys by their promotions, the last one first; at the end those of which none is on record."""
     statement = sql.SQL(
         "SELECT key FROM {} WHERE entity = ANY(%(entities)s) AND key = ANY(%(keys)s) AND outcome = 'promoted'"
         " AND (%(run)s::text IS NULL OR run_id = %(run)s) GROUP BY key ORDER BY max(id) DESC"
     ).format(LEDGER)
     params = {"entities": list(ENTITIES), "keys": list(keys), "run": run_id}
-    results = await send(there, *begin(read_only=True), (statement, params), COMMIT)
+    results = await send(neon, *begin(read_only=True), (statement, params), COMMIT)
     return list(dict.fromkeys([*(row["key"] for row in results[2].fetchall()), *keys]))
 
 
-async def _tell(bridge: Bridge, there: Connection, here: Connection, entity: Entity, key: str, run_id: str) -> str:
+async def _tell(
+    databases: Databases, neon: Connection, supabase: Connection, entity: Entity, key: str, run_id: str
+) -> str:
     """Reopen the workspace row, and announce that the promotion was taken back; says so where no row is there.
 
     Where this does not come about, the next pull does it: Neon's ledger says so.
     """
-    heard = Heard()
-    await hear(bridge, there, here, entity, [key], run_id, heard, wait=True)
-    gone = key in heard.absent
+    caught_up = CaughtUp()
+    await catch_up_rows(databases, neon, supabase, entity, [key], run_id, caught_up, wait=True)
+    gone = key in caught_up.absent
     return "; its workspace row is gone: the next pull brings it back" if gone else ""
 
 
-async def _why_not_on_record(there: Connection, key: str, run_id: str | None) -> str:
+async def _why_not_on_record(neon: Connection, key: str, run_id: str | None) -> str:
     statement = sql.SQL(" UNION ALL ").join(
         sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
             entity.master_table.sql, sql.Identifier(entity.key)
         )
         for entity in ENTITIES.values()
     )
-    results = await send(there, *begin(read_only=True), (statement, {"key": key}), COMMIT)
+    results = await send(neon, *begin(read_only=True), (statement, {"key": key}), COMMIT)
     if results[2].fetchone() and not run_id:
         return (
             "it is in the master table, but the ledger has no backup of it: retention removed that, or somebody"
@@ -167,7 +169,7 @@ async def _why_not_on_record(there: Connection, key: str, run_id: str | None) ->
 
 
 async def _last_promotion(
-    there: Connection, key: str, run_id: str | None
+    neon: Connection, key: str, run_id: str | None
 ) -> tuple[Entity | None, dict[str, Any] | None]:
     statement = sql.SQL(
         "SELECT l.*, l.xmin::text AS written_in, later.undone_in, later.promoted_again FROM {ledger} l"
@@ -179,13 +181,13 @@ async def _last_promotion(
         " AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
     ).format(ledger=LEDGER)
     params = {"entities": list(ENTITIES), "key": key, "run": run_id}
-    results = await send(there, *begin(read_only=True), (statement, params), COMMIT)
+    results = await send(neon, *begin(read_only=True), (statement, params), COMMIT)
     row = results[2].fetchone()
     return (ENTITIES[row["entity"]], row) if row else (None, None)
 
 
 async def _take_back(
-    there: Connection, entity: Entity, entry: dict[str, Any], run_id: str, pretences: dict[Table, Pretence] | None
+    neon: Connection, entity: Entity, entry: dict[str, Any], run_id: str, pretences: dict[Table, Pretence] | None
 ) -> str:
     """Take it back in one transaction; with ``pretences``, a dry run's, only say what would come of it.
 
@@ -195,19 +197,19 @@ async def _take_back(
     Raises:
         Refused: it cannot be taken back.
     """
-    now = await standing(there, entity, entry["key"], dry_run=pretences is not None)
-    await check_unchanged(there, entity, entry, now)
+    now = await standing(neon, entity, entry["key"], dry_run=pretences is not None)
+    await check_unchanged(neon, entity, entry, now)
     assert now.master is not None
     before, there_now = entry["master_before"], now.master
     # Put back, only what refers to a column that gets another value is touched.
     event = frozenset(name for name in there_now if there_now[name] != before.get(name)) if before else None
     place = Place(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
-    hanging = await dependents(there, place, event, pretences or {})
+    hanging = await dependents(neon, place, event, pretences or {})
     if hanging:
         raise _Held(hanging)
     if pretences is None:
-        return await restore(there, entity, entry, run_id)
-    await send(there, COMMIT)
+        return await restore(neon, entity, entry, run_id)
+    await send(neon, COMMIT)
     pretence = pretences.setdefault(entity.master_table, Pretence(entity.key))
     pretence.keys.append(entry["key"])
     if before:

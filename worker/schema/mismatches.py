@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from worker.entities.declaration import Entity, Table
 from worker.neon import catalogue
 from worker.neon.catalogue import Column, Found
-from worker.postgres.errors import Lack, SetupMissing
+from worker.postgres.errors import SchemaProblem, SetupMissing
 from worker.postgres.pool import Connection
-from worker.schema import mends, probes
-from worker.schema.probes import Crowd
+from worker.schema import fixes, probes
+from worker.schema.probes import Duplicates
 from worker.schema.shape import NEON, Kind, Shape, Wanted
 
 _WORDS = {
@@ -28,55 +28,57 @@ SEQUENCE = "a sequence ahead of its rows"
 
 
 @dataclass(frozen=True)
-class Misfit:
+class Mismatch:
     """In what a table is not as it has to be."""
 
     shape: Shape
-    lack: Lack
+    problem: SchemaProblem
     by_setup: str = ""
-    """What `setup` adds; empty where an owner has to mend it."""
+    """What `setup` adds; empty where an owner has to fix it."""
     harmless: bool = False
     """Whether all but a pull works nevertheless."""
     hides: bool = False
     """Whether it is row level security, which hides its rows."""
 
 
-def compare(shape: Shape, found: Found, sources: Found | None = None, crowd: Crowd | None = None) -> list[Misfit]:
-    """In what a table is not as it has to be, each with its mend. Pure.
+def compare(
+    shape: Shape, found: Found, sources: Found | None = None, duplicates: Duplicates | None = None
+) -> list[Mismatch]:
+    """In what a table is not as it has to be, each with its fix. Pure.
 
     Args:
         shape: what it has to be.
         found: what it is.
         sources: what the table is that its rows come from, where that is known.
-        crowd: the rows that a mend of its key stumbles over, where that is known.
+        duplicates: the rows that a fix of its key stumbles over, where that is known.
     """
     where = f"{shape.database}'s {shape.table}"
     if not found.kind:
         return [_by_setup(shape, f"table {shape.table}")]
     if found.kind not in ("r", "p"):
-        what = mends.KINDS.get(found.kind, "no table")
-        return [Misfit(shape, Lack(f"{where} is {what}, and has to be a table", mends.aside(found)))]
+        what = fixes.KINDS.get(found.kind, "no table")
+        return [Mismatch(shape, SchemaProblem(f"{where} is {what}, and has to be a table", fixes.aside(found)))]
     if no_way := _no_way(shape, found):
-        return [Misfit(shape, Lack(f"{where} cannot be adopted: {'; '.join(no_way)}", mends.aside(found)))]
-    misfits = [_by_setup(shape, one.name) for one in shape.columns if one.added and one.name not in found.columns]
-    lacks = [
-        lack
+        return [Mismatch(shape, SchemaProblem(f"{where} cannot be adopted: {'; '.join(no_way)}", fixes.aside(found)))]
+    mismatches = [_by_setup(shape, one.name) for one in shape.columns if one.added and one.name not in found.columns]
+    problems = [
+        problem
         for one in shape.columns
-        for lack in (
+        for problem in (
             _column(shape, found, one, found.columns[one.name]) if one.name in found.columns else _missing(found, one)
         )
     ]
-    lacks += [*_unique(shape, found, crowd), *_unfilled(shape, found, sources)]
-    return misfits + [Misfit(shape, Lack(f"{where}{lack.text}", lack.hint)) for lack in lacks]
+    problems += [*_unique(shape, found, duplicates), *_unfilled(shape, found, sources)]
+    return mismatches + [Mismatch(shape, SchemaProblem(f"{where}{problem.text}", problem.hint)) for problem in problems]
 
 
-def _by_setup(shape: Shape, what: str) -> Misfit:
+def _by_setup(shape: Shape, what: str) -> Mismatch:
     text = f"{shape.database} has no {what}" if " " in what else f"{shape.database}'s {shape.table} lacks {what}"
-    return Misfit(shape, Lack(text, mends.SETUP), by_setup=what)
+    return Mismatch(shape, SchemaProblem(text, fixes.SETUP), by_setup=what)
 
 
 def _no_way(shape: Shape, found: Found) -> list[str]:
-    """Why no statement makes this table what it has to be."""
+    """Cause no statement makes this table what it has to be."""
     if shape.key is None:
         return []
     if shape.key in found.columns:
@@ -94,19 +96,19 @@ def _no_way(shape: Shape, found: Found) -> list[str]:
     return [f"it has no {shape.key}", *others]
 
 
-def _missing(found: Found, wanted: Wanted) -> Iterator[Lack]:
+def _missing(found: Found, wanted: Wanted) -> Iterator[SchemaProblem]:
     if wanted.added:
         return
-    type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else mends.TYPES.get(wanted.kind, "TEXT")
+    type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else fixes.TYPES.get(wanted.kind, "TEXT")
     text = f" lacks {wanted.name}: if it has another name now, give it back its own, else add it"
-    yield Lack(text, mends.alter(found, f"ADD COLUMN {wanted.name} {type_}"))
+    yield SchemaProblem(text, fixes.alter(found, f"ADD COLUMN {wanted.name} {type_}"))
 
 
-def _column(shape: Shape, found: Found, wanted: Wanted, column: Column) -> Iterator[Lack]:
+def _column(shape: Shape, found: Found, wanted: Wanted, column: Column) -> Iterator[SchemaProblem]:
     name = f".{column.name}"
     if not wanted.read and (column.generated or (column.identity == "a" and wanted.name != "id")):
         how = "generated" if column.generated else "GENERATED ALWAYS AS IDENTITY"
-        yield Lack(f"{name} is {how}, and the worker has to write it", mends.plain(found, column, wanted.kind))
+        yield SchemaProblem(f"{name} is {how}, and the worker has to write it", fixes.plain(found, column, wanted.kind))
         return
     if not _fits(wanted, column):
         needs = _WORDS[wanted.kind].format(least=wanted.least) + (
@@ -116,21 +118,21 @@ def _column(shape: Shape, found: Found, wanted: Wanted, column: Column) -> Itera
             if wanted.whole and wanted.kind is Kind.TIME
             else ""
         )
-        held = mends.held_by(column)
+        held = fixes.held_by(column)
         free = f", which {', '.join(held)} must make room for and be made again after" if held else ""
-        yield Lack(
+        yield SchemaProblem(
             f"{name} is of type {column.type}, and has to be {needs}{free}",
-            mends.retype(found, column, wanted.kind, wanted.default),
+            fixes.retype(found, column, wanted.kind, wanted.default),
         )
     elif wanted.name == "id" and shape.numbered and not column.default:
-        yield Lack(f"{name} has no default: nobody numbers new rows", mends.numbered(found, column))
+        yield SchemaProblem(f"{name} has no default: nobody numbers new rows", fixes.numbered(found, column))
     if wanted.empty and column.default:
-        yield Lack(
+        yield SchemaProblem(
             f"{name} has a default, and has to be empty until the worker says otherwise",
-            mends.alter(found, f"ALTER COLUMN {column.quoted} DROP DEFAULT"),
+            fixes.alter(found, f"ALTER COLUMN {column.quoted} DROP DEFAULT"),
         )
     if wanted.empty and column.not_null:
-        yield Lack(f"{name} is NOT NULL, and the worker empties it", mends.nullable(found, column))
+        yield SchemaProblem(f"{name} is NOT NULL, and the worker empties it", fixes.nullable(found, column))
 
 
 def _fits(wanted: Wanted, column: Column) -> bool:
@@ -168,7 +170,7 @@ def _fits_text(wanted: Wanted, column: Column) -> bool:
             return wanted.loose and column.category == "E"
 
 
-def _unique(shape: Shape, found: Found, crowd: Crowd | None) -> Iterator[Lack]:
+def _unique(shape: Shape, found: Found, duplicates: Duplicates | None) -> Iterator[SchemaProblem]:
     if shape.key is None:
         return
     column = found.columns[shape.key]
@@ -176,23 +178,23 @@ def _unique(shape: Shape, found: Found, crowd: Crowd | None) -> Iterator[Lack]:
     slow = [one for one in by if not one.immediate]
     if not by:
         first = (
-            f"; it has {crowd.rows} rows with the key {crowd.key}, which have to become one first"
-            if crowd and crowd.rows
+            f"; it has {duplicates.rows} rows with the key {duplicates.key}, which have to become one first"
+            if duplicates and duplicates.rows
             else ""
         )
-        yield Lack(f".{shape.key} is not unique by itself in all rows{first}", mends.unique(found, column))
+        yield SchemaProblem(f".{shape.key} is not unique by itself in all rows{first}", fixes.unique(found, column))
     elif shape.upserted and slow:
         text = f".{shape.key} is unique by a DEFERRABLE constraint, which ON CONFLICT cannot go by"
-        yield Lack(text, mends.unique(found, column, slow))
+        yield SchemaProblem(text, fixes.unique(found, column, slow))
     if not column.not_null:
         first = (
-            f"; {crowd.none} {'row has' if crowd.none == 1 else 'rows have'} none, and must go first"
-            if crowd and crowd.none
+            f"; {duplicates.none} {'row has' if duplicates.none == 1 else 'rows have'} none, and must go first"
+            if duplicates and duplicates.none
             else ""
         )
-        yield Lack(
+        yield SchemaProblem(
             f".{shape.key} may be empty, and a row without key belongs to no record{first}",
-            mends.alter(found, f"ALTER COLUMN {column.quoted} SET NOT NULL"),
+            fixes.alter(found, f"ALTER COLUMN {column.quoted} SET NOT NULL"),
         )
 
 
@@ -202,23 +204,23 @@ def _needed(shape: Shape, found: Found) -> list[str]:
     return [one.name for one in found.columns.values() if one.needed and one.name not in shape.filled]
 
 
-def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[Lack]:
+def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[SchemaProblem]:
     known = {one.name for one in shape.columns if one.empty or (one.name == "id" and shape.numbered)}
     for name in _needed(shape, found):
         if name not in known:
             text = f".{name} is NOT NULL without default, and the worker does not fill it"
-            yield Lack(text, mends.nullable(found, found.columns[name]))
+            yield SchemaProblem(text, fixes.nullable(found, found.columns[name]))
     for name, source in shape.sources.items() if sources else ():
         assert sources is not None
         column, its = found.columns.get(name), sources.columns.get(source)
         if column and column.not_null and (its is None or not its.not_null) and column.writable:
             text = f".{name} is NOT NULL, and may be empty in Neon's {shape.source}"
-            yield Lack(text, mends.nullable(found, column))
+            yield SchemaProblem(text, fixes.nullable(found, column))
 
 
-def _hidden(shape: Shape, found: Found) -> Misfit:
+def _hidden(shape: Shape, found: Found) -> Mismatch:
     text = f"{shape.database}'s {shape.table} hides rows from this role by row-level security: its work would go unseen"
-    return Misfit(shape, Lack(text, mends.policy(found)), hides=True)
+    return Mismatch(shape, SchemaProblem(text, fixes.policy(found)), hides=True)
 
 
 async def examine(
@@ -227,7 +229,7 @@ async def examine(
     wanted: Iterable[Shape],
     entities: Iterable[Entity],
     sources: Mapping[Table, Found],
-) -> tuple[list[Misfit], dict[Table, Found]]:
+) -> tuple[list[Mismatch], dict[Table, Found]]:
     """Compare a database's tables with what they have to be: two round trips, where they are.
 
     Args:
@@ -241,22 +243,22 @@ async def examine(
         In what they are not, and what was found.
     """
     shapes = [shape for shape in wanted if shape.database == database]
-    found = await catalogue.look(connection, [shape.table for shape in shapes])
-    misfits: list[Misfit] = []
+    found = await catalogue.read(connection, [shape.table for shape in shapes])
+    mismatches: list[Mismatch] = []
     for shape in shapes:
         its = found[shape.table]
-        crowd = None
+        duplicates = None
         if shape.key in its.columns and its.kind in ("r", "p"):
             open_ = not its.columns[shape.key].not_null or not any(u.columns == (shape.key,) for u in its.unique)
-            crowd = await probes.crowd(connection, shape.table, shape.key) if open_ else None
-        misfits += compare(shape, its, sources.get(shape.source) if shape.source else None, crowd)
-        misfits += [_hidden(shape, its)] if its.blind else []
-    at_fault = {misfit.shape.subject for misfit in misfits if not misfit.by_setup}
+            duplicates = await probes.duplicates(connection, shape.table, shape.key) if open_ else None
+        mismatches += compare(shape, its, sources.get(shape.source) if shape.source else None, duplicates)
+        mismatches += [_hidden(shape, its)] if its.blind else []
+    at_fault = {mismatch.shape.subject for mismatch in mismatches if not mismatch.by_setup}
     if database == NEON:
         sound = [entity for entity in entities if f"{entity.name}: Neon's tables" not in at_fault]
         unfit = await probes.unfit(connection, sound, found)
-        misfits += [
-            Misfit(shape, _untaken(shape, found[shape.table], name, value))
+        mismatches += [
+            Mismatch(shape, _untaken(shape, found[shape.table], name, value))
             for shape in shapes
             for name, value in unfit.get(shape.table, {}).items()
         ]
@@ -265,8 +267,8 @@ async def examine(
         for shape in shapes
         if shape.numbered and shape.subject not in at_fault and "id" in found[shape.table].columns
     ]
-    misfits += await _behind(connection, numbered, found)
-    return misfits, found
+    mismatches += await _behind(connection, numbered, found)
+    return mismatches, found
 
 
 async def require(connection: Connection, wanted: Sequence[Shape]) -> None:
@@ -275,40 +277,40 @@ async def require(connection: Connection, wanted: Sequence[Shape]) -> None:
     Raises:
         SetupMissing: one is not as it has to be.
     """
-    found = await catalogue.look(connection, [shape.table for shape in wanted])
-    if misfits := [misfit for shape in wanted for misfit in compare(shape, found[shape.table])]:
-        raise SetupMissing(lacks_of(misfits))
+    found = await catalogue.read(connection, [shape.table for shape in wanted])
+    if mismatches := [mismatch for shape in wanted for mismatch in compare(shape, found[shape.table])]:
+        raise SetupMissing(problems_of(mismatches))
 
 
-def _untaken(shape: Shape, found: Found, name: str, value: str) -> Lack:
+def _untaken(shape: Shape, found: Found, name: str, value: str) -> SchemaProblem:
     column = found.columns[name]
     text = f"{shape.database}'s {shape.table}.{name} is of type {column.type}, and has to take {value}"
     kind = Kind.TIME if value.startswith("timestamp") else Kind.INTEGER if value == "integer" else Kind.TEXT
-    return Lack(text, mends.retype(found, column, kind, None))
+    return SchemaProblem(text, fixes.retype(found, column, kind, None))
 
 
-async def _behind(connection: Connection, shapes: Sequence[Shape], found: Mapping[Table, Found]) -> list[Misfit]:
+async def _behind(connection: Connection, shapes: Sequence[Shape], found: Mapping[Table, Found]) -> list[Mismatch]:
     """The tables whose sequence would give a number that is taken."""
     ids = {shape.table: found[shape.table].columns["id"] for shape in shapes}
     numbers = await probes.numbering(
         connection, [(table, column.sequence) for table, column in ids.items() if column.sequence]
     )
     return [
-        Misfit(shape, Lack(
+        Mismatch(shape, SchemaProblem(
             f"{shape.database}'s {shape.table} has rows up to id {numbers[shape.table].highest}, and its sequence goes"
             f" on with {numbers[shape.table].next}: new {'rows' if shape.own else 'records'} would be refused",
-            mends.SETUP if shape.own else mends.caught_up(found[shape.table], ids[shape.table]),
+            fixes.SETUP if shape.own else fixes.caught_up(found[shape.table], ids[shape.table]),
         ), by_setup=SEQUENCE if shape.own else "", harmless=True)
         for shape in shapes
         if shape.table in numbers and numbers[shape.table].next <= numbers[shape.table].highest
     ]  # fmt: skip
 
 
-def lacks_of(misfits: Sequence[Misfit]) -> list[Lack]:
+def problems_of(mismatches: Sequence[Mismatch]) -> list[SchemaProblem]:
     """A line for each, but one for all that `setup` adds."""
-    lacks = [misfit.lack for misfit in misfits if not misfit.by_setup]
-    adds = [misfit for misfit in misfits if misfit.by_setup]
+    problems = [mismatch.problem for mismatch in mismatches if not mismatch.by_setup]
+    adds = [mismatch for mismatch in mismatches if mismatch.by_setup]
     if len(adds) > 1:
-        text = "; ".join(dict.fromkeys(misfit.lack.text for misfit in adds))
-        return [*lacks, Lack(text, mends.SETUP)]
-    return [*lacks, *(misfit.lack for misfit in adds)]
+        text = "; ".join(dict.fromkeys(mismatch.problem.text for mismatch in adds))
+        return [*problems, SchemaProblem(text, fixes.SETUP)]
+    return [*problems, *(mismatch.problem for mismatch in adds)]

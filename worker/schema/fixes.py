@@ -1,4 +1,4 @@
-"""The statements that mend a table, ready to be pasted by its owner. Pure."""
+"""The statements that fix a table, ready to be pasted by its owner. Pure."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def aside(found: Found) -> str:
     """Make room for a table of `setup`'s own, which brings indexes of the same names as these may have."""
     schema = found.sql.rpartition(".")[0]
     indexes = [f" ALTER INDEX {schema}.{name} RENAME TO {_aside(name)};" for name in found.indexes]
-    statement = f"ALTER {_RENAMED.get(found.kind, 'TABLE')} {found.sql} RENAME TO {found.aside};"
+    statement = f"ALTER {_RENAMED.get(found.kind, 'TABLE')} {found.sql} RENAME TO {found.spare_name};"
     return f"let `setup` make its own after {statement}{''.join(indexes)}"
 
 

@@ -12,7 +12,7 @@ from worker.domain.model import Data
 from worker.entities.declaration import Entity, data_of
 from worker.neon import invalid
 from worker.postgres.pool import COMMIT, Connection, begin, send
-from worker.supabase.parts import Refusals, in_parts
+from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.queue import RELEASED, release
 
 PAGE = 5_000
@@ -45,13 +45,13 @@ async def _waiting(connection: Connection, entity: Entity, after: str, limit: in
     ]
 
 
-async def wake_waiting(there: Connection, here: Connection, entity: Entity, refusals: Refusals) -> int:
+async def wake_waiting(neon: Connection, supabase: Connection, entity: Entity, refusals: Refusals) -> int:
     """Release every waiting row whose requirements are met by now, whose record is not in Neon any more, or whose
     record has changed there since both sides agreed on it: it may wait for something else now. One page after another.
 
     Args:
-        there: to Neon.
-        here: to Supabase.
+        neon: to Neon.
+        supabase: to Supabase.
         entity: whose rows.
         refusals: counts those that the workspace does not let go.
 
@@ -65,19 +65,19 @@ async def wake_waiting(there: Connection, here: Connection, entity: Entity, refu
         refusals.add(entity, key, error)
 
     released, after = 0, ""
-    while page := await _waiting(here, entity, after, PAGE):
+    while page := await _waiting(supabase, entity, after, PAGE):
         after = page[-1].key
-        ready = await invalid.ready(there, entity, {row.key: row.data for row in page})
+        ready = await invalid.ready(neon, entity, {row.key: row.data for row in page})
         left = {row.key: row.snapshot for row in page}
         for key in ready:
             del left[key]
         for keys, note in (
             (ready, RELEASED),
-            (await invalid.corrected(there, entity, left), CORRECTED),
+            (await invalid.corrected(neon, entity, left), CORRECTED),
         ):
 
             async def let_go(some: Sequence[str], note: str = note) -> None:
-                await send(here, *begin(), release(entity, some, by=entity.key, note=note), COMMIT)
+                await send(supabase, *begin(), release(entity, some, by=entity.key, note=note), COMMIT)
 
-            released += await in_parts(here, let_go, keys, refuse) if keys else 0
+            released += await in_parts(supabase, let_go, keys, refuse) if keys else 0
     return released

@@ -18,13 +18,13 @@ from worker.neon import invalid, ledger
 from worker.neon.invalid import InvalidRow
 from worker.neon.ledger import Spoken, Standing
 from worker.postgres.pool import COMMIT, Connection, Step, begin, send
-from worker.supabase import keeping, queue, receipts
-from worker.supabase.keeping import Refresh
-from worker.supabase.parts import Refusals, in_parts
+from worker.supabase import queue, receipts, workspace
+from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import read_position
 from worker.supabase.queue import LEFT_NOTE, RELEASED, Reply, Row
-from worker.sync.databases import Bridge
-from worker.sync.deliver import news_of
+from worker.supabase.workspace import Refresh
+from worker.sync.databases import Databases
+from worker.sync.deliver import outcome_events_of
 from worker.sync.judging import agreed_on
 from worker.sync.replies import (
     CARRIED_NOTE,
@@ -40,7 +40,7 @@ from worker.sync.replies import (
 
 
 @dataclass
-class Heard:
+class CaughtUp:
     """What a round of telling did."""
 
     told: int = 0
@@ -57,7 +57,7 @@ class Heard:
     refusals: Refusals = field(default_factory=lambda: Refusals("reply.refused"))
     """What the workspace did not take of what its rows were told: that is passed over."""
 
-    def add(self, other: Heard) -> None:
+    def add(self, other: CaughtUp) -> None:
         """Count some rows more."""
         self.told += other.told
         self.older += other.older
@@ -68,21 +68,21 @@ class Heard:
 
 
 async def catch_up(
-    bridge: Bridge,
-    there: Connection,
-    here: Connection,
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
     entity: Entity,
     after: int,
     run_id: str,
     *,
     dry_run: bool = False,
-) -> Heard:
+) -> CaughtUp:
     """Tell every row what the ledger says of it after an id, and it was not told.
 
     Args:
-        bridge: both databases.
-        there: to Neon.
-        here: to Supabase.
+        databases: both databases.
+        neon: to Neon.
+        supabase: to Supabase.
         entity: whose rows.
         after: the ledger's id.
         run_id: what it is announced under.
@@ -91,24 +91,31 @@ async def catch_up(
     Raises:
         psycopg.Error: a database failed; catch up again.
     """
-    heard = Heard()
-    while chunk := await ledger.spoken(there, entity, after):
+    caught_up = CaughtUp()
+    while chunk := await ledger.spoken(neon, entity, after):
         after = chunk.last
-        unheard = await receipts.unheard(here, entity, chunk.latest, chunk.versions)
-        keys, heard.queued = unheard.keys, heard.queued or bool(unheard.queued)
+        unacknowledged = await receipts.unacknowledged(supabase, entity, chunk.latest, chunk.versions)
+        keys, caught_up.queued = unacknowledged.keys, caught_up.queued or bool(unacknowledged.queued)
         # Their delivery tells of the newer version alone; what came after that, the next pull reads.
-        heard.held |= bool(await _newer(there, here, entity, unheard.queued))
-        await _wake_newer(there, here, entity, unheard.waiting, dry_run=dry_run)
-        heard.absent = (heard.absent - chunk.latest.keys()) | (unheard.absent & chunk.open)
-        for start in range(0, len(keys), bridge.batch_size):
-            await hear(
-                bridge, there, here, entity, keys[start : start + bridge.batch_size], run_id, heard, dry_run=dry_run
+        caught_up.held |= bool(await _newer(neon, supabase, entity, unacknowledged.queued))
+        await _wake_newer(neon, supabase, entity, unacknowledged.waiting, dry_run=dry_run)
+        caught_up.absent = (caught_up.absent - chunk.latest.keys()) | (unacknowledged.absent & chunk.open)
+        for start in range(0, len(keys), databases.batch_size):
+            await catch_up_rows(
+                databases,
+                neon,
+                supabase,
+                entity,
+                keys[start : start + databases.batch_size],
+                run_id,
+                caught_up,
+                dry_run=dry_run,
             )
-    heard.refusals.sum_up(entity)
-    return heard
+    caught_up.refusals.sum_up(entity)
+    return caught_up
 
 
-async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) -> bool:
+async def acknowledge_missed(databases: Databases, entity: Entity, keys: Sequence[str] = ()) -> bool:
     """Tell rows that could not be told when their batch was settled: these, or all since the last pull.
 
     Returns:
@@ -118,25 +125,25 @@ async def tell_missed(bridge: Bridge, entity: Entity, keys: Sequence[str] = ()) 
         psycopg.Error: a database failed; tell again.
     """
     run_id = new_run_id("tell")
-    async with bridge.neon.connection() as there, bridge.supabase.connection() as here:
+    async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         if keys:
-            heard = Heard()
-            await hear(bridge, there, here, entity, keys, run_id, heard)
-            heard.refusals.sum_up(entity)
+            caught_up = CaughtUp()
+            await catch_up_rows(databases, neon, supabase, entity, keys, run_id, caught_up)
+            caught_up.refusals.sum_up(entity)
         else:
-            position = await read_position(here, entity)
-            heard = await catch_up(bridge, there, here, entity, position.ledger_id or 0, run_id)
-    return not (heard.held or heard.queued)
+            position = await read_position(supabase, entity)
+            caught_up = await catch_up(databases, neon, supabase, entity, position.ledger_id or 0, run_id)
+    return not (caught_up.held or caught_up.queued)
 
 
-async def hear(
-    bridge: Bridge,
-    there: Connection,
-    here: Connection,
+async def catch_up_rows(
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
     entity: Entity,
     keys: Sequence[str],
     run_id: str,
-    heard: Heard,
+    caught_up: CaughtUp,
     *,
     dry_run: bool = False,
     wait: bool = False,
@@ -145,13 +152,13 @@ async def hear(
     does not change is passed over, but where one waits to know of it.
 
     Args:
-        bridge: both databases.
-        there: to Neon.
-        here: to Supabase.
+        databases: both databases.
+        neon: to Neon.
+        supabase: to Supabase.
         entity: whose rows.
         keys: which.
         run_id: what it is announced under.
-        heard: counts what was done.
+        caught_up: counts what was done.
         dry_run: write nothing, and count.
         wait: for whoever holds a row; else it is left for the next time.
 
@@ -159,53 +166,53 @@ async def hear(
         psycopg.Error: a database failed; tell again.
     """
     if wait:
-        await _hear(bridge, there, here, entity, keys, run_id, heard, dry_run=dry_run, wait=True)
+        await _catch_up_rows(databases, neon, supabase, entity, keys, run_id, caught_up, dry_run=dry_run, wait=True)
         return
 
     async def some(part: Sequence[str]) -> None:
-        mine = Heard()
-        await _hear(bridge, there, here, entity, part, run_id, mine, dry_run=dry_run, wait=False)
-        heard.add(mine)
+        mine = CaughtUp()
+        await _catch_up_rows(databases, neon, supabase, entity, part, run_id, mine, dry_run=dry_run, wait=False)
+        caught_up.add(mine)
 
     async def refuse(key: str, error: psycopg.Error) -> None:
-        heard.refusals.add(entity, key, error)
+        caught_up.refusals.add(entity, key, error)
 
-    await in_parts(here, some, keys, refuse)
+    await in_parts(supabase, some, keys, refuse)
 
 
-async def _hear(
-    bridge: Bridge,
-    there: Connection,
-    here: Connection,
+async def _catch_up_rows(
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
     entity: Entity,
     keys: Sequence[str],
     run_id: str,
-    heard: Heard,
+    caught_up: CaughtUp,
     *,
     dry_run: bool,
     wait: bool,
 ) -> None:
-    rows = await queue.lock(here, entity, keys, look=dry_run, wait=wait)
+    rows = await queue.lock(supabase, entity, keys, read_only=dry_run, wait=wait)
     if wait:
-        heard.absent |= {key for key in keys if key not in rows}
+        caught_up.absent |= {key for key in keys if key not in rows}
     else:
-        heard.held |= len(rows) < len(keys)
-    standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
-    fresh = await invalid.read(there, entity, list(rows)) if rows else {}
+        caught_up.held |= len(rows) < len(keys)
+    standings = await ledger.standings(neon, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    fresh = await invalid.read(neon, entity, list(rows)) if rows else {}
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
     became: list[tuple[str, str, str | None]] = []
     for key, row in rows.items():
         standing = standings[key]
         if row.queued and not _was_undone_as_it_stands(row, standing):
-            heard.queued = True  # since a moment ago
+            caught_up.queued = True  # since a moment ago
             continue
         if (said := _unheard(row, standing)) is None:
             continue
         if not standing.forgotten and _told_before(row, said):
             refreshes.append(_as_it_is(row, said))
             continue
-        heard.older += is_older(row.delivery, said.sent)
+        caught_up.older += is_older(row.delivery, said.sent)
         word = _say(entity, row, standing, said, fresh.get(key))
         if word is None:
             continue
@@ -214,19 +221,19 @@ async def _hear(
             replies.append(word)
         else:
             refreshes.append(word)
-    heard.told += len(became)
-    heard.words |= {key: outcome for key, outcome, _ in became}
+    caught_up.told += len(became)
+    caught_up.words |= {key: outcome for key, outcome, _ in became}
     if dry_run:
-        await send(here, COMMIT)
+        await send(supabase, COMMIT)
         return
     steps: list[Step] = []
     if replies:
         steps.append(queue.acknowledge(entity, replies))
     if refreshes:
-        steps.append(keeping.refresh(entity, refreshes))
+        steps.append(workspace.refresh(entity, refreshes))
     woken = [reply.key for reply in replies if reply.code == Code.PROMOTED]
     steps += queue.releases(entity, woken)
-    await send(here, *steps, *news_of(bridge, entity, run_id, became), COMMIT)
+    await send(supabase, *steps, *outcome_events_of(databases, entity, run_id, became), COMMIT)
 
 
 def newer_version(row: Row, standing: Standing) -> datetime | None:
@@ -254,7 +261,7 @@ def _unheard(row: Row, standing: Standing) -> Spoken | None:
     return said if said and (told is None or said.receipt.id > told.id) else None
 
 
-async def older_than_carried(there: Connection, here: Connection, entity: Entity, after: int) -> list[str]:
+async def older_than_carried(neon: Connection, supabase: Connection, entity: Entity, after: int) -> list[str]:
     """The keys of rows that are older than what was carried of them, by what the ledger says after an id: their
     database was restored. Writes nothing.
 
@@ -262,36 +269,36 @@ async def older_than_carried(there: Connection, here: Connection, entity: Entity
         psycopg.Error: a database failed.
     """
     found: list[str] = []
-    while chunk := await ledger.spoken(there, entity, after):
+    while chunk := await ledger.spoken(neon, entity, after):
         after = chunk.last
-        if not (keys := (await receipts.unheard(here, entity, chunk.latest, chunk.versions)).keys):
+        if not (keys := (await receipts.unacknowledged(supabase, entity, chunk.latest, chunk.versions)).keys):
             continue
         found += [
             row.delivery.key
-            for row, said in await _newer(there, here, entity, keys)
+            for row, said in await _newer(neon, supabase, entity, keys)
             if said and is_older(row.delivery, said.sent) and not _told_before(row, said)
         ]
     return found
 
 
 async def _wake_newer(
-    there: Connection, here: Connection, entity: Entity, keys: Sequence[str], *, dry_run: bool
+    neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str], *, dry_run: bool
 ) -> None:
     """Put waiting rows of which Neon knows a newer version back in the queue: their delivery tells of that."""
-    newer = [row.delivery.key for row, _ in await _newer(there, here, entity, keys) if row.code != Code.LOST]
+    newer = [row.delivery.key for row, _ in await _newer(neon, supabase, entity, keys) if row.code != Code.LOST]
     if newer and not dry_run:
-        await send(here, *begin(), queue.release(entity, newer, by=entity.key), COMMIT)
+        await send(supabase, *begin(), queue.release(entity, newer, by=entity.key), COMMIT)
 
 
 async def _newer(
-    there: Connection, here: Connection, entity: Entity, keys: Sequence[str]
+    neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str]
 ) -> list[tuple[Row, Spoken | None]]:
     """Those of the rows of which Neon knows a newer version, and the latest that the ledger says of them."""
     if not keys:
         return []
-    rows = await queue.lock(here, entity, keys, look=True)
-    await send(here, COMMIT)
-    standings = await ledger.standings(there, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    rows = await queue.lock(supabase, entity, keys, read_only=True)
+    await send(supabase, COMMIT)
+    standings = await ledger.standings(neon, entity, {key: row.delivery.receipt for key, row in rows.items()})
     return [(row, standings[key].latest) for key, row in rows.items() if newer_version(row, standings[key])]
 
 

@@ -12,8 +12,8 @@ import psycopg
 import structlog
 
 from worker.entities.declaration import Entity
-from worker.postgres.errors import Lack, SetupMissing, in_one_line, is_about_records
-from worker.postgres.hints import hint
+from worker.postgres.errors import SchemaProblem, SetupMissing, in_one_line, is_about_records
+from worker.postgres.hints import hint_for
 from worker.postgres.pool import ROLLBACK, Connection, send
 
 log = structlog.get_logger("worker.pull")
@@ -57,12 +57,14 @@ class Refusals:
         if self.first and self.refused > MOST_REFUSED and self.refused > self.taken:
             key, error = self.first
             what = f"Supabase's {entity.workspace_table} refuses more than {MOST_REFUSED} {entity.plural}"
-            mend = hint(error) or "mend what refuses them, a trigger or a constraint: the pull goes on by itself then"
-            raise SetupMissing([Lack(f"{what}, {key} as the first: {in_one_line(error)}", mend)]) from error
+            hint = (
+                hint_for(error) or "fix what refuses them, a trigger or a constraint: the pull goes on by itself then"
+            )
+            raise SetupMissing([SchemaProblem(f"{what}, {key} as the first: {in_one_line(error)}", hint)]) from error
 
 
 async def in_parts(
-    here: Connection,
+    supabase: Connection,
     step: Callable[[Sequence[T]], Awaitable[None]],
     items: Sequence[T],
     refused: Callable[[T, psycopg.Error], Awaitable[None]],
@@ -70,7 +72,7 @@ async def in_parts(
     """Do a step for all of these; where the workspace refuses some of them, for all the others.
 
     Args:
-        here: to Supabase.
+        supabase: to Supabase.
         step: does it, in transactions of its own.
         items: what to do it for.
         refused: told of each for which it cannot be done, and why; what it raises ends all of it.
@@ -87,11 +89,11 @@ async def in_parts(
         # Neon was only read, or booked what the workspace had taken.
         if not is_about_records(error) or getattr(error, "database", None) == "Neon":
             raise
-        await send(here, ROLLBACK)
+        await send(supabase, ROLLBACK)
         if len(items) == 1:
             await refused(items[0], error)
             return 0
         half = len(items) // 2
-        first = await in_parts(here, step, items[:half], refused)
-        return first + await in_parts(here, step, items[half:], refused)
+        first = await in_parts(supabase, step, items[:half], refused)
+        return first + await in_parts(supabase, step, items[half:], refused)
     return len(items)

@@ -10,9 +10,9 @@ from worker.domain.model import Code, Data, Delivery, Merged, Outcome, Receipt, 
 from worker.entities.declaration import Entity
 from worker.neon.invalid import Entry, InvalidRow
 from worker.neon.ledger import Standing, heard_at_least
-from worker.supabase.keeping import Refresh
 from worker.supabase.queue import RELEASED, Reply, Row
-from worker.sync.hearing import promoted
+from worker.supabase.workspace import Refresh
+from worker.sync.catch_up import promoted
 from worker.sync.judging import agreed_on, last_word
 from worker.sync.replies import adopted
 from worker.sync.restore import Comparison

@@ -16,7 +16,7 @@ LIMIT = 10_000
 """Rows of an entity that are kept at most; further ones are met again with the next batch."""
 
 
-class Why(Enum):
+class Cause(Enum):
     """What holds a row up: first and longest pause in seconds."""
 
     HELD = (0.5, 30.0)
@@ -24,20 +24,20 @@ class Why(Enum):
     REPLY = (1.0, 60.0)
     """The workspace refuses what the row is to be told."""
     FAULT = (2.0, 30.0)
-    """Neon refuses every record of the entity the same way: an operator has to mend it."""
+    """Neon refuses every record of the entity the same way: an operator has to fix it."""
 
 
 @dataclass(slots=True)
 class _Row:
     version: datetime | None
-    why: Why
+    cause: Cause
     text: str
     pause: float
     due: float
     reply: object
 
 
-class Aside:
+class Postponed:
     """The rows of one entity that are passed over, each until it is due or edited."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -49,11 +49,11 @@ class Aside:
         self._clock = clock
         self._rows: dict[str, _Row] = {}
 
-    def put(self, why: Why, rows: Iterable[tuple[str, datetime | None]], text: str, reply: object = None) -> int:
+    def put(self, cause: Cause, rows: Iterable[tuple[str, datetime | None]], text: str, reply: object = None) -> int:
         """Pass these rows over, for longer each time the same version of a row is met.
 
         Args:
-            why: what holds them up.
+            cause: what holds them up.
             rows: key and version of each.
             text: the server's own reason.
             reply: what the row is to be told.
@@ -61,15 +61,15 @@ class Aside:
         Returns:
             How many were put aside: there may be too many.
         """
-        first, longest = why.value
+        first, longest = cause.value
         put = 0
         for key, version in rows:
             old = self._rows.get(key)
-            again = old is not None and old.why is why and old.version == version
+            again = old is not None and old.cause is cause and old.version == version
             if old is None and len(self._rows) >= LIMIT:
                 continue
             pause = min(old.pause * 2, longest) if old and again else first
-            self._rows[key] = _Row(version, why, text, pause, self._clock() + pause, reply)
+            self._rows[key] = _Row(version, cause, text, pause, self._clock() + pause, reply)
             put += 1
         return put
 
@@ -78,19 +78,21 @@ class Aside:
         for key in keys:
             self._rows.pop(key, None)
 
-    def seals(self) -> list[str]:
+    def row_versions(self) -> list[str]:
         """What the claim knows the rows by that it is to pass over: an edited one is another."""
         return [f"{key}|{stamp(row.version) if row.version else ''}" for key, row in self._rows.items()]
 
-    def due(self, limit: int, *, told: bool) -> list[str]:
+    def due(self, limit: int, *, acknowledge: bool) -> list[str]:
         """The keys of rows that are to be tried again by now.
 
         Args:
             limit: keys at most.
-            told: those that have only to be told; else those that have to be settled.
+            acknowledge: those whose row has only to be acknowledged; else those that have to be settled.
         """
         now = self._clock()
-        return [key for key, row in self._rows.items() if row.due <= now and (row.why is Why.REPLY) is told][:limit]
+        return [key for key, row in self._rows.items() if row.due <= now and (row.cause is Cause.REPLY) is acknowledge][
+            :limit
+        ]
 
     def replies(self, keys: Iterable[str]) -> list[object]:
         """What these rows are to be told."""
@@ -100,7 +102,7 @@ class Aside:
         """Seconds until the next row is to be tried again; None where there is none."""
         return max(0.0, min(row.due for row in self._rows.values()) - self._clock()) if self._rows else None
 
-    def told(self, why: Why) -> tuple[int, str]:
+    def summary(self, cause: Cause) -> tuple[int, str]:
         """How many rows are passed over for this, and the latest reason."""
-        texts = [row.text for row in self._rows.values() if row.why is why]
+        texts = [row.text for row in self._rows.values() if row.cause is cause]
         return len(texts), texts[-1] if texts else ""
