@@ -156,7 +156,7 @@ def test_what_is_put_aside_again_and_again_is_tried_less_often_and_an_edit_at_on
         aside.put(Cause.HELD, [(company(1), version)], "held")
         assert aside.next_due() == pause
         now[0] += pause
-        assert aside.due(10, told=False) == [company(1)]
+        assert aside.due(10, acknowledge=False) == [company(1)]
         pause = min(2 * pause, longest)
     assert pause == longest
     edited = version + timedelta(seconds=1)

@@ -398,10 +398,10 @@ def test_a_row_that_was_put_aside_is_passed_over_to_the_microsecond(filled, prep
         )
 
     async def claimed(opened: Databases) -> list[str]:
-        aside = opened.aside["company"]
-        aside.put(Cause.HELD, [(company(1), datetime(2025, 11, 7, 16, 32, 9, 123456))], "held")
+        postponed = opened.postponed["company"]
+        postponed.put(Cause.HELD, [(company(1), datetime(2025, 11, 7, 16, 32, 9, 123456))], "held")
         async with opened.supabase.connection() as here:
-            batch = await claim(here, COMPANY, 10, aside=aside.row_versions())
+            batch = await claim(here, COMPANY, 10, postponed=postponed.row_versions())
             return [delivery.key for delivery in batch]
 
     assert Steps(prepared, monkeypatch.setenv).run(claimed) == [company(2)]

@@ -19,7 +19,7 @@ from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
 
 from worker.domain import recent as recent_module
-from worker.domain.model import Told
+from worker.domain.model import OutcomeSummary
 from worker.domain.pulled import Pulled
 from worker.domain.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
 from worker.entities.declaration import ENTITIES
@@ -487,11 +487,11 @@ def test_an_outage_of_neon_is_told_with_its_reason_and_its_retries(cli, own_serv
 # The parts by themselves
 
 
-def told(number: int, outcome: str = "promoted", **fields) -> Told:
-    return Told(company(number), outcome, **fields)
+def told(number: int, outcome: str = "promoted", **fields) -> OutcomeSummary:
+    return OutcomeSummary(company(number), outcome, **fields)
 
 
-def tally(*records: Told) -> Tally:
+def tally(*records: OutcomeSummary) -> Tally:
     return Tally("DELIVER-20251107-163209-b26be042", len(records), len(records), told=list(records))
 
 
@@ -526,11 +526,11 @@ def test_a_loop_that_hangs_makes_the_worker_unhealthy() -> None:
     clock = [0.0]
     monitor = Monitor(["company"], clock=lambda: clock[0])
     monitor.listening(None)
-    monitor.turn("sweep")
+    monitor.heartbeat("sweep")
     clock[0] = 200.0
     assert monitor.stalled() == ["sweep hangs"]
     assert "sweep hangs" in monitor.unready()
-    monitor.turn("sweep")
+    monitor.heartbeat("sweep")
     assert monitor.unready() == []
 
 

@@ -353,7 +353,7 @@ def test_a_transaction_that_is_prepared_while_a_pull_waits_for_its_end_is_not_fo
     add_companies(neon, 1, 2, updated_at=LONG_AGO)
     pulled()
     gid = f"theirs {secrets.token_hex(4)}"
-    look, prepare = open_transactions.look, sql.SQL("PREPARE TRANSACTION {}").format(gid)
+    look, prepare = open_transactions.observe, sql.SQL("PREPARE TRANSACTION {}").format(gid)
     with transaction(databases) as late:
         change(late, 2, dated=LONG_AGO)
 
@@ -365,7 +365,7 @@ def test_a_transaction_that_is_prepared_while_a_pull_waits_for_its_end_is_not_fo
             return seen
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(open_transactions, "look", looked)
+            patch.setattr(open_transactions, "observe", looked)
             pulled()
     pulled()
     neon.execute(sql.SQL("COMMIT PREPARED {}").format(gid))

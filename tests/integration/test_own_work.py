@@ -232,7 +232,7 @@ def test_who_takes_his_row_back_while_replies_are_told_one_by_one_hears_of_it(
         edit(supabase, company(1), enrichment_status="in_progress")
         return await apart(*arguments)
 
-    monkeypatch.setattr(acknowledge, "_tell_apart", late)
+    monkeypatch.setattr(acknowledge, "_acknowledge_singly", late)
     missed = steps.deliver().missed
     assert work(supabase, company(1))["promoted_at"] is None
     assert company(1) in missed

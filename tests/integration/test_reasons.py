@@ -13,7 +13,7 @@ from findings import findings
 from psycopg import sql
 from records import add_companies, company, complete, work
 
-from worker.postgres.hints import hint, reach_hint
+from worker.postgres.hints import hint_for, reach_hint
 
 pytestmark = pytest.mark.one_version
 
@@ -215,11 +215,11 @@ def test_setup_never_advises_setup(databases, cli, supabase, before) -> None:
 def test_what_a_server_says_gets_a_hint_or_none(neon, statement, help_) -> None:
     with pytest.raises(psycopg.Error) as caught:
         neon.execute(sql.SQL(statement))
-    said = hint(caught.value)
+    said = hint_for(caught.value)
     assert help_ in said
     assert bool(said) == bool(help_)
     assert "enrichment-worker setup" not in said
-    assert "doctor`" not in hint(caught.value, asked=True)
+    assert "doctor`" not in hint_for(caught.value, asked=True)
 
 
 @pytest.mark.parametrize(

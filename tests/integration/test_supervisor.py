@@ -201,14 +201,14 @@ def test_a_status_is_one_line_of_bounded_length(manager) -> None:
 def test_a_task_that_rests_as_long_as_it_was_told_does_not_hang() -> None:
     clock = [0.0]
     monitor = Monitor(["company"], clock=lambda: clock[0], rest=3600.0)
-    monitor.turn("sweep")
+    monitor.heartbeat("sweep")
     clock[0] = 3600.0 + STALLED_SECONDS
     assert monitor.stalled() == []
     clock[0] += 1
     assert monitor.stalled() == ["sweep hangs"]
 
 
-def test_every_batch_of_a_long_pull_is_a_turn(prepared, databases, env, neon) -> None:
+def test_every_batch_of_a_long_pull_is_a_heartbeat(prepared, databases, env, neon) -> None:
     add_companies(neon, *range(1, 8))
     monitor = Monitor(ENTITIES)
     heart = _Turns(monitor)

@@ -10,8 +10,9 @@ import anyio
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import ENTITIES
 from worker.settings import load_settings
+from worker.sync import databases as worker_databases
 from worker.sync import stages
-from worker.sync.databases import Databases, open_databases
+from worker.sync.databases import open_databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.pull import pull
 from worker.sync.revalidate import Judged
@@ -30,7 +31,7 @@ class Steps:
         setenv("NEON_DATABASE_URL", databases.neon_url)
         setenv("SUPABASE_DATABASE_URL", databases.supabase_url)
 
-    def run(self, work: Callable[[Databases], Awaitable[T]]) -> T:
+    def run(self, work: Callable[[worker_databases.Databases], Awaitable[T]]) -> T:
         async def job() -> T:
             async with open_databases(load_settings()) as opened:
                 return await work(opened)
