@@ -32,7 +32,8 @@ from records import (
 
 from worker.entities.declaration import COMPANY
 from worker.postgres.errors import Restored
-from worker.postgres.pool import COMMIT, Database, begin, send
+from worker.postgres.pool import Database
+from worker.postgres.transaction import COMMIT, begin, send
 from worker.sync.prune import prune
 
 

@@ -28,7 +28,7 @@ from worker.observe.broadcast import BACKLOG, WATCHERS
 from worker.observe.host_guard import CONNECTIONS
 from worker.observe.metrics import PREFIX, Metrics
 from worker.observe.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
-from worker.postgres import pool
+from worker.postgres import transaction
 from worker.postgres.errors import metric_label
 from worker.settings import load_settings
 from worker.sync.databases import open_databases
@@ -731,7 +731,7 @@ def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monke
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     sent = []
-    exchange = pool.exchange
+    exchange = transaction.exchange
 
     async def counted(connection, statements):
         sent.append(connection.info.dbname)
@@ -740,7 +740,7 @@ def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monke
     async def deliver_one_batch() -> Tally:
         async with open_databases(load_settings()) as opened:
             # Each exchange is one trip there and back: test_bench counts it on the links themselves.
-            monkeypatch.setattr(pool, "exchange", counted)
+            monkeypatch.setattr(transaction, "exchange", counted)
             return await deliver(opened, ENTITIES["company"])
 
     done = anyio.run(deliver_one_batch)

@@ -11,9 +11,11 @@ import pytest
 from psycopg import sql
 from psycopg.adapt import Loader
 
+from worker.postgres.connection import within
 from worker.postgres.errors import Kind, kind_of
 from worker.postgres.pipeline import PREPARE_AFTER, exchange
-from worker.postgres.pool import COMMIT, Database, begin, send, within
+from worker.postgres.pool import Database
+from worker.postgres.transaction import COMMIT, begin, send
 
 MEGABYTES = 8
 

@@ -13,8 +13,10 @@ from oracle import check
 from records import add_people, add_slot, company, complete, person, work
 
 from worker.daemon import listener
+from worker.postgres.connection import connect
 from worker.postgres.pipeline import PREPARE_AFTER
-from worker.postgres.pool import COMMIT, Database, begin, connect, send
+from worker.postgres.pool import Database
+from worker.postgres.transaction import COMMIT, begin, send
 from worker.supabase.queue import CHANNEL
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")

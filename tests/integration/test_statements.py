@@ -14,10 +14,9 @@ from records import add_companies, company, complete, edit, work
 
 from worker.entities.declaration import ENTITIES
 from worker.neon import settle
-from worker.postgres import pool
+from worker.postgres import pool, transaction
 from worker.settings import load_settings
 from worker.supabase import queue
-from worker.sync import staging
 from worker.sync.databases import open_databases
 from worker.sync.deliver import deliver
 from worker.sync.pull import pull
@@ -37,7 +36,7 @@ def settings(prepared, env, monkeypatch):
 def plans(monkeypatch):
     """The plans, with counts, of the statements that begin so; each is explained, rolled back, then executed."""
     found = []
-    honest = pool.send
+    honest = transaction.send
 
     async def send(connection, *steps, **options):
         cursors = []
@@ -51,8 +50,7 @@ def plans(monkeypatch):
             cursors += await honest(connection, (statement, params), **options)
         return cursors
 
-    for module in (settle, staging):
-        monkeypatch.setattr(module, "send", send)
+    monkeypatch.setattr(transaction, "send", send)
     return found
 
 
@@ -154,7 +152,7 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
         names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement.as_string())))
         text = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement.as_string())
         async with side.connection() as connection:
-            await pool.send(connection, *pool.begin(planner=planner))
+            await transaction.send(connection, *transaction.begin(planner=planner))
             found = connection.pgconn.exec_(f"EXPLAIN (GENERIC_PLAN) {text.replace('%%', '%')}".encode())
             assert found.ntuples, found.error_message
             return "\n".join(found.get_value(row, 0).decode() for row in range(found.ntuples))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from records import add_master, add_people, add_slot, company, complete, ledger, master, person, work
 
-from worker.neon import invalid as neon_module
-from worker.sync import waiting
+from worker.postgres import transaction
 from worker.sync.waiting import CORRECTED, PAGE
 
 
@@ -114,7 +113,7 @@ def test_twenty_thousand_that_wait_are_looked_at_page_by_page(steps, neon, supab
     correct(neon, person(MANY), company_unique_id=company(2))
     read: list[int] = []
     given: list[int] = []
-    honest = waiting.send
+    honest = transaction.send
 
     async def send(connection, *some, **options):
         results = await honest(connection, *some, **options)
@@ -124,8 +123,7 @@ def test_twenty_thousand_that_wait_are_looked_at_page_by_page(steps, neon, supab
             given.extend(len(value) for value in values if isinstance(value, list))
         return results
 
-    for module in (waiting, neon_module):
-        monkeypatch.setattr(module, "send", send)
+    monkeypatch.setattr(transaction, "send", send)
     assert steps.pull("people").released == 1
     assert max(read) <= PAGE
     assert max(given) <= PAGE

@@ -14,8 +14,8 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from worker.postgres.connection import Connection, connect, within
 from worker.postgres.errors import LogThrottle, backoff, tag, with_database
-from worker.postgres.pool import Connection, connect, within
 
 log = structlog.get_logger("worker.listener")
 

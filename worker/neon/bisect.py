@@ -10,8 +10,9 @@ from worker.domain.model import Answer, Delivery, Receipt, moment
 from worker.neon.catalogue import SWALLOWED, Refusal
 from worker.neon.invalid import Run
 from worker.neon.settle import PLANNER, Settlement, answers_of, locks, parameters
+from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.transaction import begin, transact
 
 APART_SECONDS = 20.0
 HELD_SECONDS = 0.05
@@ -104,18 +105,17 @@ async def settle_by_bisection(
         "swallowed": _quoted(SWALLOWED),
         "most_waits": MOST_WAITS,
     }
-    results = await send(
+    *_, taken = await transact(
         connection,
-        # Parts of a batch come back often.
-        *begin(statement=APART_SECONDS, lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
         *locks(how, deliveries),
         (_GIVE, {"records": records}),
         (sql.SQL(_APART % words), None),
         (_TAKE, None),
-        COMMIT,
+        # Parts of a batch come back often.
+        opening=begin(statement=APART_SECONDS, lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
         seconds=APART_SECONDS + 5.0,
     )
-    rows = [row["answer"] for row in results[-2].fetchall()]
+    rows = [row["answer"] for row in taken.fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
     answered = (
         row | {name: moment(row[name]) for name in ("at", "row_version", "enriched_at")}

@@ -11,7 +11,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import Entity, Table
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import fetch_all, fetch_first, fetch_inside
 
 SWALLOWED = "enrichment_ledger_promoted_check"
 """What the ledger says where a trigger of the master let a row vanish."""
@@ -166,9 +167,8 @@ async def read(connection: Connection, tables: Sequence[Table], *, inside: bool 
     """
     asked = [{"nr": nr, "schema": table.schema, "name": table.name} for nr, table in enumerate(tables)]
     step = (_LOOK, {"tables": Jsonb(asked)})
-    steps = [step] if inside else [*begin(read_only=True), step, COMMIT]
-    results = await send(connection, *steps)
-    return {tables[row["nr"]]: _found(tables[row["nr"]], row) for row in results[steps.index(step)].fetchall()}
+    rows = await (fetch_inside if inside else fetch_all)(connection, *step)
+    return {tables[row["nr"]]: _found(tables[row["nr"]], row) for row in rows}
 
 
 def _found(table: Table, row: dict[str, Any]) -> Found:
@@ -204,8 +204,7 @@ LIMIT 1
 async def constrained(connection: Connection, table: str, name: str) -> list[str]:
     """The columns that a constraint or an index of a table is about; the table as SQL has it."""
     step = (_CONSTRAINT, {"table": table, "name": name})
-    results = await send(connection, *begin(read_only=True), step, COMMIT)
-    row = results[2].fetchone()
+    row = await fetch_first(connection, *step)
     return list(row["columns"]) if row else []
 
 
@@ -216,8 +215,7 @@ async def default_of(connection: Connection, table: str, column: str) -> str | N
         " AND a.attnum = d.adnum WHERE d.adrelid = to_regclass(%(table)s) AND a.attname = %(column)s"
     )
     params = {"table": table, "column": column}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    row = results[2].fetchone()
+    row = await fetch_first(connection, statement, params)
     return row["said"] if row else None
 
 
@@ -242,9 +240,7 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
     definition, other, involved = "", "", [refusal.column] if refusal.column else []
     if refusal.constraint and refusal.table:
         table = sql.Identifier(refusal.schema or "public", refusal.table).as_string(connection)
-        step = (_CONSTRAINT, {"table": table, "name": refusal.constraint})
-        results = await send(connection, *begin(read_only=True), step, COMMIT)
-        if row := results[2].fetchone():
+        if row := await fetch_first(connection, _CONSTRAINT, {"table": table, "name": refusal.constraint}):
             definition, other, involved = row["definition"], row["other"] or "", row["columns"]
     sources = {**entity.mapping, **{master: _field_in(sql_) for master, sql_ in entity.computed.items()}}
     fields = [sources.get(column) or column for column in involved]

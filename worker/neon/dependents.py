@@ -10,7 +10,8 @@ from psycopg import sql
 
 from worker.entities.declaration import Table
 from worker.neon.invalid import LEDGER
-from worker.postgres.pool import Connection, Step, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import Step, send
 
 Event = frozenset[str] | None
 """What happens to a row: these of its columns get other values; None: it is deleted."""

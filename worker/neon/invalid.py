@@ -13,7 +13,8 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.model import Conflict, Data, Outcome
 from worker.entities.declaration import Entity, Table, data_of
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send, within
+from worker.postgres.connection import Connection, within
+from worker.postgres.transaction import Step, fetch_all, fetch_one, transact
 
 LEDGER = sql.Identifier("marketing", "enrichment_ledger")
 RECEIPTS = sql.Identifier("marketing", "enrichment_receipts")
@@ -98,8 +99,8 @@ def _version(entity: Entity) -> dict[str, str]:
 async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> dict[str, InvalidRow]:
     """The invalid rows with these keys, as they are now, by key."""
     statement = _read(entity, sql.SQL("WHERE {key} = ANY(%(keys)s)"))
-    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
-    return {row["key"]: InvalidRow(**row) for row in results[2].fetchall()}
+    rows = await fetch_all(connection, statement, {"keys": list(keys)})
+    return {row["key"]: InvalidRow(**row) for row in rows}
 
 
 async def read_pushed(
@@ -117,17 +118,15 @@ async def read_pushed(
     where = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
     statement = _read(entity, where, which=_which(entity, which))
     params = {"after": after, "limit": limit, **_version(entity)}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [InvalidRow(**row) for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [InvalidRow(**row) for row in rows]
 
 
 async def count_pushed(connection: Connection, entity: Entity, which: Which) -> int:
     """How many invalid rows are marked ``complete``, of this sort."""
     statement = sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}")
     step = statement.format(entity.invalid_table.sql, _which(entity, which)), _version(entity)
-    results = await send(connection, *begin(read_only=True), step, COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, *step)
     return int(row["records"])
 
 
@@ -138,8 +137,8 @@ async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Se
         " AND outcome = 'promoted' ORDER BY id"
     ).format(LEDGER)
     params = {"entity": entity.name, "keys": list(keys), "run": run.run_id}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [row["key"] for row in rows]
 
 
 # A million-row table is not read to learn that ten rows came: a large one is estimated, as its last ANALYZE has it.
@@ -257,8 +256,8 @@ async def missing(connection: Connection, table: Table, key: str, keys: Sequence
     statement = sql.SQL(
         "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
     ).format(table.sql, sql.Identifier(key))
-    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, {"keys": list(keys)})
+    return [row["key"] for row in rows]
 
 
 async def ready(connection: Connection, entity: Entity, records: Mapping[str, Data]) -> list[str]:
@@ -272,8 +271,8 @@ async def ready(connection: Connection, entity: Entity, records: Mapping[str, Da
         " WHERE i.{key} = d.key AND ({unmet}))"
     ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), unmet=unmet)
     params = {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [row["key"] for row in rows]
 
 
 async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str, Data]) -> list[str]:
@@ -285,8 +284,8 @@ async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str,
         " JOIN {invalid} i ON i.{key} = d.key WHERE {data} <> d.data"
     ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), data=data_of(entity, "i"))
     params = {"records": Jsonb([{"key": key, "data": data} for key, data in agreed.items()])}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [row["key"] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +332,7 @@ async def book(connection: Connection, entity: Entity, run_id: str, entries: Ite
     rows = [asdict(entry) for entry in entries]
     if rows:
         params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
-        await send(connection, *begin(), (_BOOK, params), COMMIT)
+        await transact(connection, (_BOOK, params))
 
 
 def log_run(run: Run, total: int, passed: int, failed: int) -> Step:

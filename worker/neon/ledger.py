@@ -14,7 +14,8 @@ from worker.domain.lineage import is_older
 from worker.domain.model import Data, Delivery, Outcome, Receipt, Sent, moment
 from worker.entities.declaration import Entity
 from worker.neon.invalid import LEDGER, PUSHED_NOTE, RECEIPTS
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import Step, fetch_all, fetch_one
 
 CHUNK = 5000
 
@@ -45,9 +46,7 @@ FROM (SELECT) one LEFT JOIN {receipts} r ON r.entity = %(entity)s
 async def counts(connection: Connection, entity: Entity) -> Counts:
     """What Neon knows of the pulls of an entity."""
     statement = _COUNTS.format(receipts=RECEIPTS, ledger=LEDGER)
-    results = await send(connection, *begin(read_only=True), (statement, {"entity": entity.name}), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, statement, {"entity": entity.name})
     return Counts(**row)
 
 
@@ -88,8 +87,8 @@ async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[st
         "hashes": [receipt.hash for receipt in receipts.values()],
     }
     statement = _FORGOTTEN.format(ledger=LEDGER, receipts=RECEIPTS)
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [row["key"] for row in rows]
 
 
 # In the order of their ids. Of every entity: looking for the few rows of a rare one would read the whole ledger.
@@ -117,8 +116,7 @@ class Chunk:
 async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | None:
     """What the ledger says of an entity's records after an id, a part of it; None where it ends."""
     params = {"entity": entity.name, "after": after, "limit": CHUNK}
-    results = await send(connection, *begin(read_only=True), (_ENTRIES.format(ledger=LEDGER), params), COMMIT)
-    rows = results[2].fetchall()
+    rows = await fetch_all(connection, _ENTRIES.format(ledger=LEDGER), params)
     if not rows:
         return None
     said = {row["key"]: row for row in rows if row["speaks"]}
@@ -248,14 +246,14 @@ async def standings(
         "ids": [receipt.id if receipt else None for receipt in receipts.values()],
         "hashes": [receipt.hash if receipt else None for receipt in receipts.values()],
     }
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    rows = await fetch_all(connection, statement, params)
     return {
         row["key"]: Standing(
             row["key"], row["forgotten"], row["written"],
             {at: moment(before) for one, before in row["writes"] or () if (at := moment(one))},
             _spoken(row["latest"]), _spoken(row["carried"]), row["master"],
         )
-        for row in results[2].fetchall()
+        for row in rows
     }  # fmt: skip
 
 

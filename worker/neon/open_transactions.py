@@ -7,7 +7,8 @@ from psycopg import sql
 
 from worker.domain.horizon import XIDS, Horizon, Observation, Since, advance, open_ones
 from worker.entities.declaration import Entity
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import read
 
 WAITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)
 """Seconds between looks at transactions that are about to end: most of an ordinary load's are gone at the first."""
@@ -38,9 +39,7 @@ async def observe(connection: Connection, entity: Entity) -> Observation:
     """Who has a transaction open in Neon, and how far the entity's dates and ids have come."""
     # In this order: a transaction that is prepared in between is seen twice, not never.
     steps = (_NOW.format(invalid=entity.invalid_table.sql), None), (_HOLDERS, None), (_PREPARED, None)
-    results = await send(connection, *begin(read_only=True), *steps, COMMIT)
-    now, holders, prepared = (result.fetchall() for result in results[2:5])
-    (row,) = now
+    [row], holders, prepared = await read(connection, *steps)
     some = open_ones(row["server"], row["at"], row["next_xid"], row["running"], holders, prepared)
     return Observation(row["at"], row["last_id"], row["next_xid"], some)
 

@@ -11,7 +11,8 @@ from psycopg import sql
 from worker.entities.declaration import Entity
 from worker.neon import catalogue
 from worker.neon.invalid import LEDGER
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import COMMIT, Step, begin, send
 
 REMOVED, AS_IT_WAS = "the master row is removed", "the master row is as it was"
 

@@ -14,8 +14,9 @@ from worker.domain.model import Action, Answer, Conflict, Delivery, Outcome, Rec
 from worker.entities.declaration import Entity, data_of
 from worker.neon.catalogue import Column
 from worker.neon.invalid import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, PUSHED_NOTE, RECEIPTS, Run
+from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored
-from worker.postgres.pool import COMMIT, Connection, Step, begin, composed, send
+from worker.postgres.transaction import Step, begin, composed, transact
 
 _BOOK = """INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
     master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
@@ -309,11 +310,13 @@ async def settle(
     """
     if not deliveries:
         return {}
-    results = await send(
-        connection, *begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True), *locks(how, deliveries),
-        (how.settle, parameters(how, deliveries, run, known)), COMMIT,
-    )  # fmt: skip
-    return answers_of(how.entity, deliveries, results[-2].fetchall())
+    *_, settled = await transact(
+        connection,
+        *locks(how, deliveries),
+        (how.settle, parameters(how, deliveries, run, known)),
+        opening=begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
+    )
+    return answers_of(how.entity, deliveries, settled.fetchall())
 
 
 def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:

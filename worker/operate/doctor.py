@@ -18,9 +18,9 @@ from worker.operate import public_api
 from worker.operate.privileges import Found as Privilege
 from worker.operate.privileges import check, needs
 from worker.operate.servers import notification, server
+from worker.postgres.connection import Connection, connect
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.hints import hint_for, reach_hint
-from worker.postgres.pool import Connection, connect
 from worker.schema import fixes, mismatches
 from worker.schema.shape import OUTBOX_CHECK, PULL_POSITION, shapes
 from worker.settings import Settings, safe_address

@@ -11,7 +11,7 @@ from psycopg import sql
 from worker.domain.model import utc, utc_now
 from worker.entities.declaration import ENTITIES, Entity
 from worker.neon.invalid import LEDGER
-from worker.postgres.pool import COMMIT, begin, send
+from worker.postgres.transaction import fetch_first, read
 from worker.supabase import outbox
 from worker.sync.databases import Databases
 
@@ -56,20 +56,14 @@ async def _history(databases: Databases, entity: Entity, key: str) -> History | 
         "SELECT *, recorded_at AT TIME ZONE 'UTC' AS at FROM {} WHERE entity = %(entity)s AND key = %(key)s ORDER BY id"
     )
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-        results = await send(
+        invalids, masters, entries = await read(
             neon,
-            *begin(read_only=True),
             (whole.format(entity.invalid_table.sql, name), params),
             (whole.format(entity.master_table.sql, name), params),
             (ledger.format(LEDGER), params),
-            COMMIT,
         )
-        invalid, master = [result.fetchone() for result in results[2:4]]
-        entries = results[4].fetchall()
-        results = await send(
-            supabase, *begin(read_only=True), (whole.format(entity.workspace_table.sql, name), params), COMMIT
-        )
-        work = results[2].fetchone()
+        invalid, master = next(iter(invalids), None), next(iter(masters), None)
+        work = await fetch_first(supabase, whole.format(entity.workspace_table.sql, name), params)
         unposted = await outbox.waiting_with(supabase, key) if databases.announces else 0
     if not (invalid or master or entries or work):
         return None

@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import ENTITIES, Table
-from worker.postgres.pool import Connection
+from worker.postgres.connection import Connection
 from worker.schema.shape import PULL_POSITION
 from worker.supabase.outbox import OUTBOX
 

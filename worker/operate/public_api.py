@@ -23,7 +23,7 @@ from psycopg import sql
 
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.entities.declaration import ENTITIES
-from worker.postgres.pool import Connection
+from worker.postgres.connection import Connection
 from worker.schema.shape import PULL_POSITION
 from worker.settings import Settings
 from worker.supabase.outbox import OUTBOX

@@ -15,9 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.postgres.address import is_remote
+from worker.postgres.connection import UTF8, Connection, connect, within
 from worker.postgres.errors import in_one_line
 from worker.postgres.hints import MOVE_TO_UTF8, hint_for, reach_hint
-from worker.postgres.pool import UTF8, Connection, connect, within
 from worker.settings import Settings, safe_address
 from worker.supabase.queue import CHANNEL
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from psycopg import sql
 
 from worker.entities.declaration import ENTITIES
+from worker.postgres.connection import within
 from worker.postgres.errors import SetupMissing
-from worker.postgres.pool import Database, begin, send, within
+from worker.postgres.pool import Database
+from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, send
 from worker.schema.mismatches import SEQUENCE, examine, problems_of
 from worker.schema.shape import NEON, SUPABASE, shapes
 
@@ -105,13 +107,13 @@ async def setup(database: Database) -> list[Change]:
         psycopg.Error: nothing was changed.
     """
     async with database.connection() as connection:
-        results = await send(connection, *begin(statement=SECONDS, idle=60.0), (_INVENTORY, None))
-        before = {row["thing"]: row["shape"] for row in results[-1].fetchall()}
+        rows = await begin_and_fetch(connection, begin(statement=SECONDS, idle=60.0), (_INVENTORY, None))
+        before = {row["thing"]: row["shape"] for row in rows}
         with within(connection, SECONDS):
             for path in files(database.name):
                 await connection.execute(path.read_text().encode())
-        results = await send(connection, (_INVENTORY, None), (sql.SQL("COMMIT"), None))
-        after = {row["thing"]: row["shape"] for row in results[0].fetchall()}
+        inventory, _ = await send(connection, (_INVENTORY, None), COMMIT)
+        after = {row["thing"]: row["shape"] for row in inventory.fetchall()}
     return _changes(before, after)
 
 

@@ -15,7 +15,8 @@ from psycopg import sql
 
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import begin, transact
 from worker.supabase.position import POSITION, restored_in_words
 from worker.supabase.queue import IS_WORK
 
@@ -90,10 +91,10 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
         )
         for entity in names
     )
-    steps = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
-    results = await send(connection, *steps, (counts, None), (reasons, None), COMMIT)
-    rows = {row["entity"]: row for row in results[2].fetchall()}
-    failures = _failures(results[3].fetchall())
+    opening = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
+    counted, explained = await transact(connection, (counts, None), (reasons, None), opening=opening)
+    rows = {row["entity"]: row for row in counted.fetchall()}
+    failures = _failures(explained.fetchall())
     return {
         "at": _utc(max(row["at"] for row in rows.values())),
         "entities": {

@@ -10,8 +10,9 @@ from psycopg import sql
 from worker.entities.declaration import Entity
 from worker.neon import catalogue
 from worker.neon.catalogue import Found
+from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.transaction import fetch_one
 from worker.schema import fixes
 from worker.schema.mismatches import Mismatch, examine, problems_of
 from worker.schema.shape import SUPABASE, shapes
@@ -45,9 +46,7 @@ async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
     _, found = await _look(connection, entity)
     default = await catalogue.default_of(connection, found.sql, "id")
     highest = sql.SQL("SELECT coalesce(max(id), 0)::bigint AS id FROM {}").format(entity.workspace_table.sql)
-    results = await send(connection, *begin(read_only=True), (highest, None), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, highest)
     text = (
         f"Supabase's {entity.workspace_table}.id is numbered by {default or 'no default'}, which gives numbers that"
         f" rows have already: new {entity.plural} are refused"

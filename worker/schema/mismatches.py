@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from worker.entities.declaration import Entity, Table
 from worker.neon import catalogue
 from worker.neon.catalogue import Column, Found
+from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing
-from worker.postgres.pool import Connection
 from worker.schema import fixes, probes
 from worker.schema.probes import Duplicates
 from worker.schema.shape import NEON, Kind, Shape, Wanted

@@ -13,7 +13,8 @@ from psycopg import sql
 
 from worker.entities.declaration import Entity, Table
 from worker.neon.catalogue import Found
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import ROLLBACK, Step, fetch_all, fetch_one, read, send
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,9 @@ async def numbering(connection: Connection, numbered: Sequence[tuple[Table, str]
         one.format(nr=sql.Literal(nr), table=table.sql, sequence=sql.Literal(sequence))
         for nr, (table, sequence) in enumerate(numbered)
     )
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
+    rows = await fetch_all(connection, statement)
     return {
-        numbered[row["nr"]][0]: Numbering(row["highest"], row["next"])
-        for row in results[2].fetchall()
-        if row["highest"] is not None
+        numbered[row["nr"]][0]: Numbering(row["highest"], row["next"]) for row in rows if row["highest"] is not None
     }
 
 
@@ -70,9 +69,7 @@ async def duplicates(connection: Connection, table: Table, key: str) -> Duplicat
         " FROM (SELECT 1) one LEFT JOIN (SELECT {key}::text AS key, count(*) AS rows FROM {table}"
         " WHERE {key} IS NOT NULL GROUP BY {key} HAVING count(*) > 1 ORDER BY 2 DESC, 1 LIMIT 1) d ON true"
     ).format(table=table.sql, key=sql.Identifier(key))
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, statement)
     return Duplicates(**row)
 
 
@@ -134,12 +131,9 @@ async def unfit(
     if not steps:
         return {}
     try:
-        results = await send(connection, *begin(read_only=True), _SOON, *steps, COMMIT)
+        _, *found_in = await read(connection, _SOON, *steps)
     except psycopg.errors.LockNotAvailable:
         # Somebody alters the table: what it will be like is seen when a record is settled.
-        await send(connection, (sql.SQL("ROLLBACK"), None))
+        await send(connection, ROLLBACK)
         return {}
-    return {
-        master: {row["name"]: row["value"] for row in result.fetchall()}
-        for master, result in zip(masters, results[3:-1], strict=True)
-    }
+    return {master: {row["name"]: row["value"] for row in rows} for master, rows in zip(masters, found_in, strict=True)}

@@ -12,9 +12,10 @@ import psycopg
 import structlog
 
 from worker.entities.declaration import Entity
+from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing, in_one_line, is_about_records
 from worker.postgres.hints import hint_for
-from worker.postgres.pool import ROLLBACK, Connection, send
+from worker.postgres.transaction import ROLLBACK, send
 
 log = structlog.get_logger("worker.pull")
 

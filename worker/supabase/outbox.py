@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity, Table
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_one, send
 
 OUTBOX = Table("public", "enrichment_outbox")
 RECORDS = 1000
@@ -132,9 +133,7 @@ async def oldest(connection: Connection, entity: Entity, *, after: int = 0) -> W
         Held: another worker posts.
     """
     step = _OLDEST.format(outbox=OUTBOX.sql), {"entity": entity.name, "after": after}
-    results = await send(connection, *begin(), step)
-    row = results[-1].fetchone()
-    assert row is not None
+    [row] = await begin_and_fetch(connection, begin(), step)
     if row["first"] is None:
         return None
     if row["id"] is None:
@@ -145,18 +144,14 @@ async def oldest(connection: Connection, entity: Entity, *, after: int = 0) -> W
 async def pending(connection: Connection, entity: Entity) -> int:
     """How many events of an entity wait. It takes as long as there are many."""
     step = _PENDING.format(outbox=OUTBOX.sql), {"entity": entity.name}
-    results = await send(connection, *begin(read_only=True), step, COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, *step)
     return int(row["pending"])
 
 
 async def waiting_with(connection: Connection, key: str) -> int:
     """How many events that name this record wait to be posted."""
     statement = sql.SQL("SELECT count(*) AS events FROM {} WHERE event -> 'records' @> %(record)s").format(OUTBOX.sql)
-    results = await send(connection, *begin(read_only=True), (statement, {"record": Jsonb([{"key": key}])}), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, statement, {"record": Jsonb([{"key": key}])})
     return int(row["events"])
 
 

@@ -13,8 +13,9 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.horizon import Horizon, recall
 from worker.entities.declaration import Entity
+from worker.postgres.connection import Connection
 from worker.postgres.errors import LogThrottle
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.transaction import Step, begin, begin_and_fetch, fetch_all, fetch_first, transact
 from worker.supabase import receipts
 
 log = structlog.get_logger("worker.pull")
@@ -43,20 +44,16 @@ class Position:
 async def take_position(connection: Connection, entity: Entity) -> Position | None:
     """Become the only puller of an entity for as long as this transaction lives; None where another is."""
     add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION)
-    await send(connection, *begin(), (add, {"entity": entity.name}), COMMIT)
+    await transact(connection, (add, {"entity": entity.name}))
     take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION)
-    results = await send(connection, *begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
-    row = results[-1].fetchone()
-    if row is None:
-        return None
-    return _position(row)
+    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
+    return _position(rows[0]) if rows else None
 
 
 async def read_position(connection: Connection, entity: Entity) -> Position:
     """How far the pull of an entity has come, only looked at."""
     statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION)
-    results = await send(connection, *begin(read_only=True), (statement, {"entity": entity.name}), COMMIT)
-    row = results[2].fetchone()
+    row = await fetch_first(connection, statement, {"entity": entity.name})
     return _position(row) if row else Position(None, None, None)
 
 
@@ -119,8 +116,8 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
         " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
     ).format(POSITION)
     params = {"entities": [entity.name for entity in entities], "interval": interval}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    found = {row["entity"]: row["ahead"] for row in results[2].fetchall()}
+    rows = await fetch_all(connection, statement, params)
+    found = {row["entity"]: row["ahead"] for row in rows}
     ahead = sorted(name for name, is_ahead in found.items() if is_ahead)
     if ahead and (times := _AHEAD.seen(", ".join(ahead))) is not None:
         log.warning("pull.clock", entities=ahead, times=times)

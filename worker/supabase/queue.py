@@ -14,7 +14,8 @@ from psycopg.types.json import Jsonb
 from worker.domain.model import Code, Data, Delivery, Receipt, Status
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity, data_of
-from worker.postgres.pool import COMMIT, Connection, Step, begin, composed, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
 
 CHANNEL = "enrichment_complete"
 STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
@@ -153,9 +154,10 @@ async def claim(
         rows, params = "work among some", {"limit": limit, "keys": list(among)}
     elif rows == "work, but for some":
         params["aside"] = list(postponed)
-    steps = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
-    results = await send(connection, *steps, (_claim(entity, rows), params))
-    return [_delivery(entity, row) for row in results[-1].fetchall()]
+    opening = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
+    return [
+        _delivery(entity, row) for row in await begin_and_fetch(connection, opening, (_claim(entity, rows), params))
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +226,8 @@ async def lock(
         wait: for whoever holds a row; else his rows are left out.
     """
     which = "keys, only looked at" if read_only else "keys" if wait else "free keys"
-    results = await send(connection, *begin(read_only=read_only), (_claim(entity, which), {"keys": list(keys)}))
-    rows = results[-1].fetchall()
+    step = _claim(entity, which), {"keys": list(keys)}
+    rows = await begin_and_fetch(connection, begin(read_only=read_only), step)
     names = ("neon_id", "pulled_at", "noted", "code")
     return {row["key"]: Row(_delivery(entity, row), **{name: row[name] for name in names}) for row in rows}
 
@@ -375,16 +377,14 @@ async def has_work(connection: Connection, entities: Iterable[Entity], postponed
             but, params[entity.name] = sql.SQL(" AND ") + _not_postponed(entity, entity.name), row_versions
         parts.append(one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK, but))
     statement = sql.SQL(" UNION ALL ").join(parts)
-    results = await send(connection, *begin(read_only=True), (statement, params or None), COMMIT)
-    return {row["entity"] for row in results[2].fetchall()}
+    rows = await fetch_all(connection, statement, params or None)
+    return {row["entity"] for row in rows}
 
 
 async def count_work(connection: Connection, entity: Entity) -> int:
     """How many rows of an entity are work."""
     statement = sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(entity.workspace_table.sql, IS_WORK)
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, statement)
     return int(row["rows"])
 
 
@@ -398,5 +398,5 @@ async def carried(connection: Connection, entity: Entity, after: int, limit: int
         " ORDER BY w.id LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return {row["id"]: row["key"] for row in results[2].fetchall()}
+    rows = await fetch_all(connection, statement, params)
+    return {row["id"]: row["key"] for row in rows}

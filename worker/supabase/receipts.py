@@ -12,7 +12,8 @@ from psycopg import sql
 
 from worker.domain.model import Receipt
 from worker.entities.declaration import Entity, Table
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import fetch_all, fetch_first
 
 POSITION = Table("public", "enrichment_pull_position")
 CHUNK = 5000
@@ -24,8 +25,7 @@ async def newest(connection: Connection, entity: Entity) -> Receipt | None:
         "SELECT receipt_id AS id, receipt_hash AS hash FROM {} WHERE receipt_id IS NOT NULL"
         " ORDER BY receipt_id DESC LIMIT 1"
     ).format(entity.workspace_table.sql)
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = results[2].fetchone()
+    row = await fetch_first(connection, statement)
     return Receipt(**row) if row else None
 
 
@@ -35,8 +35,8 @@ async def told(connection: Connection, entity: Entity, after: int) -> dict[str, 
         "SELECT {key} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace} WHERE receipt_id > %(after)s"
         " ORDER BY receipt_id LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    results = await send(connection, *begin(read_only=True), (statement, {"after": after, "limit": CHUNK}), COMMIT)
-    return {row["key"]: Receipt(row["id"], row["hash"]) for row in results[2].fetchall()}
+    rows = await fetch_all(connection, statement, {"after": after, "limit": CHUNK})
+    return {row["key"]: Receipt(row["id"], row["hash"]) for row in rows}
 
 
 async def first_told(connection: Connection, entity: Entity, keys: Sequence[str]) -> datetime | None:
@@ -44,8 +44,7 @@ async def first_told(connection: Connection, entity: Entity, keys: Sequence[str]
     statement = sql.SQL(
         "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {} WHERE {} = ANY(%(keys)s)"
     ).format(entity.workspace_table.sql, sql.Identifier(entity.key))
-    results = await send(connection, *begin(read_only=True), (statement, {"keys": list(keys)}), COMMIT)
-    row = results[2].fetchone()
+    row = await fetch_first(connection, statement, {"keys": list(keys)})
     return row["at"] if row else None
 
 
@@ -90,8 +89,7 @@ async def unacknowledged(
         " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR coalesce(w.receipt_id, 0) < a.id"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"keys": list(latest), "ids": list(latest.values()), "versions": [versions[key] for key in latest]}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    rows = results[2].fetchall()
+    rows = await fetch_all(connection, statement, params)
     return Unacknowledged(
         [row["key"] for row in rows if not (row["absent"] or row["queued"])],
         {row["key"] for row in rows if row["absent"]},

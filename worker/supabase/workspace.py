@@ -12,7 +12,8 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.model import Code, Data, Receipt
 from worker.entities.declaration import Entity, data_of
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import Step, fetch_all, fetch_inside
 from worker.supabase.queue import VERSIONS
 
 
@@ -114,8 +115,8 @@ async def pulled_keys(
         " ORDER BY {key} LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit, "queued": queued}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [row["key"] for row in rows]
 
 
 LOOKED_AT = 10_000
@@ -129,8 +130,8 @@ async def promoted_keys(connection: Connection, entity: Entity, after: str, limi
         " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
-    return [row["key"] for row in results[2].fetchall()]
+    rows = await fetch_all(connection, statement, params)
+    return [row["key"] for row in rows]
 
 
 async def lost(connection: Connection, entity: Entity, *, inside: bool = False) -> dict[str, Data]:
@@ -144,9 +145,8 @@ async def lost(connection: Connection, entity: Entity, *, inside: bool = False) 
     statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.sync_code = 'lost' ORDER BY 1").format(
         sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
     )
-    steps = [(statement, None)] if inside else [*begin(read_only=True), (statement, None), COMMIT]
-    results = await send(connection, *steps)
-    return {row["key"]: row["data"] for row in results[0 if inside else 2].fetchall()}
+    rows = await (fetch_inside if inside else fetch_all)(connection, statement)
+    return {row["key"]: row["data"] for row in rows}
 
 
 def give_up(entity: Entity, keys: Sequence[str], text: str) -> Step:

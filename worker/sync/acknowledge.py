@@ -14,9 +14,10 @@ from worker.domain.model import Data
 from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
 from worker.neon import invalid
+from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, LogThrottle, in_one_line, kind_of
 from worker.postgres.hints import is_everybodys
-from worker.postgres.pool import COMMIT, ROLLBACK, Connection, Step, begin, send
+from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
 from worker.supabase import queue
 from worker.supabase.queue import Reply
 from worker.sync.databases import Databases
@@ -65,7 +66,7 @@ async def acknowledge(
     """
     released = queue.releases(entity, promoted)
     try:
-        results = await send(supabase, queue.acknowledge(entity, replies), *released, *events, COMMIT)
+        told, *others = await send(supabase, queue.acknowledge(entity, replies), *released, *events, COMMIT)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
@@ -73,13 +74,10 @@ async def acknowledge(
         acknowledged = await _acknowledge_singly(supabase, entity, replies)
         await _release_singly(databases, supabase, entity, promoted)
         if events:
-            await send(supabase, *begin(), *events, COMMIT)
+            await transact(supabase, *events)
     else:
-        told = results[0].rowcount
-        acknowledged = Acknowledged(told, len(replies) - told)
-        acknowledged.unreleased = any(
-            row["held"] for result in results[1 : 1 + len(released)] for row in result.fetchall()
-        )
+        acknowledged = Acknowledged(told.rowcount, len(replies) - told.rowcount)
+        acknowledged.unreleased = any(row["held"] for result in others[: len(released)] for row in result.fetchall())
     if acknowledged.unreleased:
         databases.unreleased[entity.name].put(Cause.HELD, [(key, None) for key in promoted], "")
     postponed = databases.postponed[entity.name]
@@ -117,14 +115,14 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
 
 async def _acknowledge_one(supabase: Connection, entity: Entity, reply: Reply) -> int:
     try:
-        results = await send(supabase, *begin(), queue.acknowledge(entity, [reply]), COMMIT)
+        [told] = await transact(supabase, queue.acknowledge(entity, [reply]))
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT or reply.data is None:
             raise
         await send(supabase, ROLLBACK)
         note = f"{reply.note} The values as they were carried do not fit this table: {in_one_line(error)}"
         return await _acknowledge_one(supabase, entity, replace(reply, data=None, note=note))
-    return results[2].rowcount
+    return told.rowcount
 
 
 async def acknowledge_again(databases: Databases, entity: Entity, keys: Sequence[str]) -> Acknowledged:
@@ -153,7 +151,7 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
     async with databases.supabase.connection() as supabase:
         steps = queue.releases(entity, keys)
         try:
-            results = await send(supabase, *begin(), *steps, COMMIT)
+            released = await transact(supabase, *steps)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise
@@ -161,7 +159,7 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
             waiting.forget(keys)
             await _release_singly(databases, supabase, entity, keys)
             return
-        held = any(row["held"] for result in results[2 : 2 + len(steps)] for row in result.fetchall())
+        held = any(row["held"] for result in released for row in result.fetchall())
     if held:
         waiting.put(Cause.HELD, [(key, None) for key in keys], "")
     else:
@@ -173,14 +171,14 @@ async def _release_singly(databases: Databases, supabase: Connection, entity: En
     for key in promoted:
         for step in queue.releases(entity, [key]):
             try:
-                results = await send(supabase, *begin(), step, COMMIT)
+                [released] = await transact(supabase, step)
             except psycopg.Error as error:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
                 await send(supabase, ROLLBACK)
                 _log_refused("release.refused", entity, key, in_one_line(error))
             else:
-                if any(row["held"] for row in results[2].fetchall()):
+                if any(row["held"] for row in released.fetchall()):
                     databases.unreleased[entity.name].put(Cause.HELD, [(key, None)], "")
 
 
@@ -192,7 +190,7 @@ async def release_ready(neon: Connection, supabase: Connection, entity: Entity, 
     if not keys:
         return []
     try:
-        await send(supabase, *begin(), queue.release(entity, keys, by=entity.key), COMMIT)
+        await transact(supabase, queue.release(entity, keys, by=entity.key))
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise

@@ -17,7 +17,8 @@ from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
 from worker.neon.invalid import InvalidRow
 from worker.neon.ledger import Spoken, Standing
-from worker.postgres.pool import COMMIT, Connection, Step, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import COMMIT, Step, send, transact
 from worker.supabase import queue, receipts, workspace
 from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import read_position
@@ -287,7 +288,7 @@ async def _wake_newer(
     """Put waiting rows of which Neon knows a newer version back in the queue: their delivery tells of that."""
     newer = [row.delivery.key for row, _ in await _newer(neon, supabase, entity, keys) if row.code != Code.LOST]
     if newer and not dry_run:
-        await send(supabase, *begin(), queue.release(entity, newer, by=entity.key), COMMIT)
+        await transact(supabase, queue.release(entity, newer, by=entity.key))
 
 
 async def _newer(

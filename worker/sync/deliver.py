@@ -18,9 +18,10 @@ from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
 from worker.neon import ledger
 from worker.neon.invalid import Run
+from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, with_database
 from worker.postgres.hints import hint_for, with_hint
-from worker.postgres.pool import Connection, Step
+from worker.postgres.transaction import Step
 from worker.supabase import outbox, queue, receipts
 from worker.supabase.queue import Reply
 from worker.sync.acknowledge import acknowledge, release_ready

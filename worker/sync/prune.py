@@ -11,9 +11,10 @@ from psycopg import sql
 from worker.entities.declaration import Entity
 from worker.neon.invalid import LEDGER
 from worker.neon.ledger import mark_pruned
+from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of, with_database
 from worker.postgres.hints import hint_for
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.transaction import fetch_all, transact
 from worker.sync.databases import Databases
 
 log = structlog.get_logger("worker.retention")
@@ -68,9 +69,9 @@ async def _prune_workspace(databases: Databases, entity: Entity, days: int, done
     params = {"days": days, "limit": BATCH}
     async with databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
-            results = await send(supabase, *begin(), (statement, params), COMMIT)
-            done.workspace += results[2].rowcount
-            if results[2].rowcount < BATCH:
+            [removed] = await transact(supabase, (statement, params))
+            done.workspace += removed.rowcount
+            if removed.rowcount < BATCH:
                 return
 
 
@@ -88,8 +89,7 @@ async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: P
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
             params = {"days": days, "after": after, "entity": entity.name, "limit": BATCH}
-            results = await send(neon, *begin(read_only=True), (_OLDEST.format(ledger=LEDGER), params), COMMIT)
-            rows = results[2].fetchall()
+            rows = await fetch_all(neon, _OLDEST.format(ledger=LEDGER), params)
             old = [row for row in rows if row["old"]]
             if not old:
                 return
@@ -101,8 +101,8 @@ async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: P
             ids = [row["id"] for row in mine if row["key"] not in needed]
             if ids:
                 # The mark commits with them: what is gone by retention was not forgotten in a restore.
-                results = await send(neon, *begin(), mark_pruned(entity, ids), (delete, {"ids": ids}), COMMIT)
-                done.ledger += results[3].rowcount
+                _, removed = await transact(neon, mark_pruned(entity, ids), (delete, {"ids": ids}))
+                done.ledger += removed.rowcount
 
 
 async def _untold(supabase: Connection, entity: Entity, keys: list[str]) -> set[str]:
@@ -111,5 +111,5 @@ async def _untold(supabase: Connection, entity: Entity, keys: list[str]) -> set[
         "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
         " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
     ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    results = await send(supabase, *begin(read_only=True), (statement, {"keys": keys}), COMMIT)
-    return {row["key"] for row in results[2].fetchall()}
+    rows = await fetch_all(supabase, statement, {"keys": keys})
+    return {row["key"] for row in rows}

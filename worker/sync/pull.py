@@ -20,8 +20,9 @@ from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger, open_transactions
 from worker.neon.invalid import Entry, Run, Which
+from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of
-from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send
+from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_all, send, transact
 from worker.schema.causes import common_cause
 from worker.supabase import outbox, queue, workspace
 from worker.supabase.bisect import Refusals, in_parts
@@ -97,8 +98,8 @@ async def pull(
             full = pulled.full = full or since is None or apart or ground.vacant
             pulled.open_transactions = reached.shown()
             if full and progress.shown:
-                results = await send(neon, *begin(read_only=True), invalid.totals(entity), COMMIT)
-                progress.expect(sum(row["records"] for row in results[2].fetchall() if row["name"] == "invalid"))
+                totals = await fetch_all(neon, *invalid.totals(entity))
+                progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else since, batch_size, progress)
                 await task.bring_open(found, batch_size, progress)
@@ -114,8 +115,8 @@ async def pull(
             number = max(position.pulls, found.counts.pulls) + 1
             counted = ledger.count_pull(entity, number, position.pulls)
             logged = invalid.log_run(run, changed, changed, 0)
-            results = await send(neon, *begin(), counted, logged, invalid.totals(entity), COMMIT)
-            for row in results[-2].fetchall():
+            *_, now = await transact(neon, counted, logged, invalid.totals(entity))
+            for row in now.fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         outcome_events = [outbox.pulled(entity, pulled.run_id, pulled.result)] if databases.announces else []

@@ -10,7 +10,8 @@ from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
 from worker.neon import invalid
 from worker.neon.invalid import Entry
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase import queue, workspace
 from worker.supabase.position import read_position, restored_in_words, save_restored
 from worker.sync.catch_up import catch_up
@@ -124,4 +125,4 @@ async def _give_up(databases: Databases, neon: Connection, supabase: Connection,
     position = await read_position(supabase, entity)
     if position.restored and not held_back(position) and not await workspace.lost(supabase, entity):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
-        await send(supabase, *begin(), save_restored(entity, settled), COMMIT)
+        await transact(supabase, save_restored(entity, settled))

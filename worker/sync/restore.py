@@ -18,7 +18,8 @@ from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
 from worker.neon.invalid import Entry, InvalidRow, Run
 from worker.neon.ledger import Counts, Standing
-from worker.postgres.pool import Connection, Step
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import Step
 from worker.supabase import queue, receipts, workspace
 from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import Position, read_position, restored_in_words

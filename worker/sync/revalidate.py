@@ -14,7 +14,8 @@ from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
 from worker.neon import invalid
 from worker.neon.invalid import InvalidRow, Run, Which
-from worker.postgres.pool import COMMIT, Connection, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import COMMIT, send
 from worker.supabase import queue
 from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases

@@ -18,8 +18,9 @@ from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
 from worker.neon.invalid import Entry, InvalidRow, Run
 from worker.neon.settle import settle
+from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, NOBODYS, Kind, kind_of
-from worker.postgres.pool import ROLLBACK, Connection, send
+from worker.postgres.transaction import ROLLBACK, send
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
 from worker.sync.replies import KEPT

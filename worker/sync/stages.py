@@ -10,7 +10,7 @@ from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
 from worker.neon import invalid
 from worker.neon.invalid import Run, Which
-from worker.postgres.pool import COMMIT, begin, send
+from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase import queue
 from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases
@@ -132,7 +132,7 @@ async def revalidate(
 
 async def _log(databases: Databases, run: Run, total: int, passed: int, failed: int) -> None:
     async with databases.neon.connection() as neon:
-        await send(neon, *begin(), invalid.log_run(run, total, passed, failed), COMMIT)
+        await transact(neon, invalid.log_run(run, total, passed, failed))
 
 
 @dataclass
@@ -198,7 +198,7 @@ async def promote(
                 refused = len(mine.failed) + len(mine.left)
                 everything = len(mine.promoted) + refused
                 step = invalid.log_run(run, everything, len(mine.promoted), refused)
-                await send(neon, *begin(), step, COMMIT)
+                await transact(neon, step)
     total = Judged(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
     for _, mine in work.runs.values():
         total.add(mine)

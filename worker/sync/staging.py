@@ -11,7 +11,8 @@ from psycopg import sql
 
 from worker.entities.declaration import Entity
 from worker.neon.invalid import PULLED
-from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send, within
+from worker.postgres.connection import Connection, within
+from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_one, send, transact
 from worker.schema.causes import behind, common_cause, own_numbers, taken_number
 from worker.supabase.queue import CODE
 
@@ -84,9 +85,7 @@ async def ground(connection: Connection, entity: Entity) -> Ground:
         " (SELECT jsonb_object_agg(attname, format_type(atttypid, atttypmod)) FROM pg_attribute"
         "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS types"
     ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
-    results = await send(connection, *begin(read_only=True), (statement, None), COMMIT)
-    row = results[2].fetchone()
-    assert row is not None
+    row = await fetch_one(connection, statement)
     found = Ground(row["vacant"], row["direct"], row["types"])
     if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
         raise cause
@@ -146,8 +145,8 @@ async def stage(
     parts = {"key": sql.Identifier(entity.key), "workspace": entity.workspace_table.sql, "code": CODE}
     step = _COMPARE.format(**parts), {"rows": _as_array(heads)}
     opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
-    results = await send(connection, *opening, step, COMMIT, seconds=600.0)
-    found = results[2].fetchall()
+    [compared] = await transact(connection, step, opening=opening, seconds=600.0)
+    found = compared.fetchall()
     new = [row["nr"] for row in found if row["new"]]
     changed = [key_of(rows[row["nr"]]) for row in found if not row["new"]]
     inserted = 0
@@ -168,7 +167,7 @@ async def _insert(connection: Connection, entity: Entity, types: Mapping[str, st
     opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
     for _ in range(TRIES):
         try:
-            results = await send(connection, *opening, (statement, params), COMMIT, seconds=600.0)
+            [inserted] = await transact(connection, (statement, params), opening=opening, seconds=600.0)
         except psycopg.errors.UniqueViolation as error:
             await send(connection, ROLLBACK)
             if not await taken_number(connection, entity, error):
@@ -176,7 +175,7 @@ async def _insert(connection: Connection, entity: Entity, types: Mapping[str, st
             if fault := await behind(connection, entity):
                 raise fault from error
             continue  # it was the last number that was taken
-        return results[2].rowcount
+        return inserted.rowcount
     raise await own_numbers(connection, entity)
 
 

@@ -16,8 +16,9 @@ from worker.entities.declaration import ENTITIES, Entity, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
 from worker.neon.invalid import LEDGER
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
+from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
-from worker.postgres.pool import COMMIT, ROLLBACK, Connection, begin, send
+from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
 from worker.sync.catch_up import CaughtUp, catch_up_rows
 from worker.sync.databases import Databases
 
@@ -42,8 +43,8 @@ async def keys_of_run(databases: Databases, run_id: str) -> list[str]:
         LEDGER
     )
     async with databases.neon.connection() as neon:
-        results = await send(neon, *begin(read_only=True), (statement, {"run": run_id}), COMMIT)
-        return [row["key"] for row in results[2].fetchall()]
+        rows = await fetch_all(neon, statement, {"run": run_id})
+        return [row["key"] for row in rows]
 
 
 async def undo(
@@ -135,8 +136,8 @@ async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | Non
         " AND (%(run)s::text IS NULL OR run_id = %(run)s) GROUP BY key ORDER BY max(id) DESC"
     ).format(LEDGER)
     params = {"entities": list(ENTITIES), "keys": list(keys), "run": run_id}
-    results = await send(neon, *begin(read_only=True), (statement, params), COMMIT)
-    return list(dict.fromkeys([*(row["key"] for row in results[2].fetchall()), *keys]))
+    rows = await fetch_all(neon, statement, params)
+    return list(dict.fromkeys([*(row["key"] for row in rows), *keys]))
 
 
 async def _tell(
@@ -159,8 +160,7 @@ async def _why_not_on_record(neon: Connection, key: str, run_id: str | None) -> 
         )
         for entity in ENTITIES.values()
     )
-    results = await send(neon, *begin(read_only=True), (statement, {"key": key}), COMMIT)
-    if results[2].fetchone() and not run_id:
+    if await fetch_first(neon, statement, {"key": key}) and not run_id:
         return (
             "it is in the master table, but the ledger has no backup of it: retention removed that, or somebody"
             " else promoted it"
@@ -181,8 +181,7 @@ async def _last_promotion(
         " AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
     ).format(ledger=LEDGER)
     params = {"entities": list(ENTITIES), "key": key, "run": run_id}
-    results = await send(neon, *begin(read_only=True), (statement, params), COMMIT)
-    row = results[2].fetchone()
+    row = await fetch_first(neon, statement, params)
     return (ENTITIES[row["entity"]], row) if row else (None, None)
 
 

@@ -11,7 +11,8 @@ from psycopg import sql
 from worker.domain.model import Data
 from worker.entities.declaration import Entity, data_of
 from worker.neon import invalid
-from worker.postgres.pool import COMMIT, Connection, begin, send
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import fetch_all, transact
 from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.queue import RELEASED, release
 
@@ -38,10 +39,10 @@ async def _waiting(connection: Connection, entity: Entity, after: str, limit: in
         " ORDER BY w.{key} LIMIT %(limit)s"
     ).format(key=sql.Identifier(entity.key), data=data_of(entity, "w"), workspace=entity.workspace_table.sql)
     params = {"after": after, "limit": limit}
-    results = await send(connection, *begin(read_only=True), (statement, params), COMMIT)
+    rows = await fetch_all(connection, statement, params)
     return [
         _Waiting(row["key"], row["data"], {name: (row["snapshot"] or {}).get(name) for name in entity.columns})
-        for row in results[2].fetchall()
+        for row in rows
     ]
 
 
@@ -77,7 +78,7 @@ async def wake_waiting(neon: Connection, supabase: Connection, entity: Entity, r
         ):
 
             async def let_go(some: Sequence[str], note: str = note) -> None:
-                await send(supabase, *begin(), release(entity, some, by=entity.key, note=note), COMMIT)
+                await transact(supabase, release(entity, some, by=entity.key, note=note))
 
             released += await in_parts(supabase, let_go, keys, refuse) if keys else 0
     return released

@@ -11,14 +11,12 @@ from typing import Any
 number, _, when = os.environ.get("CRASH_AT", "").partition(":")
 
 if number:
-    from worker.neon import settle
-    from worker.postgres import pool
-    from worker.supabase import queue
+    from worker.postgres import transaction
     from worker.sync import acknowledge
 
-    honest = pool.send
+    honest = transaction.send
     seen: dict[Any, int] = {}
-    """Statements of each task that claimed companies; the other entity's courier does not count."""
+    """Statements of each task that claimed companies; the other entity's consumer does not count."""
 
     async def send(connection: Any, *steps: Any, **options: Any) -> Any:
         """The same statements one by one, so that the server has executed each before the next."""
@@ -37,6 +35,6 @@ if number:
                 os.kill(os.getpid(), signal.SIGKILL)
         return cursors
 
-    for module in (settle, acknowledge, queue):
+    for module in (transaction, acknowledge):
         assert module.send is honest
         module.send = send  # type: ignore[attr-defined]

@@ -1,0 +1,205 @@
+"""Transactions, the same for both databases. Knows no tables and no rules.
+
+A transaction is a list of statements sent in one pipeline, so that it costs one network round trip.
+Every transaction states its own settings (``set_config(…, is_local)``): behind a pooler in transaction
+mode there is no session to keep them, and start-up ``options`` are rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+from weakref import WeakSet
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import DictRow
+
+from worker.postgres.connection import Connection, within
+from worker.postgres.errors import is_stale_plan
+from worker.postgres.pipeline import Result, exchange, may_prepare
+from worker.postgres.read_only import HEED
+
+_UNTRIED: WeakSet[Connection] = WeakSet()
+"""Pooled connections of which it is not known whether a pooler is between."""
+_PID = "backend_pid"
+Statement = sql.Composed | sql.SQL
+Params = Mapping[str, Any] | None
+Step = tuple[Statement, Params]
+
+STATEMENT_SECONDS = 15.0
+LOCK_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
+CLIENT_SECONDS = 20.0
+"""After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
+
+
+COMMIT: Step = (sql.SQL("COMMIT"), None)
+ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
+
+
+_SETTINGS = sql.SQL("SELECT {}")
+_SETTING = sql.SQL("set_config({}, {}, true)")
+# Whatever the database's default is; where it waits for a standby too, it goes on doing so.
+_WAIT_FOR_THE_DISK = sql.SQL(
+    "set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"
+)
+
+
+def composed(statement: sql.Composable) -> sql.SQL:
+    """The statement put together for good: a large one costs more to compose than to send."""
+    return sql.SQL(statement.as_string())
+
+
+@lru_cache(maxsize=64)
+def begin(
+    *,
+    read_only: bool = False,
+    repeatable: bool = False,
+    statement: float = STATEMENT_SECONDS,
+    lock: float = LOCK_SECONDS,
+    idle: float = IDLE_SECONDS,
+    planner: tuple[str, ...] = (),
+    planned_once: bool = False,
+    durable: bool = True,
+) -> Sequence[Step]:
+    """The steps that open a transaction with the worker's settings.
+
+    Args:
+        read_only: the server refuses any write.
+        repeatable: every statement sees the same snapshot.
+        statement: seconds a statement may run; 0 is without limit.
+        lock: seconds a lock is waited for.
+        idle: seconds the transaction may lie idle before the server ends it and its locks.
+        planner: what its planner is to do without: names of settings that are turned off.
+        planned_once: a prepared statement is planned for any parameters at once, not anew for the first five it gets.
+        durable: its COMMIT waits for the disk. Else a crash of the server may take the last moments back, in order.
+    """
+    level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
+    # What may write does not say READ WRITE: that would override a database's default, and no standby takes it.
+    mode = " READ ONLY" if read_only else ""
+    settings = {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO",
+        "statement_timeout": f"{int(statement * 1000)}",
+        "lock_timeout": f"{int(lock * 1000)}",
+        "idle_in_transaction_session_timeout": f"{int(idle * 1000)}",
+        "enrichment_worker.writer": "on",
+        # Compiling a statement that runs for milliseconds costs hundreds of them.
+        "jit": "off",
+        **dict.fromkeys(planner if durable else (*planner, "synchronous_commit"), "off"),
+        **({"plan_cache_mode": "force_generic_plan"} if planned_once else {}),
+    }
+    # A transaction that only reads has nothing to wait for.
+    waits = [_WAIT_FOR_THE_DISK] if durable and not read_only else []
+    calls = sql.SQL(", ").join(
+        [
+            *(_SETTING.format(name, value) for name, value in settings.items()),
+            *waits,
+            *(() if read_only else (HEED,)),
+            sql.SQL(f"pg_backend_pid() AS {_PID}"),
+        ]
+    )
+    return (
+        (sql.SQL(f"BEGIN ISOLATION LEVEL {level}{mode}"), None),
+        (composed(_SETTINGS.format(calls)), None),
+    )
+
+
+async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Result]:
+    """Send the steps together: one round trip. Their results are here when it returns.
+
+    Raises:
+        psycopg.Error: the first step that failed; the steps after it did not run.
+    """
+    try:
+        with within(connection, seconds):
+            results = await exchange(connection, [(step.as_string(connection), params) for step, params in steps])
+    except psycopg.Error as error:
+        if is_stale_plan(error):
+            await connection.close()  # what it has prepared goes with it; the next try has another connection
+        raise
+    if connection in _UNTRIED:
+        _try(connection, results)
+    return results
+
+
+def _try(connection: Connection, results: Iterable[Result]) -> None:
+    """Have statements prepared where the session is the server's own, which the first transaction tells.
+
+    A pooler gives its client another process id than the server's. Behind one, a statement that was prepared in one
+    transaction is unknown in the next, or is somebody else's. Without one, planning it again is saved.
+    """
+    for result in results:
+        if _PID in result.columns and (row := result.fetchone()):
+            _UNTRIED.discard(connection)
+            if row[_PID] == connection.info.backend_pid:
+                may_prepare(connection)
+
+
+def try_to_prepare(connection: Connection) -> None:
+    """Find out with its first transaction whether statements may be prepared on a new connection."""
+    _UNTRIED.add(connection)
+
+
+async def transact(
+    connection: Connection, *steps: Step, opening: Sequence[Step] | None = None, seconds: float = CLIENT_SECONDS
+) -> list[Result]:
+    """Run the steps as one transaction, in one round trip.
+
+    Args:
+        connection: in autocommit.
+        steps: what the transaction does.
+        opening: as :func:`begin` makes it; by default one that may write.
+        seconds: after which the connection is cut.
+
+    Returns:
+        What came of each step.
+
+    Raises:
+        psycopg.Error: the first step that failed. The transaction is still open, and did nothing.
+    """
+    first = begin() if opening is None else opening
+    return (await send(connection, *first, *steps, COMMIT, seconds=seconds))[len(first) : -1]
+
+
+async def read(connection: Connection, *steps: Step) -> list[list[DictRow]]:
+    """The rows of each of the steps, from one read-only transaction in one round trip."""
+    return [result.fetchall() for result in await transact(connection, *steps, opening=begin(read_only=True))]
+
+
+async def fetch_all(connection: Connection, statement: Statement, params: Params = None) -> list[DictRow]:
+    """The rows of a statement, from a read-only transaction of its own: one round trip."""
+    [rows] = await read(connection, (statement, params))
+    return rows
+
+
+async def fetch_first(connection: Connection, statement: Statement, params: Params = None) -> DictRow | None:
+    """The first row of a statement, as :func:`fetch_all` gives them; None where there is none."""
+    return next(iter(await fetch_all(connection, statement, params)), None)
+
+
+async def fetch_one(connection: Connection, statement: Statement, params: Params = None) -> DictRow:
+    """The row of a statement that always has one, as :func:`fetch_all` gives it."""
+    [row] = await fetch_all(connection, statement, params)
+    return row
+
+
+async def begin_and_fetch(connection: Connection, opening: Sequence[Step], step: Step) -> list[DictRow]:
+    """The rows of a statement, in a transaction that stays open: one round trip.
+
+    Args:
+        connection: in autocommit.
+        opening: as :func:`begin` makes it.
+        step: the statement.
+    """
+    *_, result = await send(connection, *opening, step)
+    return result.fetchall()
+
+
+async def fetch_inside(connection: Connection, statement: Statement, params: Params = None) -> list[DictRow]:
+    """The rows of a statement, within the transaction that is open: one round trip."""
+    [result] = await send(connection, (statement, params))
+    return result.fetchall()
