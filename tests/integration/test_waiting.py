@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from records import add_master, add_people, add_slot, company, complete, ledger, master, person, work
 
+from worker.domain.messages import CORRECTED
 from worker.postgres import transaction
-from worker.sync.waiting import CORRECTED, PAGE
+from worker.sync.waiting import PAGE
 
 
 @pytest.fixture

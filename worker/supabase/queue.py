@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker.domain import messages
 from worker.domain.model import Code, Data, Delivery, Receipt, Status
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity, data_of
@@ -22,12 +23,8 @@ STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
 """What :func:`worker.domain.model.stamp` writes, for ``to_char``; the trigger has it too."""
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
 
-RELEASED = "Queued: what the record waited for is there."
-LEFT_NOTE = (
-    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
-)
 _SAID_BY_0_1_0 = {
-    Code.LEFT: LEFT_NOTE,
+    Code.LEFT: messages.LEFT,
     Code.GONE: "This record is no longer in the invalid table:%",
     Code.FLAGGED: "Not promoted: %",
     Code.CARRIED: "Carried to Neon, where it waits for re-validation.%",
@@ -91,7 +88,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             key=sql.Identifier(entity.key),
             data=data_of(entity, "w"),
             workspace=entity.workspace_table.sql,
-            released=sql.Literal(RELEASED),
+            released=sql.Literal(messages.RELEASED),
             more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
         )
         + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_postponed(entity))
@@ -342,7 +339,7 @@ def _as_json(reply: Reply) -> dict[str, Any]:
     return said
 
 
-def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = RELEASED) -> Step:
+def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = messages.RELEASED) -> Step:
     """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
     itself.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import psycopg
 import structlog
 
+from worker.domain import messages
 from worker.domain.model import Data
 from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
@@ -120,7 +121,7 @@ async def _acknowledge_one(supabase: Connection, entity: Entity, reply: Reply) -
         if kind_of(error) is Kind.TRANSIENT or reply.data is None:
             raise
         await send(supabase, ROLLBACK)
-        note = f"{reply.note} The values as they were carried do not fit this table: {in_one_line(error)}"
+        note = messages.does_not_fit(reply.note, in_one_line(error))
         return await _acknowledge_one(supabase, entity, replace(reply, data=None, note=note))
     return told.rowcount
 

@@ -10,6 +10,7 @@ from datetime import datetime
 
 import psycopg
 
+from worker.domain import messages
 from worker.domain.lineage import descends, is_older, with_neons_own, with_what_went
 from worker.domain.merge import merge
 from worker.domain.model import Code, Outcome, Status, new_run_id, same_delivery
@@ -22,22 +23,12 @@ from worker.postgres.transaction import COMMIT, Step, send, transact
 from worker.supabase import queue, receipts, workspace
 from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import read_position
-from worker.supabase.queue import LEFT_NOTE, RELEASED, Reply, Row
+from worker.supabase.queue import Reply, Row
 from worker.supabase.workspace import Refresh
 from worker.sync.databases import Databases
 from worker.sync.deliver import outcome_events_of
 from worker.sync.judging import agreed_on
-from worker.sync.replies import (
-    CARRIED_NOTE,
-    PROMOTED_NOTE,
-    UNDONE_NOTE,
-    day_of,
-    differing,
-    flagged_note,
-    promoted_note,
-    taken_back_note,
-    typed_since,
-)
+from worker.sync.replies import differing, typed_since
 
 
 @dataclass
@@ -381,7 +372,11 @@ def promoted(row: Row, said: Spoken) -> Reply:
     mine = row.delivery
     edited = typed_since(mine, said.sent) and not is_older(row.delivery, said.sent)
     taken_back = mine.status != Status.COMPLETE and not is_older(row.delivery, said.sent)
-    note = promoted_note(said.at, edited=edited, taken_back=taken_back) if edited or taken_back else PROMOTED_NOTE
+    note = (
+        messages.promoted_before(said.at, edited=edited, taken_back=taken_back)
+        if edited or taken_back
+        else messages.PROMOTED
+    )
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note,
         differing(with_what_went(mine, said.sent) if edited else said.record, mine.data),
@@ -395,11 +390,13 @@ def _flagged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
     errors = fresh.errors if fresh.still_invalid else said.errors
     if is_older(row.delivery, said.sent) or not row.taken_back:
         return Reply(
-            mine.key, mine.version, Status.FAILED, flagged_note(errors), differing(fresh.data, mine.data), fresh.data,
-            errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code, pushed=True,
+            mine.key, mine.version, Status.FAILED, messages.flagged(errors), differing(fresh.data, mine.data),
+            fresh.data, errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code, pushed=True,
             code=Code.FLAGGED, receipt=said.receipt,
         )  # fmt: skip
-    return replace(_merged(entity, row, standing, said, fresh), note=taken_back_note(errors), code=Code.FLAGGED)
+    return replace(
+        _merged(entity, row, standing, said, fresh), note=messages.flagged_before_taken_back(errors), code=Code.FLAGGED
+    )
 
 
 def _waiting(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh | None:
@@ -416,7 +413,7 @@ def _carried(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
     mine = row.delivery
     if is_older(row.delivery, said.sent) and fresh.unjudged:
         return Reply(
-            mine.key, mine.version, Status.COMPLETE, CARRIED_NOTE, differing(fresh.data, mine.data), fresh.data,
+            mine.key, mine.version, Status.COMPLETE, messages.CARRIED, differing(fresh.data, mine.data), fresh.data,
             pushed=True, code=Code.CARRIED, receipt=said.receipt,
         )  # fmt: skip
     return _merged(entity, row, standing, said, fresh)
@@ -439,7 +436,8 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
     mine = row.delivery
     return Refresh(
         mine.key, fresh.id, with_what_went(row.delivery, said.sent), mine.snapshot, Status.COMPLETE, None, None, None,
-        reopened=True, note=RELEASED, code=Code.RELEASED, enriched_by=said.enriched_by, enriched_at=said.enriched_at,
+        reopened=True, note=messages.RELEASED, code=Code.RELEASED,
+        enriched_by=said.enriched_by, enriched_at=said.enriched_at,
     )  # fmt: skip
 
 
@@ -462,7 +460,7 @@ def _left(row: Row, standing: Standing, said: Spoken) -> Refresh | None:
         return None
     status = Status.FAILED if said.outcome is Outcome.FLAGGED else mine.status
     return Refresh(
-        mine.key, None, data, mine.snapshot, status, None, None, None, reopened=standing.forgotten, note=LEFT_NOTE,
+        mine.key, None, data, mine.snapshot, status, None, None, None, reopened=standing.forgotten, note=messages.LEFT,
         code=Code.LEFT,
     )  # fmt: skip
 
@@ -472,10 +470,7 @@ def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
     # Of a backup that is older than the promotion, what was promoted comes back first.
     data = with_what_went(row.delivery, carried.sent) if carried else mine.data
     if fresh is None:
-        note = (
-            f"This record is no longer in the invalid table: its promotion was taken back on {day_of(said.at)}, and it"
-            " left by another way after that. What you typed is still here."
-        )
+        note = messages.gone_after_undo(said.at)
         return Refresh(
             mine.key, None, data, mine.snapshot, Status.FAILED, None, None, None, reopened=True, note=note,
             code=Code.GONE, receipt=said.receipt,
@@ -483,5 +478,5 @@ def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None
     data = with_neons_own(data, (carried or said).sent, fresh.data)
     return Refresh(
         mine.key, fresh.id, data, fresh.data, Status.PENDING, fresh.errors, fresh.warnings, fresh.reason_code,
-        reopened=True, note=UNDONE_NOTE, code=Code.UNDONE, receipt=said.receipt,
+        reopened=True, note=messages.UNDONE, code=Code.UNDONE, receipt=said.receipt,
     )  # fmt: skip

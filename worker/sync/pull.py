@@ -13,6 +13,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from worker.domain import messages
 from worker.domain.horizon import Since
 from worker.domain.model import Action, Code, Outcome, new_run_id, utc_now
 from worker.domain.progress import NOBODY, Progress, Pulse
@@ -27,14 +28,12 @@ from worker.schema.causes import common_cause
 from worker.supabase import outbox, queue, workspace
 from worker.supabase.bisect import Refusals, in_parts
 from worker.supabase.position import Position, read_position, save_position, save_restored, take_position
-from worker.supabase.queue import LEFT_NOTE
 from worker.supabase.workspace import Refresh
 from worker.sync import staging
 from worker.sync.catch_up import catch_up_rows
 from worker.sync.databases import Databases, recall
 from worker.sync.deliver import outcome_events_of
 from worker.sync.refresh import Left, bring_up_to_date, hears_of_it_here, part
-from worker.sync.replies import LOST_NOTE, NEVER_PULLED_NOTE
 from worker.sync.restore import Comparison, bring_together, recognise
 from worker.sync.revalidate import chunks, finish_carried, judge_pushed
 from worker.sync.staging import Batches, Ground
@@ -387,9 +386,9 @@ class _Pull:
         await send(
             self.supabase,
             workspace.remove(self.entity, left.gone),
-            workspace.note(self.entity, left.orphans, LEFT_NOTE, Code.LEFT),
-            workspace.note(self.entity, left.strangers, NEVER_PULLED_NOTE, Code.GONE),
-            workspace.await_return(self.entity, left.lost, LOST_NOTE),
+            workspace.note(self.entity, left.orphans, messages.LEFT, Code.LEFT),
+            workspace.note(self.entity, left.strangers, messages.NEVER_PULLED, Code.GONE),
+            workspace.await_return(self.entity, left.lost, messages.LOST),
             queue.acknowledge(self.entity, left.promoted),
             *queue.releases(self.entity, keys),
             *outcome_events_of(self.databases, self.entity, self.run.run_id, events),

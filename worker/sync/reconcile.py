@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.domain import messages
 from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
@@ -19,11 +20,6 @@ from worker.sync.databases import Databases
 from worker.sync.pull import pull
 from worker.sync.restore import held_back
 from worker.sync.revalidate import chunks
-
-GONE_IN_A_RESTORE = (
-    "This record is no longer in the invalid table: Neon was restored to an earlier moment that did not have it."
-    " What you typed is still here."
-)
 
 
 @dataclass
@@ -121,7 +117,7 @@ async def _give_up(databases: Databases, neon: Connection, supabase: Connection,
             for key, row in rows.items()
         ]  # fmt: skip
         await invalid.book(neon, entity, run_id, entries)
-        await send(supabase, workspace.give_up(entity, list(rows), GONE_IN_A_RESTORE), COMMIT)
+        await send(supabase, workspace.give_up(entity, list(rows), messages.GIVEN_UP), COMMIT)
     position = await read_position(supabase, entity)
     if position.restored and not held_back(position) and not await workspace.lost(supabase, entity):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}

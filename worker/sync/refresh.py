@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from worker.domain import messages
 from worker.domain.merge import merge
 from worker.domain.model import Code, Data, Delivery, Merged, Outcome, Receipt, Status
 from worker.entities.declaration import Entity
 from worker.neon.invalid import Entry, InvalidRow
 from worker.neon.ledger import Standing, heard_at_least
-from worker.supabase.queue import RELEASED, Reply, Row
+from worker.supabase.queue import Reply, Row
 from worker.supabase.workspace import Refresh
 from worker.sync.catch_up import promoted
 from worker.sync.judging import agreed_on, last_word
@@ -25,7 +26,7 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
         # It was set to complete, and waited for its record: all in which they differ is the enricher's.
         return Refresh(
             mine.key, fresh.id, mine.data, fresh.data, Status.COMPLETE, None, None, None, reopened=True,
-            note=RELEASED, code=Code.RELEASED,
+            note=messages.RELEASED, code=Code.RELEASED,
         ), []  # fmt: skip
     came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST)
     base = fresh.data if row.code == Code.LOST else agreed_on(entity, mine, fresh.data, standing)
@@ -37,9 +38,9 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
     note, code = None, None
     if row.promoted:
         merged, kept = _never_empty_over_a_value(merged, mine.data)
-        note, code = _invalid_again_note(kept), Code.INVALID_AGAIN
+        note, code = messages.invalid_again(kept), Code.INVALID_AGAIN
     elif lost:
-        note, code = f"Your change to {', '.join(lost)} was not kept: Neon has a newer value.", Code.CONFLICT
+        note, code = messages.not_kept(lost), Code.CONFLICT
     refresh = Refresh(
         key=mine.key,
         neon_id=fresh.id,
@@ -83,11 +84,6 @@ def _never_empty_over_a_value(merged: Merged, typed: Data) -> tuple[Merged, list
     """What the record lacks now that it turned invalid again, as the enricher had it; and the names of that."""
     kept = [name for name, value in merged.data.items() if value is None and typed.get(name) is not None]
     return Merged({**merged.data, **{n: typed[n] for n in kept}}, merged.enriched_fields, merged.conflicts), kept
-
-
-def _invalid_again_note(kept: list[str]) -> str:
-    note = "This record turned invalid again after it was promoted: see original_validation_errors."
-    return note + (f" Neon has no {', '.join(kept)} now; the values from before are kept here." if kept else "")
 
 
 def _heard_by_this(row: Delivery, standing: Standing) -> Receipt | None:

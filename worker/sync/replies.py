@@ -1,32 +1,17 @@
-"""What the enricher is told in his row, in words. Pure."""
+"""What a settled record's row is told. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from worker.domain import messages
 from worker.domain.lineage import is_older, is_typed, with_neons_own, with_what_went
 from worker.domain.model import Code, Data, Delivery, Outcome, Sent, State, Status
 from worker.supabase.queue import Reply
 
 KEPT = "the enricher's values are kept in the workspace only"
 """The note of a record whose values fit neither of Neon's tables."""
-QUEUED_NOTE = "Queued: the record is on its way to be checked."
-PROMOTED_NOTE = "Promoted to the master table."
-CARRIED_NOTE = "Carried to Neon, where it waits for re-validation."
-UNDONE_NOTE = "The promotion was taken back: check the record, and set complete again."
-NO_EDITS = (
-    " Edits after promotion are not carried to the master table; `enrichment-worker undo` brings the record back."
-)
-NEVER_PULLED_NOTE = (
-    "This record never came from Neon: new records come from there, with the pull. Nothing was carried; the row stays"
-    " as you typed it."
-)
-LOST_NOTE = (
-    "Neon was restored to an earlier moment and does not have this record any more. What you typed is kept here; the"
-    " operator is told. It goes on by itself when the record is there again."
-)
 
 
 def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
@@ -43,9 +28,7 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
         return None
     if said.state is State.GONE:
         return _gone(delivery)
-    lost = "".join(
-        f" Your change to {c.field} was not kept: Neon has a newer value." for c in said.conflicts if c.winner == "neon"
-    )
+    lost = "".join(" " + messages.not_kept([c.field]) for c in said.conflicts if c.winner == "neon")
     # Only what differs travels: mostly a website that was tidied, or nothing.
     data = differing(said.record, delivery.data if holds is None else holds)
     receipt = said.receipt
@@ -55,13 +38,13 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
-                key, version, Status.COMPLETE, PROMOTED_NOTE + lost, data,
+                key, version, Status.COMPLETE, messages.PROMOTED + lost, data,
                 said.record, {}, said.warnings, pushed=True, promoted_at=said.at,
                 code=Code.PROMOTED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
         case Outcome.FLAGGED:
             return Reply(
-                key, version, Status.FAILED, flagged_note(said.errors) + lost,
+                key, version, Status.FAILED, messages.flagged(said.errors) + lost,
                 None if said.note == KEPT else data, said.record, said.errors, said.warnings,
                 said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
                 as_of=as_of,
@@ -71,8 +54,8 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
             # from before the promotion lacks what was promoted.
             back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
             return Reply(
-                key, version, Status.PENDING, UNDONE_NOTE, differing(back, delivery.data) or None, said.record, {}, {},
-                code=Code.UNDONE, receipt=receipt, as_of=as_of,
+                key, version, Status.PENDING, messages.UNDONE, differing(back, delivery.data) or None, said.record,
+                {}, {}, code=Code.UNDONE, receipt=receipt, as_of=as_of,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
             # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
@@ -86,7 +69,7 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
             )  # fmt: skip
         case _:
             return Reply(
-                key, version, Status.COMPLETE, CARRIED_NOTE + lost, data, said.record, pushed=True,
+                key, version, Status.COMPLETE, messages.CARRIED + lost, data, said.record, pushed=True,
                 code=Code.CARRIED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
 
@@ -94,24 +77,6 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
 def differing(record: Data | None, holds: Data) -> Data:
     """The values of a record that a row does not hold."""
     return {name: value for name, value in (record or {}).items() if name not in holds or holds[name] != value}
-
-
-def flagged_note(errors: object) -> str:
-    """What a row reads whose record did not pass."""
-    fields = ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
-    return f"Not promoted: {fields}. See validation_errors, repair it, and set complete again."
-
-
-def taken_back_note(errors: object) -> str:
-    """What a row reads that was taken back while an earlier version of it was judged and did not pass."""
-    fields = ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
-    return f"As it was sent before, it was not promoted: {fields}. What you have typed since is kept here."
-
-
-def promoted_note(at: datetime | None, *, edited: bool, taken_back: bool) -> str:
-    """What a row reads whose record had been promoted before the row was told."""
-    before = ", before you took it back" if taken_back else ""
-    return f"This record was promoted on {day_of(at)}{before}." + (NO_EDITS if edited else "")
 
 
 def typed_since(row: Delivery, sent: Sent) -> bool:
@@ -122,11 +87,6 @@ def typed_since(row: Delivery, sent: Sent) -> bool:
         value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_typed(row, name))
         for name, value in row.data.items()
     )
-
-
-def day_of(at: datetime | None) -> str:
-    """A moment as enrichers read it."""
-    return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
 
 
 def _gone(delivery: Delivery) -> Reply:
@@ -149,23 +109,24 @@ def _gone(delivery: Delivery) -> Reply:
         # The guide's scripts carried and promoted it.
         return adopted(delivery)
     if said.outcome is Outcome.WITHDRAWN:
-        why = f"it was withdrawn on {day_of(said.at)} ({said.note or 'it left the invalid table by another way'})"
+        how = said.note or "it left the invalid table by another way"
+        why = f"it was withdrawn on {messages.day_of(said.at)} ({how})"
     elif said.outcome is Outcome.UNDONE:
-        why = f"its promotion was taken back on {day_of(said.at)}, and it left by another way after that"
+        why = f"its promotion was taken back on {messages.day_of(said.at)}, and it left by another way after that"
     elif said.in_master and said.promoted_before:
-        day = day_of(said.promoted_before)
+        day = messages.day_of(said.promoted_before)
         why = f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
     elif said.in_master:
         why = "it is in the master table, where somebody else put it"
     elif not delivery.pulled:
         return Reply(
-            key, version, Status.FAILED, NEVER_PULLED_NOTE, code=Code.GONE,
+            key, version, Status.FAILED, messages.NEVER_PULLED, code=Code.GONE,
         )  # fmt: skip
     else:
         why = "it left by another way than this worker, which does not know why"
     return Reply(
         key, version, Status.FAILED,
-        f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here.",
+        messages.gone(why),
         back or None, code=Code.GONE, as_of=as_of,
     )  # fmt: skip
 
@@ -180,7 +141,7 @@ def _promoted(delivery: Delivery, at: datetime | None, *, edited: bool, record: 
     said = delivery.answer
     receipt = said.receipt if said else None
     data = differing(record, delivery.data) if record and not edited else None
+    note = messages.promoted_before(at, edited=edited, taken_back=False)
     return Reply(
-        delivery.key, delivery.version, Status.COMPLETE, promoted_note(at, edited=edited, taken_back=False), data,
-        record, {}, pushed=True, promoted_at=at, code=Code.PROMOTED, receipt=receipt,
+        delivery.key, delivery.version, Status.COMPLETE, note, data, record, {}, pushed=True, promoted_at=at, code=Code.PROMOTED, receipt=receipt,
     )  # fmt: skip

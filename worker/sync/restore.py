@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import structlog
 
+from worker.domain import messages
 from worker.domain.model import Code, Delivery, Outcome, Status, moment, utc_now
 from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
@@ -30,7 +31,7 @@ from worker.sync.catch_up import CaughtUp, catch_up, newer_than, older_than_carr
 from worker.sync.databases import Databases
 from worker.sync.deliver import keys_with, outcome_events, remember
 from worker.sync.judging import judge
-from worker.sync.replies import LOST_NOTE, NO_EDITS, PROMOTED_NOTE, QUEUED_NOTE, reply_to
+from worker.sync.replies import reply_to
 from worker.sync.settling import complain, settle_batch
 
 log = structlog.get_logger("worker.restore")
@@ -246,7 +247,7 @@ async def _recover(
     ]
     await invalid.book(neon, entity, run.run_id, entries)
     steps: list[Step] = [workspace.refresh(entity, [*refreshes, *told])] if refreshes or told else []
-    steps += [workspace.await_return(entity, lost, LOST_NOTE)] if lost else []
+    steps += [workspace.await_return(entity, lost, messages.LOST)] if lost else []
     promoted = keys_with(again, Outcome.PROMOTED)
     found.again += promoted
     promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
@@ -277,7 +278,7 @@ def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
     reply = replace(reply, forget=True, snapshot=reply.snapshot or record.data)
     if not row.edited:
         return reply
-    note = PROMOTED_NOTE + NO_EDITS if reply.code == Code.PROMOTED else reply.note
+    note = messages.PROMOTED + messages.NO_EDITS if reply.code == Code.PROMOTED else reply.note
     return replace(reply, data=None, note=note)
 
 
@@ -286,7 +287,7 @@ def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
     mine = row.delivery
     return Refresh(
         mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
-        note=QUEUED_NOTE if row.carried else None, code=Code.QUEUED if row.carried else None,
+        note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
         receipt=ledger.heard_at_least(mine, standing), forget=True,
     )  # fmt: skip
 
@@ -313,7 +314,7 @@ def _promoted_still(row: Row, standing: Standing) -> Reply:
     at = said.at if said and said.outcome is Outcome.PROMOTED else mine.promoted_at or utc_now()
     receipt = said.receipt if said and said.outcome is Outcome.PROMOTED else None
     record = said.record if said else None
-    note = PROMOTED_NOTE + (NO_EDITS if record and mine.data != record else "")
+    note = messages.PROMOTED + (messages.NO_EDITS if record and mine.data != record else "")
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
         promoted_at=at, code=Code.PROMOTED, receipt=receipt, forget=True,

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from worker.domain import messages
 from worker.domain.model import Data
 from worker.entities.declaration import Entity, data_of
 from worker.neon import invalid
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import fetch_all, transact
 from worker.supabase.bisect import Refusals, in_parts
-from worker.supabase.queue import RELEASED, release
+from worker.supabase.queue import release
 
 PAGE = 5_000
 """Rows that are looked at together: 700,000 at once are more than a database takes."""
-CORRECTED = "Queued: Neon has corrected the record."
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ async def wake_waiting(neon: Connection, supabase: Connection, entity: Entity, r
         for key in ready:
             del left[key]
         for keys, note in (
-            (ready, RELEASED),
-            (await invalid.corrected(neon, entity, left), CORRECTED),
+            (ready, messages.RELEASED),
+            (await invalid.corrected(neon, entity, left), messages.CORRECTED),
         ):
 
             async def let_go(some: Sequence[str], note: str = note) -> None:

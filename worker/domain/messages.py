@@ -1,0 +1,95 @@
+"""Every sentence that an enricher reads in ``sync_note``; :class:`worker.domain.model.Code` says which it is. Nothing
+compares them. What a rule says of a value is in :mod:`worker.domain.rules`, what a record waits for with its entity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
+QUEUED = "Queued: the record is on its way to be checked."
+"""The trigger writes it too: ``sql/triggers/00_functions.sql``."""
+RELEASED = "Queued: what the record waited for is there."
+CORRECTED = "Queued: Neon has corrected the record."
+CARRIED = "Carried to Neon, where it waits for re-validation."
+PROMOTED = "Promoted to the master table."
+NO_EDITS = (
+    " Edits after promotion are not carried to the master table; `enrichment-worker undo` brings the record back."
+)
+UNDONE = "The promotion was taken back: check the record, and set complete again."
+LEFT = (
+    "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
+)
+NEVER_PULLED = (
+    "This record never came from Neon: new records come from there, with the pull. Nothing was carried; the row stays"
+    " as you typed it."
+)
+LOST = (
+    "Neon was restored to an earlier moment and does not have this record any more. What you typed is kept here; the"
+    " operator is told. It goes on by itself when the record is there again."
+)
+GIVEN_UP = (
+    "This record is no longer in the invalid table: Neon was restored to an earlier moment that did not have it."
+    " What you typed is still here."
+)
+
+
+def flagged(errors: object) -> str:
+    """The record did not pass."""
+    return f"Not promoted: {_fields(errors)}. See validation_errors, repair it, and set complete again."
+
+
+def flagged_before_taken_back(errors: object) -> str:
+    """The row was taken back while an earlier version of it was judged, and that did not pass."""
+    return f"As it was sent before, it was not promoted: {_fields(errors)}. What you have typed since is kept here."
+
+
+def promoted_before(at: datetime | None, *, edited: bool, taken_back: bool) -> str:
+    """The record had been promoted before the row was told.
+
+    Args:
+        at: when; UTC without zone.
+        edited: whether the row was edited after that.
+        taken_back: whether it was taken back after that.
+    """
+    before = ", before you took it back" if taken_back else ""
+    return f"This record was promoted on {day_of(at)}{before}." + (NO_EDITS if edited else "")
+
+
+def invalid_again(kept: Iterable[str]) -> str:
+    """The record turned invalid after its promotion; ``kept`` are the fields that are empty in Neon by now."""
+    note = "This record turned invalid again after it was promoted: see original_validation_errors."
+    fields = ", ".join(kept)
+    return note + (f" Neon has no {fields} now; the values from before are kept here." if fields else "")
+
+
+def not_kept(fields: Iterable[str]) -> str:
+    """Neon's newer value was taken over the enricher's."""
+    return f"Your change to {', '.join(fields)} was not kept: Neon has a newer value."
+
+
+def gone(why: str) -> str:
+    """There is no record to carry the row to; ``why`` is a clause that says how it left."""
+    return f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here."
+
+
+def gone_after_undo(at: datetime | None) -> str:
+    """The record left after its promotion was taken back, while the row waited to be told."""
+    return (
+        f"This record is no longer in the invalid table: its promotion was taken back on {day_of(at)}, and it"
+        " left by another way after that. What you typed is still here."
+    )
+
+
+def does_not_fit(note: str | None, reason: str) -> str:
+    """The row's own table refuses the values as they were carried; ``note`` is what it is told all the same."""
+    return f"{note} The values as they were carried do not fit this table: {reason}"
+
+
+def day_of(at: datetime | None) -> str:
+    """A moment as enrichers read it."""
+    return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
+
+
+def _fields(errors: object) -> str:
+    return ", ".join(errors) if isinstance(errors, Mapping) and errors else "the record"
