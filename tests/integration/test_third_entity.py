@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from worker.domain.rules import RecordRules
 from worker.entities.declaration import ENTITIES, Entity, Table
 from worker.operate.setup import require_adoptable, setup
+from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database
 from worker.settings import load_settings
 from worker.sync import databases as bridges
@@ -136,6 +137,13 @@ def test_an_enrichers_hand_is_heard_and_guided_as_with_every_entity(shops, supab
     if supabase.info.server_version >= 150000:
         row = supabase.execute("SELECT * FROM needs_attention").fetchone()
         assert (row["entity"], row["key"], row["name"]) == ("shop", SHOP, "A")
+
+
+def test_a_column_that_is_missing_is_advised_with_the_type_it_was_declared_with(shops, neon) -> None:
+    neon.execute("ALTER TABLE retail.shop_invalid DROP COLUMN opened")
+    with pytest.raises(SetupMissing) as told:
+        anyio.run(_set_up)
+    assert "ADD COLUMN opened DATE" in str(told.value.lacks)
 
 
 def test_a_third_entity_goes_round_the_loop(shops, neon, supabase) -> None:

@@ -97,7 +97,7 @@ def _no_way(shape: Shape, found: Found) -> list[str]:
 def _missing(found: Found, wanted: Wanted) -> Iterator[Lack]:
     if wanted.added:
         return
-    type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else mends.TYPES.get(wanted.kind, "TEXT")
+    type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else wanted.made_as or mends.TYPES.get(wanted.kind, "TEXT")
     text = f" lacks {wanted.name}: if it has another name now, give it back its own, else add it"
     yield Lack(text, mends.alter(found, f"ADD COLUMN {wanted.name} {type_}"))
 
