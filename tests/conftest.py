@@ -33,7 +33,7 @@ from psycopg.rows import DictRow, dict_row
 from steps import Steps
 
 from worker.demo.embedded import EmbeddedServer
-from worker.operate.setup import files
+from worker.operate.setup import script
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -251,10 +251,9 @@ SIDES = "Neon", "Supabase"
 
 
 def set_up(url: str, side: str) -> None:
-    """Bring a database to what ``setup`` makes of it, by the same files; ``test_setup.py`` runs the command."""
+    """Bring a database to what ``setup`` makes of it, by the same SQL; ``test_setup.py`` runs the command."""
     with connect(url) as connection:
-        for path in files(side):
-            connection.execute(path.read_text(encoding="utf-8"))
+        connection.execute(script(side))
 
 
 @pytest.fixture(scope="session")

@@ -68,3 +68,13 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
   pruned_id BIGINT NOT NULL DEFAULT 0,  -- retention may have removed ledger rows up to this id
   pulled_at TIMESTAMPTZ
 );
+
+-- In which slots a company takes people.
+CREATE TABLE IF NOT EXISTS marketing.company_slots (
+  company_slot_unique_id TEXT PRIMARY KEY,
+  company_unique_id TEXT NOT NULL,
+  slot_type TEXT DEFAULT 'default',
+  slot_label TEXT DEFAULT 'Primary Slot',
+  created_at TIMESTAMPTZ DEFAULT now()
+);
+CREATE INDEX IF NOT EXISTS company_slots_company_idx ON marketing.company_slots (company_unique_id);

@@ -1,21 +1,21 @@
--- Supabase: what is to be done, over both workspaces, oldest first. For the enrichers' own list in the dashboard.
+-- Supabase: what is to be done, over all workspaces, oldest first. For the enrichers' own list in the dashboard.
+--
+-- What stands between "each entity" and "end" is a template, filled in for each (worker/schema/scripts.py). In braces
+-- stand the entity's name as a literal, its workspace, its key, and as label the column that names a record; a brace of
+-- SQL's own is doubled there.
 DO $$ BEGIN
   -- The reader's own rights and policies count, not the owner's; older servers lack that, and get no view.
   IF current_setting('server_version_num')::int >= 150000 THEN
     EXECUTE $view$
       CREATE OR REPLACE VIEW public.needs_attention WITH (security_invoker = on) AS
-      SELECT 'company' AS entity, company_unique_id AS key, company_name AS name, enrichment_status, reason_code,
+      -- each entity, joined by UNION ALL
+      SELECT {name} AS entity, {key} AS key, {label} AS name, enrichment_status, reason_code,
         CASE enrichment_status WHEN 'failed' THEN coalesce(sync_note, 'Repair it, and set complete again.')
           WHEN 'in_progress' THEN 'Somebody is at it.' ELSE 'Repair it, and set complete.' END AS what_to_do,
-        coalesce(nullif(validation_errors, '{}'), original_validation_errors) AS errors, enriched_by,
+        coalesce(nullif(validation_errors, '{{}}'), original_validation_errors) AS errors, enriched_by,
         updated_at AS since
-      FROM public.company_needs_enrichment WHERE enrichment_status IN ('pending', 'in_progress', 'failed')
-      UNION ALL
-      SELECT 'people', unique_id, full_name, enrichment_status, reason_code,
-        CASE enrichment_status WHEN 'failed' THEN coalesce(sync_note, 'Repair it, and set complete again.')
-          WHEN 'in_progress' THEN 'Somebody is at it.' ELSE 'Repair it, and set complete.' END,
-        coalesce(nullif(validation_errors, '{}'), original_validation_errors), enriched_by, updated_at
-      FROM public.people_needs_enrichment WHERE enrichment_status IN ('pending', 'in_progress', 'failed')
+      FROM {workspace} WHERE enrichment_status IN ('pending', 'in_progress', 'failed')
+      -- end of each entity
       ORDER BY since
     $view$;
     PERFORM public.enrichment_close_to_strangers('public.needs_attention');

@@ -1,5 +1,5 @@
--- Supabase: what happens when an enricher touches a workspace row. The triggers are in company.sql and
--- people.sql; the functions serve every entity. State diagram:
+-- Supabase: what happens when an enricher touches a workspace row. The triggers are in entity.sql; the
+-- functions serve every entity. State diagram:
 --
 --   pending ──▶ in_progress ──▶ complete ──▶ (promoted: stays complete)
 --      ▲              ▲            │  ▲

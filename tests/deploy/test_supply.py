@@ -101,7 +101,7 @@ def test_the_sdist_makes_the_same_wheel(built, tmp_path) -> None:
 
     first, again = content(next(built.glob("*.whl"))), content(next((tmp_path / "again").glob("*.whl")))
     assert first == again
-    assert {"worker/observe/page.html", "worker/sql/triggers/company.sql"} <= first.keys()
+    assert {"worker/observe/page.html", "worker/sql/triggers/entity.sql"} <= first.keys()
     assert not [name for name in first if name.startswith(("tests", "bench", "deploy"))]
 
 

@@ -446,8 +446,7 @@ def test_the_setups_own_view_and_triggers_make_room_for_a_fix(cli, prepared, neo
     # As release 0.1.0 left it: its setup did not look at types.
     from worker.operate import setup
 
-    for path in setup.files("Supabase"):
-        supabase.execute(path.read_text())
+    supabase.execute(setup.script("Supabase"))
     lines = cli("setup").stderr.splitlines()
     assert len(lines) == 2, lines
     for line in lines:

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from conftest import connect
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
-from worker.operate import setup as schema
+from worker.entities.declaration import ENTITIES
+from worker.schema.scripts import scripts
 
 GUIDE_WORKSPACE = """
 CREATE TABLE company_needs_enrichment (
@@ -135,9 +136,10 @@ def test_strangers_get_nothing_from_the_workspace(cli, databases, neon, supabase
 
 
 def test_the_files_run_in_an_order_that_works() -> None:
-    assert [f"{path.parent.name}/{path.stem}" for path in schema.files("Supabase")] == [
-        "supabase/00_common", "supabase/company", "supabase/people", "supabase/view_needs_attention",
-        "triggers/00_functions", "triggers/company", "triggers/people",
+    assert [script.name for script in scripts("Supabase", ENTITIES.values())] == [
+        "supabase/00_common.sql", "supabase/entity.sql for company", "supabase/entity.sql for people",
+        "supabase/view_needs_attention.sql",
+        "triggers/00_functions.sql", "triggers/entity.sql for company", "triggers/entity.sql for people",
     ]  # fmt: skip
 
 

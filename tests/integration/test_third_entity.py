@@ -1,16 +1,20 @@
-"""A third entity is one declaration and its SQL: it goes round the loop with no change elsewhere."""
+"""A third entity is one declaration: its tables are made from it, and it goes round the loop with no change elsewhere."""
 
 from __future__ import annotations
 
 import json
 
 import anyio
+import psycopg
 import pytest
 from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from worker.domain.rules import RecordRules
 from worker.entities.declaration import ENTITIES, Entity, Table
+from worker.operate.setup import require_adoptable, setup
+from worker.postgres.errors import SetupMissing
+from worker.postgres.pool import Database
 from worker.settings import load_settings
 from worker.sync import databases as bridges
 from worker.sync.deliver import deliver
@@ -21,32 +25,6 @@ SHOP = "04.04.09.01.00001.001"
 OTHER = "04.04.09.01.00002.001"
 HOURS = '{"mon":\r\n\t"9 to 5",\r\n\t"sat": "\\"noon\\"\\n \\\\"}'
 """As somebody typed it: a column of the type json keeps the blanks between its tokens."""
-SQL = """
-CREATE SCHEMA IF NOT EXISTS retail;
-CREATE TABLE retail.shop_invalid (id BIGSERIAL PRIMARY KEY, shop_id TEXT UNIQUE NOT NULL, label TEXT,
-  opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, hours JSON, reason_code TEXT NOT NULL,
-  validation_errors JSONB NOT NULL, validation_warnings JSONB, batch_id TEXT,
-  created_at TIMESTAMP DEFAULT now(), updated_at TIMESTAMP DEFAULT now(), enrichment_status TEXT,
-  enriched_at TIMESTAMP, enriched_by TEXT, still_invalid BOOLEAN DEFAULT FALSE);
-CREATE TABLE retail.shop_master (shop_id TEXT PRIMARY KEY, display_name TEXT NOT NULL, opened DATE,
-  floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN, hours JSON, origin TEXT NOT NULL);
-"""
-WORKSPACE_SQL = """
-CREATE TABLE shop_needs_enrichment (id BIGSERIAL PRIMARY KEY, neon_id BIGINT, shop_id TEXT UNIQUE NOT NULL,
-  source_batch_id TEXT, label TEXT, opened DATE, floor_area NUMERIC(8, 2), tags TEXT[], open_sunday BOOLEAN,
-  hours JSON, original_validation_errors JSONB, original_validation_warnings JSONB, reason_code TEXT,
-  enrichment_status TEXT DEFAULT 'pending', enrichment_notes TEXT, enriched_by TEXT, enriched_at TIMESTAMP,
-  pulled_from_neon_at TIMESTAMP, pushed_to_neon_at TIMESTAMP, last_sync_hash TEXT, created_at TIMESTAMP,
-  updated_at TIMESTAMP, neon_snapshot JSONB, validation_errors JSONB, validation_warnings JSONB,
-  sync_note TEXT, promoted_at TIMESTAMP, waiting_for TEXT, sync_code TEXT,
-  receipt_id BIGINT, receipt_hash TEXT, queued_versions TEXT);
-CREATE TRIGGER enrichment_b_row BEFORE INSERT OR UPDATE ON shop_needs_enrichment FOR EACH ROW
-  WHEN (current_setting('enrichment_worker.writer', true) IS DISTINCT FROM 'on')
-  EXECUTE FUNCTION enrichment_row();
-CREATE TRIGGER enrichment_notify_update AFTER UPDATE ON shop_needs_enrichment FOR EACH ROW
-  WHEN (NEW.enrichment_status = 'complete' AND NEW.pushed_to_neon_at IS NULL)
-  EXECUTE FUNCTION enrichment_notify('shop');
-"""
 
 
 class ShopRules(RecordRules):
@@ -67,28 +45,50 @@ SHOPS = Entity(
     invalid_table=Table("retail", "shop_invalid"),
     master_table=Table("retail", "shop_master"),
     workspace_table=Table("public", "shop_needs_enrichment"),
-    columns=("label", "opened", "floor_area", "tags", "open_sunday", "hours"),
+    # A name that needs quotes, and types that the other entities do not have.
+    column_types={
+        "label": "TEXT", "opened": "DATE", "floor_area": "NUMERIC(8, 2)", "tags": "TEXT[]", "open_sunday": "BOOLEAN",
+        "hours": "JSON", "order": "TEXT",
+    },
+    label="label",
+    master_columns={
+        "shop_id": r"TEXT PRIMARY KEY CHECK (shop_id ~ '^04\.04\.09\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$')",
+        "display_name": "TEXT NOT NULL", "opened": "DATE", "floor_area": "NUMERIC(8, 2)", "tags": "TEXT[]",
+        "open_sunday": "BOOLEAN", "hours": "JSON", "order": "TEXT", "origin": "TEXT NOT NULL",
+    },
     mapping={
         "display_name": "label", "opened": "opened", "floor_area": "floor_area", "tags": "tags",
-        "open_sunday": "open_sunday", "hours": "hours",
+        "open_sunday": "open_sunday", "hours": "hours", "order": "order",
     },
     computed={"origin": "'enrichment'"},
     rules=ShopRules,
 )  # fmt: skip
 
 
+async def _set_up() -> list[str]:
+    settings = load_settings()
+    async with (
+        Database("Neon", settings.neon_conninfo) as neon,
+        Database("Supabase", settings.supabase_conninfo) as workspace,
+    ):
+        await require_adoptable(neon, workspace)
+        changes = [*await setup(neon), *await setup(workspace)]
+    return [f"{change.what} {change.thing}" for change in changes]
+
+
 @pytest.fixture
-def shops(cli, prepared, neon, supabase, env, monkeypatch):
-    neon.execute(SQL)
-    supabase.execute(WORKSPACE_SQL)
+def shops(prepared, neon, env, monkeypatch) -> list[str]:
+    """What ``setup`` does for a declaration that is new; a record besides."""
     monkeypatch.setitem(ENTITIES, "shop", SHOPS)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
+    changes = anyio.run(_set_up)
     neon.execute(
         "INSERT INTO retail.shop_invalid (shop_id, opened, floor_area, tags, open_sunday, reason_code,"
         " validation_errors) VALUES (%s, '2020-02-29', 120.50, '{corner,\"two words\"}', true, 'EMPTY_LABEL', '{}')",
         [SHOP],
     )
+    return changes
 
 
 async def _loop() -> list[dict[str, int]]:
@@ -105,17 +105,51 @@ async def _loop() -> list[dict[str, int]]:
         for label in (" ", "The Corner Shop"):
             async with opened.supabase.connection() as here:
                 await here.execute(
-                    "UPDATE shop_needs_enrichment SET label = %s, enrichment_status = 'complete'", [label]
+                    "UPDATE shop_needs_enrichment SET label = %s, \"order\" = 'north', enrichment_status = 'complete'",
+                    [label],
                 )
             outcomes.append(dict((await deliver(opened, SHOPS)).outcomes))
         assert (await revalidate(opened, SHOPS)).passed == []
     return outcomes
 
 
+def test_setup_makes_all_that_a_declaration_needs_and_says_so(shops, neon, supabase) -> None:
+    assert sorted(shops) == [
+        "created schema retail", "created table retail.shop_invalid", "created table retail.shop_master",
+        "created table shop_needs_enrichment",
+        *(f"created trigger enrichment_{name} on shop_needs_enrichment" for name in ("a_key", "b_row", "notify_insert", "notify_update")),
+    ]  # fmt: skip
+    assert anyio.run(_set_up) == []
+    with pytest.raises(psycopg.errors.CheckViolation, match="shop_master_shop_id_check"):
+        neon.execute("INSERT INTO retail.shop_master (shop_id, display_name, origin) VALUES ('04.04.01', 'x', 'x')")
+
+
+def test_an_enrichers_hand_is_heard_and_guided_as_with_every_entity(shops, supabase) -> None:
+    supabase.execute("LISTEN enrichment_complete")
+    supabase.execute(
+        "INSERT INTO shop_needs_enrichment (shop_id, label, enrichment_status) VALUES (%s, 'A', ' Complete')", [SHOP]
+    )
+    (heard,) = supabase.notifies(timeout=30, stop_after=1)
+    assert json.loads(heard.payload) == {"entity": "shop"}
+    with pytest.raises(psycopg.errors.CheckViolation, match="shop_id identifies the record"):
+        supabase.execute("UPDATE shop_needs_enrichment SET shop_id = 'other'")
+    supabase.execute("UPDATE shop_needs_enrichment SET enrichment_status = 'in_progress'")
+    if supabase.info.server_version >= 150000:
+        row = supabase.execute("SELECT * FROM needs_attention").fetchone()
+        assert (row["entity"], row["key"], row["name"]) == ("shop", SHOP, "A")
+
+
+def test_a_column_that_is_missing_is_advised_with_the_type_it_was_declared_with(shops, neon) -> None:
+    neon.execute("ALTER TABLE retail.shop_invalid DROP COLUMN opened")
+    with pytest.raises(SetupMissing) as told:
+        anyio.run(_set_up)
+    assert "ADD COLUMN opened DATE" in str(told.value.lacks)
+
+
 def test_a_third_entity_goes_round_the_loop(shops, neon, supabase) -> None:
     assert anyio.run(_loop) == [{"flagged": 2}, {"promoted": 2}]
     there, other = neon.execute("SELECT * FROM retail.shop_master ORDER BY shop_id").fetchall()
-    assert (there["display_name"], there["origin"]) == ("The Corner Shop", "enrichment")
+    assert (there["display_name"], there["origin"], there["order"]) == ("The Corner Shop", "enrichment", "north")
     assert there["tags"] == ["corner", "two words"]
     assert str(there["floor_area"]) == "120.50"
     assert there["open_sunday"] is True

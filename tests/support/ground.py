@@ -11,7 +11,7 @@ from embedded import embedded
 from forks import Nursery
 from psycopg import sql
 
-from worker.operate.setup import files
+from worker.operate.setup import script
 
 ROLE = "enrichment_worker"
 SIDES = ("Neon", "Supabase")
@@ -30,8 +30,7 @@ class Ground:
         for server, side in zip(self.servers, SIDES, strict=True):
             server.create_database("template")
             with connect(server.url("template")) as connection:
-                for path in files(side):
-                    connection.execute(path.read_text(encoding="utf-8"))
+                connection.execute(script(side))
                 connection.execute((ROOT / "sql/roles" / f"{side.lower()}.sql").read_text(encoding="utf-8"))
                 if side == "Neon":  # as that file says, for retention
                     connection.execute(f"GRANT DELETE ON marketing.enrichment_ledger TO {ROLE}")

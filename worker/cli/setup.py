@@ -11,6 +11,7 @@ from worker.cli.console import fail, say
 from worker.operate import setup as schema
 from worker.postgres.errors import Kind, backoff, in_one_line, kind_of, with_database
 from worker.postgres.pool import Database
+from worker.schema.shape import NEON, SUPABASE
 from worker.settings import Settings, SettingsError
 from worker.sync.databases import probe
 
@@ -26,7 +27,7 @@ def setup(dry_run: bool) -> None:
     else:
         run_async(_setup, settings, dry_run)
     if dry_run:
-        for name in schema.FOLDERS:
+        for name in (NEON, SUPABASE):
             click.echo(schema.script(name))
 
 
@@ -58,7 +59,7 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
 
 
 async def _set_up(database: Database) -> list[schema.Change]:
-    """Run the SQL files. Where a worker runs, it may hold a table that they alter and want another: tried again."""
+    """Run the scripts. Where a worker runs, it may hold a table that they alter and want another: tried again."""
     waits = backoff()
     for _ in range(TRIES - 1):
         try:

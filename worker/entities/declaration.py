@@ -1,9 +1,9 @@
-"""The kinds of record the worker carries. A new one is one declaration here and its SQL in ``sql/``."""
+"""The kinds of record the worker carries. A new one is one declaration: ``sql/`` is filled in from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg import sql
 
@@ -42,8 +42,12 @@ class Entity:
     invalid_table: Table
     master_table: Table
     workspace_table: Table
-    columns: tuple[str, ...]
-    """The data columns: same name in the invalid and the workspace table."""
+    column_types: Mapping[str, str]
+    """Data column → its SQL type: the same in the invalid and the workspace table."""
+    label: str
+    """The data column, a text, that names a record in a list."""
+    master_columns: Mapping[str, str]
+    """Master column → the rest of its definition, as CREATE TABLE takes it where there is no master table yet."""
     mapping: Mapping[str, str]
     """Master column → data column."""
     computed: Mapping[str, str]
@@ -54,6 +58,14 @@ class Entity:
     """Entities that may wait for a record of this one."""
     reads: tuple[Table, ...] = ()
     """Other tables in Neon that ``computed`` and ``requirements`` look at."""
+    raw_table: Table | None = None
+    """Where the records come from that turned out invalid: what ``source_table`` says where nobody fills it."""
+    columns: tuple[str, ...] = field(init=False)
+    """The data columns' names, in order."""
+
+    def __post_init__(self) -> None:
+        # Kept, not made anew: they are asked for with every record.
+        object.__setattr__(self, "columns", tuple(self.column_types))
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
@@ -76,18 +88,53 @@ COMPANY = Entity(
     invalid_table=Table("marketing", "company_invalid"),
     master_table=Table("marketing", "company_master"),
     workspace_table=Table("public", "company_needs_enrichment"),
-    columns=(
-        "company_name",
-        "domain",
-        "industry",
-        "employee_count",
-        "website",
-        "phone",
-        "address",
-        "city",
-        "state",
-        "zip",
-    ),
+    column_types={
+        "company_name": "TEXT",
+        "domain": "TEXT",
+        "industry": "TEXT",
+        "employee_count": "INTEGER",
+        "website": "TEXT",
+        "phone": "TEXT",
+        "address": "TEXT",
+        "city": "TEXT",
+        "state": "TEXT",
+        "zip": "TEXT",
+    },
+    label="company_name",
+    master_columns={
+        "company_unique_id": (
+            "TEXT PRIMARY KEY"
+            r" CHECK (company_unique_id ~ '^04\.04\.01\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$')"
+        ),
+        "company_name": "TEXT NOT NULL",
+        "website_url": "TEXT NOT NULL",
+        "industry": "TEXT",
+        "employee_count": "INTEGER CHECK (employee_count IS NULL OR employee_count >= 0)",
+        "company_phone": "TEXT",
+        "address_street": "TEXT",
+        "address_city": "TEXT",
+        "address_state": "TEXT",
+        "address_zip": "TEXT",
+        "address_country": "TEXT",
+        "linkedin_url": "TEXT",
+        "facebook_url": "TEXT",
+        "twitter_url": "TEXT",
+        "sic_codes": "TEXT",
+        "founded_year": "INTEGER",
+        "keywords": "TEXT[]",
+        "description": "TEXT",
+        "source_system": "TEXT NOT NULL",
+        "source_record_id": "TEXT NOT NULL",
+        "promoted_from_intake_at": "TIMESTAMPTZ NOT NULL DEFAULT now()",
+        "promotion_audit_log_id": "INTEGER",
+        "created_at": "TIMESTAMPTZ DEFAULT now()",
+        "updated_at": "TIMESTAMPTZ DEFAULT now()",
+        "state_abbrev": "TEXT",
+        "import_batch_id": "TEXT",
+        "validated_at": "TIMESTAMPTZ",
+        "validated_by": "TEXT",
+        "data_quality_score": "NUMERIC",
+    },
     mapping={
         "company_name": "company_name",
         "website_url": "website",
@@ -108,6 +155,7 @@ COMPANY = Entity(
     },
     rules=CompanyRules,
     releases=("people",),
+    raw_table=Table("marketing", "company_raw_wv"),
 )
 
 PEOPLE = Entity(
@@ -117,19 +165,54 @@ PEOPLE = Entity(
     invalid_table=Table("marketing", "people_invalid"),
     master_table=Table("marketing", "people_master"),
     workspace_table=Table("public", "people_needs_enrichment"),
-    columns=(
-        "full_name",
-        "first_name",
-        "last_name",
-        "email",
-        "phone",
-        "title",
-        "company_name",
-        "company_unique_id",
-        "linkedin_url",
-        "city",
-        "state",
-    ),
+    column_types={
+        "full_name": "TEXT",
+        "first_name": "TEXT",
+        "last_name": "TEXT",
+        "email": "TEXT",
+        "phone": "TEXT",
+        "title": "TEXT",
+        "company_name": "TEXT",
+        "company_unique_id": "TEXT",
+        "linkedin_url": "TEXT",
+        "city": "TEXT",
+        "state": "TEXT",
+    },
+    label="full_name",
+    master_columns={
+        "unique_id": r"TEXT PRIMARY KEY CHECK (unique_id ~ '^04\.04\.02\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$')",
+        "company_unique_id": (
+            "TEXT NOT NULL"
+            r" CHECK (company_unique_id ~ '^04\.04\.01\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$')"
+        ),
+        "company_slot_unique_id": (
+            "TEXT NOT NULL"
+            r" CHECK (company_slot_unique_id ~ '^04\.04\.05\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$')"
+        ),
+        "first_name": "TEXT NOT NULL",
+        "last_name": "TEXT NOT NULL",
+        "full_name": "TEXT GENERATED ALWAYS AS (trim(first_name || ' ' || last_name)) STORED",
+        "title": "TEXT",
+        "seniority": "TEXT",
+        "department": "TEXT",
+        "email": r"TEXT CHECK (email IS NULL OR email ~* '^[A-Z0-9._%+-]+@[A-Z0-9.-]+\.[A-Z]{2,}$')",
+        "work_phone_e164": "TEXT",
+        "personal_phone_e164": "TEXT",
+        "linkedin_url": "TEXT",
+        "twitter_url": "TEXT",
+        "facebook_url": "TEXT",
+        "bio": "TEXT",
+        "skills": "TEXT[]",
+        "education": "TEXT",
+        "certifications": "TEXT[]",
+        "source_system": "TEXT NOT NULL",
+        "source_record_id": "TEXT",
+        "promoted_from_intake_at": "TIMESTAMPTZ NOT NULL DEFAULT now()",
+        "promotion_audit_log_id": "INTEGER",
+        "created_at": "TIMESTAMPTZ DEFAULT now()",
+        "updated_at": "TIMESTAMPTZ DEFAULT now()",
+        "email_verified": "BOOLEAN DEFAULT false",
+    },
     mapping={
         "first_name": "first_name",
         "last_name": "last_name",
@@ -173,6 +256,7 @@ PEOPLE = Entity(
         ),
     ),
     reads=(Table("marketing", "company_slots"), Table("marketing", "company_master")),
+    raw_table=Table("marketing", "people_raw_wv"),
 )
 
 # Companies first: people wait for theirs.

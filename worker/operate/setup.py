@@ -1,9 +1,8 @@
-"""``setup``: bring both databases to what the SQL files say, and tell what that changed."""
+"""``setup``: bring both databases to what ``sql/`` says, and tell what that changed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from psycopg import sql
 
@@ -13,55 +12,46 @@ from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database
 from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, send
 from worker.schema.mismatches import SEQUENCE, examine, problems_of
+from worker.schema.scripts import scripts
 from worker.schema.shape import NEON, SUPABASE, shapes
 
-# In a wheel the SQL lies in the package, in a checkout beside it.
-_HERE = Path(__file__).parents[1]
-SQL_FOLDER = next((folder for folder in (_HERE / "sql", _HERE.parent / "sql") if folder.is_dir()), _HERE / "sql")
-
-FOLDERS = {"Neon": ("neon",), "Supabase": ("supabase", "triggers")}
 SECONDS = 600.0
 
 
-def files(database: str) -> list[Path]:
-    """The SQL files of ``Neon`` or ``Supabase``, in the order they run in."""
-    return [path for folder in FOLDERS[database] for path in sorted((SQL_FOLDER / folder).glob("*.sql"))]
-
-
 def script(database: str) -> str:
-    """What setup runs in a database, as one transaction that psql can run too."""
-    parts = [f"-- {path.relative_to(SQL_FOLDER)}\n{path.read_text()}" for path in files(database)]
+    """What setup runs in ``Neon`` or ``Supabase``, as one transaction that psql can run too."""
+    parts = [f"-- {one.name}\n{one.text}" for one in scripts(database, ENTITIES.values())]
     return "\n".join([f"-- {database}", "BEGIN;", *parts, "COMMIT;", ""])
 
 
 _INVENTORY = sql.SQL("""
-SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname IN ('marketing', 'public')
+SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname = ANY({schemas})
 UNION ALL
 SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass,
   concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
     CASE WHEN relacl::text ~ '(anon|authenticated)=' THEN 'open to strangers' END)
 FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p', 'v')
+WHERE nspname = ANY({schemas}) AND relkind IN ('r', 'p', 'v')
 UNION ALL
 SELECT 'index ' || c.relname || ' on ' || i.indrelid::regclass, ''
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname IN ('marketing', 'public')
+WHERE nspname = ANY({schemas})
 UNION ALL
 SELECT 'column ' || attrelid::regclass || '.' || attname, format_type(atttypid, atttypmod)
 FROM pg_attribute a JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname IN ('marketing', 'public') AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
+WHERE nspname = ANY({schemas}) AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
 UNION ALL
 SELECT 'constraint ' || conname || ' on ' || conrelid::regclass, pg_get_constraintdef(k.oid)
 FROM pg_constraint k JOIN pg_namespace n ON n.oid = connamespace
-WHERE nspname IN ('marketing', 'public') AND conrelid <> 0 AND contype = 'c'
+WHERE nspname = ANY({schemas}) AND conrelid <> 0 AND contype = 'c'
 UNION ALL
 SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass, pg_get_triggerdef(t.oid)
 FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = relnamespace
-WHERE nspname IN ('marketing', 'public') AND NOT tgisinternal
+WHERE nspname = ANY({schemas}) AND NOT tgisinternal
 UNION ALL
 SELECT 'function ' || p.oid::regprocedure, md5(pg_get_functiondef(p.oid))
 FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
-WHERE nspname IN ('marketing', 'public') AND prokind = 'f' AND proname LIKE 'enrichment%'
+WHERE nspname = ANY({schemas}) AND prokind = 'f' AND proname LIKE 'enrichment%'
 """)
 
 
@@ -98,7 +88,7 @@ async def require_adoptable(neon: Database, supabase: Database) -> dict[str, lis
 
 
 async def setup(database: Database) -> list[Change]:
-    """Run the SQL files in one transaction: all of it is there afterwards, or none.
+    """Run the scripts in one transaction: all of it is there afterwards, or none.
 
     Returns:
         What was not there before, or was different; nothing where all was in place.
@@ -106,15 +96,22 @@ async def setup(database: Database) -> list[Change]:
     Raises:
         psycopg.Error: nothing was changed.
     """
+    inventory = _INVENTORY.format(schemas=sql.Literal(_schemas()))
     async with database.connection() as connection:
-        rows = await begin_and_fetch(connection, begin(statement=SECONDS, idle=60.0), (_INVENTORY, None))
+        rows = await begin_and_fetch(connection, begin(statement=SECONDS, idle=60.0), (inventory, None))
         before = {row["thing"]: row["shape"] for row in rows}
         with within(connection, SECONDS):
-            for path in files(database.name):
-                await connection.execute(path.read_text().encode())
-        inventory, _ = await send(connection, (_INVENTORY, None), COMMIT)
-        after = {row["thing"]: row["shape"] for row in inventory.fetchall()}
+            for one in scripts(database.name, ENTITIES.values()):
+                await connection.execute(one.text.encode())
+        found, _ = await send(connection, (inventory, None), COMMIT)
+        after = {row["thing"]: row["shape"] for row in found.fetchall()}
     return _changes(before, after)
+
+
+def _schemas() -> list[str]:
+    """Those in which the scripts make something."""
+    tables = (table for e in ENTITIES.values() for table in (e.invalid_table, e.master_table, e.workspace_table))
+    return list(dict.fromkeys(["marketing", "public", *(table.schema for table in tables)]))
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> list[Change]:

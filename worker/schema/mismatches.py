@@ -99,7 +99,7 @@ def _no_way(shape: Shape, found: Found) -> list[str]:
 def _missing(found: Found, wanted: Wanted) -> Iterator[SchemaProblem]:
     if wanted.added:
         return
-    type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else fixes.TYPES.get(wanted.kind, "TEXT")
+    type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else wanted.made_as or fixes.TYPES.get(wanted.kind, "TEXT")
     text = f" lacks {wanted.name}: if it has another name now, give it back its own, else add it"
     yield SchemaProblem(text, fixes.alter(found, f"ADD COLUMN {wanted.name} {type_}"))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import get_args
 
 from worker.entities.declaration import Entity, Table
 from worker.neon.invalid import PULLED
@@ -65,6 +64,8 @@ class Wanted:
     """Whether the worker only reads it."""
     default: str | None = None
     """For a new type, where it had one."""
+    made_as: str | None = None
+    """The type of a new column; None for that of its kind."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,16 @@ class Shape:
 
 
 def _data(entity: Entity, column: str) -> Kind:
-    """What a data column holds, as the entity's rules declare it."""
-    rule = entity.rules.model_fields.get(column)
-    if rule is None:
-        return Kind.ANY
-    types = {one for part in (get_args(rule.annotation) or (rule.annotation,)) for one in (get_args(part) or (part,))}
-    return Kind.TEXT if str in types else Kind.INTEGER if int in types and bool not in types else Kind.ANY
+    """What a data column holds, as the entity declares it. Of other types any will do that takes the values."""
+    return {"TEXT": Kind.TEXT, "INTEGER": Kind.INTEGER}.get(entity.column_types[column].upper(), Kind.ANY)
 
 
 def _invalid(entity: Entity) -> Shape:
     columns = (
         Wanted(entity.key, Kind.KEY, added=False, read=True, least=KEY_LENGTH),
         Wanted("id", Kind.NUMBER, added=False, read=True),
-        *(Wanted(name, _data(entity, name), added=False, loose=True) for name in entity.columns),
+        *(Wanted(name, _data(entity, name), added=False, loose=True, made_as=type_)
+          for name, type_ in entity.column_types.items()),
         Wanted("reason_code", least=40), Wanted("validation_errors", Kind.JSON),
         Wanted("validation_warnings", Kind.JSON), Wanted("batch_id", loose=True, read=True),
         Wanted("created_at", Kind.TIME, read=True), Wanted("updated_at", Kind.TIME),

@@ -391,8 +391,8 @@ def _flagged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
     if is_older(row.delivery, said.sent) or not row.taken_back:
         return Reply(
             mine.key, mine.version, Status.FAILED, messages.flagged(errors), differing(fresh.data, mine.data),
-            fresh.data, errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code, pushed=True,
-            code=Code.FLAGGED, receipt=said.receipt,
+            fresh.data, errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code,
+            pushed=True, code=Code.FLAGGED, receipt=said.receipt,
         )  # fmt: skip
     return replace(
         _merged(entity, row, standing, said, fresh), note=messages.flagged_before_taken_back(errors), code=Code.FLAGGED

@@ -143,5 +143,6 @@ def _promoted(delivery: Delivery, at: datetime | None, *, edited: bool, record: 
     data = differing(record, delivery.data) if record and not edited else None
     note = messages.promoted_before(at, edited=edited, taken_back=False)
     return Reply(
-        delivery.key, delivery.version, Status.COMPLETE, note, data, record, {}, pushed=True, promoted_at=at, code=Code.PROMOTED, receipt=receipt,
+        delivery.key, delivery.version, Status.COMPLETE, note, data, record, {}, pushed=True,
+        promoted_at=at, code=Code.PROMOTED, receipt=receipt,
     )  # fmt: skip

@@ -1,20 +1,20 @@
--- Supabase: the workspace of people, where enrichers repair records in the dashboard.
-CREATE TABLE IF NOT EXISTS public.people_needs_enrichment (
+-- Supabase: an entity's workspace, where enrichers repair records in the dashboard.
+--
+-- A template, filled in for each entity (worker/schema/scripts.py). In braces stand, quoted as names or literals:
+--   workspace                       the table, with its schema
+--   workspace_literal               the same as a literal, to be cast to regclass
+--   workspace.SUFFIX                a name made of the table's, such as company_needs_enrichment_SUFFIX
+--   workspace_literal.SUFFIX        the same as a literal
+--   status_idx, sync_status_idx     the guide's names for two of its indexes
+--   key                             the key column
+--   columns                         the data columns' definitions, with commas between them
+--   column_types                    the same as JSON, name to type
+CREATE TABLE IF NOT EXISTS {workspace} (
   id BIGSERIAL PRIMARY KEY,
   neon_id BIGINT,
-  unique_id TEXT UNIQUE NOT NULL,
+  {key} TEXT UNIQUE NOT NULL,
   source_batch_id TEXT,
-  full_name TEXT,
-  first_name TEXT,
-  last_name TEXT,
-  email TEXT,
-  phone TEXT,
-  title TEXT,
-  company_name TEXT,
-  company_unique_id TEXT,
-  linkedin_url TEXT,
-  city TEXT,
-  state TEXT,
+  {columns},
   original_validation_errors JSONB,
   original_validation_warnings JSONB,
   reason_code TEXT,
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS public.people_needs_enrichment (
   updated_at TIMESTAMP DEFAULT now()
 );
 -- A table made by hand may lack some of them.
-ALTER TABLE public.people_needs_enrichment
+ALTER TABLE {workspace}
   ADD COLUMN IF NOT EXISTS id BIGSERIAL,
   ADD COLUMN IF NOT EXISTS neon_id BIGINT,
   ADD COLUMN IF NOT EXISTS source_batch_id TEXT,
@@ -59,38 +59,35 @@ ALTER TABLE public.people_needs_enrichment
   -- The versions in which it was queued since. What was carried and is none of them went from another life of the
   -- row: its database was restored.
   ADD COLUMN IF NOT EXISTS queued_versions TEXT;
-SELECT public.enrichment_add_data('public.people_needs_enrichment',
-  '{"full_name": "TEXT", "first_name": "TEXT", "last_name": "TEXT", "email": "TEXT", "phone": "TEXT",
-    "title": "TEXT", "company_name": "TEXT", "company_unique_id": "TEXT", "linkedin_url": "TEXT",
-    "city": "TEXT", "state": "TEXT"}');
-CREATE INDEX IF NOT EXISTS idx_people_enrichment_status ON public.people_needs_enrichment (enrichment_status);
-CREATE INDEX IF NOT EXISTS idx_people_sync_status ON public.people_needs_enrichment (enrichment_status, pushed_to_neon_at);
+SELECT public.enrichment_add_data({workspace_literal}, {column_types});
+CREATE INDEX IF NOT EXISTS {status_idx} ON {workspace} (enrichment_status);
+CREATE INDEX IF NOT EXISTS {sync_status_idx} ON {workspace} (enrichment_status, pushed_to_neon_at);
 -- The queue: what is work, oldest first. Its cost follows the backlog, not the workspace.
-CREATE INDEX IF NOT EXISTS people_needs_enrichment_queue_idx ON public.people_needs_enrichment (updated_at, id)
+CREATE INDEX IF NOT EXISTS {workspace.queue_idx} ON {workspace} (updated_at, id)
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL AND waiting_for IS NULL;
-CREATE INDEX IF NOT EXISTS people_needs_enrichment_waiting_idx ON public.people_needs_enrichment (waiting_for)
+CREATE INDEX IF NOT EXISTS {workspace.waiting_idx} ON {workspace} (waiting_for)
   WHERE waiting_for IS NOT NULL;
 -- What failed, by reason, latest first: the status page names a few keys of each.
-CREATE INDEX IF NOT EXISTS people_needs_enrichment_failed_idx ON public.people_needs_enrichment
+CREATE INDEX IF NOT EXISTS {workspace.failed_idx} ON {workspace}
   (left(coalesce(reason_code, ''), 64), updated_at DESC) WHERE enrichment_status = 'failed';
--- Carried by `push` and not judged yet: few. With idx_people_sync_status it counts the promoted without the table.
-CREATE INDEX IF NOT EXISTS people_needs_enrichment_carried_idx ON public.people_needs_enrichment (id)
+-- Carried by `push` and not judged yet: few. With {sync_status_idx} it counts the promoted without the table.
+CREATE INDEX IF NOT EXISTS {workspace.carried_idx} ON {workspace} (id)
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL AND promoted_at IS NULL;
 -- What became of records since a moment, for the comparison with Neon's ledger.
-CREATE INDEX IF NOT EXISTS people_needs_enrichment_receipt_idx ON public.people_needs_enrichment (receipt_id)
+CREATE INDEX IF NOT EXISTS {workspace.receipt_idx} ON {workspace} (receipt_id)
   WHERE receipt_id IS NOT NULL;
 -- NOT VALID: rows that are there already are adopted as they are, every later change is checked.
 DO $$ BEGIN
-  IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = 'public.people_needs_enrichment'::regclass
-                 AND conname = 'people_needs_enrichment_status_check') THEN
-    ALTER TABLE public.people_needs_enrichment ADD CONSTRAINT people_needs_enrichment_status_check
+  IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = {workspace_literal}::regclass
+                 AND conname = {workspace_literal.status_check}) THEN
+    ALTER TABLE {workspace} ADD CONSTRAINT {workspace.status_check}
       CHECK (enrichment_status IN ('pending', 'in_progress', 'complete', 'failed')) NOT VALID;
   END IF;
 END $$;
 -- Supabase serves public to the internet: nobody but the owner sees the workspace unless a policy says so.
 DO $$ BEGIN
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.people_needs_enrichment'::regclass) THEN
-    ALTER TABLE public.people_needs_enrichment ENABLE ROW LEVEL SECURITY;
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = {workspace_literal}::regclass) THEN
+    ALTER TABLE {workspace} ENABLE ROW LEVEL SECURITY;
   END IF;
 END $$;
-SELECT public.enrichment_close_to_strangers('public.people_needs_enrichment');
+SELECT public.enrichment_close_to_strangers({workspace_literal});

@@ -1,0 +1,48 @@
+-- Neon: an entity's invalid and master table. In production both exist and hold data; only what is missing is added.
+--
+-- A template, filled in for each entity (worker/schema/scripts.py). In braces stand, quoted as names or literals:
+--   invalid, master                 the tables, with their schemas
+--   invalid_schema, master_schema   the schemas alone
+--   invalid.SUFFIX                  a name made of a table's, such as company_invalid_SUFFIX
+--   key                             the key column
+--   columns, master_columns         column definitions, with commas between them
+--   raw_table                       where the invalid records come from, as a literal
+CREATE SCHEMA IF NOT EXISTS {invalid_schema};
+CREATE SCHEMA IF NOT EXISTS {master_schema};
+CREATE TABLE IF NOT EXISTS {invalid} (
+  id BIGSERIAL PRIMARY KEY,
+  {key} TEXT UNIQUE NOT NULL,
+  {columns},
+  validation_status TEXT DEFAULT 'FAILED',
+  reason_code TEXT NOT NULL,
+  validation_errors JSONB NOT NULL,
+  validation_warnings JSONB,
+  failed_at TIMESTAMP DEFAULT now(),
+  reviewed BOOLEAN DEFAULT false,
+  batch_id TEXT,
+  source_table TEXT DEFAULT {raw_table},
+  created_at TIMESTAMP DEFAULT now(),
+  updated_at TIMESTAMP DEFAULT now()
+);
+-- A table made otherwise may lack some of them. A data column is not added: it would be empty, and that a correction.
+ALTER TABLE {invalid}
+  ADD COLUMN IF NOT EXISTS reason_code TEXT,
+  ADD COLUMN IF NOT EXISTS validation_errors JSONB,
+  ADD COLUMN IF NOT EXISTS validation_warnings JSONB,
+  ADD COLUMN IF NOT EXISTS batch_id TEXT,
+  ADD COLUMN IF NOT EXISTS created_at TIMESTAMP DEFAULT now(),
+  ADD COLUMN IF NOT EXISTS updated_at TIMESTAMP DEFAULT now(),
+  -- the worker's own
+  ADD COLUMN IF NOT EXISTS enrichment_status TEXT,
+  ADD COLUMN IF NOT EXISTS enriched_at TIMESTAMP,
+  ADD COLUMN IF NOT EXISTS enriched_by TEXT,
+  ADD COLUMN IF NOT EXISTS still_invalid BOOLEAN DEFAULT FALSE;
+-- The incremental pull reads only what changed since its position.
+CREATE INDEX IF NOT EXISTS {invalid.updated_at_idx} ON {invalid} (updated_at);
+-- Pushed by hand and not judged yet.
+CREATE INDEX IF NOT EXISTS {invalid.unjudged_idx} ON {invalid} ({key})
+  WHERE enrichment_status = 'complete' AND still_invalid IS NOT TRUE;
+
+CREATE TABLE IF NOT EXISTS {master} (
+  {master_columns}
+);
