@@ -44,6 +44,8 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
 );
 -- The workspace row's updated_at that was carried: a row that is older now was restored from a backup.
 ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS row_version TIMESTAMP;
+-- What the note says: rows are told apart by it. Those of release 0.1.0 have words only.
+ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS note_code TEXT;
 -- Most rows are a little over two kilobytes. Compressing those costs a tenth of a settlement, so that a page takes four
 -- of them instead of three. Larger ones are compressed as ever.
 ALTER TABLE marketing.enrichment_ledger SET (toast_tuple_target = 2700);

@@ -492,7 +492,7 @@ def told(number: int, outcome: str = "promoted", **fields) -> OutcomeSummary:
 
 
 def tally(*records: OutcomeSummary) -> Tally:
-    return Tally("DELIVER-20251107-163209-b26be042", len(records), len(records), told=list(records))
+    return Tally("DELIVER-20251107-163209-b26be042", len(records), len(records), summaries=list(records))
 
 
 def count(queue: int, oldest: str | None) -> dict:
@@ -744,7 +744,7 @@ def test_measuring_costs_no_round_trip(cli, prepared, env, neon, supabase, monke
             return await deliver(opened, ENTITIES["company"])
 
     done = anyio.run(deliver_one_batch)
-    assert [one.outcome for one in done.told] == ["promoted"] * records
+    assert [one.outcome for one in done.summaries] == ["promoted"] * records
     assert sorted(done.seconds) == ["acknowledge", "claim", "judge", "settle"]
     here, there = supabase.info.dbname, neon.info.dbname
     assert sent == [here, there, here]

@@ -51,11 +51,10 @@ def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY
             async with opened.supabase.connection() as here:
                 batch = await queue.claim(here, entity, 10)
             between()  # the claim is gone with its connection: the row may be edited
-            for delivery in batch:
-                judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
+            judged = [judge(entity, claimed, claimed.snapshot, claimed.snapshot_hash) for claimed in batch]
             run = Run(new_run_id("deliver"), "w", "m")
-            await settle_batch(opened, there, entity, batch, run)
-        return [delivery.answer.receipt for delivery in batch]
+            settled, _ = await settle_batch(opened, there, entity, judged, run)
+        return [one.answer.receipt for one in settled]
 
     return steps.run(work_)
 

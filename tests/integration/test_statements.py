@@ -112,13 +112,13 @@ def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
             return (await locking)[company(1)]
 
     row = anyio.run(lock_while_edited)
-    assert row.delivery.data["website"] == "https://after.example"
-    assert row.delivery.version == work(supabase, company(1))["updated_at"]
+    assert row.claimed.data["website"] == "https://after.example"
+    assert row.claimed.version == work(supabase, company(1))["updated_at"]
     seal = supabase.execute(
         "SELECT md5(concat_ws('|', %s::text, %s::timestamp::text, %s::jsonb::text)) AS seal",
-        [company(1), row.delivery.version, json.dumps(row.delivery.data)],
+        [company(1), row.claimed.version, json.dumps(row.claimed.data)],
     ).fetchone()
-    assert seal["seal"] == row.delivery.delivery_hash
+    assert seal["seal"] == row.claimed.claimed_hash
 
 
 def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:

@@ -143,7 +143,7 @@ def test_a_column_that_is_missing_is_advised_with_the_type_it_was_declared_with(
     neon.execute("ALTER TABLE retail.shop_invalid DROP COLUMN opened")
     with pytest.raises(SetupMissing) as told:
         anyio.run(_set_up)
-    assert "ADD COLUMN opened DATE" in str(told.value.lacks)
+    assert "ADD COLUMN opened DATE" in str(told.value.problems)
 
 
 def test_a_third_entity_goes_round_the_loop(shops, neon, supabase) -> None:

@@ -15,7 +15,7 @@ from worker.sync import stages
 from worker.sync.databases import open_databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.pull import pull
-from worker.sync.revalidate import Judged
+from worker.sync.revalidate import Revalidated
 from worker.sync.undo import Undone, undo
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ class Steps:
         self.run(lambda opened: stages.push(opened, ENTITIES[entity], done))
         return done
 
-    def revalidate(self, entity: str = "company") -> Judged:
+    def revalidate(self, entity: str = "company") -> Revalidated:
         return self.run(lambda opened: stages.revalidate(opened, ENTITIES[entity]))
 
-    def promote(self, *keys: str, entity: str = "company") -> Judged:
+    def promote(self, *keys: str, entity: str = "company") -> Revalidated:
         work = stages.Promotion(list(keys))
         return self.run(lambda opened: stages.promote(opened, [ENTITIES[entity]], work))
 

@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 import pytest
 
 from worker.domain.lineage import descends, is_older, with_what_went
-from worker.domain.model import Delivery, Sent, stamp
+from worker.domain.model import Claimed, Sent, stamp
 
 EARLY, SENT_AT, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2), datetime(2026, 1, 3)
-ROW = Delivery(
+ROW = Claimed(
     key="1", version=LATE, data={"city": None, "phone": "1"}, snapshot={"city": None, "phone": None}, snapshot_hash=None,
     delivery_hash="", enriched_by=None, enriched_at=EARLY, queued_versions=stamp(LATE),
 )  # fmt: skip

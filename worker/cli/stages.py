@@ -18,7 +18,7 @@ from worker.sync import stages
 from worker.sync.databases import Databases, entities_named
 from worker.sync.pull import STAGE_ROWS
 from worker.sync.pull import pull as pull_entity
-from worker.sync.revalidate import Judged
+from worker.sync.revalidate import Revalidated
 
 
 def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, full: bool) -> None:
@@ -119,8 +119,10 @@ def revalidate(entity: str | None, batch_size: int | None, dry_run: bool, as_jso
     _say_judged(results, dry_run)
 
 
-def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool, stale: bool = False) -> dict[str, Judged]:
-    async def work(databases: Databases) -> dict[str, Judged]:
+def _revalidate(
+    entity: str | None, batch_size: int | None, *, dry_run: bool, stale: bool = False
+) -> dict[str, Revalidated]:
+    async def work(databases: Databases) -> dict[str, Revalidated]:
         with progress("judging") as bar:
             return {
                 one.name: await stages.revalidate(databases, one, stale=stale, dry_run=dry_run, progress=bar)
@@ -130,7 +132,7 @@ def _revalidate(entity: str | None, batch_size: int | None, *, dry_run: bool, st
     return with_databases(work, batch_size)
 
 
-def _say_judged(results: dict[str, Judged], dry_run: bool) -> None:
+def _say_judged(results: dict[str, Revalidated], dry_run: bool) -> None:
     for name, result in results.items():
         say(f"PASSED: {ENTITIES[name].count(len(result.passed))}")
         still = "" if dry_run else " (validation_errors still present)"
@@ -164,17 +166,17 @@ def promote(
     sys.exit(_print_promoted(result, dry_run=dry_run, as_json=as_json))
 
 
-def _promote(entity: str | None, batch_size: int | None, keys: Sequence[str], *, dry_run: bool) -> Judged:
+def _promote(entity: str | None, batch_size: int | None, keys: Sequence[str], *, dry_run: bool) -> Revalidated:
     promotion = stages.Promotion(list(keys))
 
-    async def work(databases: Databases) -> Judged:
+    async def work(databases: Databases) -> Revalidated:
         with progress("promoting") as bar:
             return await stages.promote(databases, entities_named(entity), promotion, dry_run=dry_run, progress=bar)
 
     return with_databases(work, batch_size)
 
 
-def _print_promoted(result: Judged, *, dry_run: bool, as_json: bool) -> int:
+def _print_promoted(result: Revalidated, *, dry_run: bool, as_json: bool) -> int:
     refused = {**result.failed, **result.left}
     if as_json:
         click.echo(json.dumps(asdict(result)))

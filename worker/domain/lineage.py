@@ -4,18 +4,18 @@ after that was made. Pure.
 
 from __future__ import annotations
 
-from worker.domain.model import Data, Delivery, Sent, stamp
+from worker.domain.model import Claimed, Data, Sent, stamp
 
 FULL = 32 * 27 - 1
 """Characters of the queued versions that the trigger keeps: 32 of them, and commas between."""
 
 
-def is_older(row: Delivery, sent: Sent) -> bool:
+def is_older(row: Claimed, sent: Sent) -> bool:
     """Whether the row is from before what was carried, and nobody has typed into it since."""
     return sent.version is not None and row.version is not None and row.version < sent.version
 
 
-def descends(row: Delivery, sent: Sent) -> bool:
+def descends(row: Claimed, sent: Sent) -> bool:
     """Whether the row is what was carried, or a later version of that."""
     if sent.version is None or row.queued_versions is None:
         # No trigger has kept the versions. A flip takes away that the row was pushed before, and leaves when it was
@@ -39,12 +39,12 @@ def with_neons_own(data: Data, sent: Sent, theirs: Data) -> Data:
     }
 
 
-def is_typed(row: Delivery, name: str) -> bool:
+def is_typed(row: Claimed, name: str) -> bool:
     """Whether the row holds another value of a column than it had from Neon."""
     return bool(row.data.get(name) != row.snapshot.get(name))
 
 
-def with_what_went(row: Delivery, sent: Sent) -> Data:
+def with_what_went(row: Claimed, sent: Sent) -> Data:
     """What the row holds, and over it what was carried of it, as far as the row is from a backup and lacks that: what
     was typed since the restore is newer. Who has typed a cell back to what it had from Neon is not told from who has
     left it alone.

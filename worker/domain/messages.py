@@ -1,11 +1,14 @@
-"""Every sentence that an enricher reads in ``sync_note``; :class:`worker.domain.model.Code` says which it is. Nothing
-compares them. What a rule says of a value is in :mod:`worker.domain.rules`, what a record waits for with its entity.
+"""Every sentence that an enricher reads in ``sync_note``, and the ledger's notes. Codes say which sentence it is
+(:class:`worker.domain.model.Code`, :class:`worker.domain.model.NoteCode`); nothing compares sentences. What a rule says
+of a value is in :mod:`worker.domain.rules`, what a record waits for with its entity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+
+from worker.domain.model import NoteCode
 
 QUEUED = "Queued: the record is on its way to be checked."
 """The trigger writes it too: ``sql/triggers/00_functions.sql``."""
@@ -32,6 +35,17 @@ GIVEN_UP = (
     "This record is no longer in the invalid table: Neon was restored to an earlier moment that did not have it."
     " What you typed is still here."
 )
+
+
+LEDGER = {
+    NoteCode.PUSHED: "waits for re-validation",
+    NoteCode.KEPT: "the enricher's values are kept in the workspace only",
+    NoteCode.PROMOTED_AGAIN: "promoted again: Neon was restored to an earlier moment and had forgotten it",
+    NoteCode.FORGOTTEN: (
+        "Neon was restored to an earlier moment and had forgotten what became of it: the enricher's values are kept"
+    ),
+}
+"""What the ledger says of an outcome, in words, for ``history``."""
 
 
 def flagged(errors: object) -> str:

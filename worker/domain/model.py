@@ -70,6 +70,25 @@ class Code(StrEnum):
     """Neon was restored to a moment at which it did not have the record."""
 
 
+class NoteCode(StrEnum):
+    """What a ledger row's ``note`` says, as ``note_code`` has it: what rows are told apart by. In words, it is in
+    :data:`worker.domain.messages.LEDGER`.
+    """
+
+    PUSHED = "pushed"
+    """``push`` carried it: its values are in the invalid table, and wait to be judged."""
+    WAITS = "waits"
+    """It waits for another record."""
+    KEPT = "kept"
+    """Its values fit neither of Neon's tables: they are kept in the workspace only."""
+    STUCK = "stuck"
+    """Not even a flag fits the invalid table: it stands in the ledger and the workspace."""
+    PROMOTED_AGAIN = "promoted_again"
+    """Neon was restored, and had forgotten the promotion."""
+    FORGOTTEN = "forgotten"
+    """Neon was restored, and had forgotten what became of it: the enricher's values are kept as his edits."""
+
+
 class Action(StrEnum):
     """What a settlement is asked to do with a record."""
 
@@ -165,6 +184,7 @@ class Answer:
     conflicts: tuple[Conflict, ...]
     waits_for: str | None
     note: str | None
+    """What the ledger says in words, or what it waits for."""
     at: datetime | None
     """UTC, without zone: when Neon's row was last updated, or the ledger's outcome recorded."""
     hash: str | None = None
@@ -177,6 +197,8 @@ class Answer:
     """For ``GONE``: what was carried of the row last; of a promoted one, what was promoted."""
     promoted_before: datetime | None = None
     """For ``GONE``: when the record was promoted, before it came back and was carried again; UTC without zone."""
+    kept: bool = False
+    """Whether the enricher's values are kept in the workspace only: Neon's tables do not take them."""
 
 
 def same_delivery(one: str | None, other: str) -> bool:
@@ -184,11 +206,10 @@ def same_delivery(one: str | None, other: str) -> bool:
     return one is not None and one[:32] == other[:32]
 
 
-@dataclass(slots=True)
-class Delivery:
-    """One record on its way from the workspace to Neon and back; each step fills in its part."""
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A workspace row as it was claimed: what an enricher made of a record."""
 
-    # claim
     key: str
     version: datetime | None
     """The workspace row's ``updated_at``; None where there is no row to answer to."""
@@ -216,22 +237,54 @@ class Delivery:
     """Whether it begins as it lies in Neon, and carries nothing of a workspace row's."""
     age: float | None = None
     """Seconds since its flip when it was claimed, by Supabase's clock; None where it waited for another record."""
-    # merge, normalise, judge
-    merged: Merged | None = None
-    expected_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A claimed row, merged with Neon's side, normalised and judged."""
+
+    claimed: Claimed
+    merged: Merged
+    expected_hash: str | None
     """MD5 of Neon's data columns that the merge took as Neon's side."""
-    verdict: Verdict | None = None
-    action: Action = Action.PROMOTE
-    note: str | None = None
+    verdict: Verdict
+    action: Action
+    note: NoteCode | None = None
     """For the ledger."""
     as_of: datetime | None = None
     """The newer version that it carries the values of, where the row is of a restored workspace; UTC without zone."""
-    theirs: Data | None = None
+    neon_data: Data | None = None
     """Neon's data columns that it was merged with, where they had changed since the snapshot."""
     written_for: bool = False
     """Whether they hold what the worker wrote there for the enricher, and his row was not told of."""
-    # settle
-    answer: Answer | None = None
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return self.claimed.key
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A judged row, and what Neon said of it."""
+
+    judged: Judged
+    answer: Answer
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return self.judged.claimed.key
+
+    @property
+    def claimed(self) -> Claimed:
+        """The row as it was claimed."""
+        return self.judged.claimed
+
+    @property
+    def ended(self) -> bool:
+        """Whether the row leaves the queue: its record did not move meanwhile, and nobody held it."""
+        return self.answer.state not in (State.CHANGED, State.BUSY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from worker.domain.model import Answer, Delivery, Receipt, moment
+from worker.domain.model import Answer, Judged, Receipt, moment
 from worker.neon.catalogue import SWALLOWED, Refusal
 from worker.neon.invalid import Run
 from worker.neon.settle import PLANNER, Settlement, answers_of, locks, parameters
@@ -83,7 +83,7 @@ _TAKE = sql.SQL("SELECT jsonb_array_elements(current_setting('enrichment_worker.
 
 
 async def settle_by_bisection(
-    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
+    connection: Connection, how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None
 ) -> tuple[dict[str, Answer], dict[str, Refusal]]:
     """Settle what can be settled of a batch that was refused as a whole.
 
@@ -94,7 +94,7 @@ async def settle_by_bisection(
     Raises:
         Restored, psycopg.Error: as :func:`settle`.
     """
-    params = parameters(how, deliveries, run, known)
+    params = parameters(how, batch, run, known)
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
     words = {
@@ -107,7 +107,7 @@ async def settle_by_bisection(
     }
     *_, taken = await transact(
         connection,
-        *locks(how, deliveries),
+        *locks(how, batch),
         (_GIVE, {"records": records}),
         (sql.SQL(_APART % words), None),
         (_TAKE, None),
@@ -122,7 +122,7 @@ async def settle_by_bisection(
         for row in rows
         if "refused" not in row
     )
-    return answers_of(how.entity, deliveries, answered), refused
+    return answers_of(how.entity, batch, answered), refused
 
 
 def _quoted(text: str) -> str:

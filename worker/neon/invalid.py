@@ -11,7 +11,7 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.domain.model import Conflict, Data, Outcome
+from worker.domain.model import Conflict, Data, NoteCode, Outcome
 from worker.entities.declaration import Entity, Table, data_of
 from worker.postgres.connection import Connection, within
 from worker.postgres.transaction import Step, fetch_all, fetch_one, transact
@@ -19,8 +19,6 @@ from worker.postgres.transaction import Step, fetch_all, fetch_one, transact
 LEDGER = sql.Identifier("marketing", "enrichment_ledger")
 RECEIPTS = sql.Identifier("marketing", "enrichment_receipts")
 EXECUTED_BY = "enrichment-worker"
-PUSHED_NOTE = "waits for re-validation"
-"""What the ledger says of a record that ``push`` carried: its values are in the invalid table."""
 
 
 @dataclass(frozen=True)
@@ -298,6 +296,7 @@ class Entry:
     record: Data | None
     conflicts: tuple[Conflict, ...] = ()
     note: str | None = None
+    note_code: NoteCode | None = None
 
 
 ONCE = sql.SQL("ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING")
@@ -310,7 +309,7 @@ ONCE_EACH = sql.SQL(
 _BOOK = sql.SQL("""
 WITH d AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
-    note text)
+    note text, note_code text)
 ), final AS (
   {insert} WHERE d.outcome IN ('promoted', 'flagged')
   {once}
@@ -321,8 +320,9 @@ WITH d AS MATERIALIZED (
     once=ONCE,
     once_each=ONCE_EACH,
     insert=sql.SQL(
-        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note)"
-        " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note FROM d"
+        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note, note_code)"
+        " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note,"
+        " d.note_code FROM d"
     ).format(ledger=LEDGER),
 )
 

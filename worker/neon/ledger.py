@@ -11,9 +11,10 @@ from datetime import datetime
 from psycopg import sql
 
 from worker.domain.lineage import is_older
-from worker.domain.model import Data, Delivery, Outcome, Receipt, Sent, moment
+from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.model import Claimed, Data, NoteCode, Outcome, Receipt, Sent, moment
 from worker.entities.declaration import Entity
-from worker.neon.invalid import LEDGER, PUSHED_NOTE, RECEIPTS
+from worker.neon.invalid import LEDGER, RECEIPTS
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step, fetch_all, fetch_one
 
@@ -176,7 +177,7 @@ class Standing:
         return at
 
 
-def heard_at_least(row: Delivery, standing: Standing) -> Receipt | None:
+def heard_at_least(row: Claimed, standing: Standing) -> Receipt | None:
     """What a row was told of at least, whose own receipt a restored Neon has forgotten: of all that was carried before
     this version of it.
     """
@@ -209,15 +210,19 @@ FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, 
     SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > s.since
       AND l.outcome = 'promoted' ORDER BY l.id DESC LIMIT 1) c ON true
 """)
+# Release 0.1.0 has no codes: its words say the same.
+_PUSHED = sql.SQL("coalesce(l.note_code = 'pushed', l.note = {said})").format(
+    said=sql.Literal(LEDGER_NOTES[NoteCode.PUSHED])
+)
 _WROTE = sql.SQL(
     "l.entity = %(entity)s AND l.key = t.key AND l.id > s.since AND l.row_version IS NOT NULL"
-    " AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND l.note = {pushed}))"
-).format(pushed=sql.Literal(PUSHED_NOTE))
+    " AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND {pushed}))"
+).format(pushed=_PUSHED)
 _SAID = sql.SQL(
     "l.id, l.delivery_hash AS hash, l.outcome, l.row_version, l.record, l.errors, l.warnings,"
-    " l.outcome = 'waiting' AND l.note IS NOT DISTINCT FROM {pushed} AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
+    " coalesce(l.outcome = 'waiting' AND {pushed}, false) AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
     " l.enriched_by, l.enriched_at, l.enriched_fields"
-).format(pushed=sql.Literal(PUSHED_NOTE))
+).format(pushed=_PUSHED)
 
 
 async def standings(

@@ -10,31 +10,33 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.domain.model import Action, Answer, Conflict, Delivery, Outcome, Receipt, Sent, State
+from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.model import Action, Answer, Conflict, Judged, NoteCode, Outcome, Receipt, Sent, State
 from worker.entities.declaration import Entity, data_of
 from worker.neon.catalogue import Column
-from worker.neon.invalid import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, PUSHED_NOTE, RECEIPTS, Run
+from worker.neon.invalid import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, RECEIPTS, Run
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored
 from worker.postgres.transaction import Step, begin, composed, transact
 
 _BOOK = """INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, invalid_before, master_before,
-    master_after, record, errors, warnings, enriched_fields, conflicts, note, enriched_by, enriched_at,
-    rules_version, row_version)
+    master_after, record, errors, warnings, enriched_fields, conflicts, note, note_code, enriched_by,
+    enriched_at, rules_version, row_version)
   SELECT %(run_id)s, %(entity)s, b.key, b.outcome, b.booked_as, to_jsonb(b.before),
     b.master_before, b.master_after, b.record, b.errors, b.warnings, b.enriched_fields, b.conflicts,
-    CASE WHEN b.action = 'push' THEN {pushed}
-         WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
+    CASE WHEN b.waits_for IS NOT NULL THEN 'waits for ' || b.waits_for ELSE b.note END,
+    CASE WHEN b.waits_for IS NOT NULL THEN 'waits' ELSE b.note_code END,
     b.enriched_by, b.enriched_at, %(rules_version)s, b.version
   FROM became b"""
 _SETTLE = sql.SQL(
     """
 WITH d AS MATERIALIZED (
   SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
-    reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, version
+    reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, note_code,
+    version
   FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
     data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
-    enriched_fields jsonb, conflicts jsonb, note text, version timestamp)
+    enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp)
 ), gate AS MATERIALIZED (
   -- What the workspace was told last must be on record: else this database was restored to an earlier moment.
   SELECT CASE WHEN %(known_id)s::bigint IS NULL THEN true
@@ -155,6 +157,8 @@ SELECT d.key,
   coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
   p.conflicts,
   b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
+  -- Release 0.1.0 has no codes.
+  coalesce(p.note_code, CASE WHEN p.note = {kept} THEN 'kept' END, b.note_code) AS note_code,
   CASE WHEN h.key IS NOT NULL AND v.outcome = 'waiting' THEN h.updated_at
        WHEN v.key IS NOT NULL THEN l.recorded_at AT TIME ZONE 'UTC'
        WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
@@ -255,7 +259,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                 receipts=RECEIPTS,
                 once=ONCE,
                 once_each=ONCE_EACH,
-                pushed=sql.Literal(PUSHED_NOTE),
+                kept=sql.Literal(LEDGER_NOTES[NoteCode.KEPT]),
                 key=key,
                 invalid=entity.invalid_table.sql,
                 master=entity.master_table.sql,
@@ -287,16 +291,16 @@ def _case(
 
 
 async def settle(
-    connection: Connection, how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
+    connection: Connection, how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None
 ) -> dict[str, Answer]:
-    """Promote, flag or push the deliveries in one transaction and one round trip.
+    """Promote, flag or push the batch in one transaction and one round trip.
 
     A delivery takes effect only where Neon's row is the one it was merged with, and only once.
 
     Args:
         connection: to Neon.
         how: the entity's statements.
-        deliveries: merged and judged.
+        batch: merged and judged.
         run: what they are booked under.
         known: the last ledger row that the workspace is known to have been told of; Neon must have it.
 
@@ -308,20 +312,20 @@ async def settle(
         psycopg.Error: nothing took effect, or, where the connection broke, nobody knows: settle again,
             what did take effect answers as a repeat.
     """
-    if not deliveries:
+    if not batch:
         return {}
     *_, settled = await transact(
         connection,
-        *locks(how, deliveries),
-        (how.settle, parameters(how, deliveries, run, known)),
+        *locks(how, batch),
+        (how.settle, parameters(how, batch, run, known)),
         opening=begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
     )
-    return answers_of(how.entity, deliveries, settled.fetchall())
+    return answers_of(how.entity, batch, settled.fetchall())
 
 
-def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
+def locks(how: Settlement, batch: Sequence[Judged]) -> list[Step]:
     """The steps that lock what a settlement will touch."""
-    keys = {"keys": [delivery.key for delivery in deliveries]}
+    keys = {"keys": [judged.key for judged in batch]}
     return [
         # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
         (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
@@ -332,14 +336,12 @@ def locks(how: Settlement, deliveries: Sequence[Delivery]) -> list[Step]:
     ]
 
 
-def parameters(
-    how: Settlement, deliveries: Sequence[Delivery], run: Run, known: Receipt | None = None
-) -> dict[str, Any]:
+def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None) -> dict[str, Any]:
     """What the settling statement is given."""
     return {
         "known_id": known.id if known else None,
         "known_hash": known.hash if known else None,
-        "records": Jsonb([_as_record(delivery) for delivery in deliveries]),
+        "records": Jsonb([_as_record(judged) for judged in batch]),
         "entity": how.entity.name,
         "run_id": run.run_id,
         "source": run.source,
@@ -350,54 +352,50 @@ def parameters(
     }
 
 
-def _as_record(delivery: Delivery) -> dict[str, Any]:
-    merged, verdict = delivery.merged, delivery.verdict
-    assert merged is not None
-    assert verdict is not None
+def _as_record(judged: Judged) -> dict[str, Any]:
+    claimed, merged, verdict = judged.claimed, judged.merged, judged.verdict
     record: dict[str, Any] = {
-        "key": delivery.key,
-        "hash": delivery.delivery_hash,
-        "expected": delivery.expected_hash,
-        "action": delivery.action,
+        "key": claimed.key,
+        "hash": claimed.delivery_hash,
+        "expected": judged.expected_hash,
+        "action": judged.action,
         "data": merged.data,
-        "enriched_by": delivery.enriched_by,
-        "enriched_at": delivery.enriched_at,
+        "enriched_by": claimed.enriched_by,
+        "enriched_at": claimed.enriched_at,
         "enriched_fields": merged.enriched_fields,
     }
-    if version := delivery.as_of or delivery.version:
+    if version := judged.as_of or claimed.version:
         record["version"] = version
     # What is empty is left out: half of a record's bytes would say nothing.
-    if delivery.action is Action.FLAG:
+    if judged.action is Action.FLAG:
         record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}
     if verdict.warnings:
         record["warnings"] = dict(verdict.warnings)
     if merged.conflicts:
         record["conflicts"] = [asdict(conflict) for conflict in merged.conflicts]
-    if delivery.note is not None:
-        record["note"] = delivery.note
+    if code := NoteCode.PUSHED if judged.action is Action.PUSH else judged.note:
+        record |= {"note": LEDGER_NOTES[code], "note_code": code}
     return record
 
 
-def answers_of(entity: Entity, deliveries: Sequence[Delivery], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
+def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
     """The rows of the settling statement's result, by key.
 
     Raises:
         Restored: Neon was restored to an earlier moment, and nothing was settled.
     """
-    sent = {delivery.key: delivery for delivery in deliveries}
+    sent = {judged.key: judged for judged in batch}
     answers = {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
     if any(answer.state is State.RESTORED for answer in answers.values()):
         raise Restored(entity.name, "Neon")
     return answers
 
 
-def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
+def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
     note, state = row["note"], State(row["state"])
     if row["requirement"] is not None:
         note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"])
     merged, verdict = sent.merged, sent.verdict
-    assert merged is not None
-    assert verdict is not None
     applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
     return Answer(
         key=sent.key,
@@ -412,9 +410,12 @@ def _answer(entity: Entity, sent: Delivery, row: Mapping[str, Any]) -> Answer:
         note=note,
         at=row["at"],
         hash=row["hash"],
-        receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.delivery_hash) if row["receipt_id"] else None,
+        receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.claimed.delivery_hash)
+        if row["receipt_id"]
+        else None,
         in_master=bool(row["in_master"]),
         promoted_before=row["promoted_before"],
+        kept=row["note_code"] == NoteCode.KEPT,
         sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or (), row["sent_id"])
         if row["sent"]
         else None,

@@ -145,19 +145,19 @@ class Monitor:
             metrics.conflicts.labels(entity, winner).inc(fields)
         for state in ("busy", "changed"):
             metrics.postponed.labels(entity, state).inc(tally.outcomes[state])
-        for outcome, records in Counter(told.outcome for told in tally.told).items():
+        for outcome, records in Counter(told.outcome for told in tally.summaries).items():
             metrics.outcomes.labels(entity, outcome).inc(records)
             delay = metrics.delay.labels(entity, outcome)
-            for told in tally.told:
+            for told in tally.summaries:
                 if told.outcome == outcome and told.delay is not None:
                     delay.observe(max(0.0, told.delay))  # the server's clock may have gone back meanwhile
-        flagged = Counter(told.reason_code or "OTHER" for told in tally.told if told.outcome == "flagged")
+        flagged = Counter(told.reason_code or "OTHER" for told in tally.summaries if told.outcome == "flagged")
         for code, records in flagged.items():
             metrics.flagged.labels(entity, code).inc(records)
-        if tally.told:
+        if tally.summaries:
             self._moved[entity] = self._clock()
-            shown = self.recent.add(entity, tally.told)
-            self.feed.publish("outcomes", {"records": shown[-SHOWN:], "more": max(0, len(tally.told) - SHOWN)})
+            shown = self.recent.add(entity, tally.summaries)
+            self.feed.publish("outcomes", {"records": shown[-SHOWN:], "more": max(0, len(tally.summaries) - SHOWN)})
 
     def pulling(self, *entities: str) -> None:
         """Say that these are being pulled; none given: a pull of this process goes on, which the others wait for."""

@@ -182,7 +182,7 @@ def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape
     )  # fmt: skip
     return [
         *wanted,
-        _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version"), numbered=True),
+        _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version", "note_code"), numbered=True),
         _plain(NEON, "ledger and log", RECEIPTS, ("pulls", "confirmed", "pruned_id", "pulled_at"), key="entity"),
         Shape(
             NEON, "ledger and log", LOG, [Wanted(**{**vars(one), "added": False}) for one in log],

@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain import messages
-from worker.domain.model import Code, Data, Delivery, Receipt, Status
+from worker.domain.model import Claimed, Code, Data, Receipt, Status
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity, data_of
 from worker.postgres.connection import Connection
@@ -96,21 +96,21 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
     )
 
 
-_DELIVERY_FIELDS = (
+_CLAIMED_FIELDS = (
     "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
     "age", "pushed_at", "promoted_at", "queued_versions",
 )  # fmt: skip
 
 
-def _delivery(entity: Entity, row: dict[str, Any]) -> Delivery:
-    cells = {name: row[name] for name in _DELIVERY_FIELDS}
+def _claimed(entity: Entity, row: dict[str, Any]) -> Claimed:
+    cells = {name: row[name] for name in _CLAIMED_FIELDS}
     # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
     # A snapshot of another release may know other columns: what it does not know, nobody has agreed on.
     cells["snapshot"] = {**dict.fromkeys(entity.columns), **(row["snapshot"] or {})}
     cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
     if row["receipt_id"] is not None:
         cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
-    return Delivery(**cells)
+    return Claimed(**cells)
 
 
 _PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
@@ -130,7 +130,7 @@ async def claim(
     durable: bool = True,
     postponed: Sequence[str] = (),
     among: Sequence[str] | None = None,
-) -> list[Delivery]:
+) -> list[Claimed]:
     """The oldest work of an entity, in a transaction that keeps it from all other workers.
 
     The claim is the row locks themselves: it ends with the transaction, however that ends.
@@ -152,16 +152,14 @@ async def claim(
     elif rows == "work, but for some":
         params["aside"] = list(postponed)
     opening = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
-    return [
-        _delivery(entity, row) for row in await begin_and_fetch(connection, opening, (_claim(entity, rows), params))
-    ]
+    return [_claimed(entity, row) for row in await begin_and_fetch(connection, opening, (_claim(entity, rows), params))]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """A workspace row, and how far it has come."""
 
-    delivery: Delivery
+    claimed: Claimed
     neon_id: int | None
     pulled_at: datetime | None
     """When it was last brought up to date, by Neon's clock; UTC without zone."""
@@ -173,17 +171,17 @@ class Row:
     @property
     def pushed(self) -> bool:
         """Whether it was carried to Neon."""
-        return self.delivery.pushed_at is not None
+        return self.claimed.pushed_at is not None
 
     @property
     def promoted(self) -> bool:
         """Whether it says that the record was promoted."""
-        return self.delivery.promoted_at is not None
+        return self.claimed.promoted_at is not None
 
     @property
     def taken_back(self) -> bool:
         """Whether an enricher works on it: what was carried before is not his last word."""
-        status = self.delivery.status
+        status = self.claimed.status
         # What was carried stays complete until it is judged: another status is the enricher's word.
         return status == Status.IN_PROGRESS or (
             status != Status.COMPLETE and (self.edited or self.code == Code.CARRIED)
@@ -192,22 +190,22 @@ class Row:
     @property
     def queued(self) -> bool:
         """Whether it is work, or waits: the push settles it."""
-        return self.delivery.status == Status.COMPLETE and not self.pushed
+        return self.claimed.status == Status.COMPLETE and not self.pushed
 
     @property
     def carried(self) -> bool:
         """Whether it was carried to Neon and has not heard what became of it."""
-        return self.delivery.status == Status.COMPLETE and self.pushed and not self.promoted
+        return self.claimed.status == Status.COMPLETE and self.pushed and not self.promoted
 
     @property
     def edited(self) -> bool:
         """Whether an enricher changed data since the snapshot."""
-        return self.delivery.data != self.delivery.snapshot
+        return self.claimed.data != self.claimed.snapshot
 
     @property
     def untouched(self) -> bool:
         """Whether nobody has worked on it since it was pulled."""
-        return self.delivery.status == Status.PENDING and not self.edited and not self.noted
+        return self.claimed.status == Status.PENDING and not self.edited and not self.noted
 
 
 async def lock(
@@ -226,7 +224,7 @@ async def lock(
     step = _claim(entity, which), {"keys": list(keys)}
     rows = await begin_and_fetch(connection, begin(read_only=read_only), step)
     names = ("neon_id", "pulled_at", "noted", "code")
-    return {row["key"]: Row(_delivery(entity, row), **{name: row[name] for name in names}) for row in rows}
+    return {row["key"]: Row(_claimed(entity, row), **{name: row[name] for name in names}) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

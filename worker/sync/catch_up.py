@@ -189,7 +189,7 @@ async def _catch_up_rows(
         caught_up.absent |= {key for key in keys if key not in rows}
     else:
         caught_up.held |= len(rows) < len(keys)
-    standings = await ledger.standings(neon, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
     fresh = await invalid.read(neon, entity, list(rows)) if rows else {}
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
@@ -204,7 +204,7 @@ async def _catch_up_rows(
         if not standing.forgotten and _told_before(row, said):
             refreshes.append(_as_it_is(row, said))
             continue
-        caught_up.older += is_older(row.delivery, said.sent)
+        caught_up.older += is_older(row.claimed, said.sent)
         word = _say(entity, row, standing, said, fresh.get(key))
         if word is None:
             continue
@@ -233,7 +233,7 @@ def newer_version(row: Row, standing: Standing) -> datetime | None:
     the version when it holds the values of it.
     """
     said = (standing.latest, standing.carried)
-    return max((v for one in said if one and is_older(row.delivery, one.sent) and (v := one.row_version)), default=None)
+    return max((v for one in said if one and is_older(row.claimed, one.sent) and (v := one.row_version)), default=None)
 
 
 def newer_than(entity: Entity, row: Row, standing: Standing, fresh: InvalidRow | None) -> Reply | Refresh | None:
@@ -247,7 +247,7 @@ def newer_than(entity: Entity, row: Row, standing: Standing, fresh: InvalidRow |
 
 def _unheard(row: Row, standing: Standing) -> Spoken | None:
     """The latest that the ledger says, where the row was not told of it."""
-    said, told = standing.latest, row.delivery.receipt
+    said, told = standing.latest, row.claimed.receipt
     if standing.forgotten:
         return said if newer_version(row, standing) else None
     return said if said and (told is None or said.receipt.id > told.id) else None
@@ -266,9 +266,9 @@ async def older_than_carried(neon: Connection, supabase: Connection, entity: Ent
         if not (keys := (await receipts.unacknowledged(supabase, entity, chunk.latest, chunk.versions)).keys):
             continue
         found += [
-            row.delivery.key
+            row.claimed.key
             for row, said in await _newer(neon, supabase, entity, keys)
-            if said and is_older(row.delivery, said.sent) and not _told_before(row, said)
+            if said and is_older(row.claimed, said.sent) and not _told_before(row, said)
         ]
     return found
 
@@ -277,7 +277,7 @@ async def _wake_newer(
     neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str], *, dry_run: bool
 ) -> None:
     """Put waiting rows of which Neon knows a newer version back in the queue: their delivery tells of that."""
-    newer = [row.delivery.key for row, _ in await _newer(neon, supabase, entity, keys) if row.code != Code.LOST]
+    newer = [row.claimed.key for row, _ in await _newer(neon, supabase, entity, keys) if row.code != Code.LOST]
     if newer and not dry_run:
         await transact(supabase, queue.release(entity, newer, by=entity.key))
 
@@ -290,7 +290,7 @@ async def _newer(
         return []
     rows = await queue.lock(supabase, entity, keys, read_only=True)
     await send(supabase, COMMIT)
-    standings = await ledger.standings(neon, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
     return [(row, standings[key].latest) for key, row in rows.items() if newer_version(row, standings[key])]
 
 
@@ -301,17 +301,17 @@ def _was_undone_as_it_stands(row: Row, standing: Standing) -> bool:
         said
         and carried
         and said.outcome is Outcome.UNDONE
-        and same_delivery(carried.receipt.hash, row.delivery.delivery_hash)
+        and same_delivery(carried.receipt.hash, row.claimed.delivery_hash)
     )
 
 
 def _told_before(row: Row, said: Spoken) -> bool:
     """Whether a release without receipts told the row, or it came from Neon after that."""
-    if said.outcome is Outcome.PROMOTED and row.delivery.receipt:
-        return row.delivery.promoted_at == said.at  # by such a release, after one with receipts
+    if said.outcome is Outcome.PROMOTED and row.claimed.receipt:
+        return row.claimed.promoted_at == said.at  # by such a release, after one with receipts
     if said.outcome is Outcome.UNDONE and row.code == Code.UNDONE and not row.promoted:
         return True  # the same; its note stays until the row is set to complete
-    if row.delivery.receipt:
+    if row.claimed.receipt:
         return False
     match said.outcome:
         case Outcome.PROMOTED:
@@ -319,12 +319,12 @@ def _told_before(row: Row, said: Spoken) -> bool:
             return row.promoted or bool(row.pulled_at and row.pulled_at > said.at)
         case Outcome.FLAGGED:
             # Its note stays while an enricher works on the row, until he sets it to complete.
-            told = row.delivery.status == Status.FAILED or row.code == Code.FLAGGED
-            return told and row.delivery.snapshot == said.record
+            told = row.claimed.status == Status.FAILED or row.code == Code.FLAGGED
+            return told and row.claimed.snapshot == said.record
         case Outcome.UNDONE:
             # One that is as it was pulled came after that: it has nothing yet of what the enricher had typed.
             as_pulled = row.untouched and row.code is None
-            return row.delivery.status == Status.PENDING and not row.promoted and not as_pulled
+            return row.claimed.status == Status.PENDING and not row.promoted and not as_pulled
         case Outcome.WAITING:
             return said.pushed and row.code == Code.CARRIED
     return False
@@ -336,7 +336,7 @@ def _say(
     """What a row that was not told before hears of the latest that the ledger says of it; None: nothing. Pure."""
     if standing.forgotten:
         # The promotion that it was told of is on record nowhere.
-        row = replace(row, delivery=replace(row.delivery, promoted_at=None))
+        row = replace(row, claimed=replace(row.claimed, promoted_at=None))
     word = _word(entity, row, standing, said, fresh)
     return replace(word, as_of=newer_version(row, standing), forget=standing.forgotten) if word else None
 
@@ -360,7 +360,7 @@ def _word(
 
 def _as_it_is(row: Row, said: Spoken) -> Refresh:
     """Only the receipt is new. A promoted row has no place in the invalid table: the rest is left to the pull."""
-    mine = row.delivery
+    mine = row.claimed
     return Refresh(
         mine.key, None, mine.data, mine.snapshot, mine.status, None, None, None, reopened=False, note=None,
         receipt=said.receipt,
@@ -369,9 +369,9 @@ def _as_it_is(row: Row, said: Spoken) -> Refresh:
 
 def promoted(row: Row, said: Spoken) -> Reply:
     """The reply to a row whose record was promoted, and which was not told. Pure."""
-    mine = row.delivery
-    edited = typed_since(mine, said.sent) and not is_older(row.delivery, said.sent)
-    taken_back = mine.status != Status.COMPLETE and not is_older(row.delivery, said.sent)
+    mine = row.claimed
+    edited = typed_since(mine, said.sent) and not is_older(row.claimed, said.sent)
+    taken_back = mine.status != Status.COMPLETE and not is_older(row.claimed, said.sent)
     note = (
         messages.promoted_before(said.at, edited=edited, taken_back=taken_back)
         if edited or taken_back
@@ -386,9 +386,9 @@ def promoted(row: Row, said: Spoken) -> Reply:
 
 
 def _flagged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh:
-    mine = row.delivery
+    mine = row.claimed
     errors = fresh.errors if fresh.still_invalid else said.errors
-    if is_older(row.delivery, said.sent) or not row.taken_back:
+    if is_older(row.claimed, said.sent) or not row.taken_back:
         return Reply(
             mine.key, mine.version, Status.FAILED, messages.flagged(errors), differing(fresh.data, mine.data),
             fresh.data, errors, fresh.warnings if fresh.still_invalid else said.warnings, fresh.reason_code,
@@ -404,14 +404,14 @@ def _waiting(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
         return _carried(entity, row, standing, said, fresh)
     if row.promoted:
         return None
-    if is_older(row.delivery, said.sent):
+    if is_older(row.claimed, said.sent):
         return _sent_again(row, said, fresh)
-    return None if descends(row.delivery, said.sent) else _worked_on(row, said)
+    return None if descends(row.claimed, said.sent) else _worked_on(row, said)
 
 
 def _carried(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Reply | Refresh:
-    mine = row.delivery
-    if is_older(row.delivery, said.sent) and fresh.unjudged:
+    mine = row.claimed
+    if is_older(row.claimed, said.sent) and fresh.unjudged:
         return Reply(
             mine.key, mine.version, Status.COMPLETE, messages.CARRIED, differing(fresh.data, mine.data), fresh.data,
             pushed=True, code=Code.CARRIED, receipt=said.receipt,
@@ -421,7 +421,7 @@ def _carried(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: 
 
 def _merged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: InvalidRow) -> Refresh:
     """Neon's record in the row, and over it what the enricher has typed since it was carried."""
-    mine = row.delivery
+    mine = row.claimed
     base = agreed_on(entity, mine, fresh.data, standing)
     at = standing.moved_at(fresh.updated_at)
     merged = merge(base, mine.data, fresh.data, mine.version, at, entity.rules.normalise)
@@ -433,9 +433,9 @@ def _merged(entity: Entity, row: Row, standing: Standing, said: Spoken, fresh: I
 
 def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
     """What was set to complete after the backup, and waited in Neon: it goes again, with the values that went."""
-    mine = row.delivery
+    mine = row.claimed
     return Refresh(
-        mine.key, fresh.id, with_what_went(row.delivery, said.sent), mine.snapshot, Status.COMPLETE, None, None, None,
+        mine.key, fresh.id, with_what_went(row.claimed, said.sent), mine.snapshot, Status.COMPLETE, None, None, None,
         reopened=True, note=messages.RELEASED, code=Code.RELEASED,
         enriched_by=said.enriched_by, enriched_at=said.enriched_at,
     )  # fmt: skip
@@ -443,8 +443,8 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
 
 def _worked_on(row: Row, said: Spoken) -> Refresh | None:
     """Somebody works on a row from a backup already: the values that went and waited come back beside what he typed."""
-    mine = row.delivery
-    data = with_what_went(row.delivery, said.sent)
+    mine = row.claimed
+    data = with_what_went(row.claimed, said.sent)
     if data == mine.data:
         return None
     return Refresh(
@@ -454,7 +454,7 @@ def _worked_on(row: Row, said: Spoken) -> Refresh | None:
 
 def _left(row: Row, standing: Standing, said: Spoken) -> Refresh | None:
     """The record left by another way after the backup: what the enricher had sent of it comes back."""
-    mine = row.delivery
+    mine = row.claimed
     data = with_what_went(mine, said.sent)
     if data == mine.data:
         return None
@@ -466,9 +466,9 @@ def _left(row: Row, standing: Standing, said: Spoken) -> Refresh | None:
 
 
 def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None) -> Refresh:
-    mine, carried = row.delivery, standing.carried
+    mine, carried = row.claimed, standing.carried
     # Of a backup that is older than the promotion, what was promoted comes back first.
-    data = with_what_went(row.delivery, carried.sent) if carried else mine.data
+    data = with_what_went(row.claimed, carried.sent) if carried else mine.data
     if fresh is None:
         note = messages.gone_after_undo(said.at)
         return Refresh(

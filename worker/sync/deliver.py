@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
-from worker.domain.model import Action, Delivery, Outcome, OutcomeSummary, State, new_run_id
-from worker.domain.postponed import Cause
+from worker.domain.model import Action, Data, Outcome, OutcomeSummary, Settled, State, new_run_id
+from worker.domain.postponed import Cause, Postponed
 from worker.entities.declaration import Entity
 from worker.neon import ledger
 from worker.neon.invalid import Run
@@ -24,7 +24,7 @@ from worker.postgres.hints import hint_for, with_hint
 from worker.postgres.transaction import Step
 from worker.supabase import outbox, queue, receipts
 from worker.supabase.queue import Reply
-from worker.sync.acknowledge import acknowledge, release_ready
+from worker.sync.acknowledge import Acknowledged, acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
@@ -48,7 +48,7 @@ class Tally:
     """Keys whose rows were changed while they were on their way, and have not heard."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Outcome, or ``gone``, ``busy``, ``changed`` → records."""
-    told: list[OutcomeSummary] = field(default_factory=list)
+    summaries: list[OutcomeSummary] = field(default_factory=list)
     conflicts: Counter[str] = field(default_factory=Counter)
     """Who won → fields that both sides had changed."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -65,35 +65,39 @@ class Tally:
         yield
         self.seconds[stage] = time.perf_counter() - began
 
-    def count(self, batch: Sequence[Delivery]) -> None:
-        """Count what became of a batch."""
+    def count(
+        self, batch: Sequence[Settled], replies: Sequence[Reply], acknowledged: Acknowledged, blocked: Blocked | None
+    ) -> None:
+        """Count what became of a batch, and of its replies."""
+        self.answered = len(replies) - len(acknowledged.refused)
+        self.postponed += len(acknowledged.refused)
+        if acknowledged.missed:
+            self.missed = [reply.key for reply in replies if reply.receipt]
+        self.fault = blocked.error if blocked else None
         since = sum(self.seconds.values()) - self.seconds["claim"]
-        for delivery in batch:
-            said = delivery.answer
-            assert said is not None
-            _, what, code = _became(delivery)
+        for one in batch:
+            said, age = one.answer, one.claimed.age
+            _, what, code = _became(one)
             self.outcomes[what] += 1
             if said.state is State.APPLIED:
                 self.conflicts.update(conflict.winner for conflict in said.conflicts)
-            if said.state in (State.CHANGED, State.BUSY):
+            if not one.ended:
                 continue
-            flagged = what == Outcome.FLAGGED
-            delay = None if delivery.age is None else delivery.age + since
-            fields = tuple(sorted(said.errors)) if flagged else ()
-            self.told.append(OutcomeSummary(delivery.key, what, code, fields, delay))
+            fields = tuple(sorted(said.errors)) if what == Outcome.FLAGGED else ()
+            delay = None if age is None else age + since
+            self.summaries.append(OutcomeSummary(one.key, what, code, fields, delay))
 
 
-def _became(delivery: Delivery) -> tuple[str, str, str | None]:
-    """Key, outcome (or the state, where it has none) and reason code of a settled delivery."""
-    said, verdict = delivery.answer, delivery.verdict
-    assert said is not None
+def _became(one: Settled) -> tuple[str, str, str | None]:
+    """Key, outcome (or the state, where it has none) and reason code of a settled row."""
+    said = one.answer
     what = str(said.outcome if said.outcome and said.state is not State.GONE else said.state)
-    code = said.reason_code or (verdict.reason_code if verdict else None)
-    return delivery.key, what, code if what == Outcome.FLAGGED else None
+    code = said.reason_code or one.judged.verdict.reason_code
+    return one.key, what, code if what == Outcome.FLAGGED else None
 
 
 def outcome_events(
-    databases: Databases, entity: Entity, run_id: str, batch: Sequence[Delivery], *, promoted: Collection[str] = ()
+    databases: Databases, entity: Entity, run_id: str, batch: Sequence[Settled], *, promoted: Collection[str] = ()
 ) -> list[Step]:
     """The steps that announce what became of a settled batch; none where nobody wants to know.
 
@@ -104,8 +108,8 @@ def outcome_events(
         batch: settled.
         promoted: keys that are gone because they were promoted, which nobody could announce.
     """
-    ended = [d for d in batch if d.answer and d.answer.state not in (State.CHANGED, State.BUSY)]
-    became = [(d.key, str(Outcome.PROMOTED), None) if d.key in promoted else _became(d) for d in ended]
+    ended = [one for one in batch if one.ended]
+    became = [(one.key, str(Outcome.PROMOTED), None) if one.key in promoted else _became(one) for one in ended]
     return outcome_events_of(databases, entity, run_id, became)
 
 
@@ -144,72 +148,69 @@ async def deliver(
     tally = Tally(new_run_id("push" if action is Action.PUSH else "deliver"))
     target = entity.invalid_table if action is Action.PUSH else entity.master_table
     run = Run(tally.run_id, str(entity.workspace_table), str(target))
+    postponed = databases.postponed[entity.name]
     # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         with tally.timing("claim"):
-            # An acknowledgement that a crash of Supabase takes back is given anew, from Neon's ledger. Only what was
+            # An acknowledgement that a crash of Supabase takes back is repeated, from Neon's ledger. Only what was
             # announced could not be called back.
-            durable = databases.announces
-            batch = await queue.claim(
-                supabase, entity, limit or databases.batch_size, skip=skip, durable=durable,
-                postponed=databases.postponed[entity.name].row_versions(), among=among,
+            rows = await queue.claim(
+                supabase, entity, limit or databases.batch_size, skip=skip, durable=databases.announces,
+                postponed=postponed.row_versions(), among=among,
             )  # fmt: skip
-            if among is not None:
-                # What is no work any more, or another version, is as any other row.
-                databases.postponed[entity.name].forget(set(among) - {delivery.key for delivery in batch})
-        tally.claimed = len(batch)
+        if among is not None:
+            # What is no work any more, or another version, is as any other row.
+            postponed.forget(set(among) - {row.key for row in rows})
+        tally.claimed = len(rows)
         claimed(tally.claimed)
-        if not batch:
+        if not rows:
             return tally
         with tally.timing("judge"):
-            for delivery in batch:
-                judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash, action=action)
+            judged = [judge(entity, row, row.snapshot, row.snapshot_hash, action=action) for row in rows]
         with tally.timing("settle"):
-            blocked = await settle_batch(databases, neon, entity, batch, run)
-            if any(_gone_without_trace(delivery) for delivery in batch):
+            settled, blocked = await settle_batch(databases, neon, entity, judged, run)
+            if any(map(_gone_without_trace, settled)):
                 await check_restored(neon, supabase, entity)
-        replies = [reply for delivery in batch if (reply := reply_to(delivery))]
-        tally.postponed = _put_aside(databases, entity, batch, blocked)
-        tally.fault = blocked.error if blocked else None
-        promoted = keys_with(batch, Outcome.PROMOTED)
+        replies = [reply for one in settled if (reply := reply_to(one))]
+        promoted = keys_with(settled, Outcome.PROMOTED)
+        events = outcome_events(databases, entity, tally.run_id, settled)
+        tally.postponed = _postpone(postponed, settled, blocked)
         with tally.timing("acknowledge"):
-            acknowledged = await acknowledge(
-                databases, supabase, entity, replies, promoted, outcome_events(databases, entity, tally.run_id, batch)
-            )
+            acknowledged = await acknowledge(databases, supabase, entity, replies, promoted, events)
         remember(databases, entity, [reply for reply in replies if reply.key not in acknowledged.refused])
-        tally.answered = len(replies) - len(acknowledged.refused)
-        tally.postponed += len(acknowledged.refused)
-        if acknowledged.missed:
-            tally.missed = [reply.key for reply in replies if reply.receipt]
-        tally.count(batch)
+        tally.count(settled, replies, acknowledged, blocked)
         # What it waits for may have come between the settlement and the acknowledgement.
-        if waits := {d.key: d.data for d in batch if d.answer and d.answer.waits_for}:
+        if waits := waiting_in(settled):
             await release_ready(neon, supabase, entity, waits)
     took = {f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in tally.seconds.items()}
-    fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.told), **took}
+    fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.summaries), **took}
     log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **fields)
     return tally
 
 
-def _put_aside(databases: Databases, entity: Entity, batch: Sequence[Delivery], blocked: Blocked | None) -> int:
+def _postpone(postponed: Postponed, settled: Sequence[Settled], blocked: Blocked | None) -> int:
     """Let what cannot be settled now hold up nothing behind it.
 
     Returns:
-        How many records were put aside.
+        How many records were postponed.
     """
-    keys = blocked.keys if blocked else set()
-    busy = [(d.key, d.version) for d in batch if d.answer and d.answer.state is State.BUSY and d.key not in keys]
-    put = databases.postponed[entity.name].put(Cause.HELD, busy, HELD)
+    late = [one for one in settled if one.answer.state is State.BUSY]
+    faulty = [(one.key, one.claimed.version) for one in late if blocked and one.key in blocked.keys]
+    held = [(one.key, one.claimed.version) for one in late if not (blocked and one.key in blocked.keys)]
+    put = postponed.put(Cause.HELD, held, HELD)
     if blocked:
-        reason = with_hint(with_database(blocked.error), hint_for(blocked.error))
-        rows = [(d.key, d.version) for d in batch if d.key in keys]
-        put += databases.postponed[entity.name].put(Cause.FAULT, rows, reason)
+        put += postponed.put(Cause.FAULT, faulty, with_hint(with_database(blocked.error), hint_for(blocked.error)))
     return put
 
 
-def _gone_without_trace(delivery: Delivery) -> bool:
-    said = delivery.answer
-    return bool(said and said.state is State.GONE and said.outcome is None and not said.in_master and delivery.pulled)
+def waiting_in(settled: Sequence[Settled]) -> dict[str, Data]:
+    """Key → data of the settled rows that wait for another record."""
+    return {one.key: one.claimed.data for one in settled if one.answer.waits_for}
+
+
+def _gone_without_trace(one: Settled) -> bool:
+    said = one.answer
+    return said.state is State.GONE and said.outcome is None and not said.in_master and one.claimed.pulled
 
 
 async def check_restored(neon: Connection, supabase: Connection, entity: Entity) -> None:
@@ -232,6 +233,6 @@ def remember(databases: Databases, entity: Entity, replies: Sequence[Reply]) -> 
         databases.known[entity.name] = known
 
 
-def keys_with(batch: Sequence[Delivery], outcome: Outcome) -> list[str]:
+def keys_with(batch: Sequence[Settled], outcome: Outcome) -> list[str]:
     """The keys of a settled batch that had this outcome."""
-    return [d.key for d in batch if d.answer and d.answer.outcome is outcome and d.answer.state is not State.GONE]
+    return [one.key for one in batch if one.answer.outcome is outcome and one.answer.state is not State.GONE]

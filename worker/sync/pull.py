@@ -309,7 +309,7 @@ class _Pull:
         # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
         rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
-        told = {key: row.delivery.receipt for key, row in rows.items()}
+        told = {key: row.claimed.receipt for key, row in rows.items()}
         standings = await ledger.standings(self.neon, self.entity, told)
         fresh = await invalid.read(self.neon, self.entity, keys)
         refreshed: list[Refresh] = []
@@ -367,7 +367,7 @@ class _Pull:
         still = await self._missing(keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
-        told = {key: row.delivery.receipt for key, row in rows.items()}
+        told = {key: row.claimed.receipt for key, row in rows.items()}
         left = part(rows, await ledger.standings(self.neon, self.entity, told), found)
         if self.dry_run:
             self.pulled.keys |= left.in_words()
@@ -396,7 +396,7 @@ class _Pull:
         await invalid.book(
             self.neon, self.entity, self.run.run_id,
             [
-                Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].delivery.version}", rows[key].delivery.data,
+                Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].claimed.version}", rows[key].claimed.data,
                       note="left the invalid table by another way")
                 for key in left.gone
             ],

@@ -112,7 +112,7 @@ async def _give_up(databases: Databases, neon: Connection, supabase: Connection,
         still = await invalid.missing(neon, entity.invalid_table, entity.key, list(rows))
         rows = {key: rows[key] for key in still if rows[key].code == Code.LOST}
         entries = [
-            Entry(key, Outcome.WITHDRAWN, f"{key}|{row.delivery.version}|lost", row.delivery.data,
+            Entry(key, Outcome.WITHDRAWN, f"{key}|{row.claimed.version}|lost", row.claimed.data,
                   note="lost when Neon was restored to an earlier moment; its row in the workspace is kept")
             for key, row in rows.items()
         ]  # fmt: skip

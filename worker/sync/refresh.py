@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from worker.domain import messages
 from worker.domain.merge import merge
-from worker.domain.model import Code, Data, Delivery, Merged, Outcome, Receipt, Status
+from worker.domain.model import Claimed, Code, Data, Merged, Outcome, Receipt, Status
 from worker.entities.declaration import Entity
 from worker.neon.invalid import Entry, InvalidRow
 from worker.neon.ledger import Standing, heard_at_least
@@ -21,7 +21,7 @@ from worker.sync.restore import Comparison
 
 def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Standing) -> tuple[Refresh, list[Entry]]:
     """Merge Neon's record into a workspace row."""
-    mine = row.delivery
+    mine = row.claimed
     if row.code == Code.LOST and row.queued:
         # It was set to complete, and waited for its record: all in which they differ is the enricher's.
         return Refresh(
@@ -67,13 +67,13 @@ def hears_of_it_here(row: Row, standing: Standing) -> bool:
     """Whether a promoted row that stands against an invalid record turned invalid again, and is not one that was not
     told of an undo, or whose promotion a restored Neon has forgotten.
     """
-    said, told = standing.latest, row.delivery.receipt
+    said, told = standing.latest, row.claimed.receipt
     undone = said is not None and said.outcome is Outcome.UNDONE and (told is None or said.receipt.id > told.id)
     return not (standing.forgotten or undone)
 
 
 def _status(row: Row, reopened: bool) -> str:
-    status = row.delivery.status
+    status = row.claimed.status
     # A status that somebody wrote before the CHECK was there starts over.
     if (reopened and status != Status.IN_PROGRESS) or row.promoted or status not in set(Status):
         return Status.PENDING
@@ -86,7 +86,7 @@ def _never_empty_over_a_value(merged: Merged, typed: Data) -> tuple[Merged, list
     return Merged({**merged.data, **{n: typed[n] for n in kept}}, merged.enriched_fields, merged.conflicts), kept
 
 
-def _heard_by_this(row: Delivery, standing: Standing) -> Receipt | None:
+def _heard_by_this(row: Claimed, standing: Standing) -> Receipt | None:
     said, told = standing.latest, row.receipt
     if standing.forgotten:
         return heard_at_least(row, standing)
@@ -127,13 +127,13 @@ def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comp
         standing = standings[key]
         said = standing.latest
         if row.queued:
-            if said is None and standing.master is None and row.delivery.pulled and _lost(row, found):
+            if said is None and standing.master is None and row.claimed.pulled and _lost(row, found):
                 left.lost.append(key)  # else its delivery tells it
         elif said and said.outcome is Outcome.PROMOTED:
             left.promoted.append(promoted(row, said))
         elif row.carried and standing.master is not None and said is None:
-            left.promoted.append(adopted(row.delivery))
-        elif not row.delivery.pulled:
+            left.promoted.append(adopted(row.claimed))
+        elif not row.claimed.pulled:
             if row.code != Code.GONE:
                 left.strangers.append(key)
         elif _lost(row, found):

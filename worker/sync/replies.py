@@ -7,34 +7,30 @@ from datetime import datetime
 
 from worker.domain import messages
 from worker.domain.lineage import is_older, is_typed, with_neons_own, with_what_went
-from worker.domain.model import Code, Data, Delivery, Outcome, Sent, State, Status
+from worker.domain.model import Claimed, Code, Data, Outcome, Receipt, Sent, Settled, State, Status
 from worker.supabase.queue import Reply
 
-KEPT = "the enricher's values are kept in the workspace only"
-"""The note of a record whose values fit neither of Neon's tables."""
 
-
-def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
+def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
     """What the workspace row is told; None where it stays in the queue for the next batch.
 
     Args:
-        delivery: settled.
-        holds: the row's own data columns, where they are others than the delivery's.
+        settled: the row.
+        holds: the row's own data columns, where it was not claimed with them.
     """
-    said = delivery.answer
-    assert said is not None
-    key, version = delivery.key, delivery.version
-    if said.state in (State.CHANGED, State.BUSY):
+    claimed, judged, said = settled.claimed, settled.judged, settled.answer
+    key, version = claimed.key, claimed.version
+    if not settled.ended:
         return None
     if said.state is State.GONE:
-        return _gone(delivery)
+        return _gone(settled)
     lost = "".join(" " + messages.not_kept([c.field]) for c in said.conflicts if c.winner == "neon")
     # Only what differs travels: mostly a website that was tidied, or nothing.
-    data = differing(said.record, delivery.data if holds is None else holds)
+    data = differing(said.record, claimed.data if holds is None else holds)
     receipt = said.receipt
     # A row of a backup hears what became of a newer version of it.
-    newer = said.sent if said.sent and is_older(delivery, said.sent) else None
-    as_of = newer.version if newer else delivery.as_of
+    newer = said.sent if said.sent and is_older(claimed, said.sent) else None
+    as_of = newer.version if newer else judged.as_of
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
@@ -45,7 +41,7 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
         case Outcome.FLAGGED:
             return Reply(
                 key, version, Status.FAILED, messages.flagged(said.errors) + lost,
-                None if said.note == KEPT else data, said.record, said.errors, said.warnings,
+                None if said.kept else data, said.record, said.errors, said.warnings,
                 said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
                 as_of=as_of,
             )  # fmt: skip
@@ -54,17 +50,17 @@ def reply_to(delivery: Delivery, holds: Data | None = None) -> Reply | None:
             # from before the promotion lacks what was promoted.
             back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
             return Reply(
-                key, version, Status.PENDING, messages.UNDONE, differing(back, delivery.data) or None, said.record,
+                key, version, Status.PENDING, messages.UNDONE, differing(back, claimed.data) or None, said.record,
                 {}, {}, code=Code.UNDONE, receipt=receipt, as_of=as_of,
             )  # fmt: skip
         case Outcome.WAITING if said.waits_for is not None:
             # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
             # row, else each pull would take it for news. What was written there for the enricher can be forgotten.
-            known = receipt if delivery.written_for else None
-            follows = delivery.theirs is not None and not delivery.in_neon and bool(known) == delivery.written_for
+            known = receipt if judged.written_for else None
+            follows = judged.neon_data is not None and not claimed.in_neon and bool(known) == judged.written_for
             return Reply(
                 key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
-                delivery.theirs if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
+                judged.neon_data if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
                 code=Code.WAITING, receipt=known if follows else None, as_of=as_of,
             )  # fmt: skip
         case _:
@@ -79,7 +75,7 @@ def differing(record: Data | None, holds: Data) -> Data:
     return {name: value for name, value in (record or {}).items() if name not in holds or holds[name] != value}
 
 
-def typed_since(row: Delivery, sent: Sent) -> bool:
+def typed_since(row: Claimed, sent: Sent) -> bool:
     """Whether a row holds what an enricher typed after its record was carried: also where he went back to what stood
     there before. What he had not sent, and is as the row last had it from Neon, is Neon's own to change.
     """
@@ -89,25 +85,24 @@ def typed_since(row: Delivery, sent: Sent) -> bool:
     )
 
 
-def _gone(delivery: Delivery) -> Reply:
-    said = delivery.answer
-    assert said is not None
-    key, version, sent = delivery.key, delivery.version, said.sent
-    older = sent is not None and is_older(delivery, sent)
+def _gone(settled: Settled) -> Reply:
+    claimed, said = settled.claimed, settled.answer
+    key, version, sent = claimed.key, claimed.version, said.sent
+    older = sent is not None and is_older(claimed, sent)
     # What had reached Neon comes back to a row of a backup, which is as new then as that was.
-    back = differing(with_what_went(delivery, sent), delivery.data) if sent else {}
+    back = differing(with_what_went(claimed, sent), claimed.data) if sent else {}
     as_of = sent.version if sent and older else None
     if said.outcome is Outcome.PROMOTED:
         # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
-        edited = not older and sent is not None and typed_since(delivery, sent)
-        reply = _promoted(delivery, said.at, edited=edited, record=said.record)
+        edited = not older and sent is not None and typed_since(claimed, sent)
+        reply = _promoted(claimed, said.at, edited=edited, record=said.record, receipt=said.receipt)
         return replace(reply, data=back if edited else reply.data, as_of=as_of)
-    if said.outcome is None and sent is None and delivery.promoted_at:
+    if said.outcome is None and sent is None and claimed.promoted_at:
         # Retention took the ledger row; the workspace row itself still knows of its promotion.
-        return _promoted(delivery, delivery.promoted_at, edited=delivery.data != delivery.snapshot)
-    if said.outcome is None and delivery.pushed_at and said.in_master:
+        return _promoted(claimed, claimed.promoted_at, edited=claimed.data != claimed.snapshot, receipt=said.receipt)
+    if said.outcome is None and claimed.pushed_at and said.in_master:
         # The guide's scripts carried and promoted it.
-        return adopted(delivery)
+        return adopted(claimed, said.receipt)
     if said.outcome is Outcome.WITHDRAWN:
         how = said.note or "it left the invalid table by another way"
         why = f"it was withdrawn on {messages.day_of(said.at)} ({how})"
@@ -118,7 +113,7 @@ def _gone(delivery: Delivery) -> Reply:
         why = f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
     elif said.in_master:
         why = "it is in the master table, where somebody else put it"
-    elif not delivery.pulled:
+    elif not claimed.pulled:
         return Reply(
             key, version, Status.FAILED, messages.NEVER_PULLED, code=Code.GONE,
         )  # fmt: skip
@@ -131,18 +126,18 @@ def _gone(delivery: Delivery) -> Reply:
     )  # fmt: skip
 
 
-def adopted(delivery: Delivery) -> Reply:
+def adopted(claimed: Claimed, receipt: Receipt | None = None) -> Reply:
     """The reply to a row whose record the guide's scripts had carried and promoted."""
-    return _promoted(delivery, delivery.pushed_at, edited=False)
+    return _promoted(claimed, claimed.pushed_at, edited=False, receipt=receipt)
 
 
-def _promoted(delivery: Delivery, at: datetime | None, *, edited: bool, record: Data | None = None) -> Reply:
+def _promoted(
+    claimed: Claimed, at: datetime | None, *, edited: bool, record: Data | None = None, receipt: Receipt | None = None
+) -> Reply:
     """The reply to a row whose record had been promoted before: the master stays as it is."""
-    said = delivery.answer
-    receipt = said.receipt if said else None
-    data = differing(record, delivery.data) if record and not edited else None
+    data = differing(record, claimed.data) if record and not edited else None
     note = messages.promoted_before(at, edited=edited, taken_back=False)
     return Reply(
-        delivery.key, delivery.version, Status.COMPLETE, note, data, record, {}, pushed=True,
+        claimed.key, claimed.version, Status.COMPLETE, note, data, record, {}, pushed=True,
         promoted_at=at, code=Code.PROMOTED, receipt=receipt,
     )  # fmt: skip

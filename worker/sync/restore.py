@@ -14,7 +14,8 @@ import psycopg
 import structlog
 
 from worker.domain import messages
-from worker.domain.model import Code, Delivery, Outcome, Status, moment, utc_now
+from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.model import Code, Judged, NoteCode, Outcome, Status, moment, utc_now
 from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
 from worker.neon.invalid import Entry, InvalidRow, Run
@@ -35,9 +36,6 @@ from worker.sync.replies import reply_to
 from worker.sync.settling import complain, settle_batch
 
 log = structlog.get_logger("worker.restore")
-
-AGAIN = "promoted again: Neon was restored to an earlier moment and had forgotten it"
-FORGOT = "Neon was restored to an earlier moment and had forgotten what became of it: the enricher's values are kept"
 
 
 @dataclass
@@ -210,9 +208,9 @@ async def _recover(
     """Bring rows together with a Neon that has forgotten what they were told."""
     rows = await queue.lock(supabase, entity, keys, wait=False)
     found.held |= len(rows) < len(keys)
-    standings = await ledger.standings(neon, entity, {key: row.delivery.receipt for key, row in rows.items()})
+    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
     fresh = await invalid.read(neon, entity, list(rows))
-    again: list[Delivery] = []
+    again: list[Judged] = []
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
     told: list[Refresh] = []
@@ -235,24 +233,36 @@ async def _recover(
             replies.append(_promoted_still(row, standing))
         else:
             lost.append(key)
-    blocked = await settle_batch(databases, neon, entity, again, run)
+    settled, blocked = await settle_batch(databases, neon, entity, again, run)
     replies += [
-        _told_again(reply, rows[delivery.key], fresh[delivery.key])
-        for delivery in again
-        if (reply := reply_to(delivery, rows[delivery.key].delivery.data))
+        _told_again(reply, rows[one.key], fresh[one.key])
+        for one in settled
+        if (reply := reply_to(one, rows[one.key].claimed.data))
     ]
     entries = [
-        Entry(one.key, Outcome.MERGED, f"{one.key}|{rows[one.key].delivery.receipt}", one.data, note=FORGOT)
+        Entry(
+            one.key,
+            Outcome.MERGED,
+            f"{one.key}|{rows[one.key].claimed.receipt}",
+            one.data,
+            note=LEDGER_NOTES[NoteCode.FORGOTTEN],
+            note_code=NoteCode.FORGOTTEN,
+        )
         for one in refreshes
     ]
     await invalid.book(neon, entity, run.run_id, entries)
     steps: list[Step] = [workspace.refresh(entity, [*refreshes, *told])] if refreshes or told else []
     steps += [workspace.await_return(entity, lost, messages.LOST)] if lost else []
-    promoted = keys_with(again, Outcome.PROMOTED)
+    promoted = keys_with(settled, Outcome.PROMOTED)
     found.again += promoted
     promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
     await acknowledge(
-        databases, supabase, entity, replies, promoted, [*steps, *outcome_events(databases, entity, run.run_id, again)]
+        databases,
+        supabase,
+        entity,
+        replies,
+        promoted,
+        [*steps, *outcome_events(databases, entity, run.run_id, settled)],
     )
     remember(databases, entity, replies)
     complain(blocked)
@@ -260,16 +270,14 @@ async def _recover(
     found.lost += lost
 
 
-def _carried_again(entity: Entity, row: Row, record: InvalidRow) -> Delivery:
-    """The delivery of a promoted record as it was carried: what was typed after that is no part of it."""
-    mine = row.delivery
-    delivery = replace(
+def _carried_again(entity: Entity, row: Row, record: InvalidRow) -> Judged:
+    """A promoted record as it was carried: what was typed after that is no part of it."""
+    mine = row.claimed
+    claimed = replace(
         mine, data=mine.snapshot, snapshot=record.data, snapshot_hash=record.hash, receipt=None,
         delivery_hash=mine.receipt.hash if mine.receipt and mine.receipt.hash else mine.delivery_hash,
     )  # fmt: skip
-    judge(entity, delivery, record.data, record.hash)
-    delivery.note = AGAIN
-    return delivery
+    return replace(judge(entity, claimed, record.data, record.hash), note=NoteCode.PROMOTED_AGAIN)
 
 
 def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
@@ -284,7 +292,7 @@ def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
 
 def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
     """All in which the row differs from Neon counts as the enricher's. What had been carried goes again."""
-    mine = row.delivery
+    mine = row.claimed
     return Refresh(
         mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
         note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
@@ -296,7 +304,7 @@ def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
     """Whether the master has the record, as the ledger says or by its values: the ledger alone was emptied then."""
     if standing.latest and standing.latest.outcome is Outcome.PROMOTED:
         return standing.master is not None
-    master, carried = standing.master, row.delivery.snapshot
+    master, carried = standing.master, row.claimed.snapshot
     return (
         row.promoted
         and master is not None
@@ -310,7 +318,7 @@ def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
 
 def _promoted_still(row: Row, standing: Standing) -> Reply:
     """The row of a record that stands in the master, whatever Neon has forgotten since."""
-    mine, said = row.delivery, standing.latest
+    mine, said = row.claimed, standing.latest
     at = said.at if said and said.outcome is Outcome.PROMOTED else mine.promoted_at or utc_now()
     receipt = said.receipt if said and said.outcome is Outcome.PROMOTED else None
     record = said.record if said else None

@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.domain.model import Action, Delivery, Outcome, State, Status, Verdict
+from worker.domain.model import Action, Claimed, Judged, Outcome, Settled, State, Status, Verdict
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
 from worker.neon import invalid
@@ -19,14 +19,14 @@ from worker.postgres.transaction import COMMIT, send
 from worker.supabase import queue
 from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases
-from worker.sync.deliver import keys_with, outcome_events
+from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
 from worker.sync.settling import complain, flagged, settle_batch
 
 
 @dataclass
-class Judged:
+class Revalidated:
     """What a judging found, by key."""
 
     passed: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Judged:
     otherwise: list[str] = field(default_factory=list)
     """Of those that failed and had failed before: the keys whose reasons are others now."""
 
-    def add(self, other: Judged) -> None:
+    def add(self, other: Revalidated) -> None:
         """Count another batch in."""
         self.passed += other.passed
         self.promoted += other.promoted
@@ -47,25 +47,24 @@ class Judged:
         self.otherwise += other.otherwise
 
 
-def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Delivery:
-    """The delivery of a record as it lies in Neon, judged."""
+def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Judged:
+    """A record as it lies in Neon, judged; ``at`` is its workspace row."""
     # After an undo the record lies there as it was, and may be promoted again.
     undone = [row.undone_id] if row.undone_id else []
     seal = json.dumps([row.key, str(row.updated_at), row.hash, *undone])
-    delivery = Delivery(
+    claimed = Claimed(
         key=row.key,
-        version=at.delivery.version if at else None,
+        version=at.claimed.version if at else None,
         data=row.data,
         snapshot=row.data,
         snapshot_hash=row.hash,
         delivery_hash=hashlib.md5(seal.encode(), usedforsecurity=False).hexdigest(),
         enriched_by=row.enriched_by,
         enriched_at=row.enriched_at,
-        status=at.delivery.status if at else Status.COMPLETE,
+        status=at.claimed.status if at else Status.COMPLETE,
         in_neon=True,
     )
-    judge(entity, delivery, row.data, row.hash)
-    return delivery
+    return judge(entity, claimed, row.data, row.hash)
 
 
 async def judge_rows(
@@ -79,7 +78,7 @@ async def judge_rows(
     apply: Collection[Action],
     anew: bool = False,
     dry_run: bool = False,
-) -> Judged:
+) -> Revalidated:
     """Judge a batch of invalid rows, settle those whose action is in ``apply``, tell their workspace rows.
 
     What fails as it did before is left as it is, unless ``anew`` asks for an entry of this version of the rules.
@@ -87,10 +86,10 @@ async def judge_rows(
     Raises:
         psycopg.Error: nothing is lost; judge again.
     """
-    found = Judged()
+    found = Revalidated()
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
-    batch: list[Delivery] = []
-    untold: list[Delivery] = []
+    batch: list[Judged] = []
+    untold: list[Settled] = []
     for key, row in rows.items():
         if key in at and at[key].queued:
             found.left[key] = "the workspace has a newer edit on its way: push that first"
@@ -98,36 +97,33 @@ async def judge_rows(
         if key in at and at[key].taken_back:
             found.left[key] = "an enricher has taken it back: what he types now is carried when he sets complete again"
             continue
-        delivery = begin_in_neon(entity, row, at.get(key))
-        assert delivery.verdict is not None
-        if delivery.verdict.passed:
+        judged = begin_in_neon(entity, row, at.get(key))
+        if judged.verdict.passed:
             found.passed.append(key)
         else:
-            found.failed[key] = _in_words(delivery.verdict.errors)
-            if row.still_invalid and row.errors != delivery.verdict.errors:
+            found.failed[key] = _in_words(judged.verdict.errors)
+            if row.still_invalid and row.errors != judged.verdict.errors:
                 found.otherwise.append(key)
-        if delivery.action not in apply:
+        if judged.action not in apply:
             continue
-        if anew or not _says_so_already(row, delivery.verdict):
-            batch.append(delivery)
-        elif key in at and delivery.status == Status.COMPLETE:
-            # Flagged before, by somebody who could not tell the row any more.
-            delivery.answer = flagged(row, row.errors, row.warnings, row.reason_code)
-            untold.append(delivery)
+        if anew or not _says_so_already(row, judged.verdict):
+            batch.append(judged)
+        elif key in at and judged.claimed.status == Status.COMPLETE:
+            # Flagged before, by a worker that could not tell the row any more.
+            untold.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
     if dry_run or not (batch or untold):
         await send(supabase, COMMIT)
         return found
-    blocked = await settle_batch(databases, neon, entity, batch, run, apply)
-    for delivery in batch:
-        _sort(found, delivery)
-    told = untold + [delivery for delivery in batch if delivery.key in at]
-    replies = [reply for d in told if (reply := reply_to(d, at[d.key].delivery.data))]
-    promoted = keys_with(batch, Outcome.PROMOTED)
-    # Who died before he could tell a row could not announce it either.
-    await acknowledge(
-        databases, supabase, entity, replies, promoted, outcome_events(databases, entity, run.run_id, [*batch, *untold])
-    )
-    if waits := {d.key: d.data for d in told if d.answer and d.answer.waits_for}:
+    settled, blocked = await settle_batch(databases, neon, entity, batch, run, apply)
+    for one in settled:
+        _sort(found, one)
+    told = untold + [one for one in settled if one.key in at]
+    replies = [reply for one in told if (reply := reply_to(one, at[one.key].claimed.data))]
+    promoted = keys_with(settled, Outcome.PROMOTED)
+    # A worker that died before it could tell a row could not announce it either.
+    events = outcome_events(databases, entity, run.run_id, [*settled, *untold])
+    await acknowledge(databases, supabase, entity, replies, promoted, events)
+    if waits := waiting_in(told):
         await release_ready(neon, supabase, entity, waits)
     complain(blocked)
     return found
@@ -142,10 +138,9 @@ def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
     )
 
 
-def _sort(found: Judged, delivery: Delivery) -> None:
-    said, key = delivery.answer, delivery.key
-    assert said is not None
-    if said.state in (State.CHANGED, State.BUSY):
+def _sort(found: Revalidated, settled: Settled) -> None:
+    said, key = settled.answer, settled.key
+    if not settled.ended:
         found.left[key] = "somebody else is changing it: try again"
     elif said.state is State.GONE:
         found.left[key] = "it is not in the invalid table any more"
@@ -172,7 +167,7 @@ async def judge_pushed(
     which: Which = Which.ALL,
     dry_run: bool = False,
     progress: Progress = NOBODY,
-) -> Judged:
+) -> Revalidated:
     """Judge every record in Neon that is marked ``complete``, batch by batch.
 
     Args:
@@ -184,7 +179,7 @@ async def judge_pushed(
         dry_run: write nothing.
         progress: told of every batch.
     """
-    total, after = Judged(), ""
+    total, after = Revalidated(), ""
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
             rows = await invalid.read_pushed(neon, entity, after, databases.batch_size, which=which)
@@ -200,14 +195,14 @@ async def judge_pushed(
     return total
 
 
-async def finish_carried(databases: Databases, entity: Entity, run: Run, progress: Progress = NOBODY) -> Judged:
+async def finish_carried(databases: Databases, entity: Entity, run: Run, progress: Progress = NOBODY) -> Revalidated:
     """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
     record, and before it could tell the row, would leave an enricher waiting for ever.
 
     Raises:
         psycopg.Error: nothing is lost; the next pull tries again.
     """
-    total, after = Judged(), 0
+    total, after = Revalidated(), 0
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
             some = await queue.carried(supabase, entity, after, databases.batch_size)
@@ -236,19 +231,18 @@ async def tell_gone(
     if not keys:
         return
     at = await queue.lock(supabase, entity, keys)
-    batch = [row.delivery for row in at.values() if row.carried]
-    for delivery in batch:
-        judge(entity, delivery, delivery.snapshot, delivery.snapshot_hash)
-    blocked = await settle_batch(databases, neon, entity, batch, run)
-    promoted = [d.key for d in batch if d.answer and d.answer.outcome is Outcome.PROMOTED]
-    replies = [reply for delivery in batch if (reply := reply_to(delivery))]
+    carried = [row.claimed for row in at.values() if row.carried]
+    batch = [judge(entity, claimed, claimed.snapshot, claimed.snapshot_hash) for claimed in carried]
+    settled, blocked = await settle_batch(databases, neon, entity, batch, run)
+    promoted = [one.key for one in settled if one.answer.outcome is Outcome.PROMOTED]
+    replies = [reply for one in settled if (reply := reply_to(one))]
     await acknowledge(
         databases,
         supabase,
         entity,
         replies,
         promoted,
-        outcome_events(databases, entity, run.run_id, batch, promoted=promoted),
+        outcome_events(databases, entity, run.run_id, settled, promoted=promoted),
     )
     complain(blocked)
 

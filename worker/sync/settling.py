@@ -5,13 +5,13 @@ own affair.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import structlog
 
-from worker.domain.model import Action, Answer, Delivery, Merged, Outcome, State, Verdict
+from worker.domain.model import Action, Answer, Judged, Merged, NoteCode, Outcome, Settled, State, Verdict
 from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
@@ -23,14 +23,12 @@ from worker.postgres.errors import LOCKED, NOBODYS, Kind, kind_of
 from worker.postgres.transaction import ROLLBACK, send
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
-from worker.sync.replies import KEPT
 
 log = structlog.get_logger("worker.delivery")
 
 ROUNDS = 5
 """How often a batch follows a Neon row that keeps moving under it, before it leaves it for the next."""
 REFUSED = "REFUSED_BY_MASTER"
-STUCK = "the invalid table does not take the flag"
 _BOOKS = ("enrichment_ledger", "shq_validation_log")
 _DOUBTS = 10_000
 """Records of which it is kept in mind, at most, that they were refused as if all were."""
@@ -54,55 +52,68 @@ def complain(blocked: Blocked | None) -> None:
         raise blocked.error
 
 
+@dataclass
+class _Round:
+    """What became of some records."""
+
+    settled: dict[str, Settled] = field(default_factory=dict)
+    blocked: Blocked | None = None
+
+    def add(self, other: _Round) -> _Round:
+        """Add what became of others, or of the same ones since."""
+        self.settled |= other.settled
+        if self.blocked and other.blocked:
+            self.blocked.keys |= other.blocked.keys
+        self.blocked = self.blocked or other.blocked
+        return self
+
+
 async def settle_batch(
     databases: Databases,
     neon: Connection,
     entity: Entity,
-    batch: Sequence[Delivery],
+    batch: Sequence[Judged],
     run: Run,
     apply: Collection[Action] = frozenset(Action),
-) -> Blocked | None:
+) -> tuple[list[Settled], Blocked | None]:
     """Settle a batch in Neon; a record whose row moved on meanwhile is merged and judged again.
 
     Where the second judgement asks for an action that is not in ``apply``, its answer stays ``CHANGED``. A record that
     somebody else's transaction holds is ``BUSY``.
 
     Returns:
-        What an operator has to fix, where all records are refused the same way; None where there is nothing.
+        The batch, settled, and what an operator has to fix, where all records are refused the same way.
 
     Raises:
         psycopg.Error: nothing took effect, or nobody knows; settle again.
         Restored: Neon was restored to an earlier moment.
     """
-    asked = {delivery.key: delivery.action for delivery in batch}
-    todo, blocked = list(batch), None
+    pushes = {judged.key for judged in batch if judged.action is Action.PUSH}
+    todo, done = list(batch), _Round()
     for _ in range(ROUNDS):
         if not todo:
             break
-        blocked = _both(blocked, await _settle_or_split(databases, neon, entity, todo, run))
-        todo = [d for d in todo if d.answer is not None and d.answer.state is State.CHANGED]
-        standings = await ledger.standings(neon, entity, {d.key: d.receipt for d in todo})
-        for delivery in todo:
-            current = delivery.answer
-            assert current is not None
-            assert current.record is not None
-            action = Action.PUSH if asked[delivery.key] is Action.PUSH else Action.PROMOTE
-            standing = standings[delivery.key]
-            judge(entity, delivery, current.record, current.hash, current.at, action, standing)
-            delivery.theirs, delivery.written_for = current.record, bool(standing.written)
-        todo = [delivery for delivery in todo if delivery.action in apply]
-    return blocked
-
-
-def _both(one: Blocked | None, other: Blocked | None) -> Blocked | None:
-    if one and other:
-        one.keys |= other.keys
-    return one or other
+        done.add(await _settle_or_split(databases, neon, entity, todo, run))
+        moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
+        standings = await ledger.standings(neon, entity, {one.key: one.claimed.receipt for one in moved})
+        todo = []
+        for one in moved:
+            current = one.answer
+            if current.record is None:
+                continue
+            again = judge(
+                entity, one.claimed, current.record, current.hash, current.at,
+                Action.PUSH if one.key in pushes else Action.PROMOTE, standings[one.key],
+            )  # fmt: skip
+            done.settled[one.key] = Settled(again, current)
+            if again.action in apply:
+                todo.append(again)
+    return [done.settled[judged.key] for judged in batch], done.blocked
 
 
 async def _settle_or_split(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Delivery], run: Run
-) -> Blocked | None:
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run
+) -> _Round:
     """Settle, and where Neon does not take the batch as it is, take it apart."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     try:
@@ -114,73 +125,73 @@ async def _settle_or_split(
         if how.cannot_fill(error):
             return await _without_promotions(databases, neon, entity, batch, run, error)
         return await _bisect(databases, neon, entity, batch, run, error)
-    _take(databases, entity, batch, answers)
-    return None
+    return _take(databases, entity, batch, answers)
 
 
-def _take(databases: Databases, entity: Entity, batch: Sequence[Delivery], answers: Mapping[str, Answer]) -> None:
-    for delivery in batch:
-        if delivery.key in answers:
-            delivery.answer = answers[delivery.key]
-            databases.doubted.pop((entity.name, delivery.key), None)
+def _take(databases: Databases, entity: Entity, batch: Sequence[Judged], answers: Mapping[str, Answer]) -> _Round:
+    """The records that were answered."""
+    answered = [judged for judged in batch if judged.key in answers]
+    for judged in answered:
+        databases.doubted.pop((entity.name, judged.key), None)
     if _applied(batch, answers, Action.PROMOTE):
         databases.promotions[entity.name] += 1
+    return _Round({judged.key: Settled(judged, answers[judged.key]) for judged in answered})
 
 
-def _applied(batch: Sequence[Delivery], answers: Mapping[str, Answer], action: Action) -> bool:
+def _applied(batch: Sequence[Judged], answers: Mapping[str, Answer], action: Action) -> bool:
     """Whether Neon took a record of this batch in this way."""
     return any(
-        d.action is action and (said := answers.get(d.key)) is not None
+        judged.action is action and (said := answers.get(judged.key)) is not None
         and said.state is State.APPLIED and said.outcome is not Outcome.WAITING
-        for d in batch
+        for judged in batch
     )  # fmt: skip
 
 
 async def _without_promotions(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Delivery], run: Run, error: psycopg.Error
-) -> Blocked | None:
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run, error: psycopg.Error
+) -> _Round:
     """The master has a column that takes no NULL, and nothing fills it: no record of the entity can be promoted."""
-    blocked = Blocked(error)
-    for delivery in batch:
-        if delivery.action is Action.PROMOTE:
-            _postpone(delivery)
-            blocked.keys.add(delivery.key)
-    others = [delivery for delivery in batch if delivery.key not in blocked.keys]
-    return _both(blocked, await _settle_or_split(databases, neon, entity, others, run) if others else None)
+    promotions = [judged for judged in batch if judged.action is Action.PROMOTE]
+    others = [judged for judged in batch if judged.action is not Action.PROMOTE]
+    blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
+    return blocked.add(await _settle_or_split(databases, neon, entity, others, run)) if others else blocked
 
 
-def _postpone(delivery: Delivery) -> None:
-    delivery.answer = Answer(delivery.key, State.BUSY, None, None, {}, {}, None, (), None, None, None)
+def _busy(batch: Iterable[Judged]) -> dict[str, Settled]:
+    """Records that are left for later."""
+    return {
+        judged.key: Settled(judged, Answer(judged.key, State.BUSY, None, None, {}, {}, None, (), None, None, None))
+        for judged in batch
+    }
 
 
 async def _bisect(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Delivery], run: Run, error: psycopg.Error
-) -> Blocked | None:
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run, error: psycopg.Error
+) -> _Round:
     """Settle what can be settled, flag the records that Neon refuses, and no others."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     answers, refused = await settle_by_bisection(neon, how, batch, run, known)
     if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
         raise error  # it is no record that is locked, but a table
-    _take(databases, entity, batch, answers)
-    blocked = Blocked(error, _no_records_fault(databases, entity, batch, answers, refused, error))
-    for delivery in batch:
-        why = refused.get(delivery.key)
-        if why and (why.sqlstate == LOCKED or delivery.key in blocked.keys):
-            _postpone(delivery)
-            del refused[delivery.key]
-    if refused:
-        again = [delivery for delivery in batch if delivery.key in refused]
-        await _make_flags(neon, entity, again, refused, run)
-        flags = [delivery for delivery in again if delivery.note != STUCK]
-        more = await _settle_or_split(databases, neon, entity, flags, run) if flags else None
-        return _both(blocked if blocked.keys else None, more)
-    return blocked if blocked.keys else None
+    done = _take(databases, entity, batch, answers)
+    everybodys = _no_records_fault(databases, entity, batch, answers, refused, error)
+    if everybodys:
+        done.blocked = Blocked(error, everybodys)
+    late = {key for key, why in refused.items() if why.sqlstate == LOCKED} | everybodys
+    done.settled |= _busy(judged for judged in batch if judged.key in late)
+    again = [judged for judged in batch if judged.key in refused and judged.key not in late]
+    if again:
+        stuck, flags = await _make_flags(neon, entity, again, refused, run)
+        done.settled |= {one.key: one for one in stuck}
+        if flags:
+            done.add(await _settle_or_split(databases, neon, entity, flags, run))
+    return done
 
 
 def _no_records_fault(
     databases: Databases,
     entity: Entity,
-    batch: Sequence[Delivery],
+    batch: Sequence[Judged],
     answers: Mapping[str, Answer],
     refused: Mapping[str, Refusal],
     error: psycopg.Error,
@@ -192,74 +203,69 @@ def _no_records_fault(
     this batch, and of those since.
     """
     found = set()
-    for delivery in batch:
-        why = refused.get(delivery.key)
+    for judged in batch:
+        why = refused.get(judged.key)
         if why is None or why.sqlstate == LOCKED:
             continue
         if why.table in _BOOKS and why.constraint != SWALLOWED:
-            found.add(delivery.key)
+            found.add(judged.key)
             continue
         by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
-        if why.sqlstate[:2] not in NOBODYS or by_its_values or _applied(batch, answers, delivery.action):
+        if why.sqlstate[:2] not in NOBODYS or by_its_values or _applied(batch, answers, judged.action):
             continue
-        if delivery.action is Action.PROMOTE and len(databases.doubted) < _DOUBTS:
+        if judged.action is Action.PROMOTE and len(databases.doubted) < _DOUBTS:
             promotions = databases.promotions[entity.name]
-            if databases.doubted.setdefault((entity.name, delivery.key), promotions) < promotions:
-                del databases.doubted[entity.name, delivery.key]
+            if databases.doubted.setdefault((entity.name, judged.key), promotions) < promotions:
+                del databases.doubted[entity.name, judged.key]
                 continue
-        found.add(delivery.key)
+        found.add(judged.key)
     return found
 
 
 async def _make_flags(
-    neon: Connection,
-    entity: Entity,
-    batch: Sequence[Delivery],
-    refused: Mapping[str, Refusal],
-    run: Run,
-) -> None:
+    neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal], run: Run
+) -> tuple[list[Settled], list[Judged]]:
     """Make flags of refused records. Where the values do not even fit the invalid table, they stay in the
     workspace only, where the enricher sees them, and Neon keeps what it has. Where the invalid table does not
     take a flag on its own values, the flag stands in the ledger and the workspace only.
+
+    Returns:
+        Those of which the flag stands there, and the flags that are still to be settled.
     """
     reasons = {reason: await explain_refusal(neon, entity, reason) for reason in set(refused.values())}
-    unfit = [delivery for delivery in batch if delivery.action is not Action.PROMOTE]
-    rows = await invalid.read(neon, entity, [delivery.key for delivery in unfit]) if unfit else {}
-    for delivery in unfit:
-        row = rows.get(delivery.key)
-        if row is None:  # it went just now, and says so when it is settled
-            delivery.expected_hash = None
-        elif delivery.note == KEPT:
-            delivery.note = STUCK
-            why = f"Neon cannot take this record back: {reasons[refused[delivery.key]][1]}; tell the operator"
-            delivery.answer = flagged(row, {"record": why}, {}, REFUSED, KEPT)
-        else:
-            delivery.merged, delivery.expected_hash, delivery.note = Merged(row.data), row.hash, KEPT
-    stuck = [delivery for delivery in batch if delivery.note == STUCK]
+    unfit = [judged.key for judged in batch if judged.action is not Action.PROMOTE]
+    rows = await invalid.read(neon, entity, unfit) if unfit else {}
+    stuck: list[Settled] = []
+    flags: list[Judged] = []
+    for judged in batch:
+        field_, message = reasons[refused[judged.key]]
+        row = rows.get(judged.key)
+        if row and judged.note is NoteCode.KEPT:
+            why = f"Neon cannot take this record back: {message}; tell the operator"
+            stuck.append(Settled(judged, replace(flagged(row, {"record": why}, {}, REFUSED), kept=True)))
+            continue
+        flag = replace(judged, verdict=Verdict({field_: message}, judged.verdict.warnings, REFUSED), action=Action.FLAG)
+        if row:
+            flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
+        elif judged.action is not Action.PROMOTE:  # it went just now, and says so when it is settled
+            flag = replace(flag, expected_hash=None)
+        flags.append(flag)
     entries = [
-        Entry(d.key, Outcome.FLAGGED, d.delivery_hash, d.answer.record, note=d.answer.errors["record"])
-        for d in stuck if d.answer
+        Entry(
+            one.key, Outcome.FLAGGED, one.claimed.delivery_hash, one.answer.record, note=one.answer.errors["record"],
+            note_code=NoteCode.STUCK,
+        )
+        for one in stuck
     ]  # fmt: skip
     await invalid.book(neon, entity, run.run_id, entries)
-    for delivery in batch:
-        if delivery.note == STUCK:
-            continue
-        field_, message = reasons[refused[delivery.key]]
-        warnings = delivery.verdict.warnings if delivery.verdict else {}
-        delivery.verdict, delivery.action = Verdict({field_: message}, warnings, REFUSED), Action.FLAG
-    codes = Counter(refused[delivery.key].sqlstate for delivery in batch)
+    codes = Counter(refused[judged.key].sqlstate for judged in batch)
     log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
+    return stuck, flags
 
 
-def flagged(
-    row: InvalidRow,
-    errors: Mapping[str, str],
-    warnings: Mapping[str, str],
-    reason_code: str | None,
-    note: str | None = None,
-) -> Answer:
+def flagged(row: InvalidRow, errors: Mapping[str, str], warnings: Mapping[str, str], reason_code: str | None) -> Answer:
     """The answer of a row that is flagged, though no settlement says so now."""
     return Answer(
-        row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), None, note,
+        row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), None, None,
         row.updated_at, row.hash,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.judging import judge
-from worker.sync.revalidate import Judged, chunks, judge_pushed, judge_rows, tell_gone
+from worker.sync.revalidate import Revalidated, chunks, judge_pushed, judge_rows, tell_gone
 
 
 @dataclass
@@ -88,22 +88,21 @@ async def _look(databases: Databases, entity: Entity, done: Pushed) -> None:
         while batch := await queue.claim(supabase, entity, databases.batch_size, read_only=True, skip=skip):
             await send(supabase, COMMIT)
             skip += len(batch)
-            rows = await invalid.read(neon, entity, [delivery.key for delivery in batch])
-            for delivery in batch:
-                if row := rows.get(delivery.key):
-                    judge(entity, delivery, row.data, row.hash, row.updated_at, Action.PUSH)
-                    assert delivery.merged is not None
-                    fields = ", ".join(delivery.merged.enriched_fields) or "nothing changed"
-                    done.keys[delivery.key] = f"would be pushed ({fields})"
+            rows = await invalid.read(neon, entity, [claimed.key for claimed in batch])
+            for claimed in batch:
+                if row := rows.get(claimed.key):
+                    judged = judge(entity, claimed, row.data, row.hash, row.updated_at, Action.PUSH)
+                    fields = ", ".join(judged.merged.enriched_fields) or "nothing changed"
+                    done.keys[claimed.key] = f"would be pushed ({fields})"
                     done.pushed += 1
                 else:
-                    done.keys[delivery.key] = "is not in the invalid table any more"
+                    done.keys[claimed.key] = "is not in the invalid table any more"
                     done.gone += 1
 
 
 async def revalidate(
     databases: Databases, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
-) -> Judged:
+) -> Revalidated:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
 
     Args:
@@ -141,7 +140,7 @@ class Promotion:
 
     keys: list[str]
     """Which records; those dealt with are taken out."""
-    runs: dict[str, tuple[Run, Judged]] = field(default_factory=dict)
+    runs: dict[str, tuple[Run, Revalidated]] = field(default_factory=dict)
     """Entity → what its promotions are booked under, and what became of its records."""
 
 
@@ -152,7 +151,7 @@ async def promote(
     *,
     dry_run: bool = False,
     progress: Progress = NOBODY,
-) -> Judged:
+) -> Revalidated:
     """Judge these records again and promote those that pass.
 
     Args:
@@ -175,7 +174,7 @@ async def promote(
             again = entity.name in work.runs
             if not again:
                 run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
-                work.runs[entity.name] = run, Judged()
+                work.runs[entity.name] = run, Revalidated()
             run, mine = work.runs[entity.name]
             for some in chunks(list(work.keys), databases.batch_size):
                 rows = await invalid.read(neon, entity, some)
@@ -183,7 +182,7 @@ async def promote(
                 missing = [key for key in some if key not in rows]
                 if done := await invalid.promoted_in(neon, entity, run, missing) if again else []:
                     await tell_gone(databases, neon, supabase, entity, done, run)
-                judged = Judged(promoted=done)
+                judged = Revalidated(promoted=done)
                 if rows:
                     judged.add(
                         await judge_rows(
@@ -199,7 +198,7 @@ async def promote(
                 everything = len(mine.promoted) + refused
                 step = invalid.log_run(run, everything, len(mine.promoted), refused)
                 await transact(neon, step)
-    total = Judged(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
+    total = Revalidated(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
     for _, mine in work.runs.values():
         total.add(mine)
     return total
