@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 from worker.domain.model import Conflict, Data, NoteCode, Outcome
 from worker.entities.declaration import Entity, Table, data_of
 from worker.postgres.connection import Connection, within
+from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_one, transact
 
 LEDGER = sql.Identifier("marketing", "enrichment_ledger")
@@ -52,14 +53,7 @@ class InvalidRow:
     """The ledger row by which its last promotion was taken back."""
 
 
-_READ = sql.SQL("""
-SELECT i.{key} AS key, i.id, {data} AS data, md5({data}::text) AS hash, i.updated_at, i.reason_code,
-  i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at,
-  i.still_invalid IS TRUE AS still_invalid,
-  i.enrichment_status IS NOT DISTINCT FROM 'complete' AND i.still_invalid IS NOT TRUE AS unjudged,
-  (SELECT max(u.id) FROM {ledger} u WHERE u.entity = {entity} AND u.key = i.{key} AND u.outcome = 'undone') AS undone_id
-FROM {invalid} i
-""")
+_READ = statement("worker.neon", "read_invalid")
 
 
 def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Composed:
@@ -139,17 +133,7 @@ async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Se
     return [row["key"] for row in rows]
 
 
-# A million-row table is not read to learn that ten rows came: a large one is estimated, as its last ANALYZE has it.
-_TOTALS = sql.SQL("""
-SELECT t.name, t.exact IS NULL AS estimated, coalesce(t.exact, t.guess::bigint) AS records
-FROM (SELECT 'invalid' AS name, reltuples AS guess,
-        CASE WHEN reltuples < 0 OR pg_relation_size(oid) < {small} THEN (SELECT count(*) FROM {invalid}) END AS exact
-      FROM pg_class WHERE oid = {invalid_name}::regclass
-      UNION ALL
-      SELECT 'master', reltuples,
-        CASE WHEN reltuples < 0 OR pg_relation_size(oid) < {small} THEN (SELECT count(*) FROM {master}) END
-      FROM pg_class WHERE oid = {master_name}::regclass) t
-""")
+_TOTALS = statement("worker.neon", "totals")
 SMALL = 8 * 1024 * 1024
 """Bytes up to which a table is counted, not estimated."""
 
@@ -306,17 +290,7 @@ ONCE_EACH = sql.SQL(
     " DO NOTHING"
 )
 """The same for outcomes after which a delivery may have another."""
-_BOOK = sql.SQL("""
-WITH d AS MATERIALIZED (
-  SELECT * FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
-    note text, note_code text)
-), final AS (
-  {insert} WHERE d.outcome IN ('promoted', 'flagged')
-  {once}
-)
-{insert} WHERE d.outcome NOT IN ('promoted', 'flagged')
-{once_each}
-""").format(
+_BOOK = statement("worker.neon", "book").format(
     once=ONCE,
     once_each=ONCE_EACH,
     insert=sql.SQL(

@@ -16,6 +16,7 @@ from worker.domain.model import Claimed, Data, NoteCode, Outcome, Receipt, Sent,
 from worker.entities.declaration import Entity
 from worker.neon.invalid import LEDGER, RECEIPTS
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_one
 
 CHUNK = 5000
@@ -34,14 +35,7 @@ class Counts:
     """When the last pull ended that Neon remembers; UTC without zone. The ledger's own may be from after a restore."""
 
 
-_COUNTS = sql.SQL("""
-SELECT coalesce(r.pulls, 0) AS pulls, coalesce(r.confirmed, 0) AS confirmed, coalesce(s.id, 0) AS settled_id,
-  r.pulled_at AT TIME ZONE 'UTC' AS moment
-FROM (SELECT) one LEFT JOIN {receipts} r ON r.entity = %(entity)s
-  -- A settlement that is under way has its ids already, and shows them when it commits.
-  LEFT JOIN (SELECT id FROM {ledger} WHERE recorded_at < now() - interval '5 minutes' ORDER BY id DESC LIMIT 1) s
-    ON true
-""")
+_COUNTS = statement("worker.neon", "counts")
 
 
 async def counts(connection: Connection, entity: Entity) -> Counts:
@@ -185,31 +179,7 @@ def heard_at_least(row: Claimed, standing: Standing) -> Receipt | None:
     return None if said is None or said.row_version is None or is_older(row, said.sent) else said.receipt
 
 
-_STANDINGS = sql.SQL("""
-SELECT t.key, g.forgotten,
-  -- What releases without row_version wrote was told, or nobody can say.
-  coalesce((SELECT jsonb_object_agg(f.name, f.value ORDER BY l.id)
-    FROM {ledger} l CROSS JOIN LATERAL jsonb_each(l.record) f (name, value)
-    WHERE {wrote} AND (l.enriched_fields ? f.name OR l.invalid_before -> f.name IS DISTINCT FROM f.value)),
-    '{{}}') AS written,
-  (SELECT jsonb_agg(jsonb_build_array(l.recorded_at, l.invalid_before -> 'updated_at')) FROM {ledger} l WHERE {wrote})
-    AS writes,
-  to_jsonb(n) AS latest, to_jsonb(c) AS carried,
-  (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key) AS master
-FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
-  LEFT JOIN {receipts} p ON p.entity = %(entity)s
-  CROSS JOIN LATERAL (
-    SELECT coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
-      SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten) g
-  -- A forgotten number says nothing of what this ledger has under it.
-  CROSS JOIN LATERAL (SELECT CASE WHEN g.forgotten THEN 0 ELSE coalesce(t.id, 0) END AS since) s
-  LEFT JOIN LATERAL (
-    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key
-      AND l.outcome IN ('promoted', 'flagged', 'waiting', 'undone', 'withdrawn') ORDER BY l.id DESC LIMIT 1) n ON true
-  LEFT JOIN LATERAL (
-    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > s.since
-      AND l.outcome = 'promoted' ORDER BY l.id DESC LIMIT 1) c ON true
-""")
+_STANDINGS = statement("worker.neon", "standings")
 # Release 0.1.0 has no codes: its words say the same.
 _PUSHED = sql.SQL("coalesce(l.note_code = 'pushed', l.note = {said})").format(
     said=sql.Literal(LEDGER_NOTES[NoteCode.PUSHED])

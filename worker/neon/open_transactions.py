@@ -8,27 +8,14 @@ from psycopg import sql
 from worker.domain.horizon import XIDS, Horizon, Observation, Since, advance, open_ones
 from worker.entities.declaration import Entity
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.postgres.transaction import read
 
 WAITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.3)
 """Seconds between looks at transactions that are about to end: most of an ordinary load's are gone at the first."""
 
-_NOW = sql.SQL("""
-SELECT pg_postmaster_start_time()::text AS server, now() AT TIME ZONE 'UTC' AS at,
-  (SELECT coalesce(max(id), 0) FROM {invalid}) AS last_id,
-  pg_snapshot_xmax(s)::text::bigint AS next_xid, ARRAY(SELECT x::text::bigint FROM pg_snapshot_xip(s) x) AS running
-FROM pg_current_snapshot() s
-""")
-# Every transaction holds a lock on its own name as long as it lives, and on its number as soon as it has one. Those of
-# other databases and of autovacuum, which is nobody's, write nothing that is pulled.
-_HOLDERS = sql.SQL("""
-SELECT l.pid, l.virtualtransaction AS vxid, a.xact_start AT TIME ZONE 'UTC' AS since,
-  a.datname = current_database() AND a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid() AS here,
-  coalesce(array_agg(l.transactionid::text::bigint) FILTER (WHERE l.transactionid IS NOT NULL), '{}') AS xids
-FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-WHERE l.locktype IN ('virtualxid', 'transactionid') AND l.mode = 'ExclusiveLock' AND l.granted
-GROUP BY l.pid, l.virtualtransaction, a.pid, a.usesysid, a.datname, a.xact_start
-""")
+_NOW = statement("worker.neon", "now")
+_HOLDERS = statement("worker.neon", "holders")
 _PREPARED = sql.SQL("""
 SELECT transaction::text::bigint AS xid, gid, prepared AT TIME ZONE 'UTC' AS since
 FROM pg_prepared_xacts WHERE database = current_database()

@@ -12,6 +12,7 @@ from worker.entities.declaration import Entity
 from worker.neon import catalogue
 from worker.neon.invalid import LEDGER
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, send
 
 REMOVED, AS_IT_WAS = "the master row is removed", "the master row is as it was"
@@ -88,21 +89,7 @@ def _differences(names: Iterable[str], before: Mapping[str, Any], now: Mapping[s
     return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in list(names)[:5])
 
 
-# What else the transaction wrote tells that it was no promotion: a restore in one transaction, or an ALTER TABLE that
-# rewrote the tables. That one wrote nearly all rows, so that a few are proof enough.
-_BY_NO_PROMOTION = sql.SQL("""
-SELECT EXISTS (SELECT FROM pg_attribute a
-    WHERE a.attrelid IN (%(ledger)s::regclass, %(master)s::regclass) AND a.xmin::text = %(written_in)s)
-  OR EXISTS (SELECT FROM (
-      (SELECT o.xmin AS written_in FROM {ledger} o, {ledger} l
-        WHERE l.id = %(id)s AND o.id < l.id AND o.recorded_at <> l.recorded_at ORDER BY o.id DESC LIMIT 1)
-      UNION ALL
-      (SELECT o.xmin AS written_in FROM {ledger} o, {ledger} l
-        WHERE l.id = %(id)s AND o.id > l.id AND o.recorded_at <> l.recorded_at ORDER BY o.id LIMIT 1)) o
-    WHERE o.written_in::text = %(written_in)s)
-  OR EXISTS (SELECT FROM (SELECT xmin AS written_in, validation_run_id FROM public.shq_validation_log LIMIT 100) g
-    WHERE g.written_in::text = %(written_in)s AND g.validation_run_id <> %(run)s) AS found
-""").format(ledger=LEDGER)
+_BY_NO_PROMOTION = statement("worker.neon", "changed_by_no_promotion").format(ledger=LEDGER)
 
 
 async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing) -> bool:

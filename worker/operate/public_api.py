@@ -24,6 +24,7 @@ from psycopg import sql
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.entities.declaration import ENTITIES
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.schema.shape import PULL_POSITION
 from worker.settings import Settings
 from worker.supabase.outbox import OUTBOX
@@ -67,15 +68,7 @@ class Held:
     """Whether row level security lets no stranger see one, ever."""
 
 
-# A view shows what its tables do: it has none of its own.
-_TABLES = sql.SQL("""
-SELECT c.relname::text AS name, c.relkind = 'v' AS view,
-  c.relrowsecurity AND NOT EXISTS (SELECT FROM pg_policy, unnest(polroles) r LEFT JOIN pg_roles ON oid = r
-    WHERE polrelid = c.oid AND (r = 0 OR rolname IN ('anon', 'authenticated'))) AS closed
-FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
-  AND (c.relname = ANY(%(names)s) OR starts_with(c.relname, 'enrichment_'))
-ORDER BY c.relkind = 'v', c.relname
-""")
+_TABLES = statement("worker.operate", "shown_tables")
 
 
 async def held(connection: Connection) -> dict[str, Held]:

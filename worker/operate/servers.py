@@ -18,6 +18,7 @@ from worker.postgres.address import is_remote
 from worker.postgres.connection import UTF8, Connection, connect, within
 from worker.postgres.errors import in_one_line
 from worker.postgres.hints import MOVE_TO_UTF8, hint_for, reach_hint
+from worker.postgres.statements import statement
 from worker.settings import Settings, safe_address
 from worker.supabase.queue import CHANNEL
 
@@ -25,13 +26,7 @@ CLOCK_SECONDS = 5.0
 NOTIFY_SECONDS = 5.0
 OLDEST = 140000
 
-_LOOK = sql.SQL("""
-SELECT current_setting('server_version_num')::int AS version, current_setting('server_version') AS says,
-  extract(epoch FROM clock_timestamp())::float8 AS clock, current_setting('server_encoding') AS encoding,
-  pg_is_in_recovery() AS replica, current_setting('default_transaction_read_only')::boolean AS read_only,
-  (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only') AS set_by,
-  quote_ident(current_database()) AS database, quote_ident(session_user) AS role
-""")
+_LOOK = statement("worker.operate", "server")
 
 
 async def server(connection: Connection, name: str, setting: str, conninfo: str) -> list[Finding]:

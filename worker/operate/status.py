@@ -16,6 +16,7 @@ from psycopg import sql
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.postgres.transaction import begin, transact
 from worker.supabase.position import POSITION, restored_in_words
 from worker.supabase.queue import IS_WORK
@@ -27,39 +28,11 @@ REASONS = 20
 LATEST = 5
 """Keys named for each reason."""
 
-_COUNT = sql.SQL("""
-SELECT {name} AS entity, s.*, q.queue, q.oldest, clock_timestamp() AT TIME ZONE 'UTC' AS at,
-  (SELECT count(*) FROM {workspace} WHERE waiting_for IS NOT NULL) AS waiting,
-  (SELECT count(*) FROM {workspace} WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL
-     AND promoted_at IS NULL) AS carried,
-  p.position, p.open_transactions, p.last_pull_at, p.last_full_at, p.last_run_id, p.last_result, p.restored
-FROM (SELECT count(*) AS total, count(*) FILTER (WHERE enrichment_status = 'pending') AS pending,
-        count(*) FILTER (WHERE enrichment_status = 'in_progress') AS in_progress,
-        count(*) FILTER (WHERE enrichment_status = 'failed') AS failed,
-        count(*) FILTER (WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL) AS open,
-        count(*) FILTER (WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL) AS pushed
-      FROM {workspace}) s
-  CROSS JOIN (SELECT count(*) AS queue, min(updated_at) AS oldest FROM {workspace} w WHERE {is_work}) q
-  LEFT JOIN {position} p ON p.entity = {name}
-""")
+_COUNT = statement("worker.operate", "count")
 
 # A row set back without an answer from Neon's rules: its record is gone, or somebody wrote `failed` by hand.
 NOT_CARRIED = "NOT_CARRIED"
-_REASONS = sql.SQL("""
-(SELECT {name} AS entity, g.code, g.carried, g.records, latest.keys, latest.fields
-FROM (SELECT left(coalesce(reason_code, ''), 64) AS code, pushed_to_neon_at IS NOT NULL AS carried,
-        count(*) AS records
-      FROM {workspace} WHERE enrichment_status = 'failed' GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT {limit}) g
-  CROSS JOIN LATERAL (
-    SELECT array_agg(l.key ORDER BY l.updated_at DESC) AS keys,
-      array_agg(DISTINCT f.field) FILTER (WHERE f.field = ANY({fields})) AS fields
-    FROM (SELECT {key} AS key, updated_at, validation_errors AS errors FROM {workspace}
-          WHERE enrichment_status = 'failed' AND left(coalesce(reason_code, ''), 64) = g.code
-            AND (pushed_to_neon_at IS NOT NULL) = g.carried
-          ORDER BY updated_at DESC LIMIT {latest}) l
-      LEFT JOIN LATERAL jsonb_object_keys(
-        CASE WHEN jsonb_typeof(l.errors) = 'object' THEN l.errors ELSE '{{}}' END) f (field) ON true) latest)
-""")
+_REASONS = statement("worker.operate", "reasons")
 
 
 async def read_status(connection: Connection, entities: Iterable[Entity]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity, Table
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_one, send
 
 OUTBOX = Table("public", "enrichment_outbox")
@@ -106,14 +107,7 @@ class Waiting:
     """Seconds since it happened."""
 
 
-# Whoever holds the oldest event of an entity is the one that posts: the events of an entity keep their order. What
-# was posted before is not looked through: the index keeps it until the next vacuum.
-_OLDEST = sql.SQL("""
-WITH first AS (SELECT min(id) AS id FROM {outbox} WHERE entity = %(entity)s AND id > %(after)s)
-SELECT first.id AS first, o.id, o.event,
-  greatest(0, extract(epoch FROM clock_timestamp() - o.created_at))::float8 AS age
-FROM first LEFT JOIN LATERAL (SELECT * FROM {outbox} WHERE id = first.id FOR UPDATE SKIP LOCKED) o ON true
-""")
+_OLDEST = statement("worker.supabase", "oldest_event")
 _PENDING = sql.SQL("SELECT count(*) AS pending FROM {outbox} WHERE entity = %(entity)s")
 
 

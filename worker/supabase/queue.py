@@ -16,6 +16,7 @@ from worker.domain.model import Claimed, Code, Data, Receipt, Status
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity, data_of
 from worker.postgres.connection import Connection
+from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
 
 CHANNEL = "enrichment_complete"
@@ -32,19 +33,7 @@ _SAID_BY_0_1_0 = {
 }
 """How release 0.1.0 begins its notes; it has no codes."""
 
-# The hash is taken outside, of the data as the lock found them, and they are composed once. Beside the row, in a
-# LATERAL, they would be those from before the lock where somebody edits the row in between.
-_CLAIM = sql.SQL("""
-SELECT c.*, md5(concat_ws('|', c.key, c.version::text, c.data::text)) AS delivery_hash FROM (
-SELECT w.{key} AS key, w.updated_at AS version, {data} AS data, w.neon_snapshot AS snapshot,
-  w.last_sync_hash AS snapshot_hash, w.enriched_by, w.enriched_at, w.enrichment_status AS status,
-  w.pushed_to_neon_at AS pushed_at, w.promoted_at, w.neon_id, w.receipt_id, w.receipt_hash,
-  w.queued_versions, {more}
-  CASE WHEN w.sync_code IS DISTINCT FROM 'released' AND w.sync_note IS DISTINCT FROM {released}
-      AND isfinite(w.updated_at)
-    THEN extract(epoch FROM clock_timestamp() AT TIME ZONE 'UTC' - w.updated_at)::float8 END AS age
-FROM {workspace} w
-""")
+_CLAIM = statement("worker.supabase", "claim")
 
 
 _MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
@@ -263,48 +252,9 @@ VERSIONS = sql.SQL(
 ).format(STAMP)
 """The versions in which a row was queued, by what it is told."""
 _REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
-_ACKNOWLEDGE = sql.SQL("""
-WITH a AS MATERIALIZED (
-  SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
-    data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
-    promoted_at timestamp, waiting_for text, code text, receipt_id bigint,
-    receipt_hash text, forget boolean, as_of timestamp)
-)
-UPDATE {workspace} w SET
-  updated_at = greatest(w.updated_at, a.as_of),
-  queued_versions = {versions},
-  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
-  neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
-  last_sync_hash = coalesce(md5(a.snapshot::text), w.last_sync_hash),
-  enrichment_status = a.status,
-  validation_errors = coalesce(a.errors, w.validation_errors),
-  validation_warnings = coalesce(a.warnings, w.validation_warnings),
-  reason_code = coalesce(a.reason_code, w.reason_code),
-  pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' END,
-  promoted_at = a.promoted_at,
-  waiting_for = a.waiting_for,
-  sync_note = a.note, sync_code = a.code,
-  receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
-  receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END
-FROM a
-WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
-  -- Compared as it was read: the worker's calendar has four digits for a year.
-  AND CASE WHEN w.updated_at IS NOT NULL THEN least(greatest(w.updated_at, '0001-01-01'),
-    '9999-12-31 23:59:59.999999') END IS NOT DISTINCT FROM a.version
-""")
+_ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
 
-_RELEASE = sql.SQL("""
-WITH due AS MATERIALIZED (
-  SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
-), freed AS (
-  UPDATE {workspace} w SET waiting_for = NULL, sync_note = %(note)s, sync_code = 'released'
-  WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE id = ANY (ARRAY(SELECT id FROM due))
-    AND waiting_for IS NOT NULL AND {column} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED))
-  RETURNING w.id
-)
--- An edited row goes back by itself.
-SELECT EXISTS (SELECT id FROM due EXCEPT SELECT id FROM freed) AS held
-""")
+_RELEASE = statement("worker.supabase", "release")
 
 
 def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:

@@ -14,6 +14,7 @@ from worker.neon.ledger import mark_pruned
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of, with_database
 from worker.postgres.hints import hint_for
+from worker.postgres.statements import statement
 from worker.postgres.transaction import fetch_all, transact
 from worker.sync.databases import Databases
 
@@ -55,13 +56,7 @@ async def prune(databases: Databases, entity: Entity, *, ledger_days: int | None
     return done
 
 
-_PROMOTED = sql.SQL("""
-DELETE FROM {workspace} WHERE id IN (
-  SELECT id FROM {workspace} WHERE enrichment_status = 'complete'
-    AND pushed_to_neon_at < now() AT TIME ZONE 'UTC' - make_interval(days => %(days)s)
-    AND promoted_at < now() AT TIME ZONE 'UTC' - make_interval(days => %(days)s)
-  LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
-""")
+_PROMOTED = statement("worker.sync", "prune_workspace")
 
 
 async def _prune_workspace(databases: Databases, entity: Entity, days: int, done: Pruned) -> None:

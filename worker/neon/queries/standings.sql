@@ -1,0 +1,24 @@
+-- What Neon knows of records, beside what their workspace rows were told.
+SELECT t.key, g.forgotten,
+  -- What releases without row_version wrote was told, or nobody can say.
+  coalesce((SELECT jsonb_object_agg(f.name, f.value ORDER BY l.id)
+    FROM {ledger} l CROSS JOIN LATERAL jsonb_each(l.record) f (name, value)
+    WHERE {wrote} AND (l.enriched_fields ? f.name OR l.invalid_before -> f.name IS DISTINCT FROM f.value)),
+    '{{}}') AS written,
+  (SELECT jsonb_agg(jsonb_build_array(l.recorded_at, l.invalid_before -> 'updated_at')) FROM {ledger} l WHERE {wrote})
+    AS writes,
+  to_jsonb(n) AS latest, to_jsonb(c) AS carried,
+  (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key) AS master
+FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
+  LEFT JOIN {receipts} p ON p.entity = %(entity)s
+  CROSS JOIN LATERAL (
+    SELECT coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
+      SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten) g
+  -- A forgotten number says nothing of what this ledger has under it.
+  CROSS JOIN LATERAL (SELECT CASE WHEN g.forgotten THEN 0 ELSE coalesce(t.id, 0) END AS since) s
+  LEFT JOIN LATERAL (
+    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key
+      AND l.outcome IN ('promoted', 'flagged', 'waiting', 'undone', 'withdrawn') ORDER BY l.id DESC LIMIT 1) n ON true
+  LEFT JOIN LATERAL (
+    SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key AND l.id > s.since
+      AND l.outcome = 'promoted' ORDER BY l.id DESC LIMIT 1) c ON true

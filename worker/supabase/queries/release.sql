@@ -1,0 +1,11 @@
+-- Put waiting rows back in the queue, and say whether somebody held one.
+WITH due AS MATERIALIZED (
+  SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
+), freed AS (
+  UPDATE {workspace} w SET waiting_for = NULL, sync_note = %(note)s, sync_code = 'released'
+  WHERE w.id = ANY (ARRAY(SELECT id FROM {workspace} WHERE id = ANY (ARRAY(SELECT id FROM due))
+    AND waiting_for IS NOT NULL AND {column} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED))
+  RETURNING w.id
+)
+-- An edited row goes back by itself.
+SELECT EXISTS (SELECT id FROM due EXCEPT SELECT id FROM freed) AS held

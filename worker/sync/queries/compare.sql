@@ -1,0 +1,18 @@
+-- Which rows of a batch from Neon are new in the workspace, or differ from the row that is there.
+-- LIMIT keeps the planner from reading the batch once for each workspace row. Errors that are JSON's null came by COPY
+-- as that, and come in an object as nothing.
+SELECT s.nr - 1 AS nr, w.{key} IS NULL AS new
+FROM ROWS FROM (json_to_recordset(%(rows)s)
+  AS (key text, hash text, id bigint, code text, errors jsonb, warnings jsonb)) WITH ORDINALITY
+  AS s (key, hash, id, code, errors, warnings, nr)
+LEFT JOIN LATERAL (SELECT * FROM {workspace} w WHERE w.{key} = s.key LIMIT 1) w ON true
+WHERE w.{key} IS NULL
+  -- The delivery's, but for a row that waits for its record to be there again.
+  OR (w.sync_code = 'lost' OR NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))
+  AND (w.last_sync_hash IS DISTINCT FROM s.hash OR w.neon_id IS DISTINCT FROM s.id
+  OR w.promoted_at IS NOT NULL
+  OR {code} IN ('left', 'gone', 'lost')  -- it is back
+  OR (w.enrichment_status = 'pending' AND
+      (nullif(w.original_validation_errors, 'null'), nullif(w.original_validation_warnings, 'null'), w.reason_code)
+      IS DISTINCT FROM (s.errors, s.warnings, s.code)))
+ORDER BY s.key
