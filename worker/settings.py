@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import psycopg
 from dotenv import dotenv_values
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.postgres.address import AddressError, check_address, is_here, is_remote
+from worker.postgres.address import AddressError, check_address, is_here, is_remote, listen_fault
 
 SECRETS = (
     "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
@@ -221,10 +220,9 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
             for one in error.errors(include_url=False, include_input=False)
             if not (one["type"] == "missing" and one["loc"][0] in unread)
         ]
-    faults += _listen_fault(values.get("SUPABASE_LISTEN_URL") or values.get("SUPABASE_DATABASE_URL") or "")
-    if faults:
+    faults += listen_fault(values.get("SUPABASE_LISTEN_URL") or values.get("SUPABASE_DATABASE_URL") or "")
+    if faults or settings is None:
         raise SettingsError(faults)
-    assert settings is not None
     _find_roots()
     return settings
 
@@ -238,18 +236,6 @@ def _find_roots() -> None:
             if Path(roots).is_file():
                 os.environ["SSL_CERT_FILE"] = roots
                 return
-
-
-def _listen_fault(url: str) -> list[str]:
-    """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work and hear nothing."""
-    try:
-        where = conninfo_to_dict(url)
-    except (psycopg.Error, ValueError):
-        return []  # that fault is told already
-    if "6543" not in str(where.get("port")).split(","):
-        return []
-    hint = "give the session pooler's or the direct address, port 5432"
-    return [f"SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; {hint}"]
 
 
 def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:
@@ -301,10 +287,3 @@ def _in_words(error: Mapping[str, Any]) -> str:
             return f"{name}: {error['msg']}"
         case _:
             return f"{name}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def safe_address(conninfo: str) -> str:
-    """``host:port/database`` of a connection string, fit for a log: no user, no password."""
-    parts = conninfo_to_dict(conninfo)
-    host = parts.get("host") or parts.get("hostaddr") or "localhost"
-    return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"

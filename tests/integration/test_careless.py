@@ -12,7 +12,8 @@ from conftest import ROOT, Daemon, _environment
 from psycopg import sql
 from records import add_companies, add_master, company, complete, invalid, ledger, master, work
 
-from worker.domain.model import Data, Verdict
+from worker.domain.model import Data
+from worker.domain.steps import Verdict
 from worker.entities.declaration import COMPANY
 from worker.settings import load_settings
 from worker.sync.databases import open_databases

@@ -27,7 +27,7 @@ from steps import Steps
 
 from worker.domain.model import Receipt, new_run_id
 from worker.entities.declaration import COMPANY, PEOPLE
-from worker.neon.invalid import Run
+from worker.neon.books import Run
 from worker.supabase import queue
 from worker.sync import acknowledge
 from worker.sync.catch_up import acknowledge_missed

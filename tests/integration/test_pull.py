@@ -139,7 +139,7 @@ def test_rows_whose_records_left_are_withdrawn_whatever_page_they_are_on(steps, 
         add_companies(neon, number)
         steps.pull()
     neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id <> %s", [company(3)])
-    monkeypatch.setattr("worker.sync.pull.STAGE_ROWS", 1)
+    monkeypatch.setattr("worker.sync.pull_run.STAGE_ROWS", 1)
     assert steps.pull(full=True).withdrawn == 3
     rows = supabase.execute("SELECT company_unique_id AS key FROM company_needs_enrichment").fetchall()
     assert [row["key"] for row in rows] == [company(3)]

@@ -16,7 +16,7 @@ from worker.entities.declaration import ENTITIES
 from worker.neon import settle
 from worker.postgres import pool, transaction
 from worker.settings import load_settings
-from worker.supabase import queue
+from worker.supabase import acknowledgement, queue
 from worker.sync.databases import open_databases
 from worker.sync.deliver import deliver
 from worker.sync.pull import pull
@@ -165,7 +165,7 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
                 for what, statement in (("i", how.lock_invalid), ("m", how.lock_master), ("settle", how.settle)):
                     found[f"{name}: {what}"] = await plan(opened.neon, statement, settle.PLANNER)
                 for what, step in (
-                    ("claim", queue._claim(entity, "work")), ("acknowledge", queue._acknowledge(entity))
+                    ("claim", queue._claim(entity, "work")), ("acknowledge", acknowledgement._acknowledge(entity))
                 ):  # fmt: skip
                     found[f"{name}: {what}"] = await plan(opened.supabase, step, queue._PLANNER)
             return found

@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from worker.domain.lineage import descends, is_older, with_what_went
-from worker.domain.model import Claimed, Sent, stamp
+from worker.domain.model import stamp
+from worker.domain.steps import Claimed, Sent
 
 EARLY, SENT_AT, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2), datetime(2026, 1, 3)
 ROW = Claimed(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.domain.merge import merge
-from worker.domain.model import Conflict
+from worker.domain.steps import Conflict
 
 EARLY, LATE = datetime(2026, 1, 1), datetime(2026, 1, 2)
 BASE = {"name": "Alder", "website": None, "phone": "1"}

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain.model import Data, Verdict
+from worker.domain.model import Data
 from worker.domain.normalise import split_name
 from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.domain.steps import Verdict
 from worker.entities.declaration import COMPANY, PEOPLE
 
 GOOD_COMPANY: Data = {

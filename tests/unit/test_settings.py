@@ -11,7 +11,8 @@ import pytest
 from conftest import _environment
 from psycopg.conninfo import conninfo_to_dict
 
-from worker.settings import SECRETS, Settings, SettingsError, is_remote, load_settings, safe_address
+from worker.postgres.address import safe_address
+from worker.settings import SECRETS, Settings, SettingsError, is_remote, load_settings
 
 NEON = "postgresql://ana:hunter2@ep-x-pooler.eu.aws.neon.example/neon"
 SUPABASE = "postgresql://postgres.ref:hunter2@eu.pooler.supabase.com:5432/postgres"

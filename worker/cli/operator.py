@@ -20,7 +20,7 @@ from worker.operate.history import History
 from worker.operate.history import history as life_of
 from worker.operate.status import read_status
 from worker.postgres.pool import Database
-from worker.schema import mismatches
+from worker.schema import examination
 from worker.schema.shape import PULL_POSITION, shapes
 from worker.sync.databases import Databases, entities_named, probe
 from worker.sync.reconcile import Compared
@@ -39,7 +39,7 @@ def status(as_json: bool, watch: bool) -> None:
         async with database:
             while True:
                 async with database.connection() as supabase:
-                    await mismatches.require(supabase, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
+                    await examination.require(supabase, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
                     found = await read_status(supabase, ENTITIES.values())
                 if as_json:
                     click.echo(json.dumps(found))

@@ -16,8 +16,8 @@ from worker.entities.declaration import ENTITIES, Entity
 from worker.observe import output
 from worker.sync import stages
 from worker.sync.databases import Databases, entities_named
-from worker.sync.pull import STAGE_ROWS
 from worker.sync.pull import pull as pull_entity
+from worker.sync.pull_run import STAGE_ROWS
 from worker.sync.revalidate import Revalidated
 
 

@@ -4,7 +4,8 @@ after that was made. Pure.
 
 from __future__ import annotations
 
-from worker.domain.model import Claimed, Data, Sent, stamp
+from worker.domain.model import Data, stamp
+from worker.domain.steps import Claimed, Sent
 
 FULL = 32 * 27 - 1
 """Characters of the queued versions that the trigger keeps: 32 of them, and commas between."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from worker.domain.model import Conflict, Data, Merged
+from worker.domain.model import Data
+from worker.domain.steps import Conflict, Merged
 
 
 def merge(

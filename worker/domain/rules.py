@@ -16,7 +16,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from worker.domain.model import Data, Verdict
+from worker.domain.model import Data
 from worker.domain.normalise import (
     BLANK_INSIDE,
     MAX_PHONE,
@@ -32,6 +32,7 @@ from worker.domain.normalise import (
     web_address,
     without_www,
 )
+from worker.domain.steps import Verdict
 
 Text = str | None
 

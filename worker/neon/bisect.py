@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from worker.domain.model import Answer, Judged, Receipt, moment
+from worker.domain.model import Receipt, moment
+from worker.domain.steps import Answer, Judged
+from worker.neon.books import Run
 from worker.neon.catalogue import SWALLOWED, Refusal
-from worker.neon.invalid import Run
 from worker.neon.settle import PLANNER, Settlement, answers_of, locks, parameters
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES

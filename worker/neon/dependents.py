@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.entities.declaration import Table
-from worker.neon.invalid import LEDGER
+from worker.neon.books import LEDGER
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, send

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -11,25 +11,12 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.domain.model import Conflict, Data, NoteCode, Outcome
+from worker.domain.model import Data
 from worker.entities.declaration import Entity, Table, data_of
+from worker.neon.books import LEDGER, Run
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, fetch_all, fetch_one, transact
-
-LEDGER = sql.Identifier("marketing", "enrichment_ledger")
-RECEIPTS = sql.Identifier("marketing", "enrichment_receipts")
-EXECUTED_BY = "enrichment-worker"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a batch is booked under."""
-
-    run_id: str
-    source: str
-    target: str
-    notes: str | None = None
+from worker.postgres.transaction import Step, fetch_all, fetch_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,62 +255,3 @@ async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str,
     params = {"records": Jsonb([{"key": key, "data": data} for key, data in agreed.items()])}
     rows = await fetch_all(connection, statement, params)
     return [row["key"] for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A ledger row that no settlement writes."""
-
-    key: str
-    outcome: Outcome
-    hash: str
-    record: Data | None
-    conflicts: tuple[Conflict, ...] = ()
-    note: str | None = None
-    note_code: NoteCode | None = None
-
-
-ONCE = sql.SQL("ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING")
-"""What a delivery ends with is booked once. Only that: a ledger number that is taken is no repeat."""
-ONCE_EACH = sql.SQL(
-    "ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')"
-    " DO NOTHING"
-)
-"""The same for outcomes after which a delivery may have another."""
-_BOOK = statement("worker.neon", "book").format(
-    once=ONCE,
-    once_each=ONCE_EACH,
-    insert=sql.SQL(
-        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note, note_code)"
-        " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note,"
-        " d.note_code FROM d"
-    ).format(ledger=LEDGER),
-)
-
-
-async def book(connection: Connection, entity: Entity, run_id: str, entries: Iterable[Entry]) -> None:
-    """Write ledger rows; those that are there already stay as they are."""
-    rows = [asdict(entry) for entry in entries]
-    if rows:
-        params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
-        await transact(connection, (_BOOK, params))
-
-
-def log_run(run: Run, total: int, passed: int, failed: int) -> Step:
-    """The step that leaves a run's row in ``public.shq_validation_log``, or makes it say the whole."""
-    return (
-        sql.SQL(
-            "INSERT INTO public.shq_validation_log (validation_run_id, source_table, target_table,"
-            " total_records, passed_records, failed_records, executed_by, executed_at, notes)"
-            " VALUES (%(run_id)s, %(source)s, %(target)s, %(total)s, %(passed)s, %(failed)s, %(by)s, now(),"
-            " %(notes)s) ON CONFLICT (validation_run_id) DO UPDATE SET total_records = EXCLUDED.total_records,"
-            " passed_records = EXCLUDED.passed_records, failed_records = EXCLUDED.failed_records"
-        ),
-        {
-            **asdict(run),
-            "total": total,
-            "passed": passed,
-            "failed": failed,
-            "by": EXECUTED_BY,
-        },
-    )

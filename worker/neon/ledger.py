@@ -12,9 +12,10 @@ from psycopg import sql
 
 from worker.domain.lineage import is_older
 from worker.domain.messages import LEDGER as LEDGER_NOTES
-from worker.domain.model import Claimed, Data, NoteCode, Outcome, Receipt, Sent, moment
+from worker.domain.model import Data, NoteCode, Outcome, Receipt, moment
+from worker.domain.steps import Claimed, Sent
 from worker.entities.declaration import Entity
-from worker.neon.invalid import LEDGER, RECEIPTS
+from worker.neon.books import LEDGER, RECEIPTS
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_one

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from worker.entities.declaration import Entity
 from worker.neon import catalogue
-from worker.neon.invalid import LEDGER
+from worker.neon.books import LEDGER
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, send

@@ -11,10 +11,11 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.messages import LEDGER as LEDGER_NOTES
-from worker.domain.model import Action, Answer, Conflict, Judged, NoteCode, Outcome, Receipt, Sent, State
+from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
+from worker.domain.steps import Answer, Conflict, Judged, Sent
 from worker.entities.declaration import Entity, data_of
+from worker.neon.books import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, RECEIPTS, Run
 from worker.neon.catalogue import Column
-from worker.neon.invalid import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, RECEIPTS, Run
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored
 from worker.postgres.statements import statement

@@ -18,12 +18,13 @@ from worker.operate import public_api
 from worker.operate.privileges import Found as Privilege
 from worker.operate.privileges import check, needs
 from worker.operate.servers import notification, server
+from worker.postgres.address import safe_address
 from worker.postgres.connection import Connection, connect
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.hints import hint_for, reach_hint
-from worker.schema import fixes, mismatches
+from worker.schema import examination, fixes
 from worker.schema.shape import OUTBOX_CHECK, PULL_POSITION, shapes
-from worker.settings import Settings, safe_address
+from worker.settings import Settings
 from worker.sync.restore import unsettled
 
 LATE_SECONDS = 900
@@ -99,7 +100,7 @@ async def _tables(
 ) -> AsyncIterator[Finding]:
     """One finding for each thing in which a table is not as it has to be, and one for each group that is."""
     wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
-    unlike, found = await mismatches.examine(connection, name, wanted, ENTITIES.values(), seen)
+    unlike, found = await examination.examine(connection, name, wanted, ENTITIES.values(), seen)
     seen |= found
     if name != "Neon":
         unlike = [mismatch for mismatch in unlike if not mismatch.hides]  # each table's own finding on it tells more

@@ -14,12 +14,12 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from worker.domain.findings import Finding, ok, problem, warning
-from worker.postgres.address import is_remote
+from worker.postgres.address import is_remote, safe_address
 from worker.postgres.connection import UTF8, Connection, connect, within
 from worker.postgres.errors import in_one_line
 from worker.postgres.hints import MOVE_TO_UTF8, hint_for, reach_hint
 from worker.postgres.statements import statement
-from worker.settings import Settings, safe_address
+from worker.settings import Settings
 from worker.supabase.queue import CHANNEL
 
 CLOCK_SECONDS = 5.0

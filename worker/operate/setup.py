@@ -12,7 +12,8 @@ from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, send
-from worker.schema.mismatches import SEQUENCE, examine, problems_of
+from worker.schema.examination import examine, problems_of
+from worker.schema.mismatches import SEQUENCE
 from worker.schema.scripts import scripts
 from worker.schema.shape import NEON, SUPABASE, shapes
 

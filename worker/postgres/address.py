@@ -119,3 +119,22 @@ def is_here(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def safe_address(conninfo: str) -> str:
+    """``host:port/database`` of a connection string, fit for a log: no user, no password."""
+    parts = conninfo_to_dict(conninfo)
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
+
+
+def listen_fault(url: str) -> list[str]:
+    """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work and hear nothing."""
+    try:
+        where = conninfo_to_dict(url)
+    except (psycopg.Error, ValueError):
+        return []  # that fault is told already
+    if "6543" not in str(where.get("port")).split(","):
+        return []
+    hint = "give the session pooler's or the direct address, port 5432"
+    return [f"SUPABASE_LISTEN_URL: port 6543 is Supabase's transaction pooler, which cannot LISTEN; {hint}"]

@@ -14,7 +14,8 @@ from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing
 from worker.postgres.transaction import fetch_one
 from worker.schema import fixes
-from worker.schema.mismatches import Mismatch, examine, problems_of
+from worker.schema.examination import examine, problems_of
+from worker.schema.mismatches import Mismatch
 from worker.schema.shape import SUPABASE, shapes
 
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from worker.domain import messages
-from worker.domain.model import Claimed, Code, Data, Receipt, Status
+from worker.domain.model import Code, Receipt, Status
 from worker.domain.postponed import Postponed
-from worker.entities.declaration import ENTITIES, Entity, data_of
+from worker.domain.steps import Claimed
+from worker.entities.declaration import Entity, data_of
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
+from worker.postgres.transaction import begin, begin_and_fetch, composed, fetch_all, fetch_one
 
 CHANNEL = "enrichment_complete"
 STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
@@ -214,102 +214,6 @@ async def lock(
     rows = await begin_and_fetch(connection, begin(read_only=read_only), step)
     names = ("neon_id", "pulled_at", "noted", "code")
     return {row["key"]: Row(_claimed(entity, row), **{name: row[name] for name in names}) for row in rows}
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a workspace row is to say from now on. None leaves a cell as it is."""
-
-    key: str
-    version: datetime | None
-    """Only the row that still has this ``updated_at`` is answered: a newer edit is not overwritten."""
-    status: str
-    note: str | None
-    data: Data | None = None
-    """Data columns that get other values than the row has."""
-    snapshot: Data | None = None
-    errors: Mapping[str, str] | None = None
-    warnings: Mapping[str, str] | None = None
-    reason_code: str | None = None
-    pushed: bool = False
-    promoted_at: datetime | None = None
-    waiting_for: str | None = None
-    code: str | None = None
-    """What ``note`` says."""
-    receipt: Receipt | None = None
-    """The ledger row that says so."""
-    forget: bool | None = None
-    """Whether the receipt that the row holds goes: Neon does not know it any more."""
-    as_of: datetime | None = None
-    """The version of the row that the values are of, where it holds an older one: its database was restored."""
-
-
-VERSIONS = sql.SQL(
-    "CASE WHEN a.receipt_id IS NOT NULL THEN NULL"
-    " WHEN a.as_of > w.updated_at THEN"
-    " concat_ws(',', w.queued_versions, to_char(a.as_of, {}))"
-    " ELSE w.queued_versions END"
-).format(STAMP)
-"""The versions in which a row was queued, by what it is told."""
-_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
-_ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
-
-_RELEASE = statement("worker.supabase", "release")
-
-
-def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
-    """The step that tells the enrichers."""
-    return _acknowledge(entity), {"replies": Jsonb([_as_json(reply) for reply in replies])}
-
-
-@cache
-def _acknowledge(entity: Entity) -> sql.SQL:
-    columns = [sql.Identifier(column) for column in entity.columns]
-    return composed(
-        _ACKNOWLEDGE.format(
-            workspace=entity.workspace_table.sql,
-            key=sql.Identifier(entity.key),
-            columns=sql.SQL(", ").join(columns),
-            versions=VERSIONS,
-            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
-        )
-    )
-
-
-def _as_json(reply: Reply) -> dict[str, Any]:
-    said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
-    if reply.version:
-        said["version"] = reply.version
-    if reply.as_of:
-        said["as_of"] = reply.as_of
-    if reply.receipt:
-        said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
-    return said
-
-
-def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = messages.RELEASED) -> Step:
-    """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
-    itself.
-
-    Args:
-        entity: whose rows wait.
-        keys: what they wait for, or their own keys.
-        by: the column that ``keys`` are of.
-        note: what the rows are to say.
-    """
-    return _release(entity, by), {"keys": list(keys), "note": note}
-
-
-@cache
-def _release(entity: Entity, by: str) -> sql.SQL:
-    return composed(_RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)))
-
-
-def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
-    """The steps that wake whoever waits for these records of ``entity``."""
-    if not promoted:
-        return []
-    return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]
 
 
 async def has_work(connection: Connection, entities: Iterable[Entity], postponed: Mapping[str, Postponed]) -> set[str]:

@@ -15,7 +15,7 @@ from worker.entities.declaration import Entity, data_of
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_inside
-from worker.supabase.queue import VERSIONS
+from worker.supabase.acknowledgement import VERSIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, LogThrottle, in_one_line, kind_of
 from worker.postgres.hints import is_everybodys
 from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
-from worker.supabase import queue
-from worker.supabase.queue import Reply
+from worker.supabase import acknowledgement, release
+from worker.supabase.acknowledgement import Reply
 from worker.sync.databases import Databases
 
 log = structlog.get_logger("worker.delivery")
@@ -65,9 +65,9 @@ async def acknowledge(
     Raises:
         psycopg.Error: the rows are still in the queue, and Neon knows what became of them.
     """
-    released = queue.releases(entity, promoted)
+    released = release.releases(entity, promoted)
     try:
-        told, *others = await send(supabase, queue.acknowledge(entity, replies), *released, *events, COMMIT)
+        told, *others = await send(supabase, acknowledgement.acknowledge(entity, replies), *released, *events, COMMIT)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
@@ -116,7 +116,7 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
 
 async def _acknowledge_one(supabase: Connection, entity: Entity, reply: Reply) -> int:
     try:
-        [told] = await transact(supabase, queue.acknowledge(entity, [reply]))
+        [told] = await transact(supabase, acknowledgement.acknowledge(entity, [reply]))
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT or reply.data is None:
             raise
@@ -150,7 +150,7 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
     """
     waiting = databases.unreleased[entity.name]
     async with databases.supabase.connection() as supabase:
-        steps = queue.releases(entity, keys)
+        steps = release.releases(entity, keys)
         try:
             released = await transact(supabase, *steps)
         except psycopg.Error as error:
@@ -170,7 +170,7 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
 async def _release_singly(databases: Databases, supabase: Connection, entity: Entity, promoted: Sequence[str]) -> None:
     """Wake whoever waits, row by row where one of them refuses it: such a row is left to the pull."""
     for key in promoted:
-        for step in queue.releases(entity, [key]):
+        for step in release.releases(entity, [key]):
             try:
                 [released] = await transact(supabase, step)
             except psycopg.Error as error:
@@ -191,7 +191,7 @@ async def release_ready(neon: Connection, supabase: Connection, entity: Entity, 
     if not keys:
         return []
     try:
-        await transact(supabase, queue.release(entity, keys, by=entity.key))
+        await transact(supabase, release.release(entity, keys, by=entity.key))
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise

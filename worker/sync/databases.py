@@ -16,13 +16,14 @@ from worker.domain.model import Receipt
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import ENTITIES, Entity
 from worker.neon.settle import Settlement, settlement
+from worker.postgres.address import safe_address
 from worker.postgres.connection import UTF8
 from worker.postgres.errors import Kind, SchemaProblem, SetupMissing, in_one_line, kind_of, with_database
 from worker.postgres.hints import MOVE_TO_UTF8, reach_hint, with_hint
 from worker.postgres.pool import Database
-from worker.schema.mismatches import examine, problems_of
+from worker.schema.examination import examine, problems_of
 from worker.schema.shape import NEON, SUPABASE, shapes
-from worker.settings import Settings, safe_address
+from worker.settings import Settings
 from worker.supabase import receipts
 
 log = structlog.get_logger("worker.databases")

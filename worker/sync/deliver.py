@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 import psycopg
 import structlog
 
-from worker.domain.model import Action, Data, Outcome, OutcomeSummary, Settled, State, new_run_id
+from worker.domain.model import Action, Data, Outcome, OutcomeSummary, State, new_run_id
 from worker.domain.postponed import Cause, Postponed
+from worker.domain.steps import Settled
 from worker.entities.declaration import Entity
 from worker.neon import ledger
-from worker.neon.invalid import Run
+from worker.neon.books import Run
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, with_database
 from worker.postgres.hints import hint_for, with_hint
 from worker.postgres.transaction import Step
 from worker.supabase import outbox, queue, receipts
-from worker.supabase.queue import Reply
+from worker.supabase.acknowledgement import Reply
 from worker.sync.acknowledge import Acknowledged, acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.judging import judge

@@ -8,7 +8,8 @@ import structlog
 
 from worker.domain.lineage import descends, is_older, is_typed
 from worker.domain.merge import merge
-from worker.domain.model import Action, Claimed, Data, Judged, Merged, NoteCode, Outcome, Verdict
+from worker.domain.model import Action, Data, NoteCode, Outcome
+from worker.domain.steps import Claimed, Judged, Merged, Verdict
 from worker.entities.declaration import Entity
 from worker.neon.ledger import Standing
 

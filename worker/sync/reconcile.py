@@ -9,8 +9,8 @@ from worker.domain import messages
 from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
-from worker.neon import invalid
-from worker.neon.invalid import Entry
+from worker.neon import books, invalid
+from worker.neon.books import Entry
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase import queue, workspace
@@ -116,7 +116,7 @@ async def _give_up(databases: Databases, neon: Connection, supabase: Connection,
                   note="lost when Neon was restored to an earlier moment; its row in the workspace is kept")
             for key, row in rows.items()
         ]  # fmt: skip
-        await invalid.book(neon, entity, run_id, entries)
+        await books.book(neon, entity, run_id, entries)
         await send(supabase, workspace.give_up(entity, list(rows), messages.GIVEN_UP), COMMIT)
     position = await read_position(supabase, entity)
     if position.restored and not held_back(position) and not await workspace.lost(supabase, entity):

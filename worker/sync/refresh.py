@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 
 from worker.domain import messages
 from worker.domain.merge import merge
-from worker.domain.model import Claimed, Code, Data, Merged, Outcome, Receipt, Status
+from worker.domain.model import Code, Data, Outcome, Receipt, Status
+from worker.domain.steps import Claimed, Merged
 from worker.entities.declaration import Entity
-from worker.neon.invalid import Entry, InvalidRow
+from worker.neon.books import Entry
+from worker.neon.invalid import InvalidRow
 from worker.neon.ledger import Standing, heard_at_least
-from worker.supabase.queue import Reply, Row
+from worker.supabase.acknowledgement import Reply
+from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
-from worker.sync.catch_up import promoted
 from worker.sync.judging import agreed_on, last_word
+from worker.sync.missed import promoted
 from worker.sync.replies import adopted
 from worker.sync.restore import Comparison
 

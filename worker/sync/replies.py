@@ -7,8 +7,9 @@ from datetime import datetime
 
 from worker.domain import messages
 from worker.domain.lineage import is_older, is_typed, with_neons_own, with_what_went
-from worker.domain.model import Claimed, Code, Data, Outcome, Receipt, Sent, Settled, State, Status
-from worker.supabase.queue import Reply
+from worker.domain.model import Code, Data, Outcome, Receipt, State, Status
+from worker.domain.steps import Claimed, Sent, Settled
+from worker.supabase.acknowledgement import Reply
 
 
 def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:

@@ -9,11 +9,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from worker.domain.model import Action, Claimed, Judged, Outcome, Settled, State, Status, Verdict
+from worker.domain.model import Action, Outcome, State, Status
 from worker.domain.progress import NOBODY, Progress
+from worker.domain.steps import Claimed, Judged, Settled, Verdict
 from worker.entities.declaration import Entity
 from worker.neon import invalid
-from worker.neon.invalid import InvalidRow, Run, Which
+from worker.neon.books import Run
+from worker.neon.invalid import InvalidRow, Which
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, send
 from worker.supabase import queue

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 import psycopg
 import structlog
 
-from worker.domain.model import Action, Answer, Judged, Merged, NoteCode, Outcome, Settled, State, Verdict
+from worker.domain.model import Action, NoteCode, Outcome, State
+from worker.domain.steps import Answer, Judged, Merged, Settled, Verdict
 from worker.entities.declaration import Entity
-from worker.neon import invalid, ledger
+from worker.neon import books, invalid, ledger
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
+from worker.neon.books import Entry, Run
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
-from worker.neon.invalid import Entry, InvalidRow, Run
+from worker.neon.invalid import InvalidRow
 from worker.neon.settle import settle
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, NOBODYS, Kind, kind_of
@@ -257,7 +259,7 @@ async def _make_flags(
         )
         for one in stuck
     ]  # fmt: skip
-    await invalid.book(neon, entity, run.run_id, entries)
+    await books.book(neon, entity, run.run_id, entries)
     codes = Counter(refused[judged.key].sqlstate for judged in batch)
     log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
     return stuck, flags

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from worker.domain.model import Action, Outcome, new_run_id
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import Entity
-from worker.neon import invalid
-from worker.neon.invalid import Run, Which
+from worker.neon import books, invalid
+from worker.neon.books import Run
+from worker.neon.invalid import Which
 from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase import queue
 from worker.sync.catch_up import acknowledge_missed
@@ -131,7 +132,7 @@ async def revalidate(
 
 async def _log(databases: Databases, run: Run, total: int, passed: int, failed: int) -> None:
     async with databases.neon.connection() as neon:
-        await transact(neon, invalid.log_run(run, total, passed, failed))
+        await transact(neon, books.log_run(run, total, passed, failed))
 
 
 @dataclass
@@ -196,7 +197,7 @@ async def promote(
             if not dry_run:
                 refused = len(mine.failed) + len(mine.left)
                 everything = len(mine.promoted) + refused
-                step = invalid.log_run(run, everything, len(mine.promoted), refused)
+                step = books.log_run(run, everything, len(mine.promoted), refused)
                 await transact(neon, step)
     total = Revalidated(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
     for _, mine in work.runs.values():

@@ -13,8 +13,8 @@ from psycopg import sql
 from worker.domain.model import new_run_id
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import ENTITIES, Entity, Table
+from worker.neon.books import LEDGER
 from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
-from worker.neon.invalid import LEDGER
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of

@@ -15,7 +15,7 @@ from worker.neon import invalid
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import fetch_all, transact
 from worker.supabase.bisect import Refusals, in_parts
-from worker.supabase.queue import release
+from worker.supabase.release import release
 
 PAGE = 5_000
 """Rows that are looked at together: 700,000 at once are more than a database takes."""

@@ -1,0 +1,33 @@
+"""What the demo plays on: two databases, and a worker between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.rows import dict_row
+from rich.console import Console
+
+from worker.demo.demo import Connection
+from worker.demo.process import Worker
+
+ENRICHERS = ("ana@enrichers.example", "ben@enrichers.example", "chi@enrichers.example")
+
+
+@dataclass
+class Stage:
+    """What the demo works with."""
+
+    neon: Connection
+    supabase: Connection
+    neon_url: str
+    supabase_url: str
+    worker: Worker
+    console: Console
+    echo: Callable[[str], None]
+
+
+def connect_to(url: str) -> Connection:
+    """A connection in autocommit and UTC."""
+    return psycopg.connect(url, autocommit=True, row_factory=dict_row, options="-c TimeZone=UTC")

@@ -1,0 +1,91 @@
+"""Supabase: what the rows of settled records are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from worker.domain.model import Data, Receipt
+from worker.entities.declaration import Entity
+from worker.postgres.statements import statement
+from worker.postgres.transaction import Step, composed
+from worker.supabase.queue import STAMP
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a workspace row is to say from now on. None leaves a cell as it is."""
+
+    key: str
+    version: datetime | None
+    """Only the row that still has this ``updated_at`` is answered: a newer edit is not overwritten."""
+    status: str
+    note: str | None
+    data: Data | None = None
+    """Data columns that get other values than the row has."""
+    snapshot: Data | None = None
+    errors: Mapping[str, str] | None = None
+    warnings: Mapping[str, str] | None = None
+    reason_code: str | None = None
+    pushed: bool = False
+    promoted_at: datetime | None = None
+    waiting_for: str | None = None
+    code: str | None = None
+    """What ``note`` says."""
+    receipt: Receipt | None = None
+    """The ledger row that says so."""
+    forget: bool | None = None
+    """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    as_of: datetime | None = None
+    """The version of the row that the values are of, where it holds an older one: its database was restored."""
+
+
+VERSIONS = sql.SQL(
+    "CASE WHEN a.receipt_id IS NOT NULL THEN NULL"
+    " WHEN a.as_of > w.updated_at THEN"
+    " concat_ws(',', w.queued_versions, to_char(a.as_of, {}))"
+    " ELSE w.queued_versions END"
+).format(STAMP)
+"""The versions in which a row was queued, by what it is told."""
+
+
+_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
+
+
+_ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
+
+
+def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
+    """The step that tells the enrichers."""
+    return _acknowledge(entity), {"replies": Jsonb([_as_json(reply) for reply in replies])}
+
+
+@cache
+def _acknowledge(entity: Entity) -> sql.SQL:
+    columns = [sql.Identifier(column) for column in entity.columns]
+    return composed(
+        _ACKNOWLEDGE.format(
+            workspace=entity.workspace_table.sql,
+            key=sql.Identifier(entity.key),
+            columns=sql.SQL(", ").join(columns),
+            versions=VERSIONS,
+            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
+        )
+    )
+
+
+def _as_json(reply: Reply) -> dict[str, Any]:
+    said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
+    if reply.version:
+        said["version"] = reply.version
+    if reply.as_of:
+        said["as_of"] = reply.as_of
+    if reply.receipt:
+        said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
+    return said

@@ -1,0 +1,40 @@
+"""Supabase: rows that wait for another record, put back in the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+from psycopg import sql
+
+from worker.domain import messages
+from worker.entities.declaration import ENTITIES, Entity
+from worker.postgres.statements import statement
+from worker.postgres.transaction import Step, composed
+
+_RELEASE = statement("worker.supabase", "release")
+
+
+def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = messages.RELEASED) -> Step:
+    """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
+    itself.
+
+    Args:
+        entity: whose rows wait.
+        keys: what they wait for, or their own keys.
+        by: the column that ``keys`` are of.
+        note: what the rows are to say.
+    """
+    return _release(entity, by), {"keys": list(keys), "note": note}
+
+
+@cache
+def _release(entity: Entity, by: str) -> sql.SQL:
+    return composed(_RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)))
+
+
+def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
+    """The steps that wake whoever waits for these records of ``entity``."""
+    if not promoted:
+        return []
+    return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]

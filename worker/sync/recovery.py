@@ -1,0 +1,228 @@
+"""Both databases, brought together after one of them was restored. Promotions that Neon forgot take effect again, as
+they were carried; what else it forgot of the enricher's counts as an edit. A restored workspace is updated from the
+ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+import psycopg
+import structlog
+
+from worker.domain import messages
+from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.model import Code, NoteCode, Outcome, Status, utc_now
+from worker.domain.steps import Judged
+from worker.entities.declaration import Entity
+from worker.neon import books, invalid, ledger
+from worker.neon.books import Entry, Run
+from worker.neon.invalid import InvalidRow
+from worker.neon.ledger import Standing
+from worker.postgres.connection import Connection
+from worker.postgres.transaction import Step
+from worker.supabase import queue, workspace
+from worker.supabase.acknowledgement import Reply
+from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.position import Position
+from worker.supabase.queue import Row
+from worker.supabase.workspace import Refresh
+from worker.sync.acknowledge import acknowledge
+from worker.sync.catch_up import catch_up
+from worker.sync.databases import Databases
+from worker.sync.deliver import keys_with, outcome_events, remember
+from worker.sync.judging import judge
+from worker.sync.missed import newer_than
+from worker.sync.replies import reply_to
+from worker.sync.restore import Comparison, recognise
+from worker.sync.settling import complain, settle_batch
+
+log = structlog.get_logger("worker.restore")
+
+
+async def bring_together(
+    databases: Databases, entity: Entity, position: Position, neon: Connection, supabase: Connection, run: Run
+) -> Comparison:
+    """Recognise a restore, and bring both databases together again as far as that goes by itself.
+
+    Records that Neon has lost altogether are kept in the workspace, where they wait until they are there again.
+
+    Raises:
+        psycopg.Error: a database failed; what was done stays, and is recognised the next time.
+    """
+    found = await recognise(entity, position, neon, supabase)
+    if found.side:
+        log.warning(
+            "database.restored",
+            entity=entity.name,
+            side=found.side,
+            after=_iso(found.after),
+            before=_iso(found.before),
+            forgotten=len(found.forgotten),
+        )
+        databases.known.pop(entity.name, None)
+
+    async def recover(some: Sequence[str]) -> None:
+        await _recover(databases, neon, supabase, entity, some, run, found)
+
+    async def refuse(key: str, error: psycopg.Error) -> None:
+        refusals.add(entity, key, error)
+
+    refusals = Refusals("restore.refused")
+    for start in range(0, len(found.forgotten), databases.batch_size):
+        # What took effect in Neon before the workspace refused one is found there when the others are tried again.
+        await in_parts(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
+    refusals.sum_up(entity)
+    since = 0 if found.neon_restored else position.ledger_id or 0
+    found.caught_up = await catch_up(databases, neon, supabase, entity, since, run.run_id)
+    found.held |= found.caught_up.held
+    if found.side is None and found.caught_up.older:
+        found.side, found.after = "Supabase", position.last_pull_at
+        log.warning(
+            "database.restored",
+            entity=entity.name,
+            side=found.side,
+            after=_iso(found.after),
+            before=None,
+            told=found.caught_up.told,
+        )
+    return found
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+async def _recover(
+    databases: Databases,
+    neon: Connection,
+    supabase: Connection,
+    entity: Entity,
+    keys: Sequence[str],
+    run: Run,
+    found: Comparison,
+) -> None:
+    """Bring rows together with a Neon that has forgotten what they were told."""
+    rows = await queue.lock(supabase, entity, keys, wait=False)
+    found.held |= len(rows) < len(keys)
+    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
+    fresh = await invalid.read(neon, entity, list(rows))
+    again: list[Judged] = []
+    replies: list[Reply] = []
+    refreshes: list[Refresh] = []
+    told: list[Refresh] = []
+    lost: list[str] = []
+    for key, row in rows.items():
+        standing, record = standings[key], fresh.get(key)
+        if not standing.forgotten:
+            continue
+        if word := newer_than(entity, row, standing, record):
+            found.told.append(key)
+            if isinstance(word, Reply):
+                replies.append(word)
+            else:
+                told.append(word)
+        elif record and row.promoted and not row.queued:
+            again.append(_carried_again(entity, row, record))
+        elif record:
+            refreshes.append(_as_edits(row, standing, record))
+        elif _stands(entity, row, standing):
+            replies.append(_promoted_still(row, standing))
+        else:
+            lost.append(key)
+    settled, blocked = await settle_batch(databases, neon, entity, again, run)
+    replies += [
+        _told_again(reply, rows[one.key], fresh[one.key])
+        for one in settled
+        if (reply := reply_to(one, rows[one.key].claimed.data))
+    ]
+    entries = [
+        Entry(
+            one.key,
+            Outcome.MERGED,
+            f"{one.key}|{rows[one.key].claimed.receipt}",
+            one.data,
+            note=LEDGER_NOTES[NoteCode.FORGOTTEN],
+            note_code=NoteCode.FORGOTTEN,
+        )
+        for one in refreshes
+    ]
+    await books.book(neon, entity, run.run_id, entries)
+    steps: list[Step] = [workspace.refresh(entity, [*refreshes, *told])] if refreshes or told else []
+    steps += [workspace.await_return(entity, lost, messages.LOST)] if lost else []
+    promoted = keys_with(settled, Outcome.PROMOTED)
+    found.again += promoted
+    promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
+    await acknowledge(
+        databases,
+        supabase,
+        entity,
+        replies,
+        promoted,
+        [*steps, *outcome_events(databases, entity, run.run_id, settled)],
+    )
+    remember(databases, entity, replies)
+    complain(blocked)
+    found.kept += [one.key for one in refreshes]
+    found.lost += lost
+
+
+def _carried_again(entity: Entity, row: Row, record: InvalidRow) -> Judged:
+    """A promoted record as it was carried: what was typed after that is no part of it."""
+    mine = row.claimed
+    claimed = replace(
+        mine, data=mine.snapshot, snapshot=record.data, snapshot_hash=record.hash, receipt=None,
+        delivery_hash=mine.receipt.hash if mine.receipt and mine.receipt.hash else mine.delivery_hash,
+    )  # fmt: skip
+    return replace(judge(entity, claimed, record.data, record.hash), note=NoteCode.PROMOTED_AGAIN)
+
+
+def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
+    """The reply to a row that was told before. What was typed after the promotion stays in its cells."""
+    # Where it waits now, all in which it differs from Neon is still to be carried.
+    reply = replace(reply, forget=True, snapshot=reply.snapshot or record.data)
+    if not row.edited:
+        return reply
+    note = messages.PROMOTED + messages.NO_EDITS if reply.code == Code.PROMOTED else reply.note
+    return replace(reply, data=None, note=note)
+
+
+def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
+    """All in which the row differs from Neon counts as the enricher's. What had been carried goes again."""
+    mine = row.claimed
+    return Refresh(
+        mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
+        note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
+        receipt=ledger.heard_at_least(mine, standing), forget=True,
+    )  # fmt: skip
+
+
+def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
+    """Whether the master has the record, as the ledger says or by its values: the ledger alone was emptied then."""
+    if standing.latest and standing.latest.outcome is Outcome.PROMOTED:
+        return standing.master is not None
+    master, carried = standing.master, row.claimed.snapshot
+    return (
+        row.promoted
+        and master is not None
+        and all(
+            master.get(neon) == carried[supabase]
+            for neon, supabase in entity.mapping.items()
+            if carried.get(supabase) is not None
+        )
+    )
+
+
+def _promoted_still(row: Row, standing: Standing) -> Reply:
+    """The row of a record that stands in the master, whatever Neon has forgotten since."""
+    mine, said = row.claimed, standing.latest
+    at = said.at if said and said.outcome is Outcome.PROMOTED else mine.promoted_at or utc_now()
+    receipt = said.receipt if said and said.outcome is Outcome.PROMOTED else None
+    record = said.record if said else None
+    note = messages.PROMOTED + (messages.NO_EDITS if record and mine.data != record else "")
+    return Reply(
+        mine.key, mine.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
+        promoted_at=at, code=Code.PROMOTED, receipt=receipt, forget=True,
+    )  # fmt: skip
