@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 
 import anyio
 import psycopg
@@ -242,3 +244,18 @@ def test_a_push_whose_rules_crash_keeps_what_the_enricher_typed(
     row = work(supabase, company(1))
     assert (row["website"], row["enrichment_status"]) == ("https://typed.example", "failed")
     assert "tell the operator" in row["validation_errors"]["record"]
+
+
+def test_a_command_tells_every_fault_and_exits_2(tmp_path) -> None:
+    address = "postgresql://ana:hunter2@ep-x-pooler.eu.aws.neon.example/neon"
+    (tmp_path / ".env").write_text(f"NEON_DATABASE_URL={address}?sslmode=disable\nWORKER_BATCH_SIZE=0\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "worker", "status"], env=_environment({}), cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout == ""
+    for name in ("NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "WORKER_BATCH_SIZE"):
+        assert f"{name}: " in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr

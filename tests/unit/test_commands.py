@@ -6,7 +6,9 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -16,58 +18,95 @@ from worker.entities.declaration import ENTITIES
 from worker.entities.names import NAMES
 
 SLOW = ("psycopg", "anyio", "asyncio", "pydantic", "rich", "structlog", "uvloop", "starlette", "orjson", "worker.sync")
-LOADED = f"""
-import json, sys
-sys.argv = ["enrichment-worker", *json.loads(sys.argv[1])]
+FRESH = f"""
+import json, os, sys
 from worker.__main__ import main
-try:
-    main()
-finally:
-    print(json.dumps(sorted({{*{SLOW!r}}} & {{*sys.modules}})), file=sys.__stderr__)
+
+lines, folder = json.loads(sys.argv[1])
+for number, line, environment in lines:
+    if os.fork() == 0:
+        for stream in (1, 2):
+            os.dup2(os.open(f"{{folder}}/{{number}}.{{stream}}", os.O_WRONLY | os.O_CREAT), stream)
+        os.environ |= environment
+        sys.argv = ["enrichment-worker", *line]
+        status = 70
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        finally:
+            with open(f"{{folder}}/{{number}}.json", "w") as said:
+                json.dump([status, sorted({{*{SLOW!r}}} & {{*sys.modules}})], said)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
+for _ in lines:
+    os.wait()
 """
+"""An interpreter that has loaded what every command line needs, and a copy of it for each line."""
+HELP = [["--help"], ["--version"], ["pul"], ["pull", "--nothing"], *([name, "--help"] for name in sorted(WORK))]
+COMPLETED = [("", "reconcile"), ("pull --", "--full"), ("pull --entity ", "people")]
 
 
-def loaded(*line: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-    """What a fresh interpreter says to a command line, and what of the slow modules it has loaded by its end."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED, json.dumps(line)], capture_output=True, text=True, timeout=60,
-        env={"PYTHONPATH": str(ROOT)} | environment,
+@dataclass
+class Ended:
+    """What came of a command line."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+    slow: list[str]
+    """What of the slow modules was loaded by its end."""
+
+
+def ended(folder: Path, *lines: tuple[list[str], dict[str, str]], before: str = "") -> list[Ended]:
+    """What each command line ends with; ``before`` is a folder whose modules come before all others."""
+    numbered = [(number, *line) for number, line in enumerate(lines)]
+    subprocess.run(
+        [sys.executable, "-c", FRESH, json.dumps([numbered, str(folder)])], check=True, timeout=60,
+        env={"PYTHONPATH": f"{before}:{ROOT}" if before else str(ROOT)},
     )  # fmt: skip
-    return done, json.loads(done.stderr.splitlines()[-1])
+    return [
+        Ended(status, *((folder / f"{number}.{stream}").read_text() for stream in (1, 2)), slow)
+        for number in range(len(lines))
+        for status, slow in [json.loads((folder / f"{number}.json").read_text())]
+    ]
 
 
-@pytest.mark.parametrize(
-    "line", [["--help"], ["--version"], ["pul"], ["pull", "--nothing"], *([name, "--help"] for name in sorted(WORK))],
-    ids=" ".join,
-)  # fmt: skip
-def test_help_the_version_and_a_mistyped_line_load_nothing_slow(line) -> None:
-    done, slow = loaded(*line)
+@pytest.fixture(scope="module")
+def helped(tmp_path_factory) -> dict[str, Ended]:
+    lines = [(line, {}) for line in HELP]
+    return dict(zip(map(" ".join, HELP), ended(tmp_path_factory.mktemp("help"), *lines), strict=True))
+
+
+@pytest.mark.parametrize("line", HELP, ids=" ".join)
+def test_help_the_version_and_a_mistyped_line_load_nothing_slow(helped, line) -> None:
+    done = helped[" ".join(line)]
     assert done.returncode == (0 if line[-1] in ("--help", "--version") else 2), done
-    assert slow == []
+    assert done.slow == []
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"), [("", "reconcile"), ("pull --", "--full"), ("pull --entity ", "people")]
-)  # fmt: skip
-def test_completion_loads_nothing_slow(typed, offered) -> None:
-    words = f"enrichment-worker {typed}"
-    done, slow = loaded(
-        _ENRICHMENT_WORKER_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(words.count(" "))
-    )  # fmt: skip
-    assert f"plain,{offered}" in done.stdout.splitlines()
-    assert slow == []
+def test_completion_loads_nothing_slow(tmp_path) -> None:
+    typed = [f"enrichment-worker {typed}" for typed, _ in COMPLETED]
+    lines = [
+        ([], {"_ENRICHMENT_WORKER_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))})
+        for line in typed
+    ]
+    for (_, offered), done in zip(COMPLETED, ended(tmp_path, *lines), strict=True):
+        assert f"plain,{offered}" in done.stdout.splitlines()
+        assert done.slow == []
 
 
-def test_what_is_looked_for_is_loaded_where_a_command_runs() -> None:
+def test_what_is_looked_for_is_loaded_where_a_command_runs(tmp_path) -> None:
     """So that the tests above would see it."""
-    done, slow = loaded("setup", "--dry-run", WORKER_HEALTH_ADDRESS="none")
+    (done,) = ended(tmp_path, (["setup", "--dry-run"], {"WORKER_HEALTH_ADDRESS": "none"}))
     assert done.returncode == 0, done
-    assert set(slow) >= {"psycopg", "anyio", "pydantic", "rich", "structlog", "worker.sync"}
+    assert set(done.slow) >= {"psycopg", "anyio", "pydantic", "rich", "structlog", "worker.sync"}
 
 
 def test_what_cannot_be_loaded_is_told_without_a_traceback(tmp_path) -> None:
     (tmp_path / "psycopg.py").write_text("raise ImportError('no pq wrapper available.\\n- no libpq')")
-    done, _ = loaded("status", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    (done,) = ended(tmp_path, (["status"], {}), before=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines()[0] == "enrichment-worker: cannot be loaded: no pq wrapper available. - no libpq"
     assert "Traceback" not in done.stderr

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
+from worker.domain.model import Code
+from worker.observe.monitor import Monitor
+from worker.operate import status
+from worker.postgres import hints
+from worker.postgres.errors import Restored
 from worker.settings import Settings
 
 PAGES = sorted(
     page for page in ROOT.rglob("*.md") if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
 )
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+REASONS = RUNBOOK.partition("## Reasons in /readyz")[2]
 
 
 def headings(page: Path) -> list[str]:
@@ -51,19 +61,80 @@ def test_every_alert_has_its_section_in_the_runbook() -> None:
     assert {text for text in headings(runbook) if text.startswith("Enrichment")} == set(urls)
 
 
+def texts_of_the_monitor() -> Iterator[str]:
+    """What it may say in ``/readyz`` in its own words; what it composes of these returns a ``str``."""
+    module = inspect.getmodule(Monitor)
+    assert module
+    for function in ast.walk(ast.parse(inspect.getsource(module))):
+        if not isinstance(function, ast.FunctionDef) or (function.returns and ast.unparse(function.returns) == "str"):
+            continue
+        # Docstrings, and what is a part of an f-string.
+        inside = {id(node.value) for node in ast.walk(function) if isinstance(node, ast.Expr)}
+        inside |= {id(part) for node in ast.walk(function) if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in ast.walk(function):
+            text = ""
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
+                text = node.value
+            if " " in text and re.search(r"[a-z]{2}", text):
+                yield text
+
+
+def documented_reasons() -> list[str]:
+    """What the headings of the runbook's sections quote."""
+    return re.findall("`(.+?)`", "\n".join(re.findall(r"^### (.+)$", REASONS, re.MULTILINE)))
+
+
+def test_every_reason_of_the_workers_own_has_its_section_in_the_runbook() -> None:
+    restored = {"side": "Neon", "lost": 3}
+    texts = [
+        *texts_of_the_monitor(),
+        *(str(Restored("company", side)) for side in ("Neon", "Supabase")),
+        *filter(None, (status._restored(restored), status._restored(restored | {"lost": 0, "held": True}))),
+    ]
+    assert len(texts) > 10
+    known = documented_reasons()
+    for text in texts:
+        assert any(words in text for words in known), f"docs/runbook.md has no section for: {text}"
+
+
+def test_every_sqlstate_with_a_hint_is_in_the_runbook() -> None:
+    for sqlstate in hints._HELP:
+        assert f"`{sqlstate}`" in REASONS
+
+
+def test_every_reason_for_no_connection_is_in_the_runbook() -> None:
+    said = re.findall(
+        r"`([^`]+)`", "".join(line.split("|")[1] for line in REASONS.splitlines() if line.startswith("| `"))
+    )
+    for pattern in hints._UNREACHED:
+        assert any(re.search(pattern, words, re.IGNORECASE) for words in said), pattern
+
+
+def test_every_code_of_a_workspace_row_is_in_the_state_machine() -> None:
+    page = (ROOT / "docs" / "state-machine.md").read_text()
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("|")]
+    described = {code for cell in rows for code in re.findall(r"`([a-z_]+)`", cell)}
+    assert {*Code} - described == set()
+
+
 def test_every_setting_is_described() -> None:
     for field in Settings.model_fields.values():
         assert f"`{field.validation_alias}`" in OPERATING
 
 
 def test_every_event_of_the_log_is_described_and_no_other() -> None:
-    said = {
+    sources = [module.read_text() for module in (ROOT / "worker").rglob("*.py")]
+    logged = {
         event
-        for module in (ROOT / "worker").rglob("*.py")
-        for event in re.findall(r"\.(?:info|warning|error|exception)\(\s*\"([a-z]+\.[a-z_]+)\"", module.read_text())
+        for source in sources
+        for event in re.findall(r"\.(?:info|warning|error|exception)\(\s*\"([a-z]+\.[a-z_.]+)\"", source)
     }
-    table = re.search(r"^\| event \| fields \|\n(?:\|.*\n)+", OPERATING, re.MULTILINE)
+    written = {text for source in sources for text in re.findall(r"\"([a-z_.]+)\"", source)}
+    table = re.search(r"^\| event \| level \| fields \|\n(?:\|.*\n)+", OPERATING, re.MULTILINE)
     assert table
     cells = [line.split("|")[1] for line in table[0].splitlines()[2:]]
     described = {event for cell in cells for event in re.findall(r"`([a-z_.]+)`", cell)}
-    assert said - described == set()
+    assert logged - described == set()
+    assert described - written == set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 
@@ -500,20 +499,6 @@ def test_settings_show_no_secret_and_do_not_change(load) -> None:
 )
 def test_a_log_line_shows_where_not_who(conninfo, shown) -> None:
     assert safe_address(conninfo) == shown
-
-
-def test_a_command_tells_every_fault_and_exits_2(tmp_path) -> None:
-    (tmp_path / ".env").write_text(f"NEON_DATABASE_URL={NEON}?sslmode=disable\nWORKER_BATCH_SIZE=0\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", "status"], env=_environment({}), cwd=tmp_path, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stdout == ""
-    for name in ("NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "WORKER_BATCH_SIZE"):
-        assert f"{name}: " in done.stderr
-    assert "hunter2" not in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_the_dotenv_file_is_looked_for_where_the_worker_starts(load, monkeypatch, tmp_path) -> None:
