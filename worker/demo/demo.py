@@ -19,9 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psycopg
 from psycopg import sql
-from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
@@ -30,11 +28,10 @@ from worker.demo import data
 from worker.demo.embedded import EmbeddedServer, EmbeddedUnavailable
 from worker.demo.process import DemoFailed, Worker
 from worker.demo.progress import count_records, idle, watch
-from worker.demo.stage import ENRICHERS, Stage, connect_to
+from worker.demo.stage import ENRICHERS, Connection, Stage, connect_to
 from worker.demo.summary import print_invitation, print_summary
 from worker.entities.declaration import COMPANY, PEOPLE
 
-Connection = psycopg.Connection[DictRow]
 ROOT = Path(__file__).parents[2]
 """Where the package lies."""
 THINKING = 0.09

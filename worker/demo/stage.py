@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow, dict_row
 from rich.console import Console
 
-from worker.demo.demo import Connection
 from worker.demo.process import Worker
 
 ENRICHERS = ("ana@enrichers.example", "ben@enrichers.example", "chi@enrichers.example")
+
+
+Connection = psycopg.Connection[DictRow]
 
 
 @dataclass

@@ -7,9 +7,8 @@ import subprocess
 from psycopg import sql
 
 from worker.demo import data
-from worker.demo.demo import Connection
 from worker.demo.process import DemoFailed
-from worker.demo.stage import Stage
+from worker.demo.stage import Connection, Stage
 from worker.entities.declaration import ENTITIES, Entity
 
 

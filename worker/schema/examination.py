@@ -10,7 +10,7 @@ from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing
 from worker.schema import fixes, probes
-from worker.schema.mismatches import SEQUENCE, Mismatch, _hidden, compare
+from worker.schema.mismatches import SEQUENCE, Mismatch, compare, hidden
 from worker.schema.shape import NEON, Kind, Shape
 
 
@@ -43,7 +43,7 @@ async def examine(
             open_ = not its.columns[shape.key].not_null or not any(u.columns == (shape.key,) for u in its.unique)
             duplicates = await probes.duplicates(connection, shape.table, shape.key) if open_ else None
         mismatches += compare(shape, its, sources.get(shape.source) if shape.source else None, duplicates)
-        mismatches += [_hidden(shape, its)] if its.blind else []
+        mismatches += [hidden(shape, its)] if its.blind else []
     at_fault = {mismatch.shape.subject for mismatch in mismatches if not mismatch.by_setup}
     if database == NEON:
         sound = [entity for entity in entities if f"{entity.name}: Neon's tables" not in at_fault]

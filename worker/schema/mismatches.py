@@ -215,6 +215,7 @@ def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[Sch
             yield SchemaProblem(text, fixes.nullable(found, column))
 
 
-def _hidden(shape: Shape, found: Found) -> Mismatch:
+def hidden(shape: Shape, found: Found) -> Mismatch:
+    """A table whose rows row level security hides from the role."""
     text = f"{shape.database}'s {shape.table} hides rows from this role by row-level security: its work would go unseen"
     return Mismatch(shape, SchemaProblem(text, fixes.policy(found)), hides=True)
