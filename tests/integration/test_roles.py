@@ -28,7 +28,8 @@ from records import (
     work,
 )
 
-from worker.entities.declaration import COMPANY, PEOPLE, Table
+from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.tables import Table
 from worker.operate.history import history
 from worker.operate.privileges import needs
 from worker.operate.status import read_status

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from worker.entities.declaration import COMPANY, ENTITIES, Table
+from worker.entities.declaration import COMPANY, ENTITIES
+from worker.entities.tables import Table
 from worker.schema.scripts import fill, scripts
 
 ODD = replace(

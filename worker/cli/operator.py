@@ -15,13 +15,14 @@ from worker.cli.common import check_keys, open_in_words, progress, read_settings
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
 from worker.entities.declaration import ENTITIES
+from worker.entities.tables import POSITION
 from worker.operate.doctor import examine
 from worker.operate.history import History
 from worker.operate.history import history as life_of
 from worker.operate.status import read_status
 from worker.postgres.pool import Database
 from worker.schema import examination
-from worker.schema.shape import PULL_POSITION, shapes
+from worker.schema.shape import shapes
 from worker.sync.databases import Databases, entities_named, probe
 from worker.sync.reconcile import Compared
 from worker.sync.reconcile import reconcile as compare
@@ -39,7 +40,7 @@ def status(as_json: bool, watch: bool) -> None:
         async with database:
             while True:
                 async with database.connection() as supabase:
-                    await examination.require(supabase, [shape for shape in shapes([]) if shape.table == PULL_POSITION])
+                    await examination.require(supabase, [shape for shape in shapes([]) if shape.table == POSITION])
                     found = await read_status(supabase, ENTITIES.values())
                 if as_json:
                     click.echo(json.dumps(found))

@@ -37,7 +37,7 @@ GIVEN_UP = (
 )
 
 
-LEDGER = {
+LEDGER_NOTES = {
     NoteCode.PUSHED: "waits for re-validation",
     NoteCode.KEPT: "the enricher's values are kept in the workspace only",
     NoteCode.PROMOTED_AGAIN: "promoted again: Neon was restored to an earlier moment and had forgotten it",

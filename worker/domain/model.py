@@ -71,7 +71,7 @@ class Code(StrEnum):
 
 class NoteCode(StrEnum):
     """What a ledger row's ``note`` says, as ``note_code`` has it: what rows are told apart by. In words, it is in
-    :data:`worker.domain.messages.LEDGER`.
+    :data:`worker.domain.messages.LEDGER_NOTES`.
     """
 
     PUSHED = "pushed"

@@ -9,22 +9,7 @@ from psycopg import sql
 
 from worker.domain.model import Requirement
 from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table by schema and name."""
-
-    schema: str
-    name: str
-
-    @property
-    def sql(self) -> sql.Identifier:
-        """The quoted, qualified name."""
-        return sql.Identifier(self.schema, self.name)
-
-    def __str__(self) -> str:
-        return f"{self.schema}.{self.name}"
+from worker.entities.tables import Table
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,15 +11,10 @@ from psycopg.types.json import Jsonb
 from worker.domain.model import Data, NoteCode, Outcome
 from worker.domain.steps import Conflict
 from worker.entities.declaration import Entity
+from worker.entities.tables import LEDGER, LOG
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, transact
-
-LEDGER = sql.Identifier("marketing", "enrichment_ledger")
-
-
-RECEIPTS = sql.Identifier("marketing", "enrichment_receipts")
-
 
 EXECUTED_BY = "enrichment-worker"
 
@@ -65,7 +60,7 @@ _BOOK = statement("worker.neon", "book").format(
         "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note, note_code)"
         " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note,"
         " d.note_code FROM d"
-    ).format(ledger=LEDGER),
+    ).format(ledger=LEDGER.sql),
 )
 
 
@@ -81,12 +76,12 @@ def log_run(run: Run, total: int, passed: int, failed: int) -> Step:
     """The step that leaves a run's row in ``public.shq_validation_log``, or makes it say the whole."""
     return (
         sql.SQL(
-            "INSERT INTO public.shq_validation_log (validation_run_id, source_table, target_table,"
+            "INSERT INTO {} (validation_run_id, source_table, target_table,"
             " total_records, passed_records, failed_records, executed_by, executed_at, notes)"
             " VALUES (%(run_id)s, %(source)s, %(target)s, %(total)s, %(passed)s, %(failed)s, %(by)s, now(),"
             " %(notes)s) ON CONFLICT (validation_run_id) DO UPDATE SET total_records = EXCLUDED.total_records,"
             " passed_records = EXCLUDED.passed_records, failed_records = EXCLUDED.failed_records"
-        ),
+        ).format(LOG.sql),
         {
             **asdict(run),
             "total": total,

@@ -10,7 +10,8 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.entities.declaration import Entity, Table
+from worker.entities.declaration import Entity
+from worker.entities.tables import Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import fetch_all, fetch_first, fetch_inside

@@ -8,8 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from worker.entities.declaration import Table
-from worker.neon.books import LEDGER
+from worker.entities.tables import LEDGER, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, send
@@ -219,7 +218,7 @@ class _Link:
             " CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, l.master_before) f"
             " WHERE l.id = ANY (%(restored)s))"
         ).format(
-            here=here, listed=listed, ledger=LEDGER, relation=self.relation.sql, table=self.relation.table.sql,
+            here=here, listed=listed, ledger=LEDGER.sql, relation=self.relation.sql, table=self.relation.table.sql,
             key=sql.Identifier(pretence.key),
         )  # fmt: skip
         return instead, {"gone": pretence.keys, "restored": pretence.restored}

@@ -12,8 +12,9 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data
-from worker.entities.declaration import Entity, Table, data_of
-from worker.neon.books import LEDGER, Run
+from worker.entities.declaration import Entity, data_of
+from worker.entities.tables import LEDGER, Table
+from worker.neon.books import Run
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_one
@@ -48,7 +49,7 @@ def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Compos
         key=sql.Identifier(entity.key),
         data=data_of(entity, "i"),
         invalid=entity.invalid_table.sql,
-        ledger=LEDGER,
+        ledger=LEDGER.sql,
         entity=sql.Literal(entity.name),
     ) + where.format(key=sql.Identifier("i", entity.key), **parts)
 
@@ -68,7 +69,7 @@ class Which(Enum):
 
 
 def _which(entity: Entity, which: Which) -> sql.Composed:
-    return sql.SQL(which.value).format(ledger=LEDGER, key=sql.Identifier(entity.key))
+    return sql.SQL(which.value).format(ledger=LEDGER.sql, key=sql.Identifier(entity.key))
 
 
 def _version(entity: Entity) -> dict[str, str]:
@@ -114,7 +115,7 @@ async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Se
     statement = sql.SQL(
         "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
         " AND outcome = 'promoted' ORDER BY id"
-    ).format(LEDGER)
+    ).format(LEDGER.sql)
     params = {"entity": entity.name, "keys": list(keys), "run": run.run_id}
     rows = await fetch_all(connection, statement, params)
     return [row["key"] for row in rows]

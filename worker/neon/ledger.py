@@ -11,11 +11,11 @@ from datetime import datetime
 from psycopg import sql
 
 from worker.domain.lineage import is_older
-from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Data, NoteCode, Outcome, Receipt, moment
 from worker.domain.steps import Claimed, Sent
 from worker.entities.declaration import Entity
-from worker.neon.books import LEDGER, RECEIPTS
+from worker.entities.tables import LEDGER, RECEIPTS
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_one
@@ -41,7 +41,7 @@ _COUNTS = statement("worker.neon", "counts")
 
 async def counts(connection: Connection, entity: Entity) -> Counts:
     """What Neon knows of the pulls of an entity."""
-    statement = _COUNTS.format(receipts=RECEIPTS, ledger=LEDGER)
+    statement = _COUNTS.format(receipts=RECEIPTS.sql, ledger=LEDGER.sql)
     row = await fetch_one(connection, statement, {"entity": entity.name})
     return Counts(**row)
 
@@ -52,7 +52,7 @@ def count_pull(entity: Entity, pulls: int, confirmed: int) -> Step:
         "INSERT INTO {} AS r (entity, pulls, confirmed, pulled_at) VALUES (%(entity)s, %(pulls)s, %(confirmed)s, now())"
         " ON CONFLICT (entity) DO UPDATE SET pulls = EXCLUDED.pulls, confirmed = EXCLUDED.confirmed,"
         " pulled_at = EXCLUDED.pulled_at"
-    ).format(RECEIPTS)
+    ).format(RECEIPTS.sql)
     return statement, {"entity": entity.name, "pulls": pulls, "confirmed": confirmed}
 
 
@@ -61,7 +61,7 @@ def mark_pruned(entity: Entity, ids: Sequence[int]) -> Step:
     statement = sql.SQL(
         "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
         " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
-    ).format(RECEIPTS)
+    ).format(RECEIPTS.sql)
     return statement, {"entity": entity.name, "id": max(ids)}
 
 
@@ -82,7 +82,7 @@ async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[st
         "ids": [receipt.id for receipt in receipts.values()],
         "hashes": [receipt.hash for receipt in receipts.values()],
     }
-    statement = _FORGOTTEN.format(ledger=LEDGER, receipts=RECEIPTS)
+    statement = _FORGOTTEN.format(ledger=LEDGER.sql, receipts=RECEIPTS.sql)
     rows = await fetch_all(connection, statement, params)
     return [row["key"] for row in rows]
 
@@ -112,7 +112,7 @@ class Chunk:
 async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | None:
     """What the ledger says of an entity's records after an id, a part of it; None where it ends."""
     params = {"entity": entity.name, "after": after, "limit": CHUNK}
-    rows = await fetch_all(connection, _ENTRIES.format(ledger=LEDGER), params)
+    rows = await fetch_all(connection, _ENTRIES.format(ledger=LEDGER.sql), params)
     if not rows:
         return None
     said = {row["key"]: row for row in rows if row["speaks"]}
@@ -209,8 +209,8 @@ async def standings(
     if not receipts:
         return {}
     statement = _STANDINGS.format(
-        ledger=LEDGER,
-        receipts=RECEIPTS,
+        ledger=LEDGER.sql,
+        receipts=RECEIPTS.sql,
         master=entity.master_table.sql,
         key=sql.Identifier(entity.key),
         wrote=_WROTE,

@@ -9,8 +9,8 @@ from typing import Any
 from psycopg import sql
 
 from worker.entities.declaration import Entity
+from worker.entities.tables import LEDGER, LOG
 from worker.neon import catalogue
-from worker.neon.books import LEDGER
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, send
@@ -89,7 +89,7 @@ def _differences(names: Iterable[str], before: Mapping[str, Any], now: Mapping[s
     return "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in list(names)[:5])
 
 
-_BY_NO_PROMOTION = statement("worker.neon", "changed_by_no_promotion").format(ledger=LEDGER)
+_BY_NO_PROMOTION = statement("worker.neon", "changed_by_no_promotion").format(ledger=LEDGER.sql, log=LOG.sql)
 
 
 async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing) -> bool:
@@ -100,7 +100,7 @@ async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str
     if entry["written_in"] != now.written_in:
         return False
     tables = {
-        "ledger": LEDGER.as_string(connection),
+        "ledger": LEDGER.sql.as_string(connection),
         "master": entity.master_table.sql.as_string(connection),
     }
     params = {**tables, "id": entry["id"], "run": entry["run_id"], "written_in": now.written_in}
@@ -130,7 +130,7 @@ async def restore(connection: Connection, entity: Entity, entry: Mapping[str, An
         " master_after, record, note, enriched_by, enriched_at, enriched_fields)"
         " SELECT %(run)s, entity, key, 'undone', md5('undo|' || id), NULL, master_after, master_before, record,"
         " 'took back ' || run_id, enriched_by, enriched_at, enriched_fields FROM {ledger} WHERE id = %(id)s"
-    ).format(ledger=LEDGER)
+    ).format(ledger=LEDGER.sql)
     _, seen, _ = await send(connection, (book, {"run": run_id, "id": entry["id"]}), seen_now, COMMIT)
     row = seen.fetchone()
     if row is None:
@@ -156,7 +156,7 @@ async def _steps(connection: Connection, entity: Entity, entry: Mapping[str, Any
         back = sql.SQL(
             "UPDATE {table} m SET ({columns}) = (SELECT {columns} FROM jsonb_populate_record("
             "NULL::{table}, (SELECT master_before FROM {ledger} WHERE id = %(id)s))) WHERE m.{key} = %(key)s"
-        ).format(table=entity.master_table.sql, columns=listed, key=key, ledger=LEDGER)
+        ).format(table=entity.master_table.sql, columns=listed, key=key, ledger=LEDGER.sql)
     else:
         back = sql.SQL("DELETE FROM {} WHERE {} = %(key)s").format(entity.master_table.sql, key)
     columns = [c.name for c in await catalogue.columns(connection, entity.invalid_table) if c.writable]
@@ -175,7 +175,7 @@ async def _steps(connection: Connection, entity: Entity, entry: Mapping[str, Any
         table=entity.invalid_table.sql,
         columns=sql.SQL(", ").join(map(sql.Identifier, columns)),
         values=values,
-        ledger=LEDGER,
+        ledger=LEDGER.sql,
     )
     seen_now = sql.SQL("SELECT to_jsonb(m) AS row FROM {} m WHERE {} = %(key)s").format(entity.master_table.sql, key)
     return (back, params), (again, params), (seen_now, {"key": entry["key"]})

@@ -10,11 +10,12 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
 from worker.domain.steps import Answer, Conflict, Judged, Sent
 from worker.entities.declaration import Entity, data_of
-from worker.neon.books import EXECUTED_BY, LEDGER, ONCE, ONCE_EACH, RECEIPTS, Run
+from worker.entities.tables import LEDGER, LOG, RECEIPTS
+from worker.neon.books import EXECUTED_BY, ONCE, ONCE_EACH, Run
 from worker.neon.catalogue import Column
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored
@@ -92,9 +93,10 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
         composed(lock.format(entity.master_table.sql, key=key)),
         composed(
             _SETTLE.format(
-                book=_BOOK.format(ledger=LEDGER),
-                ledger=LEDGER,
-                receipts=RECEIPTS,
+                book=_BOOK.format(ledger=LEDGER.sql),
+                ledger=LEDGER.sql,
+                receipts=RECEIPTS.sql,
+                log=LOG.sql,
                 once=ONCE,
                 once_each=ONCE_EACH,
                 kept=sql.Literal(LEDGER_NOTES[NoteCode.KEPT]),

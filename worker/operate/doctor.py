@@ -12,7 +12,8 @@ from psycopg import sql
 from worker.domain.findings import Finding, Level
 from worker.domain.findings import ok as _ok
 from worker.domain.findings import problem as _problem
-from worker.entities.declaration import ENTITIES, Table
+from worker.entities.declaration import ENTITIES
+from worker.entities.tables import POSITION, Table
 from worker.neon.catalogue import Found
 from worker.operate import public_api
 from worker.operate.privileges import Found as Privilege
@@ -23,7 +24,7 @@ from worker.postgres.connection import Connection, connect
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.hints import hint_for, reach_hint
 from worker.schema import examination, fixes
-from worker.schema.shape import OUTBOX_CHECK, PULL_POSITION, shapes
+from worker.schema.shape import OUTBOX_CHECK, shapes
 from worker.settings import Settings
 from worker.sync.restore import unsettled
 
@@ -117,8 +118,8 @@ async def _tables(
         if found[entity.workspace_table].kind in ("r", "p"):
             yield await _triggers(connection, entity.name, entity.workspace_table)
             yield await _closed(connection, entity.workspace_table)
-    if found[PULL_POSITION].kind:
-        yield await _closed(connection, PULL_POSITION)
+    if found[POSITION].kind:
+        yield await _closed(connection, POSITION)
     if settings.n8n_webhook_url and OUTBOX_CHECK not in at_fault:
         yield await _outbox(connection)
     yield await notification(connection, settings)

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from worker.domain.model import utc, utc_now
 from worker.entities.declaration import ENTITIES, Entity
-from worker.neon.books import LEDGER
+from worker.entities.tables import LEDGER
 from worker.postgres.transaction import fetch_first, read
 from worker.supabase import outbox
 from worker.sync.databases import Databases
@@ -60,7 +60,7 @@ async def _history(databases: Databases, entity: Entity, key: str) -> History | 
             neon,
             (whole.format(entity.invalid_table.sql, name), params),
             (whole.format(entity.master_table.sql, name), params),
-            (ledger.format(LEDGER), params),
+            (ledger.format(LEDGER.sql), params),
         )
         invalid, master = next(iter(invalids), None), next(iter(masters), None)
         work = await fetch_first(supabase, whole.format(entity.workspace_table.sql, name), params)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 
-from worker.entities.declaration import ENTITIES, Table
+from worker.entities.declaration import ENTITIES
+from worker.entities.tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.schema.shape import PULL_POSITION
-from worker.supabase.outbox import OUTBOX
 
 LEDGER_AND_LOG = "ledger and log"
 ALL = ("SELECT", "INSERT", "UPDATE", "DELETE")
@@ -62,11 +61,11 @@ def needs(database: str, *, prunes: bool = False) -> list[Need]:
             tables.append(Need("USAGE", "SEQUENCE", entity.workspace_table, subject))
     if database == "Neon":
         ledger = ("SELECT", "INSERT", "DELETE") if prunes else ("SELECT", "INSERT")
-        tables += _tables(LEDGER_AND_LOG, Table("marketing", "enrichment_ledger"), ledger)
-        tables += _tables(LEDGER_AND_LOG, Table("public", "shq_validation_log"), ("SELECT", "INSERT", "UPDATE"))
-        tables += _tables(LEDGER_AND_LOG, Table("marketing", "enrichment_receipts"), ("SELECT", "INSERT", "UPDATE"))
+        tables += _tables(LEDGER_AND_LOG, LEDGER, ledger)
+        tables += _tables(LEDGER_AND_LOG, LOG, ("SELECT", "INSERT", "UPDATE"))
+        tables += _tables(LEDGER_AND_LOG, RECEIPTS, ("SELECT", "INSERT", "UPDATE"))
     else:
-        tables += _tables("pull's position", PULL_POSITION, ("SELECT", "INSERT", "UPDATE"))
+        tables += _tables("pull's position", POSITION, ("SELECT", "INSERT", "UPDATE"))
         tables += _tables("outbox", OUTBOX, ALL)
     schemas = dict.fromkeys(need.on.schema for need in tables if isinstance(need.on, Table))
     subject = f"{database} privileges"

@@ -23,11 +23,10 @@ from psycopg import sql
 
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.entities.declaration import ENTITIES
+from worker.entities.tables import OUTBOX, POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.schema.shape import PULL_POSITION
 from worker.settings import Settings
-from worker.supabase.outbox import OUTBOX
 
 CHECK = "public API"
 VIEW = "needs_attention"
@@ -92,7 +91,7 @@ async def held(connection: Connection) -> dict[str, Held]:
 
 
 def _names() -> list[str]:
-    return [*(entity.workspace_table.name for entity in ENTITIES.values()), PULL_POSITION.name, OUTBOX.name, VIEW]
+    return [*(entity.workspace_table.name for entity in ENTITIES.values()), POSITION.name, OUTBOX.name, VIEW]
 
 
 async def ask(settings: Settings, tables: Mapping[str, Held] | None) -> Finding:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from worker.entities.declaration import ENTITIES
+from worker.entities.tables import LEDGER, LOG, POSITION
 from worker.postgres.connection import within
 from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database
@@ -85,7 +86,7 @@ async def setup(database: Database) -> list[Change]:
 def _schemas() -> list[str]:
     """Those in which the scripts make something."""
     tables = (table for e in ENTITIES.values() for table in (e.invalid_table, e.master_table, e.workspace_table))
-    return list(dict.fromkeys(["marketing", "public", *(table.schema for table in tables)]))
+    return list(dict.fromkeys([LEDGER.schema, LOG.schema, POSITION.schema, *(table.schema for table in tables)]))
 
 
 def _changes(before: dict[str, str], after: dict[str, str]) -> list[Change]:

@@ -15,10 +15,11 @@ from psycopg import sql
 
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity
+from worker.entities.tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import begin, transact
-from worker.supabase.position import POSITION, restored_in_words
+from worker.supabase.position import restored_in_words
 from worker.supabase.queue import IS_WORK
 
 COUNT_SECONDS = 10.0
@@ -49,7 +50,7 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
             name=sql.Literal(entity.name),
             workspace=entity.workspace_table.sql,
             is_work=IS_WORK,
-            position=POSITION,
+            position=POSITION.sql,
         )
         for entity in names
     )

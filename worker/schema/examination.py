@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from worker.entities.declaration import Entity, Table
+from worker.entities.declaration import Entity
+from worker.entities.tables import Table
 from worker.neon import catalogue
 from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection

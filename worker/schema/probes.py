@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from worker.entities.declaration import Entity, Table
+from worker.entities.declaration import Entity
+from worker.entities.tables import Table
 from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement

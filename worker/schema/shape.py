@@ -8,15 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from worker.entities.declaration import Entity, Table
+from worker.entities.declaration import Entity
+from worker.entities.tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.neon.invalid import PULLED
-from worker.supabase import receipts
-from worker.supabase.outbox import OUTBOX
 
-LEDGER = Table("marketing", "enrichment_ledger")
-LOG = Table("public", "shq_validation_log")
-RECEIPTS = Table("marketing", "enrichment_receipts")
-PULL_POSITION = receipts.POSITION
 POSITION_COLUMNS = (
     "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions",
 )  # fmt: skip
@@ -188,6 +183,6 @@ def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape
             NEON, "ledger and log", LOG, [Wanted(**{**vars(one), "added": False}) for one in log],
             key="validation_run_id", upserted=True, filled={one.name for one in log},
         ),
-        _plain(SUPABASE, "pull's position", PULL_POSITION, POSITION_COLUMNS, key="entity"),
+        _plain(SUPABASE, "pull's position", POSITION, POSITION_COLUMNS, key="entity"),
         *([_plain(SUPABASE, OUTBOX_CHECK, OUTBOX, ("entity", "event"), numbered=True)] if announces else []),
     ]  # fmt: skip

@@ -17,12 +17,12 @@ from psycopg.types.json import Jsonb
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from worker.domain.recent import shown_code, shown_key
-from worker.entities.declaration import Entity, Table
+from worker.entities.declaration import Entity
+from worker.entities.tables import OUTBOX
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_one, send
 
-OUTBOX = Table("public", "enrichment_outbox")
 RECORDS = 1000
 """Records of one event at most: a larger batch is several events."""
 

@@ -13,14 +13,13 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.horizon import Horizon, recall
 from worker.entities.declaration import Entity
+from worker.entities.tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LogThrottle
 from worker.postgres.transaction import Step, begin, begin_and_fetch, fetch_all, fetch_first, transact
-from worker.supabase import receipts
 
 log = structlog.get_logger("worker.pull")
 
-POSITION = receipts.POSITION.sql
 GUARD_SECONDS = 120.0
 """How long a puller may be silent before another may take over."""
 
@@ -43,16 +42,16 @@ class Position:
 
 async def take_position(connection: Connection, entity: Entity) -> Position | None:
     """Become the only puller of an entity for as long as this transaction lives; None where another is."""
-    add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION)
+    add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
     await transact(connection, (add, {"entity": entity.name}))
-    take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION)
+    take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
     rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
     return _position(rows[0]) if rows else None
 
 
 async def read_position(connection: Connection, entity: Entity) -> Position:
     """How far the pull of an entity has come, only looked at."""
-    statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION)
+    statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
     row = await fetch_first(connection, statement, {"entity": entity.name})
     return _position(row) if row else Position(None, None, None)
 
@@ -68,7 +67,7 @@ def _position(row: Mapping[str, Any]) -> Position:
 
 def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
     """The step that keeps what is known of a restore."""
-    statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION)
+    statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION.sql)
     return statement, {"restored": Jsonb(dict(restored)), "entity": entity.name}
 
 
@@ -90,7 +89,7 @@ def save_position(
         " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
         " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
         " WHERE entity = %(entity)s"
-    ).format(POSITION)
+    ).format(POSITION.sql)
     return statement, {
         "position": reached and reached.position,
         "last_id": reached and reached.last_id,
@@ -114,7 +113,7 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
         " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
         " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
         " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
-    ).format(POSITION)
+    ).format(POSITION.sql)
     params = {"entities": [entity.name for entity in entities], "interval": interval}
     rows = await fetch_all(connection, statement, params)
     found = {row["entity"]: row["ahead"] for row in rows}

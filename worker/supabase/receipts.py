@@ -11,11 +11,11 @@ from datetime import datetime
 from psycopg import sql
 
 from worker.domain.model import Receipt
-from worker.entities.declaration import Entity, Table
+from worker.entities.declaration import Entity
+from worker.entities.tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import fetch_all, fetch_first
 
-POSITION = Table("public", "enrichment_pull_position")
 CHUNK = 5000
 
 

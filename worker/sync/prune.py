@@ -9,7 +9,7 @@ import structlog
 from psycopg import sql
 
 from worker.entities.declaration import Entity
-from worker.neon.books import LEDGER
+from worker.entities.tables import LEDGER
 from worker.neon.ledger import mark_pruned
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of, with_database
@@ -80,11 +80,11 @@ _OLDEST = sql.SQL(
 
 async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: Pruned) -> None:
     after = 0
-    delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(LEDGER)
+    delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(LEDGER.sql)
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
             params = {"days": days, "after": after, "entity": entity.name, "limit": BATCH}
-            rows = await fetch_all(neon, _OLDEST.format(ledger=LEDGER), params)
+            rows = await fetch_all(neon, _OLDEST.format(ledger=LEDGER.sql), params)
             old = [row for row in rows if row["old"]]
             if not old:
                 return

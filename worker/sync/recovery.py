@@ -13,7 +13,7 @@ import psycopg
 import structlog
 
 from worker.domain import messages
-from worker.domain.messages import LEDGER as LEDGER_NOTES
+from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Code, NoteCode, Outcome, Status, utc_now
 from worker.domain.steps import Judged
 from worker.entities.declaration import Entity

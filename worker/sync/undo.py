@@ -12,8 +12,8 @@ from psycopg import sql
 
 from worker.domain.model import new_run_id
 from worker.domain.progress import NOBODY, Progress
-from worker.entities.declaration import ENTITIES, Entity, Table
-from worker.neon.books import LEDGER
+from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.tables import LEDGER, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
 from worker.postgres.connection import Connection
@@ -40,7 +40,7 @@ class Undone:
 async def keys_of_run(databases: Databases, run_id: str) -> list[str]:
     """The keys that a run promoted, none where there is no such run."""
     statement = sql.SQL("SELECT key FROM {} WHERE run_id = %(run)s AND outcome = 'promoted' ORDER BY id DESC").format(
-        LEDGER
+        LEDGER.sql
     )
     async with databases.neon.connection() as neon:
         rows = await fetch_all(neon, statement, {"run": run_id})
@@ -134,7 +134,7 @@ async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | Non
     statement = sql.SQL(
         "SELECT key FROM {} WHERE entity = ANY(%(entities)s) AND key = ANY(%(keys)s) AND outcome = 'promoted'"
         " AND (%(run)s::text IS NULL OR run_id = %(run)s) GROUP BY key ORDER BY max(id) DESC"
-    ).format(LEDGER)
+    ).format(LEDGER.sql)
     params = {"entities": list(ENTITIES), "keys": list(keys), "run": run_id}
     rows = await fetch_all(neon, statement, params)
     return list(dict.fromkeys([*(row["key"] for row in rows), *keys]))
@@ -179,7 +179,7 @@ async def _last_promotion(
         "   FROM {ledger} u WHERE u.entity = l.entity AND u.key = l.key AND u.id > l.id) later"
         " WHERE l.entity = ANY(%(entities)s) AND l.key = %(key)s AND l.outcome = 'promoted'"
         " AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
-    ).format(ledger=LEDGER)
+    ).format(ledger=LEDGER.sql)
     params = {"entities": list(ENTITIES), "key": key, "run": run_id}
     row = await fetch_first(neon, statement, params)
     return (ENTITIES[row["entity"]], row) if row else (None, None)

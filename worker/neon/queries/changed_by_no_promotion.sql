@@ -10,5 +10,5 @@ SELECT EXISTS (SELECT FROM pg_attribute a
       (SELECT o.xmin AS written_in FROM {ledger} o, {ledger} l
         WHERE l.id = %(id)s AND o.id > l.id AND o.recorded_at <> l.recorded_at ORDER BY o.id LIMIT 1)) o
     WHERE o.written_in::text = %(written_in)s)
-  OR EXISTS (SELECT FROM (SELECT xmin AS written_in, validation_run_id FROM public.shq_validation_log LIMIT 100) g
+  OR EXISTS (SELECT FROM (SELECT xmin AS written_in, validation_run_id FROM {log} LIMIT 100) g
     WHERE g.written_in::text = %(written_in)s AND g.validation_run_id <> %(run)s) AS found

@@ -98,7 +98,7 @@ WITH d AS MATERIALIZED (
   {once_each}
   RETURNING key, id, delivery_hash
 ), logged AS (
-  INSERT INTO public.shq_validation_log AS g (validation_run_id, source_table, target_table, total_records,
+  INSERT INTO {log} AS g (validation_run_id, source_table, target_table, total_records,
     passed_records, failed_records, executed_by, executed_at, notes)
   SELECT %(run_id)s, %(source)s, %(target)s, count(*), count(*) FILTER (WHERE b.outcome <> 'flagged'),
     count(*) FILTER (WHERE b.outcome = 'flagged'), %(executed_by)s, now(), %(notes)s
