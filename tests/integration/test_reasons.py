@@ -135,13 +135,16 @@ def test_a_database_that_is_gone_is_told(prepared, env, cli, daemon, pg_server, 
     name = neon.info.dbname
     with connect(pg_server.url()) as admin:
         neon.close()
-        admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        # No worker comes back between the two.
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        admin.execute(f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
         admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_aside")
         try:
             complete(supabase, company(1), website="https://one.example")
             told_everywhere(worker, eventually, "Neon", f'database "{name}" does not exist')
         finally:
             admin.execute(f"ALTER DATABASE {name}_aside RENAME TO {name}")
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     eventually(lambda: work(supabase, company(1))["promoted_at"], 90)
 
 

@@ -118,7 +118,7 @@ def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
         "SELECT md5(concat_ws('|', %s::text, %s::timestamp::text, %s::jsonb::text)) AS seal",
         [company(1), row.claimed.version, json.dumps(row.claimed.data)],
     ).fetchone()
-    assert seal["seal"] == row.claimed.claimed_hash
+    assert seal["seal"] == row.claimed.delivery_hash
 
 
 def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
