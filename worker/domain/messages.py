@@ -48,6 +48,12 @@ LEDGER_NOTES = {
 """What the ledger says of an outcome, in words, for ``history``."""
 
 
+def promoted(not_carried: Iterable[str]) -> str:
+    """The record was promoted; ``not_carried`` are the fields whose value is not in the master as it was typed."""
+    fields = ", ".join(not_carried)
+    return PROMOTED + (f" Not in the master as typed: {fields}." if fields else "")
+
+
 def flagged(errors: object) -> str:
     """The record did not pass."""
     return f"Not promoted: {_fields(errors)}. See validation_errors, repair it, and set complete again."

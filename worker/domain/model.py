@@ -135,7 +135,9 @@ class Requirement:
     unmet: str
     """SQL over ``r``: true while it must wait."""
     note: str
-    """One sentence to the enricher; ``{key}`` stands for what it waits for."""
+    """One sentence to the enricher; ``{key}`` stands for what it waits for, ``{about}`` for what ``about`` says."""
+    about: str = "NULL"
+    """SQL over ``r``: text that says more."""
 
 
 def utc(moment: datetime) -> datetime:

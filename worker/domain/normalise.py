@@ -35,15 +35,22 @@ USER_PART = re.compile(r"(?:https?://)?[^/?#]*@", re.IGNORECASE)
 # DNS labels (RFC 1123, section 2.1). The last one begins with a letter, which keeps IP addresses out.
 _LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])"
 _HOST = re.compile(_LABELS)
+# Browsers open names with an underscore in a label before the domain; no domain has one.
+_WEB_LABELS = rf"(?:[a-z0-9_](?:[a-z0-9_-]{{0,61}}[a-z0-9_])?\.)*?{_LABELS}"
+_WEB_HOST = re.compile(_WEB_LABELS)
 
 # A web address as nearly everybody types it. What it takes has no blanks, no port, no user, and a host in lower case.
-_PLAIN_URL = re.compile(rf"(?:(?P<scheme>https?)://)?(?P<host>{_LABELS})(?P<rest>/[!-~]*)?")
+_PLAIN_URL = re.compile(rf"(?:(?P<scheme>https?)://)?(?P<host>{_WEB_LABELS})(?P<rest>/[!-~]*)?")
 # What nearly every address has before its @: RFC 5322, section 3.2.3.
 _DOT_ATOM = re.compile(r"[\w!#$%&'*+/=?^`{|}~-]+(?:\.[\w!#$%&'*+/=?^`{|}~-]+)*", re.ASCII)
 # A North American number as nearly everybody types it: its area code begins with 2 to 9, which no prefix does.
 _NORTH_AMERICAN = re.compile(
     r"(?P<country>\+1[-. ]?)?\(?(?P<area>[2-9][0-9]{2})\)?[-. ]?(?P<exchange>[0-9]{3})[-. ]?(?P<line>[0-9]{4})"
 )
+E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+# One word of three letters or more, as in 1-800-FLOWERS or 1-800-GO-FEDEX. Letters typed for digits spell none.
+_WORD = re.compile(r"[^0-9a-z]*(?=[a-z .-]*[a-hj-kmnp-z])[a-z](?:[ .-]*[a-z]){2,}[^0-9a-z]*", re.IGNORECASE)
+_FIGURES = re.compile(r"[0-9]+")
 
 
 class Host(NamedTuple):
@@ -81,6 +88,49 @@ def split_name(full_name: str) -> tuple[str | None, str | None]:
     return " ".join(words[: max(at, 1)]) or None, " ".join(words[max(at, 1) :]) or None
 
 
+def begins_with(full_name: str, first: str) -> bool:
+    """Whether a full name is this first name, and something after it."""
+    return trim(full_name).casefold().startswith(f"{trim(first).casefold()} ")
+
+
+def name_parts(full_name: str, first: object, last: object) -> tuple[object, object]:
+    """First and last name, those that are missing taken from the full name; others as they are.
+
+    What stands after a given first name is the last name, and what stands before a given last name the first:
+    ``Vincent van Gogh``.
+    """
+    if isinstance(first, str) and last is None and begins_with(full_name, first):
+        return first, trim(full_name[len(trim(first)) :])
+    if isinstance(last, str) and first is None and full_name.casefold().endswith(f" {last.casefold()}"):
+        return trim(full_name[: -len(last)]), last
+    split_first, split_last = split_name(full_name)
+    # A one-word full name that repeats the last name says nothing of the first.
+    return (
+        split_first if first is None and split_first != last else first,
+        split_last if last is None else last,
+    )
+
+
+def can_be_dialled(phone: str, region: str) -> bool:
+    """Whether a normalised phone is a number, or a number with an extension."""
+    number = phone if E164.fullmatch(phone) else _number_before_extension(phone, region)
+    return number is not None and not number.startswith(("+10", "+11"))
+
+
+def _number_before_extension(phone: str, region: str) -> str | None:
+    if len(phone) > MAX_PHONE:
+        return None
+    try:
+        number = phonenumbers.parse(phone, region)
+    except phonenumbers.NumberParseException:
+        return None
+    if not number.extension:
+        return None
+    number.extension = None
+    plain = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return plain if e164(plain, region) == plain and phonenumbers.is_possible_number(number) else None
+
+
 @lru_cache(maxsize=16384)
 def e164(phone: str, region: str) -> str:
     """The phone number in E.164, or as typed where it is no valid number or has an extension.
@@ -100,17 +150,32 @@ def e164(phone: str, region: str) -> str:
     # as ranges are opened faster than lists are published; but a leading zero is another country's way of
     # writing, and the number would become somebody else's.
     complete = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
+    if not _spells_a_number(phone) or (number.country_code == 1 and str(number.national_number)[0] in "01"):
+        return phone
     plausible = complete and not number.italian_leading_zero
     if number.extension or not (plausible or phonenumbers.is_valid_number(number)):
         return phone
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
+def _spells_a_number(phone: str) -> bool:
+    """Whether what follows the first digit has no letters, or one word at its end that stands for digits."""
+    first = _FIGURES.search(phone)
+    rest = phone[first.start() :] if first else phone
+    letters = rest[max((found.end() for found in _FIGURES.finditer(rest)), default=0) :]
+    inside = rest[: len(rest) - len(letters)]
+    return not any(map(str.isalpha, inside)) and (not any(map(str.isalpha, letters)) or bool(_WORD.fullmatch(letters)))
+
+
 @lru_cache(maxsize=16384)
-def host_name(text: str) -> Host | None:
+def host_name(text: str, *, web: bool = False) -> Host | None:
     """The host name in lower case (IDN by UTS 46), without a trailing dot; None where it is none.
 
     A dot and a top-level name are asked for, so neither ``localhost`` nor an IP address is one.
+
+    Args:
+        text: as typed.
+        web: whether an underscore may stand in a label before the domain, as browsers take it.
     """
     # IDNA's work grows faster than its input, and no name gets shorter in ASCII; one dot more may stand.
     if len(text) > MAX_HOST + 1:
@@ -118,10 +183,15 @@ def host_name(text: str) -> Host | None:
     try:
         shown = text.lower() if text.isascii() else idna.uts46_remap(text, std3_rules=False)
         shown = shown.removesuffix(".")
-        name = shown if shown.isascii() and "xn--" not in shown else idna.encode(shown).decode()
+        name = shown if shown.isascii() and "xn--" not in shown else ".".join(map(_ascii_label, shown.split(".")))
     except UnicodeError:  # idna's own errors are of this kind
         return None
-    return Host(shown, name) if len(name) <= MAX_HOST and _HOST.fullmatch(name) else None
+    return Host(shown, name) if len(name) <= MAX_HOST and (_WEB_HOST if web else _HOST).fullmatch(name) else None
+
+
+def _ascii_label(label: str) -> str:
+    plain = label.isascii() and not label.startswith("xn--")
+    return label if plain else idna.encode(label).decode()
 
 
 def web_address(website: object) -> WebAddress | None:
@@ -141,7 +211,11 @@ def _web_address(website: str) -> WebAddress | None:
     if BLANK_INSIDE.search(website):
         return None
     match = _URL.fullmatch(website)
-    if match is None or not 1 <= int(match["port"] or 1) <= MAX_PORT or not (host := host_name(match["host"])):
+    if (
+        match is None
+        or not 1 <= int(match["port"] or 1) <= MAX_PORT
+        or not (host := host_name(match["host"], web=True))
+    ):
         return None
     port = f":{match['port']}" if match["port"] else ""
     return WebAddress(f"{(match['scheme'] or 'https').lower()}://{host.shown}{port}{match['rest'] or ''}", host)

@@ -8,7 +8,7 @@ Messages are read by enrichers next to the field's name: what is wrong, then wha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import cache
 from importlib.metadata import version as installed
 from typing import ClassVar
@@ -23,10 +23,13 @@ from worker.domain.normalise import (
     MAX_WEBSITE,
     USER_PART,
     WebAddress,
+    begins_with,
+    can_be_dialled,
     e164,
     fitting_domain,
     host_name,
     is_email,
+    name_parts,
     split_name,
     trim,
     web_address,
@@ -39,6 +42,8 @@ Text = str | None
 PLACEHOLDERS = frozenset({"test", "example", "n/a", "none", "null"})
 WEBSITE_PLACEHOLDERS = frozenset({"test", "n/a", "none", "null", "test.com", "example.com"})
 EMAIL_PLACEHOLDERS = frozenset({"test@test.com", "example@example.com", "n/a@n/a.com"})
+NAME_FIELDS = ("full_name", "first_name", "last_name")
+NOT_DIALABLE = "is no number that can be dialled: enter it with its area code, in digits"
 MIN_COMPANY_NAME = 2  # characters
 MIN_FULL_NAME = 3  # characters
 
@@ -66,7 +71,7 @@ class RecordRules(BaseModel):
 
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
-    revision: ClassVar[str] = "1"
+    revision: ClassVar[str] = "2"
     """To be raised with every change of a verdict, a message or a normal form that the code alone makes."""
     warn_when_missing: ClassVar[Mapping[str, str]] = {}
     """``{field: message}``: a warning where the field is empty or zero."""
@@ -105,7 +110,21 @@ class RecordRules(BaseModel):
             # Longer ones are no numbers, and not worth a place in the cache.
             if isinstance(phone := tidy.get(name), str) and len(phone) <= MAX_PHONE:
                 tidy[name] = e164(phone, cls.phone_region)
+        for name in cls.warn_when_missing:
+            # A placeholder where only a warning would follow is as good as nothing.
+            if isinstance(word := tidy.get(name), str) and word.casefold() in PLACEHOLDERS:
+                tidy[name] = None
         return tidy
+
+    @classmethod
+    def follow(cls, data: Data, edited: Set[str]) -> Data:
+        """Bring columns that say the same in line with those that the enricher edited.
+
+        Args:
+            data: JSON values by column name; not changed.
+            edited: the columns whose value came from the enricher.
+        """
+        return data
 
     @classmethod
     def judge(cls, data: Data) -> Verdict:
@@ -132,6 +151,13 @@ class RecordRules(BaseModel):
             for name, message in cls.warn_when_missing.items()
             if name not in errors and not (value := data.get(name)) and value is not False
         }
+        for name in cls.phone_fields:
+            if (
+                name not in errors
+                and isinstance(phone := data.get(name), str)
+                and not can_be_dialled(phone, cls.phone_region)
+            ):
+                warnings[name] = NOT_DIALABLE
         return Verdict(errors, warnings, reason_code)
 
 
@@ -232,16 +258,37 @@ class PeopleRules(RecordRules):
             local, _, domain = email.rpartition("@")
             if local and (host := host_name(domain)):
                 tidy["email"] = f"{local}@{host.shown}"
-        full, first, last = (tidy.get(name) for name in ("full_name", "first_name", "last_name"))
+        full, first, last = (tidy.get(name) for name in NAME_FIELDS)
         if full is None and isinstance(first, str) and isinstance(last, str):
             full = f"{first} {last}"
         elif isinstance(full, str) and full.casefold() not in PLACEHOLDERS:
-            split_first, split_last = split_name(full)
-            # A one-word full name that repeats the last name says nothing of the first.
-            first = split_first if first is None and split_first != last else first
-            last = split_last if last is None else last
-        names = {"full_name": full, "first_name": first, "last_name": last}
-        return tidy | {name: value for name, value in names.items() if name in tidy}
+            first, last = name_parts(full, first, last)
+        return tidy | {
+            name: value for name, value in zip(NAME_FIELDS, (full, first, last), strict=True) if name in tidy
+        }
+
+    @classmethod
+    def follow(cls, data: Data, edited: Set[str]) -> Data:
+        """Of a name and its parts, what was edited counts, and the others follow."""
+        full, first, last = (data.get(name) for name in NAME_FIELDS)
+        changed = edited & data.keys() & set(NAME_FIELDS)
+        if not changed or not all(value is None or isinstance(value, str) for value in (full, first, last)):
+            return data
+        if "full_name" not in changed:
+            # A part that nobody knew yet is in the name as it was.
+            was_first, was_last = split_name(full) if full else (None, None)
+            first = first if "first_name" in changed else first or was_first
+            last = last if "last_name" in changed else last or was_last
+            parts = {"first_name": first, "last_name": last}
+            joined = " ".join(trim(part) for part in parts.values() if part and trim(part)) or None
+            return data | {name: value for name, value in {**parts, "full_name": joined}.items() if name in data}
+        if not full or not trim(full):
+            return data
+        # A first name that the new name still begins with stays: what follows it is the last name.
+        stays = {"first_name"} if first and begins_with(full, first) else set()
+        return data | {
+            name: None for name in ("first_name", "last_name") if name in data and name not in changed | stays
+        }
 
     @field_validator("full_name")
     @classmethod

@@ -157,6 +157,8 @@ class Judged:
     """Neon's data columns that it was merged with, where they had changed since the snapshot."""
     written_for: bool = False
     """Whether they hold what the worker wrote there for the enricher, and his row was not told of."""
+    not_carried: tuple[str, ...] = ()
+    """The fields whose value does not reach the master as it was typed."""
 
     @property
     def key(self) -> str:

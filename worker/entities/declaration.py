@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
-from worker.domain.model import Requirement
+from worker.domain.model import Data, Requirement
+from worker.domain.normalise import E164, trim
 from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.entities.slots import SLOT, SLOTS, TITLE_AND_SLOTS
 from worker.entities.tables import Table
 
 
@@ -38,6 +40,10 @@ class Entity:
     computed: Mapping[str, str]
     """Master column → SQL expression."""
     rules: type[RecordRules]
+    dialled: tuple[str, ...] = ()
+    """Data columns whose phone the master takes only in E.164."""
+    kept: tuple[str, ...] = ()
+    """Master columns that a record which is in the master already keeps: where it came from, and its place."""
     requirements: tuple[Requirement, ...] = ()
     releases: tuple[str, ...] = ()
     """Entities that may wait for a record of this one."""
@@ -51,6 +57,18 @@ class Entity:
     def __post_init__(self) -> None:
         # Kept, not made anew: they are asked for with every record.
         object.__setattr__(self, "columns", tuple(self.column_types))
+
+    def not_carried(self, typed: Data, carried: Data) -> tuple[str, ...]:
+        """The data columns whose value does not reach the master as it was typed: a placeholder, or a phone with an
+        extension.
+        """
+        return tuple(
+            name
+            for name, value in typed.items()
+            if isinstance(value, str)
+            and trim(value)
+            and (carried.get(name) is None or (name in self.dialled and not E164.fullmatch(str(carried[name]))))
+        )
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
@@ -138,10 +156,14 @@ COMPANY = Entity(
         "validated_at": "now()",
         "validated_by": "d.enriched_by",
     },
+    kept=("source_system", "source_record_id", "import_batch_id"),
     rules=CompanyRules,
     releases=("people",),
     raw_table=Table("marketing", "company_raw_wv"),
 )
+
+# A person who is in the master keeps the slot there.
+_NEW = "NOT EXISTS (SELECT FROM marketing.people_master p WHERE p.unique_id = r.unique_id)"
 
 PEOPLE = Entity(
     name="people",
@@ -207,17 +229,14 @@ PEOPLE = Entity(
         "company_unique_id": "company_unique_id",
     },
     computed={
-        # Whoever reads an _e164 column dials it: a phone left as typed stays in the ledger only.
+        # An _e164 column is dialled: a phone that is left as typed is not carried.
         "work_phone_e164": r"CASE WHEN r.phone ~ '^\+[1-9][0-9]{6,14}$' THEN r.phone END",
-        "company_slot_unique_id": (
-            "(SELECT s.company_slot_unique_id FROM marketing.company_slots s"
-            " WHERE s.company_unique_id = r.company_unique_id"
-            " ORDER BY (s.slot_type = 'default') DESC NULLS LAST, s.created_at, s.company_slot_unique_id"
-            " LIMIT 1)"
-        ),
+        "company_slot_unique_id": SLOT,
         "source_record_id": "r.id::text",
         "source_system": "'enrichment'",
     },
+    dialled=("phone",),
+    kept=("company_slot_unique_id", "source_system", "source_record_id"),
     rules=PeopleRules,
     requirements=(
         # A company id that no master row could ever have is not waited for: the master refuses it in words.
@@ -234,10 +253,21 @@ PEOPLE = Entity(
             waits_for="r.company_unique_id",
             unmet=(
                 r"r.company_unique_id ~ '^04\.04\.01\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$'"
-                " AND NOT EXISTS (SELECT FROM marketing.company_slots s"
-                " WHERE s.company_unique_id = r.company_unique_id)"
+                f" AND NOT EXISTS (SELECT FROM {SLOTS} s WHERE s.company_unique_id = r.company_unique_id) AND {_NEW}"
             ),
             note="Waiting: company {key} has no slot for people yet. The record goes on by itself when it has.",
+        ),
+        Requirement(
+            waits_for="r.company_unique_id",
+            unmet=(
+                r"r.company_unique_id ~ '^04\.04\.01\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$'"
+                f" AND {SLOT} IS NULL AND {_NEW}"
+            ),
+            about=TITLE_AND_SLOTS,
+            note=(
+                "Waiting: company {key} has no slot for {about}. Correct the title, or wait: the record goes on by"
+                " itself when there is a slot for it."
+            ),
         ),
     ),
     reads=(Table("marketing", "company_slots"), Table("marketing", "company_master")),

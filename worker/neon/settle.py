@@ -61,6 +61,10 @@ _KEEP = {
 }
 
 
+_NEVER_NULL = sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})")
+_KEPT = sql.SQL("{0} = coalesce(m.{0}, EXCLUDED.{0})")
+
+
 def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
     """Compose the settlement of an entity.
 
@@ -74,7 +78,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
     }
     values |= {column: sql.SQL(expression) for column, expression in entity.computed.items() if column in there}
     updates: list[sql.Composable] = [
-        sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})").format(sql.Identifier(column)) for column in values
+        (_KEPT if column in entity.kept else _NEVER_NULL).format(sql.Identifier(column)) for column in values
     ]
     if "updated_at" in there:
         updates.append(sql.SQL("updated_at = now()"))
@@ -107,6 +111,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                 data_r=data_of(entity, "r"),
                 waits_for=_case(unmet, [what for _, what in unmet], "text"),
                 requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
+                about=_case(unmet, [sql.SQL(one.about) for one in entity.requirements], "text"),
                 master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
                 master_values=sql.SQL(", ").join(written),
                 master_updates=sql.SQL(", ").join(updates),
@@ -234,7 +239,7 @@ def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[s
 def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
     note, state = row["note"], State(row["state"])
     if row["requirement"] is not None:
-        note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"])
+        note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"], about=row["about"])
     merged, verdict = sent.merged, sent.verdict
     applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
     return Answer(

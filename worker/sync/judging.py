@@ -48,7 +48,8 @@ def judge(
             as_of = said.row_version if said and is_older(claimed, said.sent) else None
             neon_at, written_for = standing.moved_at(neon_at), bool(standing.written)
         merged = merge(agreed, typed, neon_data, claimed.version, neon_at, rules.normalise)
-        merged = Merged(rules.normalise(merged.data), merged.enriched_fields, merged.conflicts)
+        data = rules.normalise(rules.follow(merged.data, frozenset(merged.enriched_fields)))
+        merged = Merged(data, merged.enriched_fields, merged.conflicts)
         verdict, note = rules.judge(merged.data), None
     except Exception as error:
         log.exception("rules.crashed", entity=entity.name, key=claimed.key, error=type(error).__name__)
@@ -65,6 +66,7 @@ def judge(
         as_of,
         neon_data if standing else None,
         written_for,
+        entity.not_carried(claimed.data, merged.data),
     )
 
 

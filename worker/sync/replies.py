@@ -35,7 +35,7 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
     match said.outcome:
         case Outcome.PROMOTED:
             return Reply(
-                key, version, Status.COMPLETE, messages.PROMOTED + lost, data,
+                key, version, Status.COMPLETE, messages.promoted(judged.not_carried) + lost, data,
                 said.record, {}, said.warnings, pushed=True, promoted_at=said.at,
                 code=Code.PROMOTED, receipt=receipt, as_of=as_of,
             )  # fmt: skip

@@ -54,7 +54,7 @@ WITH d AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM held m WHERE m.key = d.key)
 ), waits AS MATERIALIZED (
   SELECT * FROM (
-    SELECT d.key, {waits_for} AS waits_for, {requirement} AS requirement
+    SELECT d.key, {waits_for} AS waits_for, {requirement} AS requirement, {about} AS about
     FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote') w
   WHERE w.waits_for IS NOT NULL
 ), going AS (
@@ -81,7 +81,7 @@ WITH d AS MATERIALIZED (
     AND i.{key} = ANY (ARRAY(SELECT key FROM todo WHERE action IN ('flag', 'push')))
   RETURNING i.{key} AS key, {data_i} AS data
 ), became AS MATERIALIZED (
-  SELECT t.*, w.waits_for, w.requirement, p.row AS master_before, m.row AS master_after,
+  SELECT t.*, w.waits_for, w.requirement, w.about, p.row AS master_before, m.row AS master_after,
     CASE WHEN s.id IS NULL THEN t.hash ELSE left(t.hash, 32) || '|' || s.id END AS booked_as,
     coalesce(k.data, (SELECT {data_r} FROM (SELECT (t.r).*) r)) AS record,
     CASE WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
@@ -125,7 +125,7 @@ SELECT d.key,
        WHEN b.record <> d.data THEN b.record END AS record,
   coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
   p.conflicts,
-  b.waits_for, b.requirement, coalesce(p.note, b.note, l.note) AS note,
+  b.waits_for, b.requirement, b.about, coalesce(p.note, b.note, l.note) AS note,
   -- Release 0.1.0 has no codes.
   coalesce(p.note_code, CASE WHEN p.note = {kept} THEN 'kept' END, b.note_code) AS note_code,
   CASE WHEN h.key IS NOT NULL AND v.outcome = 'waiting' THEN h.updated_at
