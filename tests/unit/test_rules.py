@@ -329,3 +329,87 @@ def test_a_third_entitys_rules_need_only_their_fields() -> None:
     verdict = ShopRules.judge({"floor_area": "wide"})
     assert verdict.reason_code == "INVALID_FLOOR_AREA"
     assert set(verdict.errors) == {"floor_area"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"),
+    [
+        ("(3O4) 555-O1O1", "(3O4) 555-O1O1"), ("3o4-555-0101", "3o4-555-0101"), ("304-555-OIOI", "304-555-OIOI"),
+        ("304 555 OOOO", "304 555 OOOO"), ("3A4B5C5D0E", "3A4B5C5D0E"), ("l304 555 0101", "+13045550101"),
+        ("1-800-FLOWERS", "+18003569377"), ("1-800-GO-FEDEX", "+18004633339"), ("304-555-CALL", "+13045552255"),
+        ("1111111111", "1111111111"), ("0000000000", "0000000000"), ("(104) 555-0101", "(104) 555-0101"),
+        ("+1 104 555 0101", "+1 104 555 0101"), ("+1 (304) 555-0101", "+13045550101"),
+        ("(304) 555-0101 x12", "(304) 555-0101 x12"), ("304 555 0101 ext. 5", "304 555 0101 ext. 5"),
+    ],
+)  # fmt: skip
+def test_only_what_can_be_dialled_goes_to_e164(typed: str, kept: str) -> None:
+    assert PeopleRules.normalise({"phone": typed})["phone"] == kept
+    assert CompanyRules.normalise({"phone": typed})["phone"] == kept
+
+
+@pytest.mark.parametrize("phone", ["(3O4) 555-O1O1", "1111111111", "+11111111111", "12", "call me", "5" * 300])
+def test_a_phone_that_nobody_can_dial_is_a_warning(phone: str) -> None:
+    assert set(company(phone=phone).warnings) == set(person(phone=phone).warnings) == {"phone"}
+    assert company(phone=phone).passed
+    assert person(phone=phone).passed
+
+
+@pytest.mark.parametrize("phone", ["+13045550101", "+442079460958", "(304) 555-0101 x12", "1-800-FLOWERS"])
+def test_a_phone_with_an_extension_or_a_word_is_none(phone: str) -> None:
+    assert not company(phone=phone).warnings
+    assert not person(phone=phone).warnings
+
+
+@pytest.mark.parametrize("word", ["N/A", "n/a", " None ", "NULL", "test", "Example"])
+@pytest.mark.parametrize(
+    ("rules", "field"),
+    [(CompanyRules, "phone"), (CompanyRules, "industry"), (PeopleRules, "title"), (PeopleRules, "phone"),
+     (PeopleRules, "linkedin_url")],
+)  # fmt: skip
+def test_a_placeholder_in_a_field_that_only_warns_counts_as_missing(rules, field: str, word: str) -> None:
+    data = rules.normalise({field: word})
+    assert data[field] is None
+    assert field in rules.judge(data).warnings
+
+
+@pytest.mark.parametrize(
+    ("typed", "passes"),
+    [
+        ("my_site.example.com", True), ("https://_dmarc.a_b.example.org/x", True), ("my_site.müller.example", True),
+        ("my_site.com", False), ("www.my_site.com", False), ("my.site_.com", False), ("a.b_c", False), ("_.com", False),
+    ],
+)  # fmt: skip
+def test_an_underscore_passes_in_a_label_before_the_domain(typed: str, passes: bool) -> None:
+    assert company(website=typed).passed is passes
+
+
+def test_no_mail_goes_to_a_host_with_an_underscore() -> None:
+    assert not person(email="ana@my_site.example.com").passed
+
+
+def name(full: str | None, first: str | None, last: str | None) -> dict[str, str | None]:
+    return {"full_name": full, "first_name": first, "last_name": last}
+
+
+@pytest.mark.parametrize(
+    ("typed", "edited", "becomes"),
+    [
+        (name("Vincent van Gogh", "Vincent", None), (), name("Vincent van Gogh", "Vincent", "van Gogh")),
+        (name("Vincent van Gogh", None, "van Gogh"), (), name("Vincent van Gogh", "Vincent", "van Gogh")),
+        (name("Vincent van Gogh", "Vincent", "Gogh"), ("full_name",), name("Vincent van Gogh", "Vincent", "van Gogh")),
+        (name("Ana Smith", "Bob", "Jones"), ("full_name",), name("Ana Smith", "Ana", "Smith")),
+        (name("Smith, Ana", "Bob", "Jones"), ("full_name",), name("Smith, Ana", "Ana", "Smith")),
+        (name("Bob Jones", "Bob", "Smith"), ("last_name",), name("Bob Smith", "Bob", "Smith")),
+        (name("Bob Jones", "Robert", "Jones"), ("first_name",), name("Robert Jones", "Robert", "Jones")),
+        (name("Bob Jones", "Robert", None), ("first_name",), name("Robert Jones", "Robert", "Jones")),
+        (name("Bob Jones", "Bob", None), ("last_name",), name("Bob", "Bob", None)),
+        (name("Bob Jones", "Ana", "Smith"), ("first_name", "last_name"), name("Ana Smith", "Ana", "Smith")),
+        (name(None, "Ana", "Smith"), ("full_name",), name("Ana Smith", "Ana", "Smith")),
+        (name("Ana B", "Eve", "C"), ("full_name", "first_name", "last_name"), name("Ana B", "Eve", "C")),
+        (name("Ana B", "Eve", "C"), ("email",), name("Ana B", "Eve", "C")),
+    ],
+)  # fmt: skip
+def test_of_a_name_and_its_parts_what_was_edited_counts(typed, edited, becomes) -> None:
+    followed = PeopleRules.normalise(PeopleRules.follow(typed, frozenset(edited)))
+    assert followed == becomes
+    assert PeopleRules.normalise(PeopleRules.follow(followed, frozenset(edited))) == becomes, "twice is as once"

@@ -64,8 +64,8 @@ class Entity:
         """
         return tuple(
             name
-            for name, value in typed.items()
-            if isinstance(value, str)
+            for name in self.columns
+            if isinstance(value := typed.get(name), str)
             and trim(value)
             and (carried.get(name) is None or (name in self.dialled and not E164.fullmatch(str(carried[name]))))
         )

@@ -1,0 +1,60 @@
+"""What enrichers type as names and phones, as it reaches the row and the master. SPEC 4."""
+
+from __future__ import annotations
+
+import pytest
+from records import add_companies, add_master, add_people, add_slot, company, complete, master, person, work
+
+
+@pytest.mark.parametrize(
+    ("edits", "first", "last"),
+    [
+        ({"full_name": "Vincent van Gogh"}, "Vincent van", "Gogh"),
+        ({"first_name": "Vincent", "full_name": "Vincent van Gogh"}, "Vincent", "van Gogh"),
+        ({"last_name": "Birch"}, "Robin", "Birch"),
+        ({"first_name": "Kim"}, "Kim", "Alder1"),
+    ],
+)
+def test_the_row_and_the_master_have_one_name(steps, neon, supabase, edits, first, last) -> None:
+    add_master(neon, 1)
+    add_slot(neon, 1, 1)
+    add_people(neon, 1, first_name="Robin", last_name="Alder1")
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example", **edits)
+    steps.deliver("people")
+    row, there = work(supabase, person(1)), master(neon, person(1))
+    assert (there["first_name"], there["last_name"]) == (first, last)
+    assert (row["full_name"], row["first_name"], row["last_name"]) == (f"{first} {last}", first, last)
+
+
+@pytest.mark.parametrize(
+    ("phone", "there", "named"),
+    [
+        ("(304) 555-0101", "+13045550101", False), ("(304) 555-0101 x12", None, True), ("(3O4) 555-O1O1", None, True),
+        ("N/A", None, True), (None, None, False),
+    ],
+)  # fmt: skip
+def test_a_phone_that_does_not_reach_the_master_as_typed_is_named(steps, neon, supabase, phone, there, named) -> None:
+    add_master(neon, 1)
+    add_slot(neon, 1, 1)
+    add_people(neon, 1, title="CEO")
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example", phone=phone, linkedin_url="null")
+    steps.deliver("people")
+    row = work(supabase, person(1))
+    assert master(neon, person(1))["work_phone_e164"] == there
+    assert master(neon, person(1))["linkedin_url"] is None
+    assert row["sync_note"].startswith("Promoted to the master table.")
+    assert ("phone" in row["sync_note"]) is named
+    assert "linkedin_url" in row["sync_note"]
+
+
+def test_a_placeholder_does_not_reach_a_companys_master_row(steps, neon, supabase) -> None:
+    add_master(neon, 1, industry="Mills", company_phone="+13045550199")
+    add_companies(neon, 1)
+    steps.pull()
+    complete(supabase, company(1), website="https://a.example", industry="none", phone="N/A")
+    steps.deliver()
+    there = master(neon, company(1))
+    assert (there["industry"], there["company_phone"]) == ("Mills", "+13045550199")
+    assert "industry, phone" in work(supabase, company(1))["sync_note"]
