@@ -154,13 +154,18 @@ def untell(supabase: Connection, key: str, before: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def everything(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table, every sequence's state, and the definitions: to prove that nothing changed."""
+def everything(connection: Connection, *, locks: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table, every sequence's state, and the definitions: to prove that nothing changed.
+
+    Args:
+        connection: to the database.
+        locks: also the marks that a transaction leaves in rows which it locked, or deleted and rolled back.
+    """
     tables = connection.execute(
         "SELECT n.nspname, c.relname, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
         " WHERE nspname IN ('public', 'marketing') AND relkind IN ('r', 'S') ORDER BY 1, 2"
     ).fetchall()
-    rows = sql.SQL("SELECT *, xmin, xmax, ctid FROM {} t ORDER BY t::text")
+    rows = sql.SQL("SELECT *, xmin, {} ctid FROM {{}} t ORDER BY t::text".format("xmax," if locks else ""))
     sequence = sql.SQL("SELECT * FROM {}")
     state = {
         f"{table['nspname']}.{table['relname']}": connection.execute(

@@ -27,7 +27,13 @@ _TAKE = sql.SQL("SELECT jsonb_array_elements(current_setting('enrichment_worker.
 
 
 async def settle_by_bisection(
-    connection: Connection, how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None
+    connection: Connection,
+    how: Settlement,
+    batch: Sequence[Judged],
+    run: Run,
+    known: Receipt | None = None,
+    *,
+    rehearse: bool = False,
 ) -> tuple[dict[str, Answer], dict[str, Refusal]]:
     """Settle what can be settled of a batch that was refused as a whole.
 
@@ -38,7 +44,7 @@ async def settle_by_bisection(
     Raises:
         Restored, psycopg.Error: as :func:`settle`.
     """
-    params = parameters(how, batch, run, known)
+    params = parameters(how, batch, run, known, rehearse=rehearse)
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
     words = {
@@ -57,6 +63,7 @@ async def settle_by_bisection(
         (_TAKE, None),
         # Parts of a batch come back often.
         opening=begin(statement=APART_SECONDS, lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
+        rehearse=rehearse,
         seconds=APART_SECONDS + 5.0,
     )
     rows = [row["answer"] for row in taken.fetchall()]

@@ -18,6 +18,7 @@ from worker.postgres.transaction import fetch_all, fetch_first, fetch_inside
 
 SWALLOWED = "enrichment_ledger_promoted_check"
 """What the ledger says where a trigger of the master let a row vanish."""
+SWALLOWED_WORDS = "a trigger of the master table does not let this record in, without a reason: tell the operator"
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
     its = "the master table" if table_ == entity.master_table else f"the table {table_}"
     match refusal.sqlstate:
         case "23514" if refusal.constraint == SWALLOWED:
-            message = "a trigger of the master table does not let this record in, without a reason: tell the operator"
+            message = SWALLOWED_WORDS
         case "23503" if table_ not in (entity.master_table, entity.invalid_table):
             message = f"the table {table_} refers to this record, which keeps it where it is: tell the operator"
         case "23502" if set(involved) & set(entity.computed):

@@ -16,7 +16,7 @@ from worker.domain.steps import Answer, Conflict, Judged, Sent
 from worker.entities.declaration import Entity, data_of
 from worker.entities.tables import LEDGER, LOG, RECEIPTS
 from worker.neon.books import EXECUTED_BY, ONCE, ONCE_EACH, Run
-from worker.neon.catalogue import Column
+from worker.neon.catalogue import SWALLOWED_WORDS, Column
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored
 from worker.postgres.statements import statement
@@ -136,7 +136,13 @@ def _case(
 
 
 async def settle(
-    connection: Connection, how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None
+    connection: Connection,
+    how: Settlement,
+    batch: Sequence[Judged],
+    run: Run,
+    known: Receipt | None = None,
+    *,
+    rehearse: bool = False,
 ) -> dict[str, Answer]:
     """Promote, flag or push the batch in one transaction and one round trip.
 
@@ -148,6 +154,7 @@ async def settle(
         batch: merged and judged.
         run: what they are booked under.
         known: the last ledger row that the workspace is known to have been told of; Neon must have it.
+        rehearse: write nothing, and say what would be answered.
 
     Returns:
         The answer to each delivery, by key.
@@ -162,8 +169,9 @@ async def settle(
     *_, settled = await transact(
         connection,
         *locks(how, batch),
-        (how.settle, parameters(how, batch, run, known)),
+        (how.settle, parameters(how, batch, run, known, rehearse=rehearse)),
         opening=begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
+        rehearse=rehearse,
     )
     return answers_of(how.entity, batch, settled.fetchall())
 
@@ -181,12 +189,15 @@ def locks(how: Settlement, batch: Sequence[Judged]) -> list[Step]:
     ]
 
 
-def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None) -> dict[str, Any]:
+def parameters(
+    how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None, *, rehearse: bool = False
+) -> dict[str, Any]:
     """What the settling statement is given."""
     return {
         "known_id": known.id if known else None,
         "known_hash": known.hash if known else None,
         "records": Jsonb([_as_record(judged) for judged in batch]),
+        "rehearse": rehearse,
         "entity": how.entity.name,
         "run_id": run.run_id,
         "source": run.source,
@@ -241,6 +252,10 @@ def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
     if row["requirement"] is not None:
         note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"], about=row["about"])
     merged, verdict = sent.merged, sent.verdict
+    if row["swallowed"]:  # only a rehearsal comes so far: the ledger refuses it
+        return Answer(
+            sent.key, state, Outcome.FLAGGED, None, {"record": SWALLOWED_WORDS}, {}, None, (), None, None, None
+        )
     applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
     return Answer(
         key=sent.key,

@@ -145,7 +145,11 @@ def try_to_prepare(connection: Connection) -> None:
 
 
 async def transact(
-    connection: Connection, *steps: Step, opening: Sequence[Step] | None = None, seconds: float = CLIENT_SECONDS
+    connection: Connection,
+    *steps: Step,
+    opening: Sequence[Step] | None = None,
+    rehearse: bool = False,
+    seconds: float = CLIENT_SECONDS,
 ) -> list[Result]:
     """Run the steps as one transaction, in one round trip.
 
@@ -153,6 +157,7 @@ async def transact(
         connection: in autocommit.
         steps: what the transaction does.
         opening: as :func:`begin` makes it; by default one that may write.
+        rehearse: roll it back at the end: only what it says is wanted.
         seconds: after which the connection is cut.
 
     Returns:
@@ -162,7 +167,8 @@ async def transact(
         psycopg.Error: the first step that failed. The transaction is still open, and did nothing.
     """
     first = begin() if opening is None else opening
-    return (await send(connection, *first, *steps, COMMIT, seconds=seconds))[len(first) : -1]
+    last = ROLLBACK if rehearse else COMMIT
+    return (await send(connection, *first, *steps, last, seconds=seconds))[len(first) : -1]
 
 
 async def read(connection: Connection, *steps: Step) -> list[list[DictRow]]:

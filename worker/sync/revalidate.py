@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from worker.domain.model import Action, Outcome, State, Status
 from worker.domain.progress import NOBODY, Progress
@@ -24,7 +24,7 @@ from worker.sync.databases import Databases
 from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
-from worker.sync.settling import complain, flagged, settle_batch
+from worker.sync.settling import REFUSED, complain, flagged, settle_batch
 
 
 @dataclass
@@ -90,29 +90,10 @@ async def judge_rows(
     """
     found = Revalidated()
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
-    batch: list[Judged] = []
-    untold: list[Settled] = []
-    for key, row in rows.items():
-        if key in at and at[key].queued:
-            found.left[key] = "the workspace has a newer edit on its way: push that first"
-            continue
-        if key in at and at[key].taken_back:
-            found.left[key] = "an enricher has taken it back: what he types now is carried when he sets complete again"
-            continue
-        judged = begin_in_neon(entity, row, at.get(key))
-        if judged.verdict.passed:
-            found.passed.append(key)
-        else:
-            found.failed[key] = _in_words(judged.verdict.errors)
-            if row.still_invalid and row.errors != judged.verdict.errors:
-                found.otherwise.append(key)
-        if judged.action not in apply:
-            continue
-        if anew or not _says_so_already(row, judged.verdict):
-            batch.append(judged)
-        elif key in at and judged.claimed.status == Status.COMPLETE:
-            # Flagged before, by a worker that could not tell the row any more.
-            untold.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
+    judgements = _judge(entity, rows, at, found)
+    if dry_run or Action.PROMOTE not in apply:
+        judgements = await _rehearsed(databases, neon, entity, judgements, run, found)
+    batch, untold = _to_settle(judgements, rows, at, found, apply=apply, anew=anew)
     if dry_run or not (batch or untold):
         await send(supabase, COMMIT)
         return found
@@ -129,6 +110,81 @@ async def judge_rows(
         await release_ready(neon, supabase, entity, waits)
     complain(blocked)
     return found
+
+
+def _judge(
+    entity: Entity, rows: Mapping[str, InvalidRow], at: Mapping[str, queue.Row], found: Revalidated
+) -> list[Judged]:
+    """Judge the rows, but for those that an enricher works on."""
+    judgements: list[Judged] = []
+    for key, row in rows.items():
+        if key in at and at[key].queued:
+            found.left[key] = "the workspace has a newer edit on its way: push that first"
+        elif key in at and at[key].taken_back:
+            found.left[key] = "an enricher has taken it back: what he types now is carried when he sets complete again"
+        else:
+            judgements.append(begin_in_neon(entity, row, at.get(key)))
+    return judgements
+
+
+def _to_settle(
+    judgements: Sequence[Judged],
+    rows: Mapping[str, InvalidRow],
+    at: Mapping[str, queue.Row],
+    found: Revalidated,
+    *,
+    apply: Collection[Action],
+    anew: bool,
+) -> tuple[list[Judged], list[Settled]]:
+    """Count what was judged, and pick what is to be settled, and what only has to be told."""
+    batch: list[Judged] = []
+    untold: list[Settled] = []
+    for judged in judgements:
+        key, row = judged.key, rows[judged.key]
+        if judged.verdict.passed:
+            found.passed.append(key)
+        else:
+            found.failed[key] = _in_words(judged.verdict.errors)
+            if row.still_invalid and row.errors != judged.verdict.errors:
+                found.otherwise.append(key)
+        if judged.action not in apply:
+            continue
+        if anew or not _says_so_already(row, judged.verdict):
+            batch.append(judged)
+        elif key in at and judged.claimed.status == Status.COMPLETE:
+            # Flagged before, by a worker that could not tell the row any more.
+            untold.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
+    return batch, untold
+
+
+async def _rehearsed(
+    databases: Databases,
+    neon: Connection,
+    entity: Entity,
+    judgements: Sequence[Judged],
+    run: Run,
+    found: Revalidated,
+) -> list[Judged]:
+    """Ask the master table what it would say of those that pass. Those that it refuses are flags by now, and those that
+    would wait, or are held, are left.
+    """
+    passed = [judged for judged in judgements if judged.action is Action.PROMOTE]
+    settled, blocked = await settle_batch(databases, neon, entity, passed, run, rehearse=True)
+    complain(blocked)
+    said = {one.key: one for one in settled}
+    left: list[Judged] = []
+    for judged in judgements:
+        one = said.get(judged.key)
+        if one is None:
+            left.append(judged)
+        elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
+            refused = Verdict(one.answer.errors, judged.verdict.warnings, REFUSED)
+            left.append(replace(judged, verdict=refused, action=Action.FLAG))
+        elif one.answer.outcome in (Outcome.PROMOTED, Outcome.FLAGGED):
+            left.append(one.judged)
+        else:
+            _sort(found, one)
+    return left
 
 
 def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:

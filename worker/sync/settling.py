@@ -77,8 +77,13 @@ async def settle_batch(
     batch: Sequence[Judged],
     run: Run,
     apply: Collection[Action] = frozenset(Action),
+    *,
+    rehearse: bool = False,
 ) -> tuple[list[Settled], Blocked | None]:
     """Settle a batch in Neon; a record whose row moved on meanwhile is merged and judged again.
+
+    A rehearsal writes nothing: it says what the master table would say, its constraints and triggers included, and what
+    a record would wait for.
 
     Where the second judgement asks for an action that is not in ``apply``, its answer stays ``CHANGED``. A record that
     somebody else's transaction holds is ``BUSY``.
@@ -95,7 +100,7 @@ async def settle_batch(
     for _ in range(ROUNDS):
         if not todo:
             break
-        done.add(await _settle_or_split(databases, neon, entity, todo, run))
+        done.add(await _settle_or_split(databases, neon, entity, todo, run, rehearse=rehearse))
         moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
         standings = await ledger.standings(neon, entity, {one.key: one.claimed.receipt for one in moved})
         todo = []
@@ -114,29 +119,32 @@ async def settle_batch(
 
 
 async def _settle_or_split(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run, *, rehearse: bool
 ) -> _Round:
     """Settle, and where Neon does not take the batch as it is, take it apart."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     try:
-        answers = await settle(neon, how, batch, run, known)
+        answers = await settle(neon, how, batch, run, known, rehearse=rehearse)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
             raise
         await send(neon, ROLLBACK)
         if how.cannot_fill(error):
-            return await _without_promotions(databases, neon, entity, batch, run, error)
-        return await _bisect(databases, neon, entity, batch, run, error)
-    return _take(databases, entity, batch, answers)
+            return await _without_promotions(databases, neon, entity, batch, run, error, rehearse=rehearse)
+        return await _bisect(databases, neon, entity, batch, run, error, rehearse=rehearse)
+    return _take(databases, entity, batch, answers, rehearse=rehearse)
 
 
-def _take(databases: Databases, entity: Entity, batch: Sequence[Judged], answers: Mapping[str, Answer]) -> _Round:
+def _take(
+    databases: Databases, entity: Entity, batch: Sequence[Judged], answers: Mapping[str, Answer], *, rehearse: bool
+) -> _Round:
     """The records that were answered."""
     answered = [judged for judged in batch if judged.key in answers]
-    for judged in answered:
-        databases.doubted.pop((entity.name, judged.key), None)
-    if _applied(batch, answers, Action.PROMOTE):
-        databases.promotions[entity.name] += 1
+    if not rehearse:
+        for judged in answered:
+            databases.doubted.pop((entity.name, judged.key), None)
+        if _applied(batch, answers, Action.PROMOTE):
+            databases.promotions[entity.name] += 1
     return _Round({judged.key: Settled(judged, answers[judged.key]) for judged in answered})
 
 
@@ -150,13 +158,24 @@ def _applied(batch: Sequence[Judged], answers: Mapping[str, Answer], action: Act
 
 
 async def _without_promotions(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run, error: psycopg.Error
+    databases: Databases,
+    neon: Connection,
+    entity: Entity,
+    batch: Sequence[Judged],
+    run: Run,
+    error: psycopg.Error,
+    *,
+    rehearse: bool,
 ) -> _Round:
     """The master has a column that takes no NULL, and nothing fills it: no record of the entity can be promoted."""
     promotions = [judged for judged in batch if judged.action is Action.PROMOTE]
     others = [judged for judged in batch if judged.action is not Action.PROMOTE]
     blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
-    return blocked.add(await _settle_or_split(databases, neon, entity, others, run)) if others else blocked
+    return (
+        blocked.add(await _settle_or_split(databases, neon, entity, others, run, rehearse=rehearse))
+        if others
+        else blocked
+    )
 
 
 def _busy(batch: Iterable[Judged]) -> dict[str, Settled]:
@@ -168,14 +187,21 @@ def _busy(batch: Iterable[Judged]) -> dict[str, Settled]:
 
 
 async def _bisect(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run, error: psycopg.Error
+    databases: Databases,
+    neon: Connection,
+    entity: Entity,
+    batch: Sequence[Judged],
+    run: Run,
+    error: psycopg.Error,
+    *,
+    rehearse: bool,
 ) -> _Round:
     """Settle what can be settled, flag the records that Neon refuses, and no others."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
-    answers, refused = await settle_by_bisection(neon, how, batch, run, known)
+    answers, refused = await settle_by_bisection(neon, how, batch, run, known, rehearse=rehearse)
     if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
         raise error  # it is no record that is locked, but a table
-    done = _take(databases, entity, batch, answers)
+    done = _take(databases, entity, batch, answers, rehearse=rehearse)
     everybodys = _no_records_fault(databases, entity, batch, answers, refused, error)
     if everybodys:
         done.blocked = Blocked(error, everybodys)
@@ -183,10 +209,12 @@ async def _bisect(
     done.settled |= _busy(judged for judged in batch if judged.key in late)
     again = [judged for judged in batch if judged.key in refused and judged.key not in late]
     if again:
-        stuck, flags = await _make_flags(neon, entity, again, refused, run)
+        stuck, flags = await _make_flags(neon, entity, again, refused)
+        if not rehearse:
+            await _book_stuck(neon, entity, stuck, run)
         done.settled |= {one.key: one for one in stuck}
         if flags:
-            done.add(await _settle_or_split(databases, neon, entity, flags, run))
+            done.add(await _settle_or_split(databases, neon, entity, flags, run, rehearse=rehearse))
     return done
 
 
@@ -225,7 +253,7 @@ def _no_records_fault(
 
 
 async def _make_flags(
-    neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal], run: Run
+    neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal]
 ) -> tuple[list[Settled], list[Judged]]:
     """Make flags of refused records. Where the values do not even fit the invalid table, they stay in the
     workspace only, where the enricher sees them, and Neon keeps what it has. Where the invalid table does not
@@ -252,6 +280,12 @@ async def _make_flags(
         elif judged.action is not Action.PROMOTE:  # it went just now, and says so when it is settled
             flag = replace(flag, expected_hash=None)
         flags.append(flag)
+    codes = Counter(refused[judged.key].sqlstate for judged in batch)
+    log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
+    return stuck, flags
+
+
+async def _book_stuck(neon: Connection, entity: Entity, stuck: Sequence[Settled], run: Run) -> None:
     entries = [
         Entry(
             one.key, Outcome.FLAGGED, one.claimed.delivery_hash, one.answer.record, note=one.answer.errors["record"],
@@ -260,9 +294,6 @@ async def _make_flags(
         for one in stuck
     ]  # fmt: skip
     await books.book(neon, entity, run.run_id, entries)
-    codes = Counter(refused[judged.key].sqlstate for judged in batch)
-    log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
-    return stuck, flags
 
 
 def flagged(row: InvalidRow, errors: Mapping[str, str], warnings: Mapping[str, str], reason_code: str | None) -> Answer:

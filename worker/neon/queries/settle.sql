@@ -89,12 +89,13 @@ WITH d AS MATERIALIZED (
   FROM todo t LEFT JOIN waits w USING (key) LEFT JOIN prior p USING (key) LEFT JOIN placed m USING (key)
     LEFT JOIN kept k USING (key) LEFT JOIN sent s USING (key)
 ), booked AS (
-  -- What a repeat finds booked stays; a number that is taken is no repeat, and takes all of it back.
-  {book} WHERE b.outcome <> 'waiting'
+  -- What a repeat finds booked stays; a number that is taken is no repeat, and takes all of it back. A rehearsal takes
+  -- no number: those do not come back.
+  {book} WHERE b.outcome <> 'waiting' AND NOT %(rehearse)s
   {once}
   RETURNING key, id, delivery_hash
 ), noted AS (
-  {book} WHERE b.outcome = 'waiting'
+  {book} WHERE b.outcome = 'waiting' AND NOT %(rehearse)s
   {once_each}
   RETURNING key, id, delivery_hash
 ), logged AS (
@@ -125,6 +126,7 @@ SELECT d.key,
        WHEN b.record <> d.data THEN b.record END AS record,
   coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
   p.conflicts,
+  b.outcome = 'promoted' AND b.master_after IS NULL AS swallowed,
   b.waits_for, b.requirement, b.about, coalesce(p.note, b.note, l.note) AS note,
   -- Release 0.1.0 has no codes.
   coalesce(p.note_code, CASE WHEN p.note = {kept} THEN 'kept' END, b.note_code) AS note_code,

@@ -1,0 +1,105 @@
+"""``revalidate`` and every dry run say what the master table itself will say. SPEC 7."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from records import (
+    add_companies,
+    add_master,
+    add_people,
+    add_slot,
+    company,
+    complete,
+    everything,
+    invalid,
+    ledger,
+    master,
+    person,
+    work,
+)
+
+
+def both(neon, supabase) -> list[dict[str, object]]:
+    """A rehearsal locks rows, and rolls back."""
+    return [everything(neon, locks=False), everything(supabase, locks=False)]
+
+
+@pytest.fixture
+def carried(steps, neon, supabase) -> None:
+    """Companies that pass the rules; the master refuses the second by its CHECK, the third by a trigger."""
+    neon.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.company_name = 'Alder Works 3' THEN RAISE EXCEPTION 'no mills, please'; END IF; RETURN NEW; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON marketing.company_master FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    add_companies(neon, 1, 2, 3)
+    steps.pull()
+    for number, count in ((1, 5), (2, -1), (3, 5)):
+        complete(supabase, company(number), website=f"https://a{number}.example", employee_count=count)
+    neon.execute("UPDATE marketing.company_invalid SET company_name = 'Alder Works 3' WHERE company_unique_id = %s",
+                 [company(3)])  # fmt: skip
+    steps.pull()
+    steps.push()
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_revalidate_passes_only_what_the_master_takes(carried, cli, neon, supabase, dry) -> None:
+    before = both(neon, supabase)
+    done = cli("revalidate", "--entity", "company", *(["--dry-run"] if dry else []))
+    assert done.stdout.split() == [company(1)]
+    assert "FAILED: 2 companies" in done.stderr
+    if dry:
+        assert both(neon, supabase) == before
+        return
+    assert invalid(neon, company(2))["still_invalid"]
+    assert work(supabase, company(2))["enrichment_status"] == "failed"
+    assert "employee_count" in work(supabase, company(2))["validation_errors"]
+    assert "no mills, please" in json.dumps(work(supabase, company(3))["validation_errors"])
+    assert master(neon, company(1)) is None
+    assert [entry["outcome"] for entry in ledger(neon, company(1))] == ["waiting"]
+    assert cli("promote", input=done.stdout).returncode == 0
+    assert master(neon, company(1))
+
+
+def test_a_dry_promotion_says_what_the_promotion_says(carried, cli, neon, supabase) -> None:
+    keys = "\n".join(company(number) for number in (1, 2, 3))
+    before = both(neon, supabase)
+    dry = cli("promote", "--dry-run", input=keys)
+    assert both(neon, supabase) == before
+    assert dry.returncode == 1
+    real = cli("promote", input=keys)
+    assert real.returncode == 1
+    for said in (dry, real):
+        assert company(2) in said.stderr
+        assert "employee_count" in said.stderr
+        assert "no mills, please" in said.stderr
+    assert company(1) in dry.stdout
+    assert company(2) not in dry.stdout
+    assert master(neon, company(1))
+
+
+@pytest.mark.parametrize("missing", ["company", "slot", "fitting slot"])
+def test_a_person_who_would_wait_is_not_said_to_pass(steps, cli, neon, supabase, missing) -> None:
+    if missing != "company":
+        add_master(neon, 1)
+    if missing == "fitting slot":
+        add_slot(neon, 1, 1, slot_type="CEO")
+    add_people(neon, 1, title="Gardener")
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example")
+    steps.push("people")
+    before = both(neon, supabase)
+    dry = cli("promote", "--dry-run", input=person(1))
+    assert dry.returncode == 1
+    assert f"Waiting: company {company(1)}" in dry.stderr
+    judged = cli("revalidate", "--entity", "people", "--dry-run")
+    assert judged.stdout == ""
+    assert f"Waiting: company {company(1)}" in judged.stderr
+    assert both(neon, supabase) == before
+    judged = cli("revalidate", "--entity", "people")
+    assert judged.stdout == ""
+    add_master(neon, 1) if missing == "company" else None
+    add_slot(neon, 9, 1)
+    assert cli("revalidate", "--entity", "people").stdout.split() == [person(1)]
