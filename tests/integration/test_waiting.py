@@ -38,7 +38,7 @@ def test_who_waits_for_a_company_that_neon_corrects_to_one_that_is_there_is_prom
     assert kept["of"]["released"] == 1
     row = work(supabase, waits)
     assert (row["waiting_for"], row["sync_note"], row["sync_code"]) == (None, CORRECTED, "released")
-    (told,) = steps.deliver("people").told
+    (told,) = steps.deliver("people").summaries
     assert told.delay is None, "how long it waited for another is no delay of the worker's"
     assert work(supabase, waits)["promoted_at"]
     assert master(neon, waits)["company_unique_id"] == company(2)
