@@ -88,13 +88,13 @@ def test_the_refusal_of_the_database_or_of_postgrest_is_proof(cli, prepared, api
         ((503, b""), "again"),
     ],
 )
-def test_what_is_no_refusal_of_theirs_proves_nothing(cli, prepared, api, answer, fix) -> None:
+def test_what_is_no_refusal_of_theirs_proves_nothing(cli, prepared, api, answer, hint) -> None:
     api.answer = answer
     said = found(cli)
     assert said["level"] == "warning"
     assert "not proved" in said["text"]
     assert "needs_attention" in said["text"]
-    assert fix in said["hint"]
+    assert hint in said["hint"]
     assert cli("doctor").returncode == 0
 
 

@@ -147,14 +147,14 @@ def test_a_command_says_that_a_database_is_read_only(one, cli, supabase, command
 
 
 @pytest.mark.parametrize(("way", "hint"), [("database", "ALTER DATABASE"), ("role in database", "IN DATABASE")])
-def test_doctor_says_that_a_side_is_read_only_and_who_says_so(one, cli, neon, way, fix) -> None:
+def test_doctor_says_that_a_side_is_read_only_and_who_says_so(one, cli, neon, way, hint) -> None:
     assert findings(cli)["Neon writing"]["level"] == "ok"
     lid = Lid(neon, way)
     lid.put()
     found = findings(cli)["Neon writing"]
     assert found["level"] == "problem"
     assert PARAMETER in found["text"]
-    assert fix in found["hint"]
+    assert hint in found["hint"]
     assert f"RESET {PARAMETER}" in found["hint"]
     assert cli("doctor").returncode == 1
     lid.lift()
