@@ -112,11 +112,17 @@ class _EntityPull:
 
     async def _acknowledge_missed(self) -> None:
         """Acknowledge rows that could not be acknowledged when they were settled."""
-        if await acknowledge_missed(self._databases, self.consumer.entity):
-            self.consumer.missed = False
+        # Before, not after: the consumer may note another one meanwhile.
+        self.consumer.missed = False
+        complete = False
+        try:
+            complete = await acknowledge_missed(self._databases, self.consumer.entity)
+        finally:
+            self.consumer.missed |= not complete
+        if complete:
             self._acknowledging.reset()
         else:
-            # Somebody holds a row, or it is on its way once more: no fault, but to be looked at again.
+            # Another transaction holds a row, or it is on its way once more: no fault, but to be retried.
             self._acknowledging.start()
 
     async def _pull(self) -> None:
