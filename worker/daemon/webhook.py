@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import anyio
@@ -82,7 +83,7 @@ async def post_events(
     wait: Callable[[], Awaitable[object]],
     *,
     every: float,
-) -> None:
+) -> NoReturn:
     """Post the events of an entity until cancelled; what fails is retried, with delays that grow, until it succeeds.
 
     Args:
@@ -93,49 +94,57 @@ async def post_events(
         wait: returns when there may be an event.
         every: seconds after which to look without that: another worker may have died.
     """
-    delays, throttle = backoff(), LogThrottle()
     async with new_client() as client:
-        poster = _Poster(databases, entity, webhook, client)
+        poster = _Poster(databases, entity, webhook, monitor, client)
         while True:
             with anyio.move_on_after(every):
                 await wait()
-            while True:
-                try:
-                    posted = await poster.post()
-                except Held:
-                    break  # the worker that posts reports how it goes
-                except NotPosted as error:
-                    reason = str(error)
-                    monitor.not_posted(entity.name, reason, poster.pending, error.event.age)
-                except (psycopg.Error, OSError) as error:
-                    reason = in_one_line(error)
-                else:
-                    delays = backoff()
-                    monitor.posted(entity.name, poster.pending if posted else None)
-                    if not posted:
-                        break
-                    continue
-                delay = next(delays)
-                if (times := throttle.seen(reason)) is not None:
-                    log.warning(
-                        "webhook.failed", entity=entity.name, host=webhook.host, error=reason, times=times,
-                        pause=round(delay, 2),
-                    )  # fmt: skip
-                await anyio.sleep(delay)
+            await poster.empty_outbox()
 
 
 class _Poster:
     """Posts the events of an entity one by one. The cost of a post does not depend on how many wait, or were posted."""
 
-    def __init__(self, databases: Databases, entity: Entity, webhook: Webhook, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, databases: Databases, entity: Entity, webhook: Webhook, monitor: Monitor, client: httpx.AsyncClient
+    ) -> None:
         self._databases, self._entity, self._webhook, self._client = databases, entity, webhook, client
-        self.pending = 0
+        self._monitor, self._delays, self._throttle = monitor, backoff(), LogThrottle()
+        self._pending = 0
         """How many wait, as last counted, without those posted since."""
         self._count_at = self._look_at = 0.0
         self._last = 0
         """The number of the event that was posted last."""
 
-    async def post(self) -> bool:
+    async def empty_outbox(self) -> None:
+        """Post until no event waits, or another worker posts."""
+        more = True
+        while more:
+            try:
+                more = await self._post_oldest()
+            except Held:
+                return  # the worker that posts reports how it goes
+            except NotPosted as error:
+                reason = str(error)
+                self._monitor.not_posted(self._entity.name, reason, self._pending, error.event.age)
+                await self._delay(reason)
+            except (psycopg.Error, OSError) as error:
+                await self._delay(in_one_line(error))
+            else:
+                self._delays = backoff()
+                self._monitor.posted(self._entity.name, self._pending if more else None)
+
+    async def _delay(self, reason: str) -> None:
+        """Log a failure, and wait until the next try."""
+        delay = next(self._delays)
+        if (times := self._throttle.seen(reason)) is not None:
+            log.warning(
+                "webhook.failed", entity=self._entity.name, host=self._webhook.host, error=reason, times=times,
+                pause=round(delay, 2),
+            )  # fmt: skip
+        await anyio.sleep(delay)
+
+    async def _post_oldest(self) -> bool:
         """Post the oldest event; False where none waits.
 
         Raises:
@@ -146,7 +155,7 @@ class _Poster:
         async with self._databases.supabase.connection() as supabase:
             event = await self._oldest(supabase)
             if event is None:
-                self.pending = 0
+                self._pending = 0
                 return False
             if (reason := await _post(self._databases, event, self._webhook, self._client)) == STOPPED:
                 return False
@@ -156,7 +165,7 @@ class _Poster:
                 raise NotPosted(reason, event)
             await outbox.posted(supabase, event)
             self._last = event.id
-            self.pending = max(0, self.pending - 1)
+            self._pending = max(0, self._pending - 1)
             await self._count(supabase)
         return True
 
@@ -175,7 +184,7 @@ class _Poster:
     async def _count(self, supabase: Connection) -> None:
         began = time.monotonic()
         if began >= self._count_at:
-            self.pending = await outbox.pending(supabase, self._entity)
+            self._pending = await outbox.pending(supabase, self._entity)
             took = time.monotonic() - began
             self._count_at = began + took + max(COUNT_PAUSE, COUNT_SHARE * took)
 
