@@ -83,7 +83,7 @@ def test_a_link_that_is_down_for_a_while_is_waited_out(cli, links, daemon, neon,
     flip(supabase, 1, 20)
 
     def told() -> bool:
-        """Whichever task meets it first, the company's courier has work and meets it too."""
+        """Whichever task meets it first, the company's consumer has work and meets it too."""
         status, text = worker.health("/readyz")
         return status == 503 and any("company" in reason.partition(":")[0] for reason in json.loads(text)["reasons"])
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from prometheus_client.parser import text_string_to_metric_families
 
-from worker.observe import monitor as monitor_module
+from worker.observe import health
 from worker.observe.metrics import PREFIX
 from worker.observe.monitor import Monitor
 from worker.operate import doctor
@@ -88,7 +88,7 @@ def test_every_alert_says_what_to_do() -> None:
 
 LIMITS = {
     "EnrichmentWebhookBehind": doctor.LATE_SECONDS,
-    "EnrichmentPullOverdue": monitor_module.LATE * Settings.model_fields["pull_interval"].default,
+    "EnrichmentPullOverdue": health.LATE * Settings.model_fields["pull_interval"].default,
     "EnrichmentFullPullOverdue": 2 * pull.FULL_EVERY.total_seconds(),
 }
 """Alert → seconds, as the worker itself counts them and the alert's words say."""

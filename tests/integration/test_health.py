@@ -25,9 +25,10 @@ from worker.domain.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
 from worker.entities.declaration import ENTITIES
 from worker.observe import page as page_module
 from worker.observe.broadcast import BACKLOG, WATCHERS
+from worker.observe.health import LATE, LATE_SECONDS, MISSED_NOTIFICATIONS, STUCK_SECONDS
 from worker.observe.host_guard import CONNECTIONS
 from worker.observe.metrics import PREFIX, Metrics
-from worker.observe.monitor import LATE, LATE_SECONDS, STUCK_SECONDS, UNHEARD, Monitor
+from worker.observe.monitor import Monitor
 from worker.postgres import transaction
 from worker.postgres.errors import metric_label
 from worker.settings import load_settings
@@ -364,7 +365,7 @@ def test_a_missing_trigger_is_told_and_the_warning_goes_with_the_next_notificati
     running, neon, supabase, eventually
 ) -> None:
     supabase.execute("ALTER TABLE company_needs_enrichment DISABLE TRIGGER enrichment_notify_update")
-    for times in range(1, UNHEARD + 1):
+    for times in range(1, MISSED_NOTIFICATIONS + 1):
         assert not status_of(running)["worker"]["warnings"]
         complete(supabase, company(times), website="https://quiet.example")
         eventually(lambda times=times: of(samples(running), "swept_total", entity="company") == times)
@@ -373,7 +374,7 @@ def test_a_missing_trigger_is_told_and_the_warning_goes_with_the_next_notificati
     running.wait_event("sweep.missed_notification", entity="company")
     assert running.health("/readyz")[0] == 200, "it does its job, if late"
     supabase.execute("ALTER TABLE company_needs_enrichment ENABLE TRIGGER enrichment_notify_update")
-    complete(supabase, company(UNHEARD + 1), website="https://heard.example")
+    complete(supabase, company(MISSED_NOTIFICATIONS + 1), website="https://heard.example")
     eventually(lambda: not status_of(running)["worker"]["warnings"])
 
 
@@ -511,15 +512,15 @@ def test_a_queue_that_does_not_move_makes_the_worker_unready() -> None:
     monitor.counted(count(3, "2025-11-07T16:00:00+00:00"), 0.001)
     clock[0] += STUCK_SECONDS + 1
     monitor.counted(count(4, "2025-11-07T16:00:00+00:00"), 0.001)
-    (reason,) = monitor.unready()
+    (reason,) = monitor.health.unready()
     assert reason.startswith("company: the queue does not move")
     # An answer moves it, another worker's too, and so does an empty queue.
     monitor.delivered("company", tally(told(1)))
-    assert monitor.unready() == []
+    assert monitor.health.unready() == []
     for moved in (count(2, "2025-11-07T16:01:00+00:00"), count(0, None)):
         clock[0] += STUCK_SECONDS + 1
         monitor.counted(moved, 0.001)
-        assert monitor.unready() == []
+        assert monitor.health.unready() == []
 
 
 def test_a_loop_that_hangs_makes_the_worker_unhealthy() -> None:
@@ -528,10 +529,10 @@ def test_a_loop_that_hangs_makes_the_worker_unhealthy() -> None:
     monitor.listening(None)
     monitor.heartbeat("sweep")
     clock[0] = 200.0
-    assert monitor.stalled() == ["sweep hangs"]
-    assert "sweep hangs" in monitor.unready()
+    assert monitor.health.stalled() == ["sweep hangs"]
+    assert "sweep hangs" in monitor.health.unready()
     monitor.heartbeat("sweep")
-    assert monitor.unready() == []
+    assert monitor.health.unready() == []
 
 
 def test_tasks_with_the_same_trouble_are_told_together() -> None:
@@ -539,7 +540,7 @@ def test_tasks_with_the_same_trouble_are_told_together() -> None:
     monitor.listening(None)
     for task in ("company", "sweep", "pull"):
         monitor.fault(task, "connection refused")
-    assert monitor.unready() == ["company, sweep, pull: connection refused"]
+    assert monitor.health.unready() == ["company, sweep, pull: connection refused"]
 
 
 def test_a_page_that_does_not_keep_up_is_cut_off_and_holds_up_nobody() -> None:
@@ -613,21 +614,21 @@ def test_a_pull_that_does_not_come_makes_the_worker_unready() -> None:
     monitor.listening(None)
     late = LATE * 60 + 2 * 5 + LATE_SECONDS
     clock[0] += late
-    assert monitor.unready() == []
+    assert monitor.health.unready() == []
     clock[0] += 1
-    assert [reason.split(":")[0] for reason in monitor.unready()] == ["company", "people"]
-    assert "one is due every 60 s" in monitor.unready()[0]
+    assert [reason.split(":")[0] for reason in monitor.health.unready()] == ["company", "people"]
+    assert "one is due every 60 s" in monitor.health.unready()[0]
     # Another worker's pull is one, and so is one of this process that goes on.
     for run in ("PULL-20251107-163209-b26be042", "PULL-20251107-173209-b26be042"):
         pulled = count(0, None)
         pulled["entities"]["company"]["last_pull"]["run_id"] = run
         monitor.counted(pulled, 0.001)
-        assert [reason.split(":")[0] for reason in monitor.unready()] == ["people"]
+        assert [reason.split(":")[0] for reason in monitor.health.unready()] == ["people"]
         clock[0] += late + 1
         monitor.counted(pulled, 0.001)
-        assert len(monitor.unready()) == 2
+        assert len(monitor.health.unready()) == 2
     monitor.pulling()
-    assert monitor.unready() == []
+    assert monitor.health.unready() == []
 
 
 def test_a_pull_that_somebody_holds_up_is_told_and_delivers_all_the_same(

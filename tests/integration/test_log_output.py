@@ -181,47 +181,47 @@ def test_run_writes_nothing_to_stdout(mute, supabase, eventually) -> None:
 
 
 @pytest.fixture
-def spooled() -> Iterator[tuple[output.Spool, int, int]]:
-    reader, writer = small_pipe()
-    yield output.Spool(writer, limit=2000), reader, writer
+def piped() -> Iterator[tuple[output.BackgroundWriter, int, int]]:
+    reader, descriptor = small_pipe()
+    yield output.BackgroundWriter(descriptor, limit=2000), reader, descriptor
     os.close(reader)
     with suppress(OSError):
-        os.close(writer)
+        os.close(descriptor)
 
 
-def put_in_a_loop(spool: output.Spool, lines: list[str]) -> None:
+def put_in_a_loop(writer: output.BackgroundWriter, lines: list[str]) -> None:
     async def put() -> None:
         for line in lines:
-            spool.put(f"{line}\n".encode())
+            writer.put(f"{line}\n".encode())
 
     anyio.run(put)
 
 
-def test_lines_that_found_no_room_are_counted_and_told_when_there_is_room_again(spooled) -> None:
-    spool, reader, writer = spooled
-    filled = fill(writer)
+def test_lines_that_found_no_room_are_counted_and_told_when_there_is_room_again(piped) -> None:
+    writer, reader, descriptor = piped
+    filled = fill(descriptor)
     began = time.monotonic()
-    put_in_a_loop(spool, [f"line {number:03} " + "." * 90 for number in range(100)])
-    spool.finish(0.1)
+    put_in_a_loop(writer, [f"line {number:03} " + "." * 90 for number in range(100)])
+    writer.finish(0.1)
     assert time.monotonic() - began < output.STALL_SECONDS, "nobody waits"
-    assert 50 < spool.lost < 100
+    assert 50 < writer.lost < 100
     seen = read_until(reader, b"could not be written")[filled:]
     lines = seen.decode().splitlines()
-    assert len(lines) == 100 - spool.lost + 1
-    assert lines[:-1] == [f"line {number:03} " + "." * 90 for number in range(100 - spool.lost)]
-    assert lines[-1] == f"enrichment-worker: {spool.lost} lines that belong here could not be written"
+    assert len(lines) == 100 - writer.lost + 1
+    assert lines[:-1] == [f"line {number:03} " + "." * 90 for number in range(100 - writer.lost)]
+    assert lines[-1] == f"enrichment-worker: {writer.lost} lines that belong here could not be written"
 
 
-def test_outside_a_loop_a_reader_that_reads_gets_every_line(spooled) -> None:
-    spool, reader, _ = spooled
+def test_outside_a_loop_a_reader_that_reads_gets_every_line(piped) -> None:
+    writer, reader, _ = piped
     seen: list[bytes] = []
     done = threading.Thread(target=lambda: seen.append(read_until(reader, b"line 999")))
     done.start()
     for number in range(1000):
-        spool.put(f"line {number:03}\n".encode())
+        writer.put(f"line {number:03}\n".encode())
     done.join(PATIENCE)
     assert seen[0].decode().splitlines() == [f"line {number:03}" for number in range(1000)]
-    assert spool.lost == 0
+    assert writer.lost == 0
 
 
 def test_what_a_full_disk_cut_short_begins_a_line_of_its_own_when_there_is_room(tmp_path, eventually) -> None:
@@ -232,11 +232,11 @@ def test_what_a_full_disk_cut_short_begins_a_line_of_its_own_when_there_is_room(
         "from worker.observe import output\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))\n"
-        "spool = output.Spool(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND))\n"
-        "spool.put(b'a' * 99 + b'\\n'); spool.finish()\n"
-        "spool.put(b'b' * 99 + b'\\n'); spool.finish()\n"
+        "writer = output.BackgroundWriter(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND))\n"
+        "writer.put(b'a' * 99 + b'\\n'); writer.finish()\n"
+        "writer.put(b'b' * 99 + b'\\n'); writer.finish()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))\n"
-        "spool.put(b'c' * 99 + b'\\n'); spool.finish()\n"
+        "writer.put(b'c' * 99 + b'\\n'); writer.finish()\n"
         "sys.stdin.read()\n"
     )
     child = subprocess.Popen([sys.executable, "-c", script, str(path)], cwd=ROOT, stdin=subprocess.PIPE)

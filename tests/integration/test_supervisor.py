@@ -14,10 +14,11 @@ from conftest import PATIENCE, ROOT, Daemon
 from records import add_companies
 
 from worker.daemon import systemd as module
-from worker.daemon.puller import _Turns
+from worker.daemon.puller import PullHeartbeat
 from worker.daemon.systemd import STATUS_EVERY, Supervisor
 from worker.entities.declaration import ENTITIES
-from worker.observe.monitor import STALLED_SECONDS, Monitor
+from worker.observe.health import STALLED_SECONDS
+from worker.observe.monitor import Monitor
 from worker.settings import Settings
 from worker.sync.databases import open_databases
 from worker.sync.pull import pull
@@ -203,19 +204,19 @@ def test_a_task_that_rests_as_long_as_it_was_told_does_not_hang() -> None:
     monitor = Monitor(["company"], clock=lambda: clock[0], rest=3600.0)
     monitor.heartbeat("sweep")
     clock[0] = 3600.0 + STALLED_SECONDS
-    assert monitor.stalled() == []
+    assert monitor.health.stalled() == []
     clock[0] += 1
-    assert monitor.stalled() == ["sweep hangs"]
+    assert monitor.health.stalled() == ["sweep hangs"]
 
 
 def test_every_batch_of_a_long_pull_is_a_heartbeat(prepared, databases, env, neon) -> None:
     add_companies(neon, *range(1, 8))
     monitor = Monitor(ENTITIES)
-    heart = _Turns(monitor)
+    heart = PullHeartbeat(monitor)
     beats: list[int] = []
 
     async def job() -> None:
-        heart.advance = lambda records: (beats.append(records), _Turns.advance(heart, records))
+        heart.advance = lambda records: (beats.append(records), PullHeartbeat.advance(heart, records))
         async with open_databases(Settings(**env)) as opened:
             await pull(opened, ENTITIES["company"])
             await pull(opened, ENTITIES["company"], full=True, batch_size=3, progress=heart)
@@ -223,4 +224,4 @@ def test_every_batch_of_a_long_pull_is_a_heartbeat(prepared, databases, env, neo
     anyio.run(job)
     # Each batch, the proof after it that this is still the only puller, and the look for what left Neon.
     assert beats == [3, 0, 3, 0, 1, 0, 0]
-    assert set(monitor.turned) == {"pull"}
+    assert set(monitor.health._heartbeats) == {"pull"}

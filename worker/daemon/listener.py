@@ -1,4 +1,4 @@
-"""The LISTEN connection: connect, listen, prove it alive, replace it. Rings a bell and knows nothing else.
+"""The LISTEN connection: connect, listen, check that it lives, replace it. It wakes consumers and knows nothing else.
 
 A notification is a latency hint, never a guarantee: what is lost here, the sweep finds.
 """
@@ -20,28 +20,9 @@ from worker.postgres.errors import LogThrottle, backoff, tag, with_database
 log = structlog.get_logger("worker.listener")
 
 PROBE_EVERY = 5.0
+"""Seconds between two checks that the connection is alive and listens."""
 PROBE_SECONDS = 3.0
-
-
-class Wakeup:
-    """Set any number of times, seen once: wakes one task."""
-
-    def __init__(self) -> None:
-        self._event = anyio.Event()
-
-    def set(self) -> None:
-        """Wake the task that waits, or the next that will."""
-        self._event.set()
-
-    @property
-    def is_set(self) -> bool:
-        """Whether it was set and nobody has waited for it since."""
-        return self._event.is_set()
-
-    async def wait(self) -> None:
-        """Wait until it is set, and clear it."""
-        await self._event.wait()
-        self._event = anyio.Event()
+"""Seconds that a check may take."""
 
 
 async def listen(
@@ -49,8 +30,8 @@ async def listen(
     channel: str,
     wake: Callable[[str | None], None],
     report: Callable[[str | None], None],
-) -> None:
-    """Listen for ever.
+) -> NoReturn:
+    """Listen until cancelled; a lost connection is replaced, after a delay that grows.
 
     Args:
         conninfo: a direct or session-mode address; a pooler in transaction mode cannot LISTEN.
@@ -59,18 +40,18 @@ async def listen(
             where the payload names none, as anything may have been missed.
         report: called with None when it listens, and with the reason when it does not.
     """
-    waits, throttle = backoff(), LogThrottle()
+    delays, throttle = backoff(), LogThrottle()
     while True:
         try:
             connection = await connect(conninfo)
             async with connection:
-                # Also what comes while the connection is proved is heard at once: far away that takes a while.
+                # Also what comes during a check is handled at once: over a slow link a check takes a while.
                 connection.add_notify_handler(lambda notice: wake(_entity_in(notice.payload)))
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
                 log.info("listener.listening", channel=channel)
                 report(None)
                 wake(None)
-                waits = backoff()
+                delays = backoff()
                 while True:
                     with anyio.move_on_after(PROBE_EVERY):
                         await _receive(connection, wake)
@@ -79,10 +60,10 @@ async def listen(
             tag(error, "Supabase")
             reason = with_database(error)
             report(reason)
-            pause = next(waits)
+            delay = next(delays)
             if (times := throttle.seen(reason)) is not None:
-                log.warning("listener.lost", error=reason, times=times, pause=round(pause, 2))
-            await anyio.sleep(pause)
+                log.warning("listener.lost", error=reason, times=times, pause=round(delay, 2))
+            await anyio.sleep(delay)
 
 
 async def _receive(connection: Connection, wake: Callable[[str | None], None]) -> NoReturn:

@@ -1,22 +1,21 @@
-"""The pull as a task of ``run``: every entity when it is due. What is wrong with one pull, or with a database, is told,
-waited out and tried again: it ends no delivery, and no other entity's pull.
+"""The pull as a task of ``run``: every entity when it is due. A pull that fails is reported and tried again; it ends
+no delivery, and no other entity's pull.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from typing import NoReturn
 
 import anyio
 import psycopg
-import structlog
 
-from worker.daemon.listener import Wakeup
+from worker.daemon.consumer import Consumer
+from worker.daemon.retry import Retry, RetryTimer
+from worker.daemon.wakeup import Wakeup
 from worker.domain.progress import Progress
-from worker.entities.declaration import ENTITIES, Entity
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import Kind, LogThrottle, Restored, SetupMissing, backoff, kind_of, with_database
+from worker.postgres.errors import Kind, Restored, SetupMissing, kind_of, with_database
 from worker.postgres.hints import hint_for, with_hint
 from worker.settings import Settings
 from worker.supabase import position
@@ -25,26 +24,13 @@ from worker.sync.databases import Databases
 from worker.sync.prune import prune
 from worker.sync.pull import pull
 
-log = structlog.get_logger("worker.daemon")
+TASK = "pull"
 FAULTS = (psycopg.Error, OSError, SetupMissing, Restored)
 """What ends a pull, and no worker."""
 
 
-@dataclass
-class _Trouble:
-    """How often a task has failed in a row, and when it is tried again."""
-
-    waits: Iterator[float] = field(default_factory=backoff)
-    throttle: LogThrottle = field(default_factory=LogThrottle)
-    until: float = 0.0
-
-    @property
-    def pause(self) -> float:
-        return self.until - time.monotonic()
-
-
 class Puller:
-    """Pulls one entity after the other, each when it is due and not in trouble."""
+    """Pulls one entity after the other, each when it is due and not waiting for a retry."""
 
     def __init__(
         self,
@@ -52,118 +38,126 @@ class Puller:
         settings: Settings,
         monitor: Monitor,
         *,
-        compare: Wakeup,
-        to_compare: set[str],
-        untold: set[str],
-        pulled: Callable[[str], None],
+        consumers: Iterable[Consumer],
+        pull_now: Wakeup,
     ) -> None:
         """Pull nothing before :meth:`run`.
 
         Args:
             databases: both databases.
             settings: all of them.
-            monitor: is told.
-            compare: rung when there is something to do at once.
-            to_compare: entities of which one database was found to have been restored: they are pulled at once.
-            untold: entities with rows that may not have been told what became of them.
-            pulled: called with the entity's name after each pull.
+            monitor: gets a report of every pull, fault and heartbeat.
+            consumers: one for each entity that is pulled.
+            pull_now: set when a consumer needs its entity's pull at once.
         """
-        self._bridge, self._settings, self._monitor = databases, settings, monitor
-        self._compare, self._to_compare, self._untold, self._pulled = compare, to_compare, untold, pulled
-        self._trouble: dict[str, _Trouble] = {}
-        """By the name of what does not work, as ``/readyz`` has it."""
+        self._databases, self._settings, self._monitor, self._pull_now = databases, settings, monitor, pull_now
+        self._retry = Retry(TASK, databases, monitor)
+        """Of what all pulls need: to learn which are due."""
+        self._pulls = [_EntityPull(consumer, databases, settings, monitor) for consumer in consumers]
 
-    async def run(self) -> None:
-        """Pull whatever is due at every sweep interval, for ever; what failed sooner, after a pause that grows."""
+    async def run(self) -> NoReturn:
+        """Pull what is due at every sweep interval; what failed, when its retry is due."""
         while True:
-            self._monitor.heartbeat("pull")
-            await self._turn()
-            pause = min((one.pause for one in self._trouble.values()), default=self._settings.sweep_interval)
-            with anyio.move_on_after(max(0.0, min(pause, self._settings.sweep_interval))):
-                await self._compare.wait()
+            self._monitor.heartbeat(TASK)
+            delay = await self._pull_due()
+            with anyio.move_on_after(min(delay, self._settings.sweep_interval)):
+                await self._pull_now.wait()
 
-    async def _turn(self) -> None:
-        if self._waits("pull"):
-            return
+    async def _pull_due(self) -> float:
+        """Pull every entity that is due; returns the seconds until the next look."""
+        if remaining := self._retry.timer.remaining:
+            return remaining
+        entities = [one.consumer.entity for one in self._pulls]
         try:
-            async with self._bridge.supabase.connection() as supabase:
-                due = await position.due(supabase, list(ENTITIES.values()), self._settings.pull_interval)
+            async with self._databases.supabase.connection() as supabase:
+                due = await position.due(supabase, entities, self._settings.pull_interval)
         except FAULTS as error:
-            await self._failed("pull", error)
-            return
-        self._works("pull")
-        for entity in ENTITIES.values():
-            if not self._waits(task := f"pull of {entity.name}"):
-                try:
-                    await self._pull(entity, due=entity.name in due)
-                except FAULTS as error:
-                    await self._failed(task, error)
-                else:
-                    self._works(task)
-            self._monitor.heartbeat("pull")
+            return await self._retry.failed(error, _reason(error))
+        self._retry.succeeded()
+        for one in self._pulls:
+            await one.run(due=one.consumer.name in due)
+            self._monitor.heartbeat(TASK)
+        retries = [remaining for one in self._pulls if (remaining := one.remaining) is not None]
+        return min(retries, default=self._settings.sweep_interval)
 
-    async def _pull(self, entity: Entity, *, due: bool) -> None:
-        """Tell rows that could not be told when it was time, and pull what is due. The position is shared, so that
-        several workers pull once.
-        """
-        if entity.name in self._untold and not self._waits(task := f"telling of {entity.name}"):
-            if await acknowledge_missed(self._bridge, entity):
-                self._untold.discard(entity.name)
-                self._trouble.pop(task, None)
-            else:
-                # Somebody holds a row, or it is on its way once more: no fault, but to be looked at again.
-                again = self._trouble.setdefault(task, _Trouble())
-                again.until = time.monotonic() + next(again.waits)
-        if not due and entity.name not in self._to_compare:
+
+class _EntityPull:
+    """One entity's pull and its retries."""
+
+    def __init__(self, consumer: Consumer, databases: Databases, settings: Settings, monitor: Monitor) -> None:
+        self.consumer = consumer
+        self._databases, self._settings, self._monitor = databases, settings, monitor
+        self._retry = Retry(f"pull of {consumer.name}", databases, monitor)
+        self._acknowledging = RetryTimer()
+        """Of acknowledgements that were missed."""
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the next retry; None where nothing is to be retried."""
+        return self._retry.timer.remaining if self._retry.failing else self._acknowledging.remaining
+
+    async def run(self, *, due: bool) -> None:
+        """Do what is to be done, unless a retry is still to be waited for."""
+        if self._retry.timer.remaining:
             return
-        asked = entity.name in self._to_compare
-        self._to_compare.discard(entity.name)
         try:
-            pulled = await pull(self._bridge, entity, progress=_Turns(self._monitor))
+            if self.consumer.missed and not self._acknowledging.remaining:
+                await self._acknowledge_missed()
+            if due or self.consumer.restored:
+                await self._pull()
+        except FAULTS as error:
+            await self._retry.failed(error, _reason(error))
+        else:
+            self._retry.succeeded()
+
+    async def _acknowledge_missed(self) -> None:
+        """Acknowledge rows that could not be acknowledged when they were settled."""
+        # Before, not after: the consumer may note another one meanwhile.
+        self.consumer.missed = False
+        complete = False
+        try:
+            complete = await acknowledge_missed(self._databases, self.consumer.entity)
+        finally:
+            self.consumer.missed |= not complete
+        if complete:
+            self._acknowledging.reset()
+        else:
+            # Another transaction holds a row, or it is on its way once more: no fault, but to be retried.
+            self._acknowledging.start()
+
+    async def _pull(self) -> None:
+        """Pull. The position is shared, so that several workers pull once."""
+        restored, self.consumer.restored = self.consumer.restored, False
+        try:
+            pulled = await pull(self._databases, self.consumer.entity, progress=PullHeartbeat(self._monitor))
         except BaseException:
-            if asked:
-                self._to_compare.add(entity.name)
+            self.consumer.restored |= restored
             raise
         if pulled:
             self._monitor.pulled(pulled)
-            self._pulled(entity.name)
-            # By the one that pulled, while Neon is awake.
+            self.consumer.records_changed()
+            # By the worker that pulled, while Neon is awake.
             pruned = await prune(
-                self._bridge, entity, ledger_days=self._settings.ledger_retention,
+                self._databases, self.consumer.entity, ledger_days=self._settings.ledger_retention,
                 workspace_days=self._settings.workspace_retention,
             )  # fmt: skip
             self._monitor.pruned(pruned)
 
-    def _waits(self, task: str) -> bool:
-        return task in self._trouble and self._trouble[task].pause > 0
 
-    def _works(self, task: str) -> None:
-        self._trouble.pop(task, None)
-        self._monitor.fault(task, None)
-
-    async def _failed(self, task: str, error: Exception) -> None:
-        trouble = self._trouble.setdefault(task, _Trouble())
-        pause = next(trouble.waits)
-        trouble.until = time.monotonic() + pause
-        reason = " ".join(str(error).splitlines()) if isinstance(error, SetupMissing) else with_database(error)
-        if kind_of(error) is not Kind.TRANSIENT:
-            reason = with_hint(reason, hint_for(error))
-        self._monitor.fault(task, reason)
-        self._monitor.retry(task, error)
-        if (times := trouble.throttle.seen(reason)) is not None:
-            log.warning("worker.fault", task=task, error=reason, times=times, pause=round(pause, 2))
-        if pause == 0:
-            await self._bridge.neon.renew()
-            await self._bridge.supabase.renew()
-
-
-class _Turns(Progress):
-    """A long pull is no pull that hangs: its every batch is a turn."""
+class PullHeartbeat(Progress):
+    """Makes every batch of a pull a heartbeat: a long pull does not hang."""
 
     def __init__(self, monitor: Monitor) -> None:
+        """Report to ``monitor``."""
         self._monitor = monitor
 
     def advance(self, records: int) -> None:
         """A batch is done."""
-        self._monitor.heartbeat("pull")
+        self._monitor.heartbeat(TASK)
         self._monitor.pulling()
+
+
+def _reason(error: Exception) -> str:
+    """What to say of a fault; what passes by itself needs no hint."""
+    reason = " ".join(str(error).splitlines()) if isinstance(error, SetupMissing) else with_database(error)
+    return reason if kind_of(error) is Kind.TRANSIENT else with_hint(reason, hint_for(error))

@@ -9,17 +9,17 @@ class Stopped(Exception):
     """A signal asked the command to stop."""
 
     def __init__(self, number: signal.Signals) -> None:
-        """Keep which."""
+        """Keep which one."""
         super().__init__(number.name)
         self.signal = number
 
 
 def stopping() -> list[signal.Signals]:
-    """The signals to heed. A hang-up that whoever began the process has it ignore (``nohup``) stays ignored."""
-    heeded = [signal.SIGTERM, signal.SIGINT]
+    """The signals to handle. Where the process was started to ignore hang-ups (``nohup``), they stay ignored."""
+    handled = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        heeded.append(signal.SIGHUP)
-    return heeded
+        handled.append(signal.SIGHUP)
+    return handled
 
 
 def interruptible() -> None:

@@ -1,4 +1,4 @@
-"""How ``run`` comes to its databases: at once or not at all by hand, with patience under a supervisor."""
+"""How ``run`` opens its databases: by hand it tries once, under a supervisor again and again."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from worker.sync.databases import Databases, Unreachable, open_databases
 log = structlog.get_logger("worker.daemon")
 
 START_PATIENCE = 300.0
-"""So many seconds a supervised start waits for a database. Then it ends, and the supervisor begins it anew with the
+"""Seconds that a supervised start waits for a database. Then it ends, and the supervisor starts it again with the
 addresses as they are by then: a wrong password cannot be told from an outage by its code."""
 TRY_SECONDS = 90.0
-"""One try to reach both databases, and the pause before it, take less."""
+"""Seconds: one try to reach both databases, and the delay before it, take less."""
 
 
 async def reach(
@@ -30,20 +30,20 @@ async def reach(
     """Open both databases for as long as the stack is; None where a signal came first.
 
     Raises:
-        Unreachable: there is no supervisor, or its patience is at an end.
+        Unreachable: there is no supervisor, or it has waited for ``START_PATIENCE``.
     """
     databases: Databases | None = None
-    called_off = False
-    deadline, waits, throttle = time.monotonic() + START_PATIENCE, backoff(), LogThrottle()
+    stopped = False
+    deadline, delays, throttle = time.monotonic() + START_PATIENCE, backoff(), LogThrottle()
 
-    async def heed(scope: anyio.CancelScope) -> None:
-        nonlocal called_off
+    async def stop_on_signal(scope: anyio.CancelScope) -> None:
+        nonlocal stopped
         await anext(signals)
-        called_off = True
+        stopped = True
         scope.cancel()
 
     async with anyio.create_task_group() as starting:
-        starting.start_soon(heed, starting.cancel_scope)
+        starting.start_soon(stop_on_signal, starting.cancel_scope)
         reason = "both databases are being reached"
         while databases is None:
             supervisor.waiting(reason, TRY_SECONDS)
@@ -52,13 +52,13 @@ async def reach(
             except* Unreachable as errors:
                 if not supervisor or time.monotonic() > deadline:
                     raise
-                reason, pause = _first(errors), next(waits)
+                reason, delay = _first(errors), next(delays)
                 if (times := throttle.seen(reason)) is not None:
-                    log.warning("worker.waiting", error=reason, times=times, pause=round(pause, 2))
+                    log.warning("worker.waiting", error=reason, times=times, pause=round(delay, 2))
                 supervisor.waiting(reason, TRY_SECONDS)
-                await anyio.sleep(pause)
+                await anyio.sleep(delay)
         starting.cancel_scope.cancel()
-    return None if called_off else databases
+    return None if stopped else databases
 
 
 def _first(error: BaseException) -> str:

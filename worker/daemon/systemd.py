@@ -1,7 +1,7 @@
 """Tells the service manager how the worker is: ready, alive, what it is doing, stopping. See sd_notify(3).
 
-The protocol is one datagram to ``$NOTIFY_SOCKET``, part of systemd's promise of stability, and systemd's manual
-prints it to be copied: shorter than a dependency on a C library or on a package without releases since 2017.
+The protocol is one datagram to ``$NOTIFY_SOCKET``. systemd promises that it stays, and its manual prints code to copy:
+shorter than a dependency on a C library or on a package without releases since 2017.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from worker.postgres.errors import LogThrottle
 log = structlog.get_logger("worker.systemd")
 
 STATUS_EVERY = 5.0
-"""Seconds between two words on what it is doing, at most."""
+"""Seconds between two status messages at most."""
 RETRY_SECONDS = 0.2
-"""How soon a word that must arrive is said again to a manager that does not take it."""
+"""Seconds until a message that must arrive is sent again to a manager that does not take it."""
 LONGEST_STATUS = 500
+"""Characters."""
 START_SECONDS = 60.0
-"""So much longer a start takes while the tasks are alive: what does not listen yet delivers all the same."""
+"""Seconds by which a start is extended while the tasks are alive: before it listens, the worker delivers already."""
 
 
 class Supervisor:
@@ -37,17 +38,17 @@ class Supervisor:
 
         Args:
             address: a path, or ``@`` and a name of Linux's abstract namespace; empty where nobody supervises.
-            watchdog: seconds after which the manager replaces a worker it has not heard of; 0: never.
+            watchdog: seconds after which the manager replaces a worker that sent no heartbeat; 0: never.
         """
         self._address, self._watchdog = address, watchdog
         self._ready = self._stopping = False
-        self._owed: list[str] = []
-        """What the manager has not taken and must hear."""
+        self._unsent: list[str] = []
+        """What the manager has not taken and must get."""
         self._throttle = LogThrottle()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """What systemd's variables say; a watchdog that is meant for another process is left to that one."""
+        """As systemd's variables say; a watchdog that is meant for another process is left to that one."""
         address = environment.get("NOTIFY_SOCKET", "")
         if address and address[0] not in "/@":
             log.warning(
@@ -62,7 +63,7 @@ class Supervisor:
         return cls(address, max(0.0, watchdog))
 
     def __bool__(self) -> bool:
-        """Whether somebody supervises."""
+        """Whether there is one."""
         return bool(self._address)
 
     def ready(self) -> None:
@@ -71,7 +72,7 @@ class Supervisor:
         self._send("READY=1", _status("Listening"))
 
     def waiting(self, reason: str, seconds: float) -> None:
-        """The start waits for something, and is still alive; word will come again within so many seconds."""
+        """The start waits for something, and is still alive; the next message comes within so many seconds."""
         self._send(_extend(seconds), _status(f"Waiting: {reason}"))
 
     def stopping(self) -> None:
@@ -80,43 +81,43 @@ class Supervisor:
         self._send("STOPPING=1", _status("Stopping: finishing the running batch"))
 
     async def report(self, monitor: Monitor) -> None:
-        """Say what the worker does, and that it is alive while its tasks are, for ever.
+        """Report what the worker does, and that it is alive while its tasks are, until cancelled.
 
-        The truth is ``/healthz``'s: where a task hangs, the watchdog hears nothing.
+        It says what ``/healthz`` says: while a task hangs, the watchdog gets no heartbeat.
         """
         if not self:
             return
         while True:
-            hangs = monitor.stalled()
-            said = [] if self._stopping else [_status(monitor.in_words())]
-            if not hangs and not self._ready:
-                said.append(_extend(START_SECONDS))
-            if not hangs and self._watchdog:
-                said.append("WATCHDOG=1")
-            if said:
-                self._send(*said)
+            stalled = monitor.health.stalled()
+            messages = [] if self._stopping else [_status(monitor.in_words())]
+            if not stalled and not self._ready:
+                messages.append(_extend(START_SECONDS))
+            if not stalled and self._watchdog:
+                messages.append("WATCHDOG=1")
+            if messages:
+                self._send(*messages)
             pause = min(STATUS_EVERY, self._watchdog / 2 or STATUS_EVERY)
-            await anyio.sleep(min(pause, RETRY_SECONDS) if self._owed else pause)
+            await anyio.sleep(min(pause, RETRY_SECONDS) if self._unsent else pause)
 
     def _send(self, *assignments: str) -> None:
         if not self._address:
             return
         name = f"\0{self._address[1:]}" if self._address[0] == "@" else self._address
-        said = [*self._owed, *(one for one in assignments if one not in self._owed)]
+        messages = [*self._unsent, *(one for one in assignments if one not in self._unsent)]
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-                link.setblocking(False)  # a manager that takes nothing is not waited for
+                link.setblocking(False)  # never wait for a manager that takes nothing
                 link.connect(name)
-                link.send("\n".join(said).encode())
-            self._owed = []
+                link.send("\n".join(messages).encode())
+            self._unsent = []
         except OSError as error:
-            self._owed = [one for one in said if one in _LASTING]
+            self._unsent = [one for one in messages if one in _LASTING]
             if (times := self._throttle.seen(str(error))) is not None:
                 log.warning("systemd.notify_failed", error=str(error), times=times)
 
 
 _LASTING = ("READY=1", "STOPPING=1")
-"""What is said once, and must arrive. All else is said again, as it is by then."""
+"""Sent once, and must arrive. All else is sent again soon, as it is by then."""
 
 
 def _extend(seconds: float) -> str:

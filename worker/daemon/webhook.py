@@ -1,4 +1,4 @@
-"""Posts the events of the outbox to ``N8N_WEBHOOK_URL``: at least once, in order per entity, holding up nobody."""
+"""Posts the events of the outbox to ``N8N_WEBHOOK_URL``: at least once, in order per entity, in no delivery's way."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 from urllib.parse import urlsplit
 
 import anyio
@@ -36,8 +37,8 @@ LOOK_PAUSE = 1.0
 
 
 @dataclass(frozen=True)
-class Hook:
-    """Where events go. The address may be a secret: it is never shown, its host is."""
+class Webhook:
+    """The receiver of events. The address may be a secret: it is never shown, its host is."""
 
     url: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
@@ -58,7 +59,7 @@ class NotPosted(Exception):
 
 
 def new_client() -> httpx.AsyncClient:
-    """What posts; it heeds the environment's proxies and certificates.
+    """A client that uses the environment's proxies and certificates.
 
     Raises:
         SettingsError: they cannot be used.
@@ -67,75 +68,83 @@ def new_client() -> httpx.AsyncClient:
         return httpx.AsyncClient(follow_redirects=False, timeout=POST_SECONDS)
     except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
         what = "set an http:// proxy" if isinstance(error, ImportError) else type(error).__name__
-        said = (
+        problem = (
             "N8N_WEBHOOK_URL: the environment's proxy (ALL_PROXY, HTTP_PROXY, HTTPS_PROXY) or certificates"
             f" (SSL_CERT_FILE, SSL_CERT_DIR) cannot be used to post: {what}"
         )
-        raise SettingsError([said]) from None
+        raise SettingsError([problem]) from None
 
 
 async def post_events(
     databases: Databases,
     entity: Entity,
-    hook: Hook,
+    webhook: Webhook,
     monitor: Monitor,
     wait: Callable[[], Awaitable[object]],
     *,
     every: float,
-) -> None:
-    """Post the events of an entity, for ever; what fails is tried again with growing pauses, for as long as it takes.
+) -> NoReturn:
+    """Post the events of an entity until cancelled; what fails is retried, with delays that grow, until it succeeds.
 
     Args:
         databases: both databases; Neon is not asked.
         entity: whose events.
-        hook: where they go.
-        monitor: told how it goes; a dead receiver is a warning, no reason not to be ready.
+        webhook: their receiver.
+        monitor: gets a report of every attempt; a dead receiver is a warning, the worker stays ready.
         wait: returns when there may be an event.
-        every: seconds after which to look by itself: another worker may have died.
+        every: seconds after which to look without that: another worker may have died.
     """
-    waits, throttle = backoff(), LogThrottle()
     async with new_client() as client:
-        poster = _Poster(databases, entity, hook, client)
+        poster = _Poster(databases, entity, webhook, monitor, client)
         while True:
             with anyio.move_on_after(every):
                 await wait()
-            while True:
-                try:
-                    posted = await poster.post()
-                except Held:
-                    break  # whether it goes well is his to say
-                except NotPosted as error:
-                    reason = str(error)
-                    monitor.not_posted(entity.name, reason, poster.pending, error.event.age)
-                except (psycopg.Error, OSError) as error:
-                    reason = in_one_line(error)
-                else:
-                    waits = backoff()
-                    monitor.posted(entity.name, poster.pending if posted else None)
-                    if not posted:
-                        break
-                    continue
-                pause = next(waits)
-                if (times := throttle.seen(reason)) is not None:
-                    log.warning(
-                        "webhook.failed", entity=entity.name, host=hook.host, error=reason, times=times,
-                        pause=round(pause, 2),
-                    )  # fmt: skip
-                await anyio.sleep(pause)
+            await poster.empty_outbox()
 
 
 class _Poster:
-    """Posts the events of an entity one by one. What a post costs does not follow how many wait, or were posted."""
+    """Posts the events of an entity one by one. The cost of a post does not depend on how many wait, or were posted."""
 
-    def __init__(self, databases: Databases, entity: Entity, hook: Hook, client: httpx.AsyncClient) -> None:
-        self._bridge, self._entity, self._hook, self._client = databases, entity, hook, client
-        self.pending = 0
+    def __init__(
+        self, databases: Databases, entity: Entity, webhook: Webhook, monitor: Monitor, client: httpx.AsyncClient
+    ) -> None:
+        self._databases, self._entity, self._webhook, self._client = databases, entity, webhook, client
+        self._monitor, self._delays, self._throttle = monitor, backoff(), LogThrottle()
+        self._pending = 0
         """How many wait, as last counted, without those posted since."""
         self._count_at = self._look_at = 0.0
         self._last = 0
         """The number of the event that was posted last."""
 
-    async def post(self) -> bool:
+    async def empty_outbox(self) -> None:
+        """Post until no event waits, or another worker posts."""
+        more = True
+        while more:
+            try:
+                more = await self._post_oldest()
+            except Held:
+                return  # the worker that posts reports how it goes
+            except NotPosted as error:
+                reason = str(error)
+                self._monitor.not_posted(self._entity.name, reason, self._pending, error.event.age)
+                await self._delay(reason)
+            except (psycopg.Error, OSError) as error:
+                await self._delay(in_one_line(error))
+            else:
+                self._delays = backoff()
+                self._monitor.posted(self._entity.name, self._pending if more else None)
+
+    async def _delay(self, reason: str) -> None:
+        """Log a failure, and wait until the next try."""
+        delay = next(self._delays)
+        if (times := self._throttle.seen(reason)) is not None:
+            log.warning(
+                "webhook.failed", entity=self._entity.name, host=self._webhook.host, error=reason, times=times,
+                pause=round(delay, 2),
+            )  # fmt: skip
+        await anyio.sleep(delay)
+
+    async def _post_oldest(self) -> bool:
         """Post the oldest event; False where none waits.
 
         Raises:
@@ -143,12 +152,12 @@ class _Poster:
             psycopg.Error: it stays in the outbox, and may have been posted.
             Held: another worker posts.
         """
-        async with self._bridge.supabase.connection() as supabase:
+        async with self._databases.supabase.connection() as supabase:
             event = await self._oldest(supabase)
             if event is None:
-                self.pending = 0
+                self._pending = 0
                 return False
-            if (reason := await _post(self._bridge, event, self._hook, self._client)) == STOPPED:
+            if (reason := await _post(self._databases, event, self._webhook, self._client)) == STOPPED:
                 return False
             if reason:
                 await outbox.not_posted(supabase, event, reason)
@@ -156,7 +165,7 @@ class _Poster:
                 raise NotPosted(reason, event)
             await outbox.posted(supabase, event)
             self._last = event.id
-            self.pending = max(0, self.pending - 1)
+            self._pending = max(0, self._pending - 1)
             await self._count(supabase)
         return True
 
@@ -175,7 +184,7 @@ class _Poster:
     async def _count(self, supabase: Connection) -> None:
         began = time.monotonic()
         if began >= self._count_at:
-            self.pending = await outbox.pending(supabase, self._entity)
+            self._pending = await outbox.pending(supabase, self._entity)
             took = time.monotonic() - began
             self._count_at = began + took + max(COUNT_PAUSE, COUNT_SHARE * took)
 
@@ -183,11 +192,11 @@ class _Poster:
 STOPPED = "the worker stops"
 
 
-async def _post(databases: Databases, event: Waiting, hook: Hook, client: httpx.AsyncClient) -> str:
+async def _post(databases: Databases, event: Waiting, webhook: Webhook, client: httpx.AsyncClient) -> str:
     """Post an event; returns why it was not taken, nothing where it was."""
     headers = {"Content-Type": "application/json", "Idempotency-Key": event.event["id"]}
-    if hook.token:
-        headers["Authorization"] = f"Bearer {hook.token}"
+    if webhook.token:
+        headers["Authorization"] = f"Bearer {webhook.token}"
     reason = STOPPED
     async with anyio.create_task_group() as posting:
 
@@ -199,8 +208,8 @@ async def _post(databases: Databases, event: Waiting, hook: Hook, client: httpx.
         try:
             with anyio.fail_after(POST_SECONDS):
                 content = json.dumps(event.event, separators=(",", ":"))
-                # The answer's body is nobody's business, and may be without end.
-                async with client.stream("POST", hook.url, content=content, headers=headers) as answer:
+                # The answer's body is not read: it tells nothing, and may never end.
+                async with client.stream("POST", webhook.url, content=content, headers=headers) as answer:
                     reason = "" if answer.is_success else _in_words(answer.status_code)
         except TimeoutError:
             reason = f"no answer within {POST_SECONDS:.0f} s"

@@ -1,4 +1,4 @@
-"""Hands events to the status pages that are open. Nobody is waited for."""
+"""Sends events to the status pages that are open, and waits for none of them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 WATCHERS = 32
-"""Status pages at most, so that nobody exhausts the worker by opening them."""
+"""Status pages at most, so that opening many does not exhaust the worker."""
 BACKLOG = 64
-"""Events that a slow page may be behind before it is cut off; it connects again and starts afresh."""
+"""Events that a slow page may be behind before it is cut off; it connects again and gets the whole status."""
 
 Event = tuple[str, dict[str, Any]]
 """Name and content of a server-sent event."""
 
 
 class Feed:
-    """Hands events to whoever watches. Nobody is waited for."""
+    """Sends events to all watchers, and waits for none of them."""
 
     def __init__(self) -> None:
         self._watchers: set[MemoryObjectSendStream[Event]] = set()
@@ -27,7 +27,7 @@ class Feed:
         self._closed = False
 
     def publish(self, name: str, data: dict[str, Any]) -> None:
-        """Hand an event to all; who is too far behind is cut off."""
+        """Send an event to all; a watcher that is too far behind is cut off."""
         for watcher in list(self._watchers):
             try:
                 watcher.send_nowait((name, data))
@@ -36,12 +36,12 @@ class Feed:
 
     @property
     def watchers(self) -> int:
-        """How many watch, those included that were cut off and have not gone."""
+        """How many watch, including those that were cut off and have not disconnected yet."""
         return self._open
 
     @property
     def full(self) -> bool:
-        """Whether no other may watch."""
+        """Whether no further one may watch."""
         return self._closed or self._open >= WATCHERS
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""What stands before the health address, so that no stranger's connection keeps a probe from its answer."""
+"""Guards the health address against connections that would keep a probe waiting, and against other web pages."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 REQUEST_SECONDS = 5.0
 """How long a client may take to send a request, the first or a later one."""
 CONNECTIONS = 128
-"""Connections at most; another one takes the place of the oldest that asks nothing, or of the oldest."""
+"""Connections at most; one more replaces the oldest that asks nothing, or else the oldest."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What every answer says, unless it says something else."""
+"""Headers of every answer that does not set them itself."""
 
 
 class Connection(H11Protocol):
-    """An HTTP connection that has to ask soon, and gives way to newer ones where there are too many."""
+    """An HTTP connection that has to ask soon, and is replaced by newer ones where there are too many."""
 
     _late: asyncio.TimerHandle | None = None
     since = 0.0
@@ -33,8 +33,8 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request of its is being answered."""
-        # None before the first request, whatever its annotation says.
+        """Whether it has no request that is being answered."""
+        # None before the first request, though its annotation does not say so.
         return self.cycle is None or self.cycle.response_complete  # type: ignore[redundant-expr]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; a request that is not whole does not stop the clock."""
+        """Read on; a request that is not complete does not stop the clock."""
         if self.idle:
             self._wait()
         super().data_received(data)
@@ -62,9 +62,9 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP. Where its request is being answered, or was, there is nothing more to say."""
+        """Refuse what is no HTTP. Where a request of it is being answered, or was, no second answer follows."""
         if self.cycle is not None:
-            # Its answer, where it has not begun, goes nowhere: the connection takes no other after this one.
+            # Its answer, where it has not begun, is dropped: the connection takes no further request.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -83,15 +83,15 @@ class Connection(H11Protocol):
 
 
 class HostGuard:
-    """Refuses names that are not this machine's, and adds the headers that keep a browser from mischief."""
+    """Refuses host names that are not this machine's, and adds the headers that restrict what a browser does."""
 
     def __init__(self, app: ASGIApp, *, local: bool) -> None:
         """Stand before an application.
 
         Args:
             app: what answers.
-            local: it is bound to this machine only, so that whoever comes by another name was sent by a
-                web page whose name now points here (DNS rebinding).
+            local: it is bound to this machine only, so that a request by another name was sent by a web page whose
+                name now points here (DNS rebinding).
         """
         self._app, self._local = app, local
 
@@ -124,7 +124,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _names_this_machine(host: str) -> bool:
-    """Whether a Host header is an IP address or localhost: no name that somebody else's DNS decides."""
+    """Whether a Host header is an IP address or localhost: no name that another's DNS decides."""
     name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
     if name.lower() in ("", "localhost"):
         return True

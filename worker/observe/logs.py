@@ -1,6 +1,6 @@
-"""Logs: one line an event, to stderr, as JSON or for a person's eyes. Never a traceback or a password.
+"""Logs: one line an event, to stderr, as JSON or for a person to read. Never a traceback or a password.
 
-The lines are written by :mod:`worker.observe.output`, which holds up nobody.
+The lines are written by :mod:`worker.observe.output`, which blocks no task.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def configure(log_format: Literal["json", "console"], *, level: int = logging.IN
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    output.tell_losses(lambda lines: _loss(processors, lines))
-    # Libraries that use the standard library's logging speak in the same lines, and only of trouble.
-    logging.basicConfig(handlers=[_Bridge()], level=logging.ERROR, force=True)
+    output.report_losses(lambda lines: _loss(processors, lines))
+    # Libraries that use the standard library's logging write the same lines, and only errors.
+    logging.basicConfig(handlers=[_StandardLibrary()], level=logging.ERROR, force=True)
     logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     logging.getLogger("py.warnings").setLevel(logging.WARNING)
     logging.captureWarnings(True)
-    # So does what nobody was there to catch.
+    # So do exceptions that were not caught.
     threading.excepthook = lambda thrown: _uncaught(thrown.exc_value)
     sys.unraisablehook = lambda thrown: _uncaught(thrown.exc_value)
 
@@ -82,7 +82,9 @@ def _no_password(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return event
 
 
-class _Bridge(logging.Handler):
+class _StandardLibrary(logging.Handler):
+    """Passes records of the standard library's logging to structlog."""
+
     def emit(self, record: logging.LogRecord) -> None:
         log = structlog.get_logger(record.name)
         log.log(record.levelno, "library", message=record.getMessage().strip(), exc_info=record.exc_info)

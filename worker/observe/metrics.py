@@ -1,4 +1,5 @@
-"""The metrics: their names, labels and help. ``deploy/metrics.md`` has the same list with what to make of each.
+"""The metrics: their names, labels and help, and how they follow from what is reported. ``deploy/metrics.md`` has the
+same list with what to make of each.
 
 Every set has a registry of its own. Nothing here asks a database anything.
 """
@@ -6,7 +7,10 @@ Every set has a registry of its own. Nothing here asks a database anything.
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections import Counter as Counts
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,7 +23,9 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from worker import __version__
+from worker.domain.pulled import Pulled
 from worker.domain.recent import BOUNDS
+from worker.sync.deliver import Tally
 
 PREFIX = "enrichment_worker"
 OUTCOMES = ("promoted", "flagged", "waiting", "withdrawn", "gone")
@@ -34,7 +40,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """What ``/metrics`` tells."""
+    """What ``/metrics`` says."""
 
     def __init__(self, entities: Iterable[str]) -> None:
         """Make all metrics, those of these entities at zero."""
@@ -141,6 +147,68 @@ class Metrics:
                 self.pulled.labels(entity, change)
             for state in ("busy", "changed"):
                 self.postponed.labels(entity, state)
+
+    def observe_batch(self, entity: str, tally: Tally) -> None:
+        """What became of a batch that held at least one record."""
+        self.batches.labels(entity).inc()
+        for stage, seconds in tally.seconds.items():
+            self.stage.labels(entity, stage).observe(seconds)
+        for winner, fields in tally.conflicts.items():
+            self.conflicts.labels(entity, winner).inc(fields)
+        for state in ("busy", "changed"):
+            self.postponed.labels(entity, state).inc(tally.outcomes[state])
+        for outcome, records in Counts(summary.outcome for summary in tally.summaries).items():
+            self.outcomes.labels(entity, outcome).inc(records)
+            delay = self.delay.labels(entity, outcome)
+            for summary in tally.summaries:
+                if summary.outcome == outcome and summary.delay is not None:
+                    delay.observe(max(0.0, summary.delay))  # the server's clock may have gone back meanwhile
+        flagged = Counts(summary.reason_code or "OTHER" for summary in tally.summaries if summary.outcome == "flagged")
+        for code, records in flagged.items():
+            self.flagged.labels(entity, code).inc(records)
+
+    def observe_pull(self, pulled: Pulled) -> None:
+        """What a pull of this process did."""
+        for change, records in zip(CHANGES, (pulled.new, pulled.changed, pulled.withdrawn), strict=True):
+            self.pulled.labels(pulled.entity, change).inc(records)
+        ended = {
+            "withdrawn": pulled.withdrawn,
+            "promoted": pulled.promoted,
+            "flagged": pulled.judged - pulled.promoted,
+        }
+        for outcome, records in ended.items():
+            self.outcomes.labels(pulled.entity, outcome).inc(records)
+
+    def observe_count(self, status: Mapping[str, Any], seconds: float) -> None:
+        """Where the records stand, as :func:`worker.operate.status.read_status` says it, and how long that took."""
+        self.count_seconds.set(seconds)
+        self.counted.set(datetime.fromisoformat(status["at"]).timestamp())
+        for name, entity in status["entities"].items():
+            self._observe_entity(name, entity, entity["last_pull"])
+
+    def _observe_entity(self, name: str, entity: Mapping[str, Any], pull: Mapping[str, Any]) -> None:
+        for state, records in entity["counts"].items():
+            self.records.labels(name, state).set(records)
+        self.queue.labels(name).set(entity["queue"])
+        for table in ("invalid", "master"):
+            if entity[table] is not None:
+                self.neon.labels(name, table).set(entity[table])
+        moments = {"at": self.last_pull, "full_at": self.last_full, "position": self.position}
+        for moment, gauge in moments.items():
+            if pull[moment] is not None:
+                gauge.labels(name).set(datetime.fromisoformat(pull[moment]).timestamp())
+        for change in CHANGES:
+            if pull[change] is not None:
+                self.last_records.labels(name, change).set(pull[change])
+
+    def observe_pool(self, database: str, stats: Mapping[str, int]) -> None:
+        """A connection pool's own figures, by psycopg_pool's names."""
+        free, size = stats.get("pool_available", 0), stats.get("pool_size", 0)
+        self.pool.labels(database, "free").set(free)
+        self.pool.labels(database, "used").set(size - free)
+        self.pool.labels(database, "limit").set(stats.get("pool_max", 0))
+        self.pool_waiting.labels(database).set(stats.get("requests_waiting", 0))
+        self.pool_errors.labels(database).set(stats.get("connections_errors", 0) + stats.get("connections_lost", 0))
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type, in the format that ``accept`` asks for."""

@@ -1,7 +1,7 @@
 """What a process writes to: results to stdout, all else to stderr. Neither may harm the work.
 
-What goes to stderr is written by a thread of its own. Where it cannot be written, or nobody reads it, lines are lost
-and counted, and nobody waits. Results are wanted: where they cannot be written, the command ends and says so.
+A thread of its own writes to stderr. Where that fails, or nothing reads it, lines are lost and counted, and no task
+waits. Results matter more: where they cannot be written, the command ends and says so.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 LIMIT = 1024 * 1024
 """Bytes that wait to be written at most; what comes then is lost."""
-PIECE = 4096
-"""Bytes written at once: a pipe takes so many whole."""
+CHUNK = 4096
+"""Bytes written at once: a pipe takes so many without splitting them."""
 STALL_SECONDS = 2.0
 """A reader that takes nothing for so long is not waited for."""
 FINISH_SECONDS = 10.0
-"""How long the end of the process waits for a reader that reads slowly."""
+"""Seconds that the end of the process waits for a slow reader."""
 RETRY_SECONDS = 1.0
-"""How soon it is tried again to say that lines were lost."""
+"""Seconds until the next try to report that lines were lost."""
 
 closed: set[int] = set()
 """Those of the three standard descriptors that were closed when the process began."""
 
 
 class NotWritten(Exception):
-    """The results could not be written to stdout. No ``OSError``: nobody takes it for a database's."""
+    """The results could not be written to stdout. No ``OSError``, which would be taken for a database's."""
 
     def __init__(self, error: OSError) -> None:
-        """Keep why."""
+        """Keep the reason."""
         super().__init__(error.strerror or str(error))
         self.unread = error.errno == errno.EPIPE
-        """Whether the reader has enough and went away."""
+        """Whether the reader closed the pipe: it has read enough."""
 
 
-class Spool:
-    """Lines on their way to a descriptor. Whoever puts one there is never held up by the descriptor."""
+class BackgroundWriter:
+    """Writes lines to a descriptor from a thread: the descriptor never blocks the caller."""
 
     def __init__(self, descriptor: int, limit: int = LIMIT) -> None:
         """Nothing is written, and no thread begun, before there is a line.
@@ -58,21 +58,22 @@ class Spool:
         self.lost = 0
         """Lines that were lost since the start."""
         self.loss_in_words: Callable[[int], str] = _loss_in_words
-        """The line that says how many were lost."""
+        """Renders the line that reports how many were lost."""
         self._descriptor, self._limit = descriptor, limit
         self._waiting: deque[bytes] = deque()
         self._size = 0
-        self._untold = 0
-        self._busy = self._torn = False
-        self._pieces = 0
-        """Written so far, or given up."""
+        self._unreported = 0
+        self._busy = self._mid_line = False
+        """Whether the thread writes; whether the last byte written did not end a line."""
+        self._chunks = 0
+        """Chunks written so far, or given up."""
         self._stalled: int | None = None
-        """How many were, when it was last waited for in vain."""
+        """How many there were when a wait last ended in vain."""
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def put(self, data: bytes) -> None:
-        """Have it written soon."""
+        """Write it soon."""
         with self._change:
             fits = not self._size or self._size + len(data) <= self._limit
             if not fits and not (_may_wait() and self._wait(lambda: self._size + len(data) <= self._limit)):
@@ -86,27 +87,27 @@ class Spool:
             self._change.notify_all()
 
     def finish(self, seconds: float = FINISH_SECONDS) -> None:
-        """Wait until all is written, as long as somebody reads, and no longer than this."""
+        """Wait until all is written, while the reader reads, and no longer than this."""
         with self._change:
             self._wait(lambda: not self._waiting and not self._busy, seconds)
 
     def _wait(self, done: Callable[[], bool], seconds: float = float("inf")) -> bool:
-        """Wait for something while pieces are being written; says whether it came about."""
+        """Wait for something while chunks are being written; returns whether it came about."""
         deadline = time.monotonic() + seconds
         while not done():
-            pieces, left = self._pieces, deadline - time.monotonic()
-            if pieces == self._stalled or not self._change.wait_for(
-                lambda: done() or self._pieces != pieces,  # noqa: B023 - it is called in this turn only
+            chunks, left = self._chunks, deadline - time.monotonic()
+            if chunks == self._stalled or not self._change.wait_for(
+                lambda: done() or self._chunks != chunks,  # noqa: B023 - it is called in this turn only
                 max(0.0, min(STALL_SECONDS, left)),
             ):
-                self._stalled = pieces
+                self._stalled = chunks
                 return False
         return True
 
     def _lose(self, data: bytes) -> None:
         lines = data.count(b"\n")
         self.lost += lines
-        self._untold += lines
+        self._unreported += lines
 
     def _work(self) -> None:
         written = True
@@ -115,39 +116,39 @@ class Spool:
                 while not self._waiting:
                     self._busy = False
                     self._change.notify_all()
-                    if self._untold and not self._change.wait(RETRY_SECONDS):
+                    if self._unreported and not self._change.wait(RETRY_SECONDS):
                         break
-                    if not self._untold:
+                    if not self._unreported:
                         self._change.wait()
                 self._busy = True
-                piece = self._next_piece()
-            if piece:
-                written = self._write(piece)
+                chunk = self._next_chunk()
+            if chunk:
+                written = self._write(chunk)
             with self._change:
-                self._size -= len(piece)
-                self._pieces += 1
+                self._size -= len(chunk)
+                self._chunks += 1
                 self._change.notify_all()
-                untold = 0 if self._waiting else self._untold
-            # After what had come before the loss, as soon as it can be told.
-            if untold and (written or not piece):
-                written = self._tell(untold)
+                unreported = 0 if self._waiting else self._unreported
+            # After the lines from before the loss, as soon as it can be written.
+            if unreported and (written or not chunk):
+                written = self._report_loss(unreported)
 
-    def _next_piece(self) -> bytes:
+    def _next_chunk(self) -> bytes:
         """As many lines as are written at once, or one that is longer."""
-        piece = self._waiting.popleft() if self._waiting else b""
-        while self._waiting and len(piece) + len(self._waiting[0]) <= PIECE:
-            piece += self._waiting.popleft()
-        return piece
+        chunk = self._waiting.popleft() if self._waiting else b""
+        while self._waiting and len(chunk) + len(self._waiting[0]) <= CHUNK:
+            chunk += self._waiting.popleft()
+        return chunk
 
-    def _tell(self, lines: int) -> bool:
-        if told := self._write(self.loss_in_words(lines).encode(), count=False):
+    def _report_loss(self, lines: int) -> bool:
+        if reported := self._write(self.loss_in_words(lines).encode(), count=False):
             with self._change:
-                self._untold -= lines
-        return told
+                self._unreported -= lines
+        return reported
 
     def _write(self, data: bytes, *, count: bool = True) -> bool:
         """Write it all; where that fails, the rest is lost."""
-        rest = memoryview(b"\n" + data if self._torn else data)
+        rest = memoryview(b"\n" + data if self._mid_line else data)
         while rest:
             try:
                 written = os.write(self._descriptor, rest)
@@ -159,17 +160,17 @@ class Spool:
                     with self._change:
                         self._lose(bytes(rest)[-len(data) :])
                 return False
-            self._torn = rest[written - 1] != ord("\n") if written else self._torn
+            self._mid_line = rest[written - 1] != ord("\n") if written else self._mid_line
             rest = rest[written:]
         # A prompt or a bar that ends in no newline is whole all the same.
-        self._torn = False
+        self._mid_line = False
         return True
 
     def _await_room(self) -> None:
-        """The descriptor is somebody's who made it non-blocking."""
-        ear = select.poll()
-        ear.register(self._descriptor, select.POLLOUT)
-        ear.poll(1000)
+        """Wait until a descriptor takes more that another process has made non-blocking."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        poll.poll(1000)
 
 
 def _loss_in_words(lines: int) -> str:
@@ -177,7 +178,7 @@ def _loss_in_words(lines: int) -> str:
 
 
 def _may_wait() -> bool:
-    """Whether waiting holds up nobody: the main thread has no event loop. What is read is worth waiting for then."""
+    """Whether waiting blocks no task: the main thread has no event loop. A reader that reads is worth it then."""
     if threading.current_thread() is not threading.main_thread():
         return False
     import asyncio  # noqa: PLC0415 - takes as long to load as all of `--help`, which never comes here
@@ -190,13 +191,13 @@ def _may_wait() -> bool:
 
 
 class _Stderr(io.RawIOBase):
-    """Stands in for stderr's descriptor, so that whoever writes there goes by the spool."""
+    """Stands in for stderr's descriptor, so that everything written there goes through the background writer."""
 
-    def __init__(self, spool: Spool) -> None:
-        self._spool, self._tty = spool, os.isatty(2)
+    def __init__(self, writer: BackgroundWriter) -> None:
+        self._writer, self._tty = writer, os.isatty(2)
 
     def write(self, data: ReadableBuffer) -> int:
-        self._spool.put(bytes(data))
+        self._writer.put(bytes(data))
         return memoryview(data).nbytes
 
     def isatty(self) -> bool:
@@ -210,27 +211,27 @@ class _Stderr(io.RawIOBase):
 
 
 class _Stdout(io.FileIO):
-    """Stdout's descriptor, whose failure is told as what it is."""
+    """Stdout's descriptor; a failure raises :class:`NotWritten`."""
 
     def write(self, data: ReadableBuffer) -> int:
         try:
             return super().write(data)
         except OSError as error:
-            # What is left in buffers goes nowhere, and complains no more.
+            # What is left in buffers is discarded, without further errors.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             raise NotWritten(error) from None
 
 
-_spool = Spool(2)
+_stderr = BackgroundWriter(2)
 
 
 def prepare() -> None:
-    """Give the process three standard descriptors that are open, and streams that harm nobody."""
+    """Give the process three standard descriptors that are open, and streams that never block its work."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # It takes the lowest number that is free: this one. Else a socket would, and be taken for stdout.
+            # It gets the lowest free number: this one. Else a socket would get it, and output would go there.
             os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(number, True)
             closed.add(number)
@@ -240,7 +241,7 @@ def prepare() -> None:
     errors = sys.stdout.errors if sys.stdout else None
     sys.stdout = io.TextIOWrapper(results, _encoding(sys.stdout), errors, line_buffering=os.isatty(1))
     # It is written to by the line: a raw stream needs no buffer between, as with `python -u`.
-    raw: Any = _Stderr(_spool)
+    raw: Any = _Stderr(_stderr)
     sys.stderr = io.TextIOWrapper(raw, _encoding(sys.stderr), "backslashreplace", line_buffering=True)
 
 
@@ -249,16 +250,16 @@ def _encoding(stream: TextIO | None) -> str:
 
 
 def finish() -> None:
-    """Write what waits, as long as somebody reads it. The process may end then."""
+    """Write what waits, while the reader reads. The process may end then."""
     sys.stderr.flush()
-    _spool.finish()
+    _stderr.finish()
 
 
 def lost() -> int:
     """Lines for stderr that were lost since the start."""
-    return _spool.lost
+    return _stderr.lost
 
 
-def tell_losses(in_words: Callable[[int], str]) -> None:
-    """Say losses so: a line, from the number of lost ones."""
-    _spool.loss_in_words = in_words
+def report_losses(in_words: Callable[[int], str]) -> None:
+    """Set how losses are reported: a line, made from the number of lost ones."""
+    _stderr.loss_in_words = in_words

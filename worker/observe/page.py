@@ -18,7 +18,7 @@ from worker.observe.broadcast import Event
 from worker.observe.monitor import Monitor
 
 HEARTBEAT_SECONDS = 15.0
-"""How often a silent stream says that it is there, so that both ends notice when the other is not."""
+"""Seconds between two heartbeats of a silent stream, so that both ends notice when the other is gone."""
 PAGE = (Path(__file__).parent / "page.html").read_bytes()
 
 

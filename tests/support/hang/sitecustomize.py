@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 
-from worker.observe import monitor
+from worker.observe import health
 from worker.supabase import position
 
 honest = position.due
@@ -22,4 +22,4 @@ async def due(*arguments: Any) -> list[str]:
 
 
 position.due = due
-monitor.STALLED_SECONDS = 1.0
+health.STALLED_SECONDS = 1.0

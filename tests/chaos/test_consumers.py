@@ -1,4 +1,4 @@
-"""Two couriers for each entity: the next batch is claimed while the first is settled."""
+"""Two delivery loops for each entity: the next batch is claimed while the first is settled."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_both_batches_on_their_way_are_finished_when_the_worker_stops(
     check(neon, supabase)
 
 
-def test_what_the_second_courier_cannot_carry_the_first_does(
+def test_what_the_second_loop_cannot_deliver_the_first_does(
     backlog, databases, daemon, neon, supabase, eventually
 ) -> None:
     with psycopg.connect(databases.neon_url) as intake:

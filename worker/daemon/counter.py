@@ -1,0 +1,56 @@
+"""Counts where the records stand, for the status page, ``/status.json`` and ``/metrics``."""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn
+
+import anyio
+import psycopg
+import structlog
+
+from worker.daemon.wakeup import Wakeup
+from worker.entities.declaration import ENTITIES
+from worker.observe.monitor import Monitor
+from worker.operate.status import COUNT_SECONDS, read_status
+from worker.postgres.errors import LogThrottle, with_database
+from worker.sync.databases import Databases
+
+log = structlog.get_logger("worker.daemon")
+
+COUNT_PAUSE = 1.0
+"""Seconds between two counts at least."""
+COUNT_SHARE = 50
+"""A count is followed by a pause this many times as long: counting takes 2 % of a core at most."""
+
+
+async def count_records(databases: Databases, monitor: Monitor, changed: Wakeup, interval: float) -> NoReturn:
+    """Count after every change and every ``interval`` seconds. A count that fails is reported and holds up nothing.
+
+    Args:
+        databases: both databases; Neon is not asked.
+        monitor: gets the counts, or why there are none.
+        changed: set when records are not where they were.
+        interval: seconds without a change after which to count by itself.
+    """
+    throttle = LogThrottle()
+    while True:
+        counting = 0.0
+        try:
+            async with databases.supabase.connection() as supabase:
+                began = time.perf_counter()
+                status = await read_status(supabase, ENTITIES.values())
+            counting = time.perf_counter() - began
+        except (psycopg.Error, OSError) as error:
+            # The pause follows a count that kept the server busy, not a wait for a lost connection.
+            if isinstance(error, psycopg.errors.QueryCanceled):
+                counting = COUNT_SECONDS
+            reason = with_database(error)
+            monitor.not_counted(reason)
+            if (times := throttle.seen(reason)) is not None:
+                log.warning("count.failed", error=reason, times=times)
+        else:
+            monitor.counted(status, counting)
+        await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * counting))
+        with anyio.move_on_after(interval):
+            await changed.wait()

@@ -1,0 +1,43 @@
+"""The sweep: finds work whose notification was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import anyio
+import psycopg
+
+from worker.daemon.consumer import Consumer
+from worker.daemon.retry import Retry
+from worker.observe.monitor import Monitor
+from worker.supabase import queue
+from worker.sync.databases import Databases
+
+TASK = "sweep"
+
+
+async def sweep(databases: Databases, consumers: Sequence[Consumer], monitor: Monitor, interval: float) -> NoReturn:
+    """Look for work at once and then every ``interval`` seconds, and wake the consumers that have some."""
+    retry = Retry(TASK, databases, monitor)
+    while True:
+        monitor.heartbeat(TASK)
+        try:
+            await _wake_those_with_work(databases, consumers, monitor)
+        except (psycopg.Error, OSError) as error:
+            delay = await retry.failed(error)
+        else:
+            retry.succeeded()
+            delay = interval
+        await anyio.sleep(delay)
+
+
+async def _wake_those_with_work(databases: Databases, consumers: Sequence[Consumer], monitor: Monitor) -> None:
+    async with databases.supabase.connection() as supabase:
+        entities = [consumer.entity for consumer in consumers]
+        with_work = await queue.has_work(supabase, entities, databases.postponed)
+        for consumer in consumers:
+            if consumer.name in with_work:
+                if consumer.idle:
+                    monitor.swept(consumer.name)
+                consumer.wakeup.set()
