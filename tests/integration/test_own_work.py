@@ -633,7 +633,7 @@ def test_who_is_carried_again_and_waits_then_is_booked_once(steps, neon, supabas
     complete(supabase, person(1), email="robin@alder.example")
     settle_and_lose_the_claim(steps, entity=PEOPLE)
     add_people(neon, 1)
-    neon.execute("DELETE FROM marketing.company_slots")
+    neon.execute("DELETE FROM marketing.company_master")
     first, again = (settle_and_lose_the_claim(steps, entity=PEOPLE) for _ in range(2))
     promoted, waits = ledger(neon, person(1))
     assert (promoted["outcome"], waits["outcome"]) == ("promoted", "waiting")

@@ -103,3 +103,28 @@ def test_a_person_who_would_wait_is_not_said_to_pass(steps, cli, neon, supabase,
     add_master(neon, 1) if missing == "company" else None
     add_slot(neon, 9, 1)
     assert cli("revalidate", "--entity", "people").stdout.split() == [person(1)]
+
+
+def test_a_person_whose_company_passes_in_the_same_run_passes_if_there_is_a_slot(steps, cli, neon, supabase) -> None:
+    add_companies(neon, 1, 2)
+    add_slot(neon, 1, 1)
+    for number in (1, 2):
+        add_people(neon, number, of=number)
+    steps.pull()
+    steps.pull("people")
+    for number in (1, 2):
+        complete(supabase, company(number), website=f"https://a{number}.example")
+        complete(supabase, person(number), email=f"robin{number}@alder.example")
+    steps.push()
+    steps.push("people")
+    before = both(neon, supabase)
+    done = cli("revalidate")
+    assert done.stdout.split() == [company(1), company(2), person(1)]
+    assert f"{person(2)} was left: Waiting: company {company(2)} has no slot" in done.stderr
+    assert cli("revalidate", "--entity", "people").stdout == "", "without its company it is not promoted"
+    dry = cli("promote", "--dry-run", input=done.stdout)
+    assert all(key in dry.stdout for key in (company(1), company(2), person(1)))
+    assert [len(ledger(neon, key)) for key in (company(1), person(1))] == [1, 1]
+    assert before[1] == both(neon, supabase)[1]
+    assert cli("promote", input=done.stdout).returncode == 0
+    assert master(neon, person(1))

@@ -123,11 +123,14 @@ def _revalidate(
     entity: str | None, batch_size: int | None, *, dry_run: bool, stale: bool = False
 ) -> dict[str, Revalidated]:
     async def work(databases: Databases) -> dict[str, Revalidated]:
+        results: dict[str, Revalidated] = {}
         with progress("judging") as bar:
-            return {
-                one.name: await stages.revalidate(databases, one, stale=stale, dry_run=dry_run, progress=bar)
-                for one in entities_named(entity)
-            }
+            for one in entities_named(entity):
+                passed = [key for result in results.values() for key in result.passed]
+                results[one.name] = await stages.revalidate(
+                    databases, one, stale=stale, dry_run=dry_run, assumed=passed, progress=bar
+                )
+        return results
 
     return with_databases(work, batch_size)
 

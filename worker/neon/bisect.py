@@ -32,8 +32,6 @@ async def settle_by_bisection(
     batch: Sequence[Judged],
     run: Run,
     known: Receipt | None = None,
-    *,
-    rehearse: bool = False,
 ) -> tuple[dict[str, Answer], dict[str, Refusal]]:
     """Settle what can be settled of a batch that was refused as a whole.
 
@@ -44,7 +42,7 @@ async def settle_by_bisection(
     Raises:
         Restored, psycopg.Error: as :func:`settle`.
     """
-    params = parameters(how, batch, run, known, rehearse=rehearse)
+    params = parameters(how, batch, run, known)
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
     words = {
@@ -57,13 +55,14 @@ async def settle_by_bisection(
     }
     *_, taken = await transact(
         connection,
+        *(run.rehearsal or ()),
         *locks(how, batch),
         (_GIVE, {"records": records}),
         (sql.SQL(_APART % words), None),
         (_TAKE, None),
         # Parts of a batch come back often.
         opening=begin(statement=APART_SECONDS, lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
-        rehearse=rehearse,
+        rehearse=run.rehearsal is not None,
         seconds=APART_SECONDS + 5.0,
     )
     rows = [row["answer"] for row in taken.fetchall()]

@@ -27,6 +27,8 @@ class Run:
     source: str
     target: str
     notes: str | None = None
+    rehearsal: tuple[Step, ...] | None = None
+    """Not None: nothing is kept, and the database only says what would become of it, after these steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,10 @@ def log_run(run: Run, total: int, passed: int, failed: int) -> Step:
             " passed_records = EXCLUDED.passed_records, failed_records = EXCLUDED.failed_records"
         ).format(LOG.sql),
         {
-            **asdict(run),
+            "run_id": run.run_id,
+            "source": run.source,
+            "target": run.target,
+            "notes": run.notes,
             "total": total,
             "passed": passed,
             "failed": failed,

@@ -141,8 +141,6 @@ async def settle(
     batch: Sequence[Judged],
     run: Run,
     known: Receipt | None = None,
-    *,
-    rehearse: bool = False,
 ) -> dict[str, Answer]:
     """Promote, flag or push the batch in one transaction and one round trip.
 
@@ -154,7 +152,6 @@ async def settle(
         batch: merged and judged.
         run: what they are booked under.
         known: the last ledger row that the workspace is known to have been told of; Neon must have it.
-        rehearse: write nothing, and say what would be answered.
 
     Returns:
         The answer to each delivery, by key.
@@ -168,10 +165,11 @@ async def settle(
         return {}
     *_, settled = await transact(
         connection,
+        *(run.rehearsal or ()),
         *locks(how, batch),
-        (how.settle, parameters(how, batch, run, known, rehearse=rehearse)),
+        (how.settle, parameters(how, batch, run, known)),
         opening=begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
-        rehearse=rehearse,
+        rehearse=run.rehearsal is not None,
     )
     return answers_of(how.entity, batch, settled.fetchall())
 
@@ -189,15 +187,13 @@ def locks(how: Settlement, batch: Sequence[Judged]) -> list[Step]:
     ]
 
 
-def parameters(
-    how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None, *, rehearse: bool = False
-) -> dict[str, Any]:
+def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None) -> dict[str, Any]:
     """What the settling statement is given."""
     return {
         "known_id": known.id if known else None,
         "known_hash": known.hash if known else None,
         "records": Jsonb([_as_record(judged) for judged in batch]),
-        "rehearse": rehearse,
+        "rehearse": run.rehearsal is not None,
         "entity": how.entity.name,
         "run_id": run.run_id,
         "source": run.source,

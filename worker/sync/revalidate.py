@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from worker.domain.model import Action, Outcome, State, Status
 from worker.domain.progress import NOBODY, Progress
 from worker.domain.steps import Claimed, Judged, Settled, Verdict
-from worker.entities.declaration import Entity
+from worker.entities.declaration import ENTITIES, Entity
 from worker.neon import invalid
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
+from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import COMMIT, send
+from worker.postgres.transaction import COMMIT, Step, send
 from worker.supabase import queue
 from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases
@@ -80,8 +81,12 @@ async def judge_rows(
     apply: Collection[Action],
     anew: bool = False,
     dry_run: bool = False,
+    assumed: Collection[str] = (),
 ) -> Revalidated:
     """Judge a batch of invalid rows, settle those whose action is in ``apply``, tell their workspace rows.
+
+    Promotions that are not in ``apply`` are rehearsed, as are all in a dry run; ``assumed`` are the keys of records of
+    other entities that pass in the same run.
 
     What fails as it did before is left as it is, unless ``anew`` asks for an entry of this version of the rules.
 
@@ -92,7 +97,7 @@ async def judge_rows(
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
     judgements = _judge(entity, rows, at, found)
     if dry_run or Action.PROMOTE not in apply:
-        judgements = await _rehearsed(databases, neon, entity, judgements, run, found)
+        judgements = await _rehearsed(databases, neon, entity, judgements, run, found, assumed)
     batch, untold = _to_settle(judgements, rows, at, found, apply=apply, anew=anew)
     if dry_run or not (batch or untold):
         await send(supabase, COMMIT)
@@ -164,14 +169,21 @@ async def _rehearsed(
     judgements: Sequence[Judged],
     run: Run,
     found: Revalidated,
+    assumed: Collection[str],
 ) -> list[Judged]:
     """Ask the master table what it would say of those that pass. Those that it refuses are flags by now, and those that
-    would wait, or are held, are left.
+    would wait, or are held, are left. What waits for records that pass in this very run, ``assumed``, is asked again
+    after their promotion.
     """
     passed = [judged for judged in judgements if judged.action is Action.PROMOTE]
-    settled, blocked = await settle_batch(databases, neon, entity, passed, run, rehearse=True)
+    settled, blocked = await settle_batch(databases, neon, entity, passed, replace(run, rehearsal=()))
     complain(blocked)
     said = {one.key: one for one in settled}
+    if waiting := [one for one in settled if one.answer.waits_for in assumed]:
+        steps = await _promotions(databases, neon, entity, {str(one.answer.waits_for) for one in waiting}, run)
+        later = replace(run, rehearsal=tuple(steps))
+        settled, _ = await settle_batch(databases, neon, entity, [one.judged for one in waiting], later)
+        said |= {one.key: one for one in settled}
     left: list[Judged] = []
     for judged in judgements:
         one = said.get(judged.key)
@@ -185,6 +197,21 @@ async def _rehearsed(
         else:
             _sort(found, one)
     return left
+
+
+async def _promotions(
+    databases: Databases, neon: Connection, entity: Entity, keys: Collection[str], run: Run
+) -> list[Step]:
+    """The steps that promote the records that ``entity`` waits for, in a rehearsal."""
+    steps: list[Step] = []
+    for other in ENTITIES.values():
+        if entity.name in other.releases:
+            rows = await invalid.read(neon, other, list(keys))
+            batch = [begin_in_neon(other, row, None) for row in rows.values()]
+            how = databases.settlements[other.name]
+            settling = (how.settle, parameters(how, batch, replace(run, rehearsal=())))
+            steps += [*locks(how, batch), settling] if batch else []
+    return steps
 
 
 def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
@@ -224,6 +251,7 @@ async def judge_pushed(
     apply: Collection[Action],
     which: Which = Which.ALL,
     dry_run: bool = False,
+    assumed: Collection[str] = (),
     progress: Progress = NOBODY,
 ) -> Revalidated:
     """Judge every record in Neon that is marked ``complete``, batch by batch.
@@ -235,6 +263,7 @@ async def judge_pushed(
         apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
         which: of those records.
         dry_run: write nothing.
+        assumed: the keys of records of other entities that pass in the same run.
         progress: told of every batch.
     """
     total, after = Revalidated(), ""
@@ -247,7 +276,18 @@ async def judge_pushed(
             batch = {row.key: row for row in rows}
             anew = which is Which.STALE
             total.add(
-                await judge_rows(databases, neon, supabase, entity, batch, run, apply=apply, anew=anew, dry_run=dry_run)
+                await judge_rows(
+                    databases,
+                    neon,
+                    supabase,
+                    entity,
+                    batch,
+                    run,
+                    apply=apply,
+                    anew=anew,
+                    dry_run=dry_run,
+                    assumed=assumed,
+                )
             )
             progress.advance(len(batch))
     return total

@@ -77,13 +77,11 @@ async def settle_batch(
     batch: Sequence[Judged],
     run: Run,
     apply: Collection[Action] = frozenset(Action),
-    *,
-    rehearse: bool = False,
 ) -> tuple[list[Settled], Blocked | None]:
     """Settle a batch in Neon; a record whose row moved on meanwhile is merged and judged again.
 
-    A rehearsal writes nothing: it says what the master table would say, its constraints and triggers included, and what
-    a record would wait for.
+    A rehearsal (:attr:`worker.neon.books.Run.rehearsal`) writes nothing: it says what the master table would say, its
+    constraints and triggers included, and what a record would wait for.
 
     Where the second judgement asks for an action that is not in ``apply``, its answer stays ``CHANGED``. A record that
     somebody else's transaction holds is ``BUSY``.
@@ -100,7 +98,7 @@ async def settle_batch(
     for _ in range(ROUNDS):
         if not todo:
             break
-        done.add(await _settle_or_split(databases, neon, entity, todo, run, rehearse=rehearse))
+        done.add(await _settle_or_split(databases, neon, entity, todo, run))
         moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
         standings = await ledger.standings(neon, entity, {one.key: one.claimed.receipt for one in moved})
         todo = []
@@ -119,28 +117,28 @@ async def settle_batch(
 
 
 async def _settle_or_split(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run, *, rehearse: bool
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run
 ) -> _Round:
     """Settle, and where Neon does not take the batch as it is, take it apart."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     try:
-        answers = await settle(neon, how, batch, run, known, rehearse=rehearse)
+        answers = await settle(neon, how, batch, run, known)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
             raise
         await send(neon, ROLLBACK)
         if how.cannot_fill(error):
-            return await _without_promotions(databases, neon, entity, batch, run, error, rehearse=rehearse)
-        return await _bisect(databases, neon, entity, batch, run, error, rehearse=rehearse)
-    return _take(databases, entity, batch, answers, rehearse=rehearse)
+            return await _without_promotions(databases, neon, entity, batch, run, error)
+        return await _bisect(databases, neon, entity, batch, run, error)
+    return _take(databases, entity, batch, answers, run)
 
 
 def _take(
-    databases: Databases, entity: Entity, batch: Sequence[Judged], answers: Mapping[str, Answer], *, rehearse: bool
+    databases: Databases, entity: Entity, batch: Sequence[Judged], answers: Mapping[str, Answer], run: Run
 ) -> _Round:
     """The records that were answered."""
     answered = [judged for judged in batch if judged.key in answers]
-    if not rehearse:
+    if run.rehearsal is None:
         for judged in answered:
             databases.doubted.pop((entity.name, judged.key), None)
         if _applied(batch, answers, Action.PROMOTE):
@@ -164,18 +162,12 @@ async def _without_promotions(
     batch: Sequence[Judged],
     run: Run,
     error: psycopg.Error,
-    *,
-    rehearse: bool,
 ) -> _Round:
     """The master has a column that takes no NULL, and nothing fills it: no record of the entity can be promoted."""
     promotions = [judged for judged in batch if judged.action is Action.PROMOTE]
     others = [judged for judged in batch if judged.action is not Action.PROMOTE]
     blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
-    return (
-        blocked.add(await _settle_or_split(databases, neon, entity, others, run, rehearse=rehearse))
-        if others
-        else blocked
-    )
+    return blocked.add(await _settle_or_split(databases, neon, entity, others, run)) if others else blocked
 
 
 def _busy(batch: Iterable[Judged]) -> dict[str, Settled]:
@@ -193,15 +185,13 @@ async def _bisect(
     batch: Sequence[Judged],
     run: Run,
     error: psycopg.Error,
-    *,
-    rehearse: bool,
 ) -> _Round:
     """Settle what can be settled, flag the records that Neon refuses, and no others."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
-    answers, refused = await settle_by_bisection(neon, how, batch, run, known, rehearse=rehearse)
+    answers, refused = await settle_by_bisection(neon, how, batch, run, known)
     if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
         raise error  # it is no record that is locked, but a table
-    done = _take(databases, entity, batch, answers, rehearse=rehearse)
+    done = _take(databases, entity, batch, answers, run)
     everybodys = _no_records_fault(databases, entity, batch, answers, refused, error)
     if everybodys:
         done.blocked = Blocked(error, everybodys)
@@ -210,11 +200,11 @@ async def _bisect(
     again = [judged for judged in batch if judged.key in refused and judged.key not in late]
     if again:
         stuck, flags = await _make_flags(neon, entity, again, refused)
-        if not rehearse:
+        if run.rehearsal is None:
             await _book_stuck(neon, entity, stuck, run)
         done.settled |= {one.key: one for one in stuck}
         if flags:
-            done.add(await _settle_or_split(databases, neon, entity, flags, run, rehearse=rehearse))
+            done.add(await _settle_or_split(databases, neon, entity, flags, run))
     return done
 
 

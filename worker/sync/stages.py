@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, new_run_id
@@ -102,7 +102,13 @@ async def _look(databases: Databases, entity: Entity, done: Pushed) -> None:
 
 
 async def revalidate(
-    databases: Databases, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
+    databases: Databases,
+    entity: Entity,
+    *,
+    stale: bool = False,
+    dry_run: bool = False,
+    assumed: Collection[str] = (),
+    progress: Progress = NOBODY,
 ) -> Revalidated:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
 
@@ -111,6 +117,7 @@ async def revalidate(
         entity: whose records.
         stale: only those that another version of the rules refused.
         dry_run: write nothing.
+        assumed: the keys of records of other entities that pass in the same run: they are promoted before.
         progress: told of every batch.
 
     Raises:
@@ -122,7 +129,7 @@ async def revalidate(
         async with databases.neon.connection() as neon:
             progress.expect(await invalid.count_pushed(neon, entity, which))
     found = await judge_pushed(
-        databases, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, progress=progress
+        databases, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, assumed=assumed, progress=progress
     )
     if not dry_run:
         # What failed was logged with its settlement; the row counts all that was judged.
@@ -187,7 +194,15 @@ async def promote(
                 if rows:
                     judged.add(
                         await judge_rows(
-                            databases, neon, supabase, entity, rows, run, apply=(Action.PROMOTE,), dry_run=dry_run
+                            databases,
+                            neon,
+                            supabase,
+                            entity,
+                            rows,
+                            run,
+                            apply=(Action.PROMOTE,),
+                            dry_run=dry_run,
+                            assumed=[key for _, others in work.runs.values() for key in others.passed],
                         )
                     )
                 mine.add(judged)
