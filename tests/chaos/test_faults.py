@@ -18,7 +18,7 @@ from proxy import Proxy
 from records import add_companies, company, complete, edit, invalid, ledger, master, work
 
 from worker.domain.postponed import Cause, Postponed
-from worker.postgres.errors import backoff
+from worker.postgres.backoff import backoff
 
 
 @pytest.fixture

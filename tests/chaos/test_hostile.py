@@ -17,8 +17,9 @@ from psycopg.types.json import Jsonb
 from records import add_companies, add_people, company, complete, invalid, ledger, master, person, work
 
 from worker.daemon.listener import _entity_in
+from worker.domain.company_rules import CompanyRules
 from worker.domain.merge import merge
-from worker.domain.rules import CompanyRules, PeopleRules
+from worker.domain.people_rules import PeopleRules
 from worker.entities.declaration import COMPANY, ENTITIES
 from worker.observe.host_guard import CONNECTIONS, _names_this_machine
 from worker.operate.history import _plain

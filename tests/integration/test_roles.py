@@ -29,7 +29,7 @@ from records import (
 )
 
 from worker.entities.declaration import COMPANY, PEOPLE
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 from worker.operate.history import history
 from worker.operate.privileges import needs
 from worker.operate.status import read_status

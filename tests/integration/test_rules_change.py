@@ -7,7 +7,7 @@ import json
 import pytest
 from records import add_companies, company, complete, everything, invalid, ledger, master, work
 
-from worker.domain.rules import CompanyRules
+from worker.domain.company_rules import CompanyRules
 
 OLD = "0123456789ab"
 

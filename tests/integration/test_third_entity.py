@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from worker.domain.rules import RecordRules
 from worker.entities.declaration import ENTITIES, Entity
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 from worker.operate.setup import require_adoptable, setup
 from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database

@@ -15,7 +15,7 @@ from worker.sync import stages
 from worker.sync.databases import open_databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.pull import pull
-from worker.sync.revalidate import Revalidated
+from worker.sync.rehearsal import Revalidated
 from worker.sync.undo import Undone, undo
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from worker.cli.commands import WORK, commands
 from worker.entities.declaration import ENTITIES
-from worker.entities.names import NAMES
+from worker.entities.entity_names import NAMES
 
 SLOW = ("psycopg", "anyio", "asyncio", "pydantic", "rich", "structlog", "uvloop", "starlette", "orjson", "worker.sync")
 FRESH = f"""

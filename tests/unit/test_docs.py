@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from worker.domain.model import Code
-from worker.observe.monitor import Monitor
+from worker.observe import health, monitor
 from worker.operate import status
 from worker.postgres import hints
 from worker.postgres.errors import Restored
@@ -61,11 +61,10 @@ def test_every_alert_has_its_section_in_the_runbook() -> None:
     assert {text for text in headings(runbook) if text.startswith("Enrichment")} == set(urls)
 
 
-def texts_of_the_monitor() -> Iterator[str]:
+def texts_of_readyz() -> Iterator[str]:
     """What it may say in ``/readyz`` in its own words; what it composes of these returns a ``str``."""
-    module = inspect.getmodule(Monitor)
-    assert module
-    for function in ast.walk(ast.parse(inspect.getsource(module))):
+    source = "\n".join(inspect.getsource(module) for module in (health, monitor))
+    for function in ast.walk(ast.parse(source)):
         if not isinstance(function, ast.FunctionDef) or (function.returns and ast.unparse(function.returns) == "str"):
             continue
         # Docstrings, and what is a part of an f-string.
@@ -89,7 +88,7 @@ def documented_reasons() -> list[str]:
 def test_every_reason_of_the_workers_own_has_its_section_in_the_runbook() -> None:
     restored = {"side": "Neon", "lost": 3}
     texts = [
-        *texts_of_the_monitor(),
+        *texts_of_readyz(),
         *(str(Restored("company", side)) for side in ("Neon", "Supabase")),
         *filter(None, (status._restored(restored), status._restored(restored | {"lost": 0, "held": True}))),
     ]

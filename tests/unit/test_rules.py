@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from worker.domain.company_rules import CompanyRules
 from worker.domain.model import Data
 from worker.domain.normalise import split_name
-from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.domain.people_rules import PeopleRules
+from worker.domain.rules import RecordRules
 from worker.domain.steps import Verdict
 from worker.entities.declaration import COMPANY, PEOPLE
 

@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.domain.company_rules import CompanyRules
+from worker.domain.people_rules import PeopleRules
+from worker.domain.rules import RecordRules
 from worker.entities.declaration import COMPANY, PEOPLE
 
 NAMES = (

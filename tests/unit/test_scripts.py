@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from worker.entities.declaration import COMPANY, ENTITIES
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 from worker.schema.scripts import fill, scripts
 
 ODD = replace(

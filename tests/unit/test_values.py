@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.domain import normalise
+from worker.domain.company_rules import CompanyRules
 from worker.domain.normalise import host_name, split_name, trim
-from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.domain.people_rules import PeopleRules
+from worker.domain.rules import RecordRules
 
 COMPANY = {"company_name": "Alder Works", "website": "https://alder.example"}
 PERSON = {"full_name": "Robin Alder", "email": "robin@alder.example"}

@@ -13,7 +13,7 @@ import click
 
 from worker import __version__
 from worker.daemon import signals
-from worker.entities.names import NAMES
+from worker.entities.entity_names import NAMES
 
 WORK: dict[str, str] = {}
 """Command → the function that does its work, as ``module:function``. It takes the command's arguments by name."""

@@ -31,7 +31,8 @@ from worker.daemon.signals import Stopped
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import ENTITIES
 from worker.observe import logs
-from worker.postgres.errors import Kind, Restored, backoff, kind_of, with_database
+from worker.postgres.backoff import backoff
+from worker.postgres.errors import Kind, Restored, kind_of, with_database
 from worker.settings import Settings, load_settings
 from worker.sync.databases import Databases, open_databases
 from worker.sync.pull import pull

@@ -15,7 +15,7 @@ from worker.cli.common import check_keys, open_in_words, progress, read_settings
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
 from worker.entities.declaration import ENTITIES
-from worker.entities.tables import POSITION
+from worker.entities.worker_tables import POSITION
 from worker.operate.doctor import examine
 from worker.operate.history import History
 from worker.operate.history import history as life_of

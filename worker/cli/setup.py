@@ -9,7 +9,8 @@ import psycopg
 from worker.cli.common import TRIES, read_settings, run_async
 from worker.cli.console import fail, say
 from worker.operate import setup as schema
-from worker.postgres.errors import Kind, backoff, in_one_line, kind_of, with_database
+from worker.postgres.backoff import backoff
+from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
 from worker.postgres.pool import Database
 from worker.schema.shape import NEON, SUPABASE
 from worker.settings import Settings, SettingsError

@@ -18,7 +18,7 @@ from worker.sync import stages
 from worker.sync.databases import Databases, entities_named
 from worker.sync.pull import pull as pull_entity
 from worker.sync.pull_run import STAGE_ROWS
-from worker.sync.revalidate import Revalidated
+from worker.sync.rehearsal import Revalidated
 
 
 def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: bool, full: bool) -> None:

@@ -11,7 +11,8 @@ from worker.daemon.retry import Retry
 from worker.daemon.wakeup import Wakeup
 from worker.entities.declaration import Entity
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import FIRST_PAUSE, LogThrottle, Restored, backoff, with_database
+from worker.postgres.backoff import FIRST_PAUSE, LogThrottle, backoff
+from worker.postgres.errors import Restored, with_database
 from worker.supabase import queue
 from worker.sync.acknowledge import acknowledge_again, release_again
 from worker.sync.databases import Databases

@@ -13,7 +13,8 @@ from worker.daemon.wakeup import Wakeup
 from worker.entities.declaration import ENTITIES
 from worker.observe.monitor import Monitor
 from worker.operate.status import COUNT_SECONDS, read_status
-from worker.postgres.errors import LogThrottle, with_database
+from worker.postgres.backoff import LogThrottle
+from worker.postgres.errors import with_database
 from worker.sync.databases import Databases
 
 log = structlog.get_logger("worker.daemon")

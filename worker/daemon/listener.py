@@ -14,8 +14,9 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from worker.postgres.backoff import LogThrottle, backoff
 from worker.postgres.connection import Connection, connect, within
-from worker.postgres.errors import LogThrottle, backoff, tag, with_database
+from worker.postgres.errors import tag, with_database
 
 log = structlog.get_logger("worker.listener")
 

@@ -7,7 +7,8 @@ import time
 import structlog
 
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import LogThrottle, backoff, with_database
+from worker.postgres.backoff import LogThrottle, backoff
+from worker.postgres.errors import with_database
 from worker.postgres.hints import hint_for, with_hint
 from worker.sync.databases import Databases
 

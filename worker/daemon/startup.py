@@ -11,7 +11,7 @@ import anyio
 import structlog
 
 from worker.daemon.systemd import Supervisor
-from worker.postgres.errors import LogThrottle, backoff
+from worker.postgres.backoff import LogThrottle, backoff
 from worker.settings import Settings
 from worker.sync.databases import Databases, Unreachable, open_databases
 

@@ -16,7 +16,7 @@ import anyio
 import structlog
 
 from worker.observe.monitor import Monitor
-from worker.postgres.errors import LogThrottle
+from worker.postgres.backoff import LogThrottle
 
 log = structlog.get_logger("worker.systemd")
 

@@ -16,8 +16,9 @@ import structlog
 
 from worker.entities.declaration import Entity
 from worker.observe.monitor import Monitor
+from worker.postgres.backoff import LogThrottle, backoff
 from worker.postgres.connection import Connection
-from worker.postgres.errors import LogThrottle, backoff, in_one_line
+from worker.postgres.errors import in_one_line
 from worker.postgres.transaction import COMMIT, send
 from worker.settings import SettingsError
 from worker.supabase import outbox

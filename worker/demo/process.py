@@ -30,8 +30,7 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             self.last_lines = [*self.last_lines[-4:], line.rstrip()]
             if '"worker.ready"' in line:
                 self._addresses.put(json.loads(line)["health_address"])

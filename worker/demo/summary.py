@@ -25,12 +25,11 @@ def print_summary(stage: Stage) -> None:
             "SELECT outcome, count(*) AS number FROM marketing.enrichment_ledger GROUP BY 1"
         ).fetchall()
     }
-    delay = stage.supabase.execute(
+    [delay] = stage.supabase.execute(
         "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY d) AS half, percentile_cont(0.95) WITHIN GROUP"
         " (ORDER BY d) AS most FROM (SELECT extract(epoch FROM pushed_to_neon_at - updated_at) * 1000 AS d"
         " FROM company_needs_enrichment WHERE promoted_at IS NOT NULL) answered"
-    ).fetchone()
-    assert delay is not None
+    ).fetchall()
     wanted = {
         "company": (0, len(data.companies())),
         "people": (0, len(data.people())),
@@ -49,21 +48,20 @@ def print_summary(stage: Stage) -> None:
 
 
 def _totals(neon: Connection, entity: Entity) -> tuple[int, int]:
-    row = neon.execute(
+    [row] = neon.execute(
         sql.SQL("SELECT (SELECT count(*) FROM {}) AS invalid, (SELECT count(*) FROM {}) AS master").format(
             entity.invalid_table.sql, entity.master_table.sql
         )
-    ).fetchone()
-    assert row is not None
+    ).fetchall()
     return row["invalid"], row["master"]
 
 
 def print_invitation(stage: Stage) -> None:
     """Say how to be the enricher, with a record to begin with."""
-    example = stage.supabase.execute(
-        "SELECT company_unique_id AS key FROM company_needs_enrichment WHERE enrichment_status = 'failed' ORDER BY id"
-    ).fetchone()
-    assert example is not None
+    [example] = stage.supabase.execute(
+        "SELECT company_unique_id AS key FROM company_needs_enrichment WHERE enrichment_status = 'failed'"
+        " ORDER BY id LIMIT 1"
+    ).fetchall()
     key = example["key"]
     stage.echo(
         f"""

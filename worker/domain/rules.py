@@ -13,39 +13,21 @@ from functools import cache
 from importlib.metadata import version as installed
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, StrictInt, ValidationError, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from worker.domain.model import Data
 from worker.domain.normalise import (
-    BLANK_INSIDE,
     MAX_PHONE,
-    MAX_WEBSITE,
-    USER_PART,
-    WebAddress,
-    begins_with,
     can_be_dialled,
     e164,
-    fitting_domain,
-    host_name,
-    is_email,
-    name_parts,
-    split_name,
     trim,
-    web_address,
-    without_www,
 )
 from worker.domain.steps import Verdict
 
 Text = str | None
 
 PLACEHOLDERS = frozenset({"test", "example", "n/a", "none", "null"})
-WEBSITE_PLACEHOLDERS = frozenset({"test", "n/a", "none", "null", "test.com", "example.com"})
-EMAIL_PLACEHOLDERS = frozenset({"test@test.com", "example@example.com", "n/a@n/a.com"})
-NAME_FIELDS = ("full_name", "first_name", "last_name")
 NOT_DIALABLE = "is no number that can be dialled: enter it with its area code, in digits"
-MIN_COMPANY_NAME = 2  # characters
-MIN_FULL_NAME = 3  # characters
 
 _DECIDING = ("email-validator", "idna", "phonenumberslite")
 """Libraries whose release may change a verdict."""
@@ -159,181 +141,3 @@ class RecordRules(BaseModel):
             ):
                 warnings[name] = NOT_DIALABLE
         return Verdict(errors, warnings, reason_code)
-
-
-class CompanyRules(RecordRules):
-    """The rules for companies.
-
-    A negative ``employee_count`` passes: no rule here speaks of it, the master table's own CHECK does.
-    """
-
-    company_name: Text = None
-    domain: Text = None
-    industry: Text = None
-    employee_count: StrictInt | None = None
-    website: Text = None
-    phone: Text = None
-    address: Text = None
-    city: Text = None
-    state: Text = None
-    zip: Text = None
-
-    phone_fields = ("phone",)
-    warn_when_missing = {
-        "industry": "is missing: enter the line of business if you can find it",
-        "employee_count": "is missing or zero: enter how many people work there if you can find it",
-        "phone": "is missing: enter the main phone number if you can find it",
-    }
-
-    @classmethod
-    def normalise(cls, data: Data) -> Data:
-        """Give a bare host ``https://``; take ``domain`` from the website where it is empty or does not fit.
-
-        ``domain`` stays untouched where the website is refused: nothing better is known.
-        """
-        tidy = super().normalise(data)
-        if address := web_address(tidy.get("website")):
-            tidy["website"] = address.text
-            if "domain" in tidy and not _stands_for_nothing(address):
-                tidy["domain"] = fitting_domain(tidy["domain"], address.host)
-        return tidy
-
-    @field_validator("company_name")
-    @classmethod
-    def _company_name(cls, name: Text) -> Text:
-        if not name:
-            raise PydanticCustomError("EMPTY_COMPANY_NAME", "is empty: enter the company's name")
-        if name.casefold() in PLACEHOLDERS:
-            message = f"is a placeholder ({name}): enter the company's real name"
-            raise PydanticCustomError("PLACEHOLDER_COMPANY_NAME", message)
-        if len(name) < MIN_COMPANY_NAME:
-            raise PydanticCustomError("SHORT_COMPANY_NAME", "is too short: enter the company's full name")
-        return name
-
-    @field_validator("website")
-    @classmethod
-    def _website(cls, website: Text) -> Text:
-        if not website:
-            raise PydanticCustomError("EMPTY_WEBSITE", "empty or blank")
-        address = web_address(website)
-        if word := _stands_for_nothing(address) if address else _placeholder(website):
-            message = f"is a placeholder ({word}): enter the company's real web address"
-            raise PydanticCustomError("PLACEHOLDER_WEBSITE", message)
-        if not address:
-            raise PydanticCustomError("INVALID_WEBSITE", _why_no_web_address(website))
-        return website
-
-
-class PeopleRules(RecordRules):
-    """The rules for people.
-
-    A name of one word such as "Cher" passes, without a last name: the master table asks for one, not this.
-    """
-
-    # The rule of full_name looks at these two, and a pydantic validator sees only fields declared before it.
-    first_name: Text = None
-    last_name: Text = None
-    full_name: Text = None
-    email: Text = None
-    phone: Text = None
-    title: Text = None
-    company_name: Text = None
-    company_unique_id: Text = None
-    linkedin_url: Text = None
-    city: Text = None
-    state: Text = None
-
-    phone_fields = ("phone",)
-    warn_when_missing = {
-        "title": "is missing: enter the job title if you can find it",
-        "phone": "is missing: enter a phone number if you can find one",
-        "linkedin_url": "is missing: enter the address of the LinkedIn profile if there is one",
-    }
-
-    @classmethod
-    def normalise(cls, data: Data) -> Data:
-        """Fill in missing parts of the name from the others; the domain of the e-mail in lower case."""
-        tidy = super().normalise(data)
-        if isinstance(email := tidy.get("email"), str):
-            local, _, domain = email.rpartition("@")
-            if local and (host := host_name(domain)):
-                tidy["email"] = f"{local}@{host.shown}"
-        full, first, last = (tidy.get(name) for name in NAME_FIELDS)
-        if full is None and isinstance(first, str) and isinstance(last, str):
-            full = f"{first} {last}"
-        elif isinstance(full, str) and full.casefold() not in PLACEHOLDERS:
-            first, last = name_parts(full, first, last)
-        return tidy | {
-            name: value for name, value in zip(NAME_FIELDS, (full, first, last), strict=True) if name in tidy
-        }
-
-    @classmethod
-    def follow(cls, data: Data, edited: Set[str]) -> Data:
-        """Of a name and its parts, what was edited counts, and the others follow."""
-        full, first, last = (data.get(name) for name in NAME_FIELDS)
-        changed = edited & data.keys() & set(NAME_FIELDS)
-        if not changed or not all(value is None or isinstance(value, str) for value in (full, first, last)):
-            return data
-        if "full_name" not in changed:
-            # A part that nobody knew yet is in the name as it was.
-            was_first, was_last = split_name(full) if full else (None, None)
-            first = first if "first_name" in changed else first or was_first
-            last = last if "last_name" in changed else last or was_last
-            parts = {"first_name": first, "last_name": last}
-            joined = " ".join(trim(part) for part in parts.values() if part and trim(part)) or None
-            return data | {name: value for name, value in {**parts, "full_name": joined}.items() if name in data}
-        if not full or not trim(full):
-            return data
-        # A first name that the new name still begins with stays: what follows it is the last name.
-        stays = {"first_name"} if first and begins_with(full, first) else set()
-        return data | {
-            name: None for name in ("first_name", "last_name") if name in data and name not in changed | stays
-        }
-
-    @field_validator("full_name")
-    @classmethod
-    def _full_name(cls, full: Text, info: ValidationInfo) -> Text:
-        first, last = info.data.get("first_name"), info.data.get("last_name")
-        for label, name in (("", full), ("first name ", first), ("last name ", last)):
-            if name and name.casefold() in PLACEHOLDERS:
-                message = f"{label}is a placeholder ({name}): enter the person's real name"
-                raise PydanticCustomError("PLACEHOLDER_FULL_NAME", message)
-        if not (first and last) and len(full or "") < MIN_FULL_NAME:
-            message = "is empty or too short: enter the first and the last name"
-            raise PydanticCustomError("EMPTY_FULL_NAME", message)
-        return full
-
-    @field_validator("email")
-    @classmethod
-    def _email(cls, email: Text) -> Text:
-        if not email:
-            raise PydanticCustomError("EMPTY_EMAIL", "is empty: enter the person's e-mail address")
-        if email.casefold() in EMAIL_PLACEHOLDERS:
-            message = f"is a placeholder ({email}): enter the person's real e-mail address"
-            raise PydanticCustomError("PLACEHOLDER_EMAIL", message)
-        if not is_email(email):
-            message = "is no e-mail address: enter one such as name@company.com"
-            raise PydanticCustomError("INVALID_EMAIL", message)
-        return email
-
-
-def _stands_for_nothing(address: WebAddress) -> str | None:
-    """The placeholder that an address is: ``https://www.test.com/`` is as empty as ``test.com``."""
-    word = without_www(address.host.ascii)
-    return word if word in WEBSITE_PLACEHOLDERS else None
-
-
-def _placeholder(website: str) -> str | None:
-    """The placeholder that a website is which is no address."""
-    word = website.casefold().removeprefix("https://").removeprefix("http://").rstrip("/")
-    return word if word in WEBSITE_PLACEHOLDERS else None
-
-
-def _why_no_web_address(website: str) -> str:
-    if len(website) > MAX_WEBSITE:
-        return f"is longer than {MAX_WEBSITE} characters: enter the address of the home page"
-    if BLANK_INSIDE.search(website):
-        return "contains a blank or an invisible character: enter one web address, without blanks"
-    if USER_PART.match(website):
-        return "is an e-mail address or holds a user name: enter one such as https://www.company.com"
-    return "is no web address: enter one such as https://www.company.com"

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 
 from psycopg import sql
 
+from worker.domain.company_rules import CompanyRules
 from worker.domain.model import Data, Requirement
 from worker.domain.normalise import E164, trim
-from worker.domain.rules import CompanyRules, PeopleRules, RecordRules
+from worker.domain.people_rules import PeopleRules
+from worker.domain.rules import RecordRules
 from worker.entities.slots import SLOT, SLOTS, TITLE_AND_SLOTS
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from worker.domain.model import Data, NoteCode, Outcome
 from worker.domain.steps import Conflict
 from worker.entities.declaration import Entity
-from worker.entities.tables import LEDGER, LOG
+from worker.entities.worker_tables import LEDGER, LOG
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, transact

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import Entity
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import fetch_all, fetch_first, fetch_inside

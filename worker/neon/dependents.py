@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from worker.entities.tables import LEDGER, Table
+from worker.entities.worker_tables import LEDGER, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, send

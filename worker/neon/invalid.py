@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data
 from worker.entities.declaration import Entity, data_of
-from worker.entities.tables import LEDGER, Table
+from worker.entities.worker_tables import LEDGER, Table
 from worker.neon.books import Run
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement

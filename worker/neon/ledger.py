@@ -15,7 +15,7 @@ from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Data, NoteCode, Outcome, Receipt, moment
 from worker.domain.steps import Claimed, Sent
 from worker.entities.declaration import Entity
-from worker.entities.tables import LEDGER, RECEIPTS
+from worker.entities.worker_tables import LEDGER, RECEIPTS
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, fetch_all, fetch_one

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.entities.declaration import Entity
-from worker.entities.tables import LEDGER, LOG
+from worker.entities.worker_tables import LEDGER, LOG
 from worker.neon import catalogue
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
@@ -66,8 +66,13 @@ async def standing(connection: Connection, entity: Entity, key: str, *, dry_run:
     return Standing(**row, invalid=again.fetchone() is not None)
 
 
-async def check_unchanged(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing) -> None:
+async def check_unchanged(
+    connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing
+) -> Mapping[str, Any]:
     """Make sure that the record is as the promotion left it, within the transaction that is open.
+
+    Returns:
+        The master row.
 
     Raises:
         Refused: it is not, with the difference.
@@ -83,6 +88,7 @@ async def check_unchanged(connection: Connection, entity: Entity, entry: Mapping
         raise Refused(f"its master row has changed since: the table has no {', '.join(dropped[:5])} any more")
     if changed and not await _wrote_both(connection, entity, entry, now):
         raise Refused(f"its master row has changed since: {_differences(changed, after, row)}")
+    return row
 
 
 def _differences(names: Iterable[str], before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
 from worker.domain.steps import Answer, Conflict, Judged, Sent
 from worker.entities.declaration import Entity, data_of
-from worker.entities.tables import LEDGER, LOG, RECEIPTS
+from worker.entities.worker_tables import LEDGER, LOG, RECEIPTS
 from worker.neon.books import EXECUTED_BY, ONCE, ONCE_EACH, Run
 from worker.neon.catalogue import SWALLOWED_WORDS, Column
 from worker.postgres.connection import Connection

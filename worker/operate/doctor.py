@@ -13,7 +13,7 @@ from worker.domain.findings import Finding, Level
 from worker.domain.findings import ok as _ok
 from worker.domain.findings import problem as _problem
 from worker.entities.declaration import ENTITIES
-from worker.entities.tables import POSITION, Table
+from worker.entities.worker_tables import POSITION, Table
 from worker.neon.catalogue import Found
 from worker.operate import public_api
 from worker.operate.privileges import Found as Privilege
@@ -198,6 +198,5 @@ def _may(subject: str, found: Sequence[Privilege]) -> Finding:
 
 async def _one(connection: Connection, statement: str, **params: object) -> dict[str, Any]:
     cursor = await connection.execute(sql.SQL(statement), params)
-    row = await cursor.fetchone()
-    assert row is not None
+    [row] = await cursor.fetchall()
     return row

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from worker.domain.model import utc, utc_now
 from worker.entities.declaration import ENTITIES, Entity
-from worker.entities.tables import LEDGER
+from worker.entities.worker_tables import LEDGER
 from worker.postgres.transaction import fetch_first, read
 from worker.supabase import outbox
 from worker.sync.databases import Databases

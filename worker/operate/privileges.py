@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import ENTITIES
-from worker.entities.tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 
@@ -101,8 +101,7 @@ async def check(connection: Connection, wanted: Sequence[Need]) -> list[Found]:
         schema, name = (need.on.schema, need.on.name) if isinstance(need.on, Table) else (need.on, None)
         asked.append({"nr": nr, "kind": need.kind, "privilege": need.privilege, "schema": schema, "name": name})
     cursor = await connection.execute("SELECT quote_ident(current_user) AS name")
-    role = await cursor.fetchone()
-    assert role is not None
+    [role] = await cursor.fetchall()
     cursor = await connection.execute(_MAY, {"needs": Jsonb(asked)})
     found = []
     for row in await cursor.fetchall():

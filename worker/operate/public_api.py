@@ -23,7 +23,7 @@ from psycopg import sql
 
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.entities.declaration import ENTITIES
-from worker.entities.tables import OUTBOX, POSITION
+from worker.entities.worker_tables import OUTBOX, POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.settings import Settings

@@ -39,8 +39,7 @@ async def server(connection: Connection, name: str, setting: str, conninfo: str)
         conninfo: the address.
     """
     cursor = await connection.execute(_LOOK)
-    row = await cursor.fetchone()
-    assert row is not None
+    [row] = await cursor.fetchall()
     found = []
     if row["version"] < OLDEST:
         found.append(problem(f"{name} version", f"PostgreSQL {row['says']}", "use PostgreSQL 14 or later"))

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity
-from worker.entities.tables import POSITION
+from worker.entities.worker_tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import begin, transact

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import psycopg
@@ -34,8 +34,7 @@ def _within_the_calendar(name: str) -> type[AnyLoader]:
     zone: both are told as UTC without one.
     """
     found = psycopg.adapters.get_loader(psycopg.adapters.types[name].oid, psycopg.pq.Format.TEXT)
-    assert found is not None
-    plain: type[AnyLoader] = found
+    plain = cast("type[AnyLoader]", found)
 
     class Within(Loader):
         def load(self, data: Buffer) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from worker.entities.declaration import Entity
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 from worker.neon import catalogue
 from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection

@@ -207,8 +207,9 @@ def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[Sch
         if name not in known:
             text = f".{name} is NOT NULL without default, and the worker does not fill it"
             yield SchemaProblem(text, fixes.nullable(found, found.columns[name]))
-    for name, source in shape.sources.items() if sources else ():
-        assert sources is not None
+    for name, source in shape.sources.items():
+        if sources is None:
+            break
         column, its = found.columns.get(name), sources.columns.get(source)
         if column and column.not_null and (its is None or not its.not_null) and column.writable:
             text = f".{name} is NOT NULL, and may be empty in Neon's {shape.source}"

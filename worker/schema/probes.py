@@ -12,7 +12,7 @@ import psycopg
 from psycopg import sql
 
 from worker.entities.declaration import Entity
-from worker.entities.tables import Table
+from worker.entities.worker_tables import Table
 from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement

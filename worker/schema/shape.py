@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from worker.entities.declaration import Entity
-from worker.entities.tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.neon.invalid import PULLED
 
 POSITION_COLUMNS = (

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity
-from worker.entities.tables import OUTBOX
+from worker.entities.worker_tables import OUTBOX
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_one, send

@@ -13,9 +13,9 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.horizon import Horizon, recall
 from worker.entities.declaration import Entity
-from worker.entities.tables import POSITION
+from worker.entities.worker_tables import POSITION
+from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.errors import LogThrottle
 from worker.postgres.transaction import Step, begin, begin_and_fetch, fetch_all, fetch_first, transact
 
 log = structlog.get_logger("worker.pull")

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from worker.domain.model import Receipt
 from worker.entities.declaration import Entity
-from worker.entities.tables import POSITION
+from worker.entities.worker_tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import fetch_all, fetch_first
 

@@ -15,8 +15,9 @@ from worker.domain.model import Data
 from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
 from worker.neon import invalid
+from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.errors import Kind, LogThrottle, in_one_line, kind_of
+from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.hints import is_everybodys
 from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
 from worker.supabase import acknowledgement, release

@@ -9,7 +9,7 @@ import structlog
 from psycopg import sql
 
 from worker.entities.declaration import Entity
-from worker.entities.tables import LEDGER
+from worker.entities.worker_tables import LEDGER
 from worker.neon.ledger import mark_pruned
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of, with_database

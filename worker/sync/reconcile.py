@@ -76,7 +76,8 @@ async def reconcile(
 async def _compare(databases: Databases, entity: Entity, progress: Progress) -> Compared:
     found = Compared(entity.name)
     pulled = await pull(databases, entity, dry_run=True, progress=progress)
-    assert pulled is not None
+    if pulled is None:  # asked to stop
+        return found
     found.restored = pulled.restored
     found.differences |= pulled.keys
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:

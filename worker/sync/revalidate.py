@@ -4,70 +4,25 @@ somebody pushed by hand. The record's way is the delivery's, only that it starts
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
-from worker.domain.model import Action, Outcome, State, Status
+from worker.domain.model import Action, Outcome, Status
 from worker.domain.progress import NOBODY, Progress
-from worker.domain.steps import Claimed, Judged, Settled, Verdict
-from worker.entities.declaration import ENTITIES, Entity
+from worker.domain.steps import Judged, Settled, Verdict
+from worker.entities.declaration import Entity
 from worker.neon import invalid
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
-from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import COMMIT, Step, send
+from worker.postgres.transaction import COMMIT, send
 from worker.supabase import queue
 from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
+from worker.sync.rehearsal import Revalidated, begin_in_neon, count_settled, in_words, rehearse
 from worker.sync.replies import reply_to
-from worker.sync.settling import REFUSED, complain, flagged, settle_batch
-
-
-@dataclass
-class Revalidated:
-    """What a judging found, by key."""
-
-    passed: list[str] = field(default_factory=list)
-    promoted: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    """Key → what is wrong, in one line."""
-    left: dict[str, str] = field(default_factory=dict)
-    """Key → why it was not touched."""
-    otherwise: list[str] = field(default_factory=list)
-    """Of those that failed and had failed before: the keys whose reasons are others now."""
-
-    def add(self, other: Revalidated) -> None:
-        """Count another batch in."""
-        self.passed += other.passed
-        self.promoted += other.promoted
-        self.failed |= other.failed
-        self.left |= other.left
-        self.otherwise += other.otherwise
-
-
-def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Judged:
-    """A record as it lies in Neon, judged; ``at`` is its workspace row."""
-    # After an undo the record lies there as it was, and may be promoted again.
-    undone = [row.undone_id] if row.undone_id else []
-    seal = json.dumps([row.key, str(row.updated_at), row.hash, *undone])
-    claimed = Claimed(
-        key=row.key,
-        version=at.claimed.version if at else None,
-        data=row.data,
-        snapshot=row.data,
-        snapshot_hash=row.hash,
-        delivery_hash=hashlib.md5(seal.encode(), usedforsecurity=False).hexdigest(),
-        enriched_by=row.enriched_by,
-        enriched_at=row.enriched_at,
-        status=at.claimed.status if at else Status.COMPLETE,
-        in_neon=True,
-    )
-    return judge(entity, claimed, row.data, row.hash)
+from worker.sync.settling import complain, flagged, settle_batch
 
 
 async def judge_rows(
@@ -97,14 +52,14 @@ async def judge_rows(
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
     judgements = _judge(entity, rows, at, found)
     if dry_run or Action.PROMOTE not in apply:
-        judgements = await _rehearsed(databases, neon, entity, judgements, run, found, assumed)
+        judgements = await rehearse(databases, neon, entity, judgements, run, found, assumed)
     batch, untold = _to_settle(judgements, rows, at, found, apply=apply, anew=anew)
     if dry_run or not (batch or untold):
         await send(supabase, COMMIT)
         return found
     settled, blocked = await settle_batch(databases, neon, entity, batch, run, apply)
     for one in settled:
-        _sort(found, one)
+        count_settled(found, one)
     told = untold + [one for one in settled if one.key in at]
     replies = [reply for one in told if (reply := reply_to(one, at[one.key].claimed.data))]
     promoted = keys_with(settled, Outcome.PROMOTED)
@@ -149,7 +104,7 @@ def _to_settle(
         if judged.verdict.passed:
             found.passed.append(key)
         else:
-            found.failed[key] = _in_words(judged.verdict.errors)
+            found.failed[key] = in_words(judged.verdict.errors)
             if row.still_invalid and row.errors != judged.verdict.errors:
                 found.otherwise.append(key)
         if judged.action not in apply:
@@ -162,58 +117,6 @@ def _to_settle(
     return batch, untold
 
 
-async def _rehearsed(
-    databases: Databases,
-    neon: Connection,
-    entity: Entity,
-    judgements: Sequence[Judged],
-    run: Run,
-    found: Revalidated,
-    assumed: Collection[str],
-) -> list[Judged]:
-    """Ask the master table what it would say of those that pass. Those that it refuses are flags by now, and those that
-    would wait, or are held, are left. What waits for records that pass in this very run, ``assumed``, is asked again
-    after their promotion.
-    """
-    passed = [judged for judged in judgements if judged.action is Action.PROMOTE]
-    settled, blocked = await settle_batch(databases, neon, entity, passed, replace(run, rehearsal=()))
-    complain(blocked)
-    said = {one.key: one for one in settled}
-    if waiting := [one for one in settled if one.answer.waits_for in assumed]:
-        steps = await _promotions(databases, neon, entity, {str(one.answer.waits_for) for one in waiting}, run)
-        later = replace(run, rehearsal=tuple(steps))
-        settled, _ = await settle_batch(databases, neon, entity, [one.judged for one in waiting], later)
-        said |= {one.key: one for one in settled}
-    left: list[Judged] = []
-    for judged in judgements:
-        one = said.get(judged.key)
-        if one is None:
-            left.append(judged)
-        elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
-            refused = Verdict(one.answer.errors, judged.verdict.warnings, REFUSED)
-            left.append(replace(judged, verdict=refused, action=Action.FLAG))
-        elif one.answer.outcome in (Outcome.PROMOTED, Outcome.FLAGGED):
-            left.append(one.judged)
-        else:
-            _sort(found, one)
-    return left
-
-
-async def _promotions(
-    databases: Databases, neon: Connection, entity: Entity, keys: Collection[str], run: Run
-) -> list[Step]:
-    """The steps that promote the records that ``entity`` waits for, in a rehearsal."""
-    steps: list[Step] = []
-    for other in ENTITIES.values():
-        if entity.name in other.releases:
-            rows = await invalid.read(neon, other, list(keys))
-            batch = [begin_in_neon(other, row, None) for row in rows.values()]
-            how = databases.settlements[other.name]
-            settling = (how.settle, parameters(how, batch, replace(run, rehearsal=())))
-            steps += [*locks(how, batch), settling] if batch else []
-    return steps
-
-
 def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
     """Whether Neon already tells this failure, so that judging again changes nothing there."""
     return (
@@ -221,26 +124,6 @@ def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
         and row.still_invalid
         and (row.errors, row.warnings, row.reason_code) == (verdict.errors, verdict.warnings, verdict.reason_code)
     )
-
-
-def _sort(found: Revalidated, settled: Settled) -> None:
-    said, key = settled.answer, settled.key
-    if not settled.ended:
-        found.left[key] = "somebody else is changing it: try again"
-    elif said.state is State.GONE:
-        found.left[key] = "it is not in the invalid table any more"
-    elif said.outcome is Outcome.PROMOTED:
-        found.promoted.append(key)
-    elif said.outcome is Outcome.WAITING:
-        found.left[key] = said.note or "it waits"
-    elif said.outcome is Outcome.FLAGGED:
-        found.failed[key] = _in_words(said.errors)
-        if key in found.passed:
-            found.passed.remove(key)
-
-
-def _in_words(errors: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {message}" for name, message in errors.items())
 
 
 async def judge_pushed(

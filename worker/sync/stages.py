@@ -17,7 +17,8 @@ from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.judging import judge
-from worker.sync.revalidate import Revalidated, chunks, judge_pushed, judge_rows, tell_gone
+from worker.sync.rehearsal import Revalidated
+from worker.sync.revalidate import chunks, judge_pushed, judge_rows, tell_gone
 
 
 @dataclass

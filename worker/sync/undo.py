@@ -13,7 +13,7 @@ from psycopg import sql
 from worker.domain.model import new_run_id
 from worker.domain.progress import NOBODY, Progress
 from worker.entities.declaration import ENTITIES, Entity
-from worker.entities.tables import LEDGER, Table
+from worker.entities.worker_tables import LEDGER, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
 from worker.postgres.connection import Connection
@@ -197,9 +197,8 @@ async def _take_back(
         Refused: it cannot be taken back.
     """
     now = await standing(neon, entity, entry["key"], dry_run=pretences is not None)
-    await check_unchanged(neon, entity, entry, now)
-    assert now.master is not None
-    before, there_now = entry["master_before"], now.master
+    there_now = await check_unchanged(neon, entity, entry, now)
+    before = entry["master_before"]
     # Put back, only what refers to a column that gets another value is touched.
     event = frozenset(name for name in there_now if there_now[name] != before.get(name)) if before else None
     place = Place(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
