@@ -17,6 +17,7 @@ from bench import report
 from bench.contestants import CONTESTANTS
 from bench.lab import NEON_VERSION, SETTINGS, SUPABASE_VERSION, Lab
 from bench.process import ROOT
+from bench.results import Results, as_json, machine
 from bench.scenarios import SCENARIOS, Bench, Sizes, Trial
 
 QUICK = 0.002
@@ -75,7 +76,7 @@ def main(
     measured = {trial.scenario for trial in bench.trials}
     kept = [Trial(**trial) for trial in earlier["trials"] if trial["scenario"] not in measured] if earlier else []
     trials = [*kept, *bench.trials]
-    results = report.Results(trials)
+    results = Results(trials)
     conditions = {
         "at": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock), "scale": scale,
         "rounds": rounds, "load_before": round(load, 2), "quiet": load <= QUIET, "fsync": fsync,
@@ -83,18 +84,18 @@ def main(
         "scenario_seconds": bench.durations, "command": ["python", "-m", "bench", *sys.argv[1:]],
         **({"kept_from": earlier["conditions"]} if earlier else {}),
     }  # fmt: skip
-    machine = report.machine()
+    host = machine()
     report.print_tables(results, Console(width=None if sys.stdout.isatty() else 150))
     out.mkdir(parents=True, exist_ok=True)
     whole = {
         "conditions": conditions,
-        "machine": machine,
-        **report.as_json(results),
+        "machine": host,
+        **as_json(results),
         "trials": [asdict(trial) for trial in trials],
     }
     (out / "bench.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     caption = (
-        f"{machine.get('cores', '?')} cores, {machine.get('memory_gib', '?')} GiB, load {load:.2f} before; medians of {rounds} rounds,"
+        f"{host.get('cores', '?')} cores, {host.get('memory_gib', '?')} GiB, load {load:.2f} before; medians of {rounds} rounds,"
         f" bars from least to most; scale {scale:g}; fsync {fsync}; {began:%Y-%m-%d}"
     )
     report.plot(results, out / "bench.svg", caption)

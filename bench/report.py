@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import platform
 import re
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,69 +14,11 @@ import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
 
-from bench.scenarios import DEFAULT_BATCH, FAR, SMALL_BATCH, Trial
+from bench.results import Results, Spread, spread
+from bench.scenarios import DEFAULT_BATCH, FAR, SMALL_BATCH
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "enrichment-worker"  # the same figures make the same file
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A median, with the least and the most, of the rounds."""
-
-    median: float
-    least: float
-    most: float
-    rounds: int
-
-    def show(self, digits: int = 1) -> str:
-        """``12.3 (11.9–13.0)``, or of one round ``12.3 (once)``."""
-        if self.rounds == 1:
-            return f"{self.median:,.{digits}f} (once)"
-        return f"{self.median:,.{digits}f} ({self.least:,.{digits}f}–{self.most:,.{digits}f})"
-
-
-def spread(values: Iterable[float]) -> Spread | None:
-    """Of some values; None of none."""
-    some = sorted(values)
-    return Spread(statistics.median(some), some[0], some[-1], len(some)) if some else None
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value that ``share`` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
-
-
-class Results:
-    """The trials, asked by scenario and contestant."""
-
-    def __init__(self, trials: Sequence[Trial]) -> None:
-        self.trials = trials
-        self.out = {(t.scenario, t.contestant): t.disqualified for t in trials if t.disqualified}
-
-    def of(self, scenario: str, contestant: str) -> list[dict[str, Any]]:
-        """The values of each round; none of a contestant that was disqualified."""
-        if (scenario, contestant) in self.out:
-            return []
-        return [t.values for t in self.trials if (t.scenario, t.contestant) == (scenario, contestant)]
-
-    def each(self, scenario: str, contestant: str, value: str) -> Spread | None:
-        """The spread of one value over the rounds."""
-        return spread(v[value] for v in self.of(scenario, contestant) if v.get(value) is not None)
-
-    def times(self, scenario: str, contestant: str, share: float) -> Spread | None:
-        """The spread of a quantile of the milliseconds over the rounds; of p99, the median of the rounds'."""
-        return spread(quantile(v["milliseconds"], share) for v in self.of(scenario, contestant))
-
-    def pooled(self, scenario: str, contestant: str, share: float) -> float | None:
-        """A quantile of the milliseconds of all rounds together."""
-        times = [one for v in self.of(scenario, contestant) for one in v["milliseconds"]]
-        return quantile(times, share) if times else None
-
-    def scenarios(self, pattern: str) -> list[str]:
-        """The scenarios whose names fit, in the order they ran."""
-        return list(dict.fromkeys(t.scenario for t in self.trials if re.fullmatch(pattern, t.scenario)))
 
 
 @dataclass(frozen=True)
@@ -290,33 +229,6 @@ def print_tables(results: Results, console: Console) -> None:
     for row in targets(results):
         table.add_row(row.what, row.target, row.measured, {True: "yes", False: "NO", None: "-"}[row.met])
     console.print(table)
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    facts: dict[str, Any] = {"system": platform.platform(terse=True), "python": platform.python_version()}
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = re.findall(r"model name\s*: (.*)", info.read_text())
-        facts |= {"cores": len(models), "processor": models[0] if models else None}
-        facts["memory_gib"] = round(
-            int(re.findall(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())[0]) / 2**20, 1
-        )
-    packages: dict[str, str] = {}
-    for name in ("psycopg", "pgqueuer", "asyncpg", "procrastinate", "uvloop"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    return facts | {"packages": packages}
-
-
-def as_json(results: Results) -> dict[str, Any]:
-    """The targets and the tables, for scripts."""
-    return {
-        "targets": [asdict(row) for row in targets(results)],
-        "disqualified": {f"{scenario}: {name}": why for (scenario, name), why in results.out.items()},
-    }
 
 
 def plot(results: Results, path: Path, caption: str) -> None:
