@@ -17,7 +17,7 @@ from bench import report
 from bench.contestants import CONTESTANTS
 from bench.lab import NEON_VERSION, SETTINGS, SUPABASE_VERSION, Lab
 from bench.process import ROOT
-from bench.results import Results, as_json, machine
+from bench.results import Results, machine
 from bench.scenarios import SCENARIOS, Bench, Sizes, Trial
 
 QUICK = 0.002
@@ -90,7 +90,7 @@ def main(
     whole = {
         "conditions": conditions,
         "machine": host,
-        **as_json(results),
+        **report.as_json(results),
         "trials": [asdict(trial) for trial in trials],
     }
     (out / "bench.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")

@@ -6,7 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -274,3 +274,11 @@ def plot(results: Results, path: Path, caption: str) -> None:
     figure.suptitle(caption, fontsize=8, x=0.01, ha="left")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """The targets and the tables, for scripts."""
+    return {
+        "targets": [asdict(row) for row in targets(results)],
+        "disqualified": {f"{scenario}: {name}": why for (scenario, name), why in results.out.items()},
+    }

@@ -7,13 +7,11 @@ import platform
 import re
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.report import targets
-from bench.results import Results, Spread, spread
 from bench.scenarios import Trial
 
 
@@ -93,11 +91,3 @@ def machine() -> dict[str, Any]:
         except PackageNotFoundError:
             packages[name] = "not installed"
     return facts | {"packages": packages}
-
-
-def as_json(results: Results) -> dict[str, Any]:
-    """The targets and the tables, for scripts."""
-    return {
-        "targets": [asdict(row) for row in targets(results)],
-        "disqualified": {f"{scenario}: {name}": why for (scenario, name), why in results.out.items()},
-    }
