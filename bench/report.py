@@ -14,7 +14,7 @@ import matplotlib as mpl
 from rich.console import Console
 from rich.table import Table
 
-from bench.results import Results, Spread, spread
+from bench.measured import Results, Spread, spread
 from bench.scenarios import DEFAULT_BATCH, FAR, SMALL_BATCH
 
 mpl.use("svg")
