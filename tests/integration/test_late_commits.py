@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from worker.demo.embedded import EmbeddedServer
 from worker.domain import horizon
-from worker.domain.horizon import Horizon, Observation, Open, Since
+from worker.domain.horizon import Horizon, Observation, OpenTransaction, Since
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import COMPANY
 from worker.neon import open_transactions
@@ -626,11 +626,11 @@ def test_a_row_whose_record_left_stays_where_somebody_has_only_noted_something_o
 AT = datetime(2026, 11, 26, 12)
 
 
-def one(who: str, xid: int, *, since: str = "then", prepared: bool = False) -> Open:
-    return Open(who, xid, f"the {who}", since, prepared)
+def one(who: str, xid: int, *, since: str = "then", prepared: bool = False) -> OpenTransaction:
+    return OpenTransaction(who, xid, f"the {who}", since, prepared)
 
 
-def seen(*some: Open, next_xid: int = 1000, at: datetime = AT) -> Observation:
+def seen(*some: OpenTransaction, next_xid: int = 1000, at: datetime = AT) -> Observation:
     return Observation(at, 77, next_xid, some)
 
 
@@ -677,15 +677,15 @@ def test_who_has_written_nothing_yet_is_looked_for_from_where_it_did_not() -> No
 def test_to_read_again_is_to_remember_both_what_was_open_and_what_is() -> None:
     before = Horizon(AT, 5, 900, (one("a", 800), one("gone", 700)))
     reached = Horizon(AT + timedelta(hours=1), 9, 1000, (one("a", 850), one("b", 990)))
-    again = reached.again(before)
+    again = reached.to_repeat(before)
     assert again == replace(before, next_xid=1000, open=again.open)
     assert set(again.open) == {one("a", 800), one("gone", 700), one("b", 990)}
-    assert reached.again(None) is None
+    assert reached.to_repeat(None) is None
 
 
 def test_what_is_kept_as_json_is_recalled() -> None:
     reached = Horizon(AT, 5, 2**40, (one("a", 2**40 - 1), one("b", 3, prepared=True)))
-    assert horizon.recall(AT, 5, {"run_id": "x", **reached.remembered()}) == reached
+    assert horizon.recall(AT, 5, {"run_id": "x", **reached.as_json()}) == reached
     assert horizon.recall(AT, None, {}) == Horizon(AT, 0)
     assert horizon.recall(None, None, {}) is None
 
@@ -707,12 +707,12 @@ def holder(vxid: str, *xids: int, here: bool | None = True) -> dict[str, Any]:
 )
 def test_the_number_from_which_on_a_transactions_rows_are_looked_for(running, holders, expected) -> None:
     for epoch in (0, 2**32, 9 * 2**32):
-        some = horizon.open_ones("s", AT, epoch + 1000, [epoch + x for x in running], holders, [])
+        some = horizon.list_open("s", AT, epoch + 1000, [epoch + x for x in running], holders, [])
         assert [one.xid for one in some] == [epoch + x for x in expected]
 
 
 def test_numbers_of_before_the_turn_of_the_32_bits_are_known_as_that() -> None:
     late = {"xid": 2**32 - 5, "gid": "g", "since": AT}
-    some = horizon.open_ones("s", AT, 2**32 + 10, [2**32 - 9], [holder("1/1", 2**32 - 9)], [late])
+    some = horizon.list_open("s", AT, 2**32 + 10, [2**32 - 9], [holder("1/1", 2**32 - 9)], [late])
     assert [one.xid for one in some] == [2**32 - 9, 2**32 - 5]
     assert "'9'::xid" in changed(Since(AT, 1, 2**32 + 9)).as_string()

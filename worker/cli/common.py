@@ -28,7 +28,7 @@ from rich.text import Text
 from worker.cli.console import say, shown
 from worker.daemon import signals
 from worker.daemon.signals import Stopped
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import ENTITIES
 from worker.observe import logs
 from worker.postgres.errors import Kind, Restored, backoff, kind_of, with_database
@@ -149,7 +149,7 @@ async def _compared(databases: Databases, work: Callable[[Databases], Awaitable[
 def progress(title: str) -> Iterator[Progress]:
     """A bar with rate and time left on a terminal, nothing elsewhere; and where a stop is heeded between batches."""
     if not sys.stderr.isatty():
-        yield _Heeding(NOBODY)
+        yield _Heeding(NO_PROGRESS)
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),

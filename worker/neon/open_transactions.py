@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 from psycopg import sql
 
-from worker.domain.horizon import XIDS, Horizon, Observation, Since, advance, open_ones
+from worker.domain.horizon import XIDS, Horizon, Observation, Since, advance, list_open
 from worker.entities.declaration import Entity
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
@@ -27,7 +27,7 @@ async def observe(connection: Connection, entity: Entity) -> Observation:
     # In this order: a transaction that is prepared in between is seen twice, not never.
     steps = (_NOW.format(invalid=entity.invalid_table.sql), None), (_HOLDERS, None), (_PREPARED, None)
     [row], holders, prepared = await read(connection, *steps)
-    some = open_ones(row["server"], row["at"], row["next_xid"], row["running"], holders, prepared)
+    some = list_open(row["server"], row["at"], row["next_xid"], row["running"], holders, prepared)
     return Observation(row["at"], row["last_id"], row["next_xid"], some)
 
 

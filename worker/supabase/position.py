@@ -93,7 +93,7 @@ def save_position(
     return statement, {
         "position": reached and reached.position,
         "last_id": reached and reached.last_id,
-        "open": Jsonb({"run_id": run_id, **reached.remembered()}) if reached else None,
+        "open": Jsonb({"run_id": run_id, **reached.as_json()}) if reached else None,
         "run_id": run_id,
         "result": Jsonb(result),
         "full": full,

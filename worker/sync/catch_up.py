@@ -38,7 +38,7 @@ from worker.sync.missed import (
 class CaughtUp:
     """What a round of telling did."""
 
-    told: int = 0
+    acknowledged: int = 0
     older: int = 0
     """Rows that are older than what was carried of them: their database was restored."""
     held: bool = False
@@ -54,7 +54,7 @@ class CaughtUp:
 
     def add(self, other: CaughtUp) -> None:
         """Count some rows more."""
-        self.told += other.told
+        self.acknowledged += other.acknowledged
         self.older += other.older
         self.held |= other.held
         self.queued |= other.queued
@@ -216,7 +216,7 @@ async def _catch_up_rows(
             replies.append(word)
         else:
             refreshes.append(word)
-    caught_up.told += len(became)
+    caught_up.acknowledged += len(became)
     caught_up.words |= {key: outcome for key, outcome, _ in became}
     if dry_run:
         await send(supabase, COMMIT)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import structlog
 
-from worker.domain.lineage import descends, is_older, is_typed
+from worker.domain.lineage import descends, is_edited, is_older
 from worker.domain.merge import merge
 from worker.domain.model import Action, Data, NoteCode, Outcome
 from worker.domain.steps import Claimed, Judged, Merged, Verdict
@@ -39,14 +39,14 @@ def judge(
         standing: what Neon knows of the record, where its data has changed since the snapshot; without it, the
             snapshot is what both sides last agreed on.
     """
-    rules, as_of, written_for = entity.rules, None, False
+    rules, as_of, unacknowledged = entity.rules, None, False
     try:
         agreed, typed = claimed.snapshot, claimed.data
         if standing:
             agreed, typed = agreed_on(entity, claimed, neon_data, standing), last_word(claimed, standing)
             said = standing.latest
             as_of = said.row_version if said and is_older(claimed, said.sent) else None
-            neon_at, written_for = standing.moved_at(neon_at), bool(standing.written)
+            neon_at, unacknowledged = standing.moved_at(neon_at), bool(standing.written)
         merged = merge(agreed, typed, neon_data, claimed.version, neon_at, rules.normalise)
         merged = Merged(rules.normalise(merged.data), merged.enriched_fields, merged.conflicts)
         verdict, note = rules.judge(merged.data), None
@@ -64,7 +64,7 @@ def judge(
         note,
         as_of,
         neon_data if standing else None,
-        written_for,
+        unacknowledged,
     )
 
 
@@ -85,7 +85,7 @@ def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, standing: Stand
         return claimed.snapshot
     if standing.forgotten:
         return neon_data
-    agreed = {**claimed.snapshot, **_written_for(claimed, standing)}
+    agreed = {**claimed.snapshot, **_written_by_worker(claimed, standing)}
     if standing.written:
         # What he has left alone, and was only tidied, is not his.
         tidy = entity.rules.normalise(claimed.data)
@@ -95,10 +95,10 @@ def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, standing: Stand
     return agreed
 
 
-def _written_for(claimed: Claimed, standing: Standing) -> Data:
+def _written_by_worker(claimed: Claimed, standing: Standing) -> Data:
     """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
     going back to what stood there before.
     """
     if standing.latest is None or is_older(claimed, standing.latest.sent) or descends(claimed, standing.latest.sent):
         return standing.written
-    return {name: value for name, value in standing.written.items() if is_typed(claimed, name)}
+    return {name: value for name, value in standing.written.items() if is_edited(claimed, name)}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from worker.domain import messages
-from worker.domain.lineage import descends, is_older, with_neons_own, with_what_went
+from worker.domain.lineage import descends, is_older, with_carried_values, with_neon_values
 from worker.domain.merge import merge
 from worker.domain.model import Code, Outcome, Status
 from worker.domain.steps import same_delivery
@@ -130,7 +130,7 @@ def promoted(row: Row, said: Spoken) -> Reply:
     )
     return Reply(
         mine.key, mine.version, Status.COMPLETE, note,
-        differing(with_what_went(mine, said.sent) if edited else said.record, mine.data),
+        differing(with_carried_values(mine, said.sent) if edited else said.record, mine.data),
         said.record, {}, said.warnings, pushed=True, promoted_at=said.at, code=Code.PROMOTED,
         receipt=said.receipt,
     )  # fmt: skip
@@ -186,7 +186,7 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
     """What was set to complete after the backup, and waited in Neon: it goes again, with the values that went."""
     mine = row.claimed
     return Refresh(
-        mine.key, fresh.id, with_what_went(row.claimed, said.sent), mine.snapshot, Status.COMPLETE, None, None, None,
+        mine.key, fresh.id, with_carried_values(mine, said.sent), mine.snapshot, Status.COMPLETE, None, None, None,
         reopened=True, note=messages.RELEASED, code=Code.RELEASED,
         enriched_by=said.enriched_by, enriched_at=said.enriched_at,
     )  # fmt: skip
@@ -195,7 +195,7 @@ def _sent_again(row: Row, said: Spoken, fresh: InvalidRow) -> Refresh:
 def _worked_on(row: Row, said: Spoken) -> Refresh | None:
     """Somebody works on a row from a backup already: the values that went and waited come back beside what he typed."""
     mine = row.claimed
-    data = with_what_went(row.claimed, said.sent)
+    data = with_carried_values(row.claimed, said.sent)
     if data == mine.data:
         return None
     return Refresh(
@@ -206,7 +206,7 @@ def _worked_on(row: Row, said: Spoken) -> Refresh | None:
 def _left(row: Row, standing: Standing, said: Spoken) -> Refresh | None:
     """The record left by another way after the backup: what the enricher had sent of it comes back."""
     mine = row.claimed
-    data = with_what_went(mine, said.sent)
+    data = with_carried_values(mine, said.sent)
     if data == mine.data:
         return None
     status = Status.FAILED if said.outcome is Outcome.FLAGGED else mine.status
@@ -219,14 +219,14 @@ def _left(row: Row, standing: Standing, said: Spoken) -> Refresh | None:
 def _undone(row: Row, standing: Standing, said: Spoken, fresh: InvalidRow | None) -> Refresh:
     mine, carried = row.claimed, standing.carried
     # Of a backup that is older than the promotion, what was promoted comes back first.
-    data = with_what_went(row.claimed, carried.sent) if carried else mine.data
+    data = with_carried_values(row.claimed, carried.sent) if carried else mine.data
     if fresh is None:
         note = messages.gone_after_undo(said.at)
         return Refresh(
             mine.key, None, data, mine.snapshot, Status.FAILED, None, None, None, reopened=True, note=note,
             code=Code.GONE, receipt=said.receipt,
         )  # fmt: skip
-    data = with_neons_own(data, (carried or said).sent, fresh.data)
+    data = with_neon_values(data, (carried or said).sent, fresh.data)
     return Refresh(
         mine.key, fresh.id, data, fresh.data, Status.PENDING, fresh.errors, fresh.warnings, fresh.reason_code,
         reopened=True, note=messages.UNDONE, code=Code.UNDONE, receipt=said.receipt,

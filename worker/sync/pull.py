@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from worker.domain.model import Action, new_run_id, utc_now
-from worker.domain.progress import NOBODY, Progress, Pulse
+from worker.domain.progress import NO_PROGRESS, Heartbeat, Progress
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid, ledger, open_transactions
@@ -37,7 +37,7 @@ async def pull(
     full: bool = False,
     dry_run: bool = False,
     batch_size: int = STAGE_ROWS,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Pulled | None:
     """Pull one entity. Of several workers one pulls; the others return at once.
 
@@ -65,14 +65,14 @@ async def pull(
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
             ground = await staging.ground(supabase, entity)
-            task = PullRun(databases, entity, pulled, run, neon, supabase, guard, dry_run, Pulse(progress), ground)
+            task = PullRun(databases, entity, pulled, run, neon, supabase, guard, dry_run, Heartbeat(progress), ground)
             since, reached = await open_transactions.reach(neon, entity, position.horizon)
             found = await task.compare(position)
             # After a restore what one side lacks need not be dated after anything that the other remembers. Who died
             # between the two ends of a pull is not told from a workspace restored to before it.
             apart = found.side is not None or position.pulls < found.counts.pulls
             full = pulled.full = full or since is None or apart or ground.vacant
-            pulled.open_transactions = reached.shown()
+            pulled.open_transactions = reached.listed()
             if full and progress.shown:
                 totals = await fetch_all(neon, *invalid.totals(entity))
                 progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
@@ -97,7 +97,7 @@ async def pull(
                 pulled.estimated |= row["estimated"]
         outcome_events = [outbox.pulled(entity, pulled.run_id, pulled.result)] if databases.announces else []
         # Rows that somebody held are read again.
-        saved = reached.again(position.horizon) if task.held else reached
+        saved = reached.to_repeat(position.horizon) if task.held else reached
         heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
         steps = [
             save_position(
@@ -109,10 +109,10 @@ async def pull(
             steps.append(save_restored(entity, restored))
         await send(guard, *steps, *outcome_events, COMMIT)
     await recall(databases, entity)
-    for one in reached.shown(but=position.horizon.open if position.horizon else ()):
+    for one in reached.listed(excluding=position.horizon.open if position.horizon else ()):
         log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
-    pulse = Pulse(progress)
+    pulse = Heartbeat(progress)
     judged = await judge_pushed(
         databases, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=pulse
     )

@@ -14,7 +14,7 @@ from psycopg import sql
 from worker.domain import messages
 from worker.domain.horizon import Since
 from worker.domain.model import Code, Outcome
-from worker.domain.progress import Progress, Pulse
+from worker.domain.progress import Heartbeat, Progress
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid, ledger, open_transactions
@@ -66,7 +66,7 @@ class PullRun:
     supabase: Connection
     guard: Connection
     dry_run: bool
-    pulse: Pulse
+    pulse: Heartbeat
     ground: Ground
     """What the workspace was like. Where it was empty, all that it holds by now is from this very look at Neon."""
     held: bool = False
@@ -91,7 +91,7 @@ class PullRun:
         else:
             found = await bring_together(self.databases, self.entity, position, self.neon, self.supabase, self.run)
             self.held |= found.held
-        self.pulled.told = found.caught_up.told
+        self.pulled.told = found.caught_up.acknowledged
         self.pulled.lost += found.lost
         self.pulled.restored = found.in_words() if found.side else None
         return found

@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.domain import messages
 from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid
 from worker.neon.books import Entry
@@ -43,7 +43,7 @@ class Compared:
 
 
 async def reconcile(
-    databases: Databases, entity: Entity, *, repair: bool = False, progress: Progress = NOBODY
+    databases: Databases, entity: Entity, *, repair: bool = False, progress: Progress = NO_PROGRESS
 ) -> Compared:
     """Compare every record of an entity in both databases, and with the ledger.
 
@@ -61,7 +61,7 @@ async def reconcile(
     """
     settled = 0
     if repair:
-        before = await _compare(databases, entity, NOBODY)
+        before = await _compare(databases, entity, NO_PROGRESS)
         await pull(databases, entity, full=True, progress=progress)
         run_id = new_run_id("reconcile")
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:

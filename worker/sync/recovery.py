@@ -86,7 +86,7 @@ async def bring_together(
             side=found.side,
             after=_iso(found.after),
             before=None,
-            told=found.caught_up.told,
+            told=found.caught_up.acknowledged,
         )
     return found
 
@@ -119,7 +119,7 @@ async def _recover(
         if not standing.forgotten:
             continue
         if word := newer_than(entity, row, standing, record):
-            found.told.append(key)
+            found.acknowledged.append(key)
             if isinstance(word, Reply):
                 replies.append(word)
             else:
@@ -154,7 +154,7 @@ async def _recover(
     steps += [workspace.await_return(entity, lost, messages.LOST)] if lost else []
     promoted = keys_with(settled, Outcome.PROMOTED)
     found.again += promoted
-    promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
+    promoted += [reply.key for reply in replies if reply.key in found.acknowledged and reply.code == Code.PROMOTED]
     await acknowledge(
         databases,
         supabase,

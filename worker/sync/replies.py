@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from worker.domain import messages
-from worker.domain.lineage import is_older, is_typed, with_neons_own, with_what_went
+from worker.domain.lineage import is_edited, is_older, with_carried_values, with_neon_values
 from worker.domain.model import Code, Data, Outcome, Receipt, State, Status
 from worker.domain.steps import Claimed, Sent, Settled
 from worker.supabase.acknowledgement import Reply
@@ -49,7 +49,7 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
         case Outcome.UNDONE:
             # It was promoted as it stands, and that was taken back before the row was told of either. A row of a backup
             # from before the promotion lacks what was promoted.
-            back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
+            back = with_neon_values(newer.record or {}, newer, said.record or {}) if newer else {}
             return Reply(
                 key, version, Status.PENDING, messages.UNDONE, differing(back, claimed.data) or None, said.record,
                 {}, {}, code=Code.UNDONE, receipt=receipt, as_of=as_of,
@@ -57,8 +57,8 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
         case Outcome.WAITING if said.waits_for is not None:
             # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
             # row, else each pull would take it for news. What was written there for the enricher can be forgotten.
-            known = receipt if judged.written_for else None
-            follows = judged.neon_data is not None and not claimed.in_neon and bool(known) == judged.written_for
+            known = receipt if judged.unacknowledged else None
+            follows = judged.neon_data is not None and not claimed.in_neon and bool(known) == judged.unacknowledged
             return Reply(
                 key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
                 judged.neon_data if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
@@ -81,7 +81,7 @@ def typed_since(row: Claimed, sent: Sent) -> bool:
     there before. What he had not sent, and is as the row last had it from Neon, is Neon's own to change.
     """
     return any(
-        value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_typed(row, name))
+        value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_edited(row, name))
         for name, value in row.data.items()
     )
 
@@ -91,7 +91,7 @@ def _gone(settled: Settled) -> Reply:
     key, version, sent = claimed.key, claimed.version, said.sent
     older = sent is not None and is_older(claimed, sent)
     # What had reached Neon comes back to a row of a backup, which is as new then as that was.
-    back = differing(with_what_went(claimed, sent), claimed.data) if sent else {}
+    back = differing(with_carried_values(claimed, sent), claimed.data) if sent else {}
     as_of = sent.version if sent and older else None
     if said.outcome is Outcome.PROMOTED:
         # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.

@@ -42,7 +42,7 @@ class Comparison:
     """Of those: the enricher's values are kept in the workspace, as his edits."""
     lost: list[str] = field(default_factory=list)
     """Records that Neon does not have any more."""
-    told: list[str] = field(default_factory=list)
+    acknowledged: list[str] = field(default_factory=list)
     """Of those forgotten: rows of a backup, told what Neon knows of newer versions of them."""
     caught_up: CaughtUp = field(default_factory=CaughtUp)
     held: bool = False
@@ -67,7 +67,7 @@ class Comparison:
             "before": self.before.isoformat() if self.before else None,
             "promoted_again": len(self.again),
             "kept": len(self.kept),
-            "told": self.caught_up.told + len(self.told),
+            "told": self.caught_up.acknowledged + len(self.acknowledged),
         }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, State, Status
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.domain.steps import Claimed, Judged, Settled, Verdict
 from worker.entities.declaration import Entity
 from worker.neon import invalid
@@ -168,7 +168,7 @@ async def judge_pushed(
     apply: Collection[Action],
     which: Which = Which.ALL,
     dry_run: bool = False,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record in Neon that is marked ``complete``, batch by batch.
 
@@ -197,7 +197,9 @@ async def judge_pushed(
     return total
 
 
-async def finish_carried(databases: Databases, entity: Entity, run: Run, progress: Progress = NOBODY) -> Revalidated:
+async def finish_carried(
+    databases: Databases, entity: Entity, run: Run, progress: Progress = NO_PROGRESS
+) -> Revalidated:
     """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
     record, and before it could tell the row, would leave an enricher waiting for ever.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, new_run_id
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid
 from worker.neon.books import Run
@@ -36,7 +36,7 @@ class Pushed:
 
 
 async def push(
-    databases: Databases, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NOBODY
+    databases: Databases, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NO_PROGRESS
 ) -> None:
     """Carry every repaired record to the invalid table, without judging it.
 
@@ -102,7 +102,12 @@ async def _look(databases: Databases, entity: Entity, done: Pushed) -> None:
 
 
 async def revalidate(
-    databases: Databases, entity: Entity, *, stale: bool = False, dry_run: bool = False, progress: Progress = NOBODY
+    databases: Databases,
+    entity: Entity,
+    *,
+    stale: bool = False,
+    dry_run: bool = False,
+    progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
 
@@ -151,7 +156,7 @@ async def promote(
     work: Promotion,
     *,
     dry_run: bool = False,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge these records again and promote those that pass.
 

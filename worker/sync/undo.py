@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from worker.domain.model import new_run_id
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import ENTITIES, Entity
 from worker.entities.tables import LEDGER, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
@@ -54,7 +54,7 @@ async def undo(
     *,
     run_id: str | None = None,
     dry_run: bool = False,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
     """Take the last promotion of each record back: master row and invalid row as they were, workspace row
     ``pending`` with what the enricher had typed. Each record in one Neon transaction. What was promoted last goes
