@@ -36,7 +36,7 @@ from worker.sync.pull import pull
 
 LONG_AGO = datetime(2025, 1, 1)
 ROLE = "enrichment_worker"
-WAITS = open_transactions.WAITS
+PAUSES = open_transactions.PAUSES
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def pulled(request, databases, env, monkeypatch) -> Callable[..., Pulled]:
     env.update(NEON_DATABASE_URL=with_secret(urls[0]), SUPABASE_DATABASE_URL=with_secret(urls[1]))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(open_transactions, "WAITS", WAITS[:1])  # most transactions here outlive any wait
+    monkeypatch.setattr(open_transactions, "PAUSES", PAUSES[:1])  # most transactions here outlive any wait
 
     async def once(batch_size: int | None, options: dict[str, Any]) -> Pulled:
         async with open_databases(load_settings(), batch_size=batch_size) as opened:
@@ -246,7 +246,7 @@ def test_transactions_of_another_database_are_not_waited_for(pulled, pg_server, 
 def test_an_ordinary_load_of_short_transactions_makes_no_pull_read_again(
     pulled, databases, neon, supabase, monkeypatch
 ) -> None:
-    monkeypatch.setattr(open_transactions, "WAITS", WAITS)
+    monkeypatch.setattr(open_transactions, "PAUSES", PAUSES)
     add_companies(neon, *range(1, 50), updated_at=LONG_AGO)
     neon.execute("CREATE TABLE theirs (n integer); INSERT INTO theirs SELECT generate_series(1, 4)")
     pulled()

@@ -13,7 +13,7 @@ from worker.domain.lineage import is_older
 from worker.domain.model import Code, new_run_id
 from worker.entities.declaration import Entity
 from worker.neon import invalid, ledger
-from worker.neon.ledger import Spoken
+from worker.neon.ledger import LedgerOutcome
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, Step, send, transact
 from worker.supabase import acknowledgement, queue, receipts, release, workspace
@@ -87,7 +87,7 @@ async def catch_up(
         psycopg.Error: a database failed; catch up again.
     """
     caught_up = CaughtUp()
-    while chunk := await ledger.spoken(neon, entity, after):
+    while chunk := await ledger.read_chunk(neon, entity, after):
         after = chunk.last
         unacknowledged = await receipts.unacknowledged(supabase, entity, chunk.latest, chunk.versions)
         keys, caught_up.queued = unacknowledged.keys, caught_up.queued or bool(unacknowledged.queued)
@@ -192,23 +192,23 @@ async def _catch_up_rows(
         caught_up.absent |= {key for key in keys if key not in rows}
     else:
         caught_up.held |= len(rows) < len(keys)
-    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
+    neon_states = await ledger.neon_states(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
     fresh = await invalid.read(neon, entity, list(rows)) if rows else {}
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
     became: list[tuple[str, str, str | None]] = []
     for key, row in rows.items():
-        standing = standings[key]
-        if row.queued and not was_undone_as_it_stands(row, standing):
+        neon_state = neon_states[key]
+        if row.queued and not was_undone_as_it_stands(row, neon_state):
             caught_up.queued = True  # since a moment ago
             continue
-        if (said := missed_outcome(row, standing)) is None:
+        if (said := missed_outcome(row, neon_state)) is None:
             continue
-        if not standing.forgotten and was_told_before(row, said):
+        if not neon_state.forgotten and was_told_before(row, said):
             refreshes.append(with_receipt(row, said))
             continue
         caught_up.older += is_older(row.claimed, said.sent)
-        word = tell(entity, row, standing, said, fresh.get(key))
+        word = tell(entity, row, neon_state, said, fresh.get(key))
         if word is None:
             continue
         became.append((key, str(said.outcome), None))
@@ -239,7 +239,7 @@ async def older_than_carried(neon: Connection, supabase: Connection, entity: Ent
         psycopg.Error: a database failed.
     """
     found: list[str] = []
-    while chunk := await ledger.spoken(neon, entity, after):
+    while chunk := await ledger.read_chunk(neon, entity, after):
         after = chunk.last
         if not (keys := (await receipts.unacknowledged(supabase, entity, chunk.latest, chunk.versions)).keys):
             continue
@@ -262,11 +262,11 @@ async def _wake_newer(
 
 async def _newer(
     neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str]
-) -> list[tuple[Row, Spoken | None]]:
+) -> list[tuple[Row, LedgerOutcome | None]]:
     """Those of the rows of which Neon knows a newer version, and the latest that the ledger says of them."""
     if not keys:
         return []
     rows = await queue.lock(supabase, entity, keys, read_only=True)
     await send(supabase, COMMIT)
-    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
-    return [(row, standings[key].latest) for key, row in rows.items() if newer_version(row, standings[key])]
+    neon_states = await ledger.neon_states(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
+    return [(row, neon_states[key].latest) for key, row in rows.items() if newer_version(row, neon_states[key])]

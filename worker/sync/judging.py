@@ -11,7 +11,7 @@ from worker.domain.merge import merge
 from worker.domain.model import Action, Data, NoteCode, Outcome
 from worker.domain.steps import Claimed, Judged, Merged, Verdict
 from worker.entities.declaration import Entity
-from worker.neon.ledger import Standing
+from worker.neon.ledger import NeonState
 
 log = structlog.get_logger("worker.judging")
 
@@ -23,7 +23,7 @@ def judge(
     neon_hash: str | None,
     neon_at: datetime | None = None,
     action: Action = Action.PROMOTE,
-    standing: Standing | None = None,
+    neon_state: NeonState | None = None,
 ) -> Judged:
     """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
 
@@ -36,17 +36,17 @@ def judge(
         neon_hash: their MD5, which the settlement compares.
         neon_at: when Neon's row last changed; UTC, without zone.
         action: ``PROMOTE`` or ``PUSH``.
-        standing: what Neon knows of the record, where its data has changed since the snapshot; without it, the
+        neon_state: what Neon knows of the record, where its data has changed since the snapshot; without it, the
             snapshot is what both sides last agreed on.
     """
     rules, as_of, unacknowledged = entity.rules, None, False
     try:
         agreed, typed = claimed.snapshot, claimed.data
-        if standing:
-            agreed, typed = agreed_on(entity, claimed, neon_data, standing), last_word(claimed, standing)
-            said = standing.latest
+        if neon_state:
+            agreed, typed = agreed_on(entity, claimed, neon_data, neon_state), last_word(claimed, neon_state)
+            said = neon_state.latest
             as_of = said.row_version if said and is_older(claimed, said.sent) else None
-            neon_at, unacknowledged = standing.moved_at(neon_at), bool(standing.written)
+            neon_at, unacknowledged = neon_state.moved_at(neon_at), bool(neon_state.written)
         merged = merge(agreed, typed, neon_data, claimed.version, neon_at, rules.normalise)
         merged = Merged(rules.normalise(merged.data), merged.enriched_fields, merged.conflicts)
         verdict, note = rules.judge(merged.data), None
@@ -63,30 +63,30 @@ def judge(
         action if carried else Action.FLAG,
         note,
         as_of,
-        neon_data if standing else None,
+        neon_data if neon_state else None,
         unacknowledged,
     )
 
 
-def last_word(claimed: Claimed, standing: Standing) -> Data:
+def last_word(claimed: Claimed, neon_state: NeonState) -> Data:
     """What the enricher last wanted: in a restored workspace the row may be older than what was carried last."""
-    said = standing.latest
+    said = neon_state.latest
     if said is None or not is_older(claimed, said.sent):
         return claimed.data
     his = said.enriched_fields if said.outcome is Outcome.WAITING else ()
-    return {**claimed.data, **standing.written, **{n: v for n, v in (said.record or {}).items() if n in his}}
+    return {**claimed.data, **neon_state.written, **{n: v for n, v in (said.record or {}).items() if n in his}}
 
 
-def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, standing: Standing) -> Data:
+def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, neon_state: NeonState) -> Data:
     """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon since. Where Neon was
     restored and has forgotten what the row was told, all in which they differ is the enricher's.
     """
     if claimed.in_neon:
         return claimed.snapshot
-    if standing.forgotten:
+    if neon_state.forgotten:
         return neon_data
-    agreed = {**claimed.snapshot, **_written_by_worker(claimed, standing)}
-    if standing.written:
+    agreed = {**claimed.snapshot, **_written_by_worker(claimed, neon_state)}
+    if neon_state.written:
         # What he has left alone, and was only tidied, is not his.
         tidy = entity.rules.normalise(claimed.data)
         for name, value in claimed.data.items():
@@ -95,10 +95,14 @@ def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, standing: Stand
     return agreed
 
 
-def _written_by_worker(claimed: Claimed, standing: Standing) -> Data:
+def _written_by_worker(claimed: Claimed, neon_state: NeonState) -> Data:
     """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
     going back to what stood there before.
     """
-    if standing.latest is None or is_older(claimed, standing.latest.sent) or descends(claimed, standing.latest.sent):
-        return standing.written
-    return {name: value for name, value in standing.written.items() if is_edited(claimed, name)}
+    if (
+        neon_state.latest is None
+        or is_older(claimed, neon_state.latest.sent)
+        or descends(claimed, neon_state.latest.sent)
+    ):
+        return neon_state.written
+    return {name: value for name, value in neon_state.written.items() if is_edited(claimed, name)}

@@ -193,7 +193,7 @@ class PullRun:
         rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
         told = {key: row.claimed.receipt for key, row in rows.items()}
-        standings = await ledger.standings(self.neon, self.entity, told)
+        neon_states = await ledger.neon_states(self.neon, self.entity, told)
         fresh = await invalid.read(self.neon, self.entity, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
@@ -201,10 +201,10 @@ class PullRun:
             # Left to the delivery: what is on its way, and what is no longer there.
             if key not in fresh or (row.queued and row.code != Code.LOST):
                 continue
-            if row.promoted and not hears_of_it_here(row, standings[key]):
+            if row.promoted and not hears_of_it_here(row, neon_states[key]):
                 self.held = True  # somebody held it when rows were told, and both databases brought together
                 continue
-            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], standings[key])
+            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], neon_states[key])
             refreshed.append(refresh)
             entries += entry
         if self.dry_run:
@@ -251,7 +251,7 @@ class PullRun:
         self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         told = {key: row.claimed.receipt for key, row in rows.items()}
-        left = part(rows, await ledger.standings(self.neon, self.entity, told), found)
+        left = part(rows, await ledger.neon_states(self.neon, self.entity, told), found)
         if self.dry_run:
             self.pulled.keys |= left.in_words()
             await send(self.supabase, COMMIT)

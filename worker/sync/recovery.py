@@ -20,7 +20,7 @@ from worker.entities.declaration import Entity
 from worker.neon import books, invalid, ledger
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
-from worker.neon.ledger import Standing
+from worker.neon.ledger import NeonState
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step
 from worker.supabase import queue, workspace
@@ -107,7 +107,7 @@ async def _recover(
     """Bring rows together with a Neon that has forgotten what they were told."""
     rows = await queue.lock(supabase, entity, keys, wait=False)
     found.held |= len(rows) < len(keys)
-    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
+    neon_states = await ledger.neon_states(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
     fresh = await invalid.read(neon, entity, list(rows))
     again: list[Judged] = []
     replies: list[Reply] = []
@@ -115,10 +115,10 @@ async def _recover(
     told: list[Refresh] = []
     lost: list[str] = []
     for key, row in rows.items():
-        standing, record = standings[key], fresh.get(key)
-        if not standing.forgotten:
+        neon_state, record = neon_states[key], fresh.get(key)
+        if not neon_state.forgotten:
             continue
-        if word := newer_than(entity, row, standing, record):
+        if word := newer_than(entity, row, neon_state, record):
             found.acknowledged.append(key)
             if isinstance(word, Reply):
                 replies.append(word)
@@ -127,9 +127,9 @@ async def _recover(
         elif record and row.promoted and not row.queued:
             again.append(_carried_again(entity, row, record))
         elif record:
-            refreshes.append(_as_edits(row, standing, record))
-        elif _stands(entity, row, standing):
-            replies.append(_promoted_still(row, standing))
+            refreshes.append(_as_edits(row, neon_state, record))
+        elif _stands(entity, row, neon_state):
+            replies.append(_promoted_still(row, neon_state))
         else:
             lost.append(key)
     settled, blocked = await settle_batch(databases, neon, entity, again, run)
@@ -189,21 +189,21 @@ def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
     return replace(reply, data=None, note=note)
 
 
-def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
+def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
     """All in which the row differs from Neon counts as the enricher's. What had been carried goes again."""
     mine = row.claimed
     return Refresh(
         mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
         note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
-        receipt=ledger.heard_at_least(mine, standing), forget=True,
+        receipt=ledger.minimum_receipt(mine, neon_state), forget=True,
     )  # fmt: skip
 
 
-def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
+def _stands(entity: Entity, row: Row, neon_state: NeonState) -> bool:
     """Whether the master has the record, as the ledger says or by its values: the ledger alone was emptied then."""
-    if standing.latest and standing.latest.outcome is Outcome.PROMOTED:
-        return standing.master is not None
-    master, carried = standing.master, row.claimed.snapshot
+    if neon_state.latest and neon_state.latest.outcome is Outcome.PROMOTED:
+        return neon_state.master is not None
+    master, carried = neon_state.master, row.claimed.snapshot
     return (
         row.promoted
         and master is not None
@@ -215,9 +215,9 @@ def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
     )
 
 
-def _promoted_still(row: Row, standing: Standing) -> Reply:
+def _promoted_still(row: Row, neon_state: NeonState) -> Reply:
     """The row of a record that stands in the master, whatever Neon has forgotten since."""
-    mine, said = row.claimed, standing.latest
+    mine, said = row.claimed, neon_state.latest
     at = said.at if said and said.outcome is Outcome.PROMOTED else mine.promoted_at or utc_now()
     receipt = said.receipt if said and said.outcome is Outcome.PROMOTED else None
     record = said.record if said else None

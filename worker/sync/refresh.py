@@ -12,7 +12,7 @@ from worker.domain.steps import Claimed, Merged
 from worker.entities.declaration import Entity
 from worker.neon.books import Entry
 from worker.neon.invalid import InvalidRow
-from worker.neon.ledger import Standing, heard_at_least
+from worker.neon.ledger import NeonState, minimum_receipt
 from worker.supabase.acknowledgement import Reply
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
@@ -22,7 +22,7 @@ from worker.sync.replies import adopted
 from worker.sync.restore import Comparison
 
 
-def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Standing) -> tuple[Refresh, list[Entry]]:
+def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, neon_state: NeonState) -> tuple[Refresh, list[Entry]]:
     """Merge Neon's record into a workspace row."""
     mine = row.claimed
     if row.code == Code.LOST and row.queued:
@@ -32,9 +32,9 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
             note=messages.RELEASED, code=Code.RELEASED,
         ), []  # fmt: skip
     came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST)
-    base = fresh.data if row.code == Code.LOST else agreed_on(entity, mine, fresh.data, standing)
-    at = standing.moved_at(fresh.updated_at)
-    merged = merge(base, last_word(mine, standing), fresh.data, mine.version, at, entity.rules.normalise)
+    base = fresh.data if row.code == Code.LOST else agreed_on(entity, mine, fresh.data, neon_state)
+    at = neon_state.moved_at(fresh.updated_at)
+    merged = merge(base, last_word(mine, neon_state), fresh.data, mine.version, at, entity.rules.normalise)
     reopened = row.promoted or came_back
     first_seen = reopened or mine.status == Status.PENDING
     lost = [c.field for c in merged.conflicts if c.winner == "neon"]
@@ -57,8 +57,8 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
         note=note,
         code=code,
         cleared=reopened,
-        receipt=_heard_by_this(mine, standing),
-        forget=standing.forgotten,
+        receipt=_heard_by_this(mine, neon_state),
+        forget=neon_state.forgotten,
     )
     if not merged.conflicts:
         return refresh, []
@@ -66,13 +66,13 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
     return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]
 
 
-def hears_of_it_here(row: Row, standing: Standing) -> bool:
+def hears_of_it_here(row: Row, neon_state: NeonState) -> bool:
     """Whether a promoted row that stands against an invalid record turned invalid again, and is not one that was not
     told of an undo, or whose promotion a restored Neon has forgotten.
     """
-    said, told = standing.latest, row.claimed.receipt
+    said, told = neon_state.latest, row.claimed.receipt
     undone = said is not None and said.outcome is Outcome.UNDONE and (told is None or said.receipt.id > told.id)
-    return not (standing.forgotten or undone)
+    return not (neon_state.forgotten or undone)
 
 
 def _status(row: Row, reopened: bool) -> str:
@@ -89,10 +89,10 @@ def _never_empty_over_a_value(merged: Merged, typed: Data) -> tuple[Merged, list
     return Merged({**merged.data, **{n: typed[n] for n in kept}}, merged.enriched_fields, merged.conflicts), kept
 
 
-def _heard_by_this(row: Claimed, standing: Standing) -> Receipt | None:
-    said, told = standing.latest, row.receipt
-    if standing.forgotten:
-        return heard_at_least(row, standing)
+def _heard_by_this(row: Claimed, neon_state: NeonState) -> Receipt | None:
+    said, told = neon_state.latest, row.receipt
+    if neon_state.forgotten:
+        return minimum_receipt(row, neon_state)
     if said is None or (told and said.receipt.id <= told.id):
         return None
     return said.receipt if said.outcome is Outcome.FLAGGED or said.pushed else None
@@ -123,18 +123,18 @@ class Left:
         }
 
 
-def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comparison) -> Left:
+def part(rows: Mapping[str, Row], neon_states: Mapping[str, NeonState], found: Comparison) -> Left:
     """Part rows whose record is not in the invalid table by what is known of it."""
     left = Left()
     for key, row in rows.items():
-        standing = standings[key]
-        said = standing.latest
+        neon_state = neon_states[key]
+        said = neon_state.latest
         if row.queued:
-            if said is None and standing.master is None and row.claimed.pulled and _lost(row, found):
+            if said is None and neon_state.master is None and row.claimed.pulled and _lost(row, found):
                 left.lost.append(key)  # else its delivery tells it
         elif said and said.outcome is Outcome.PROMOTED:
             left.promoted.append(promoted(row, said))
-        elif row.carried and standing.master is not None and said is None:
+        elif row.carried and neon_state.master is not None and said is None:
             left.promoted.append(adopted(row.claimed))
         elif not row.claimed.pulled:
             if row.code != Code.GONE:

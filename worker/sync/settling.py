@@ -97,7 +97,7 @@ async def settle_batch(
             break
         done.add(await _settle_or_split(databases, neon, entity, todo, run))
         moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
-        standings = await ledger.standings(neon, entity, {one.key: one.claimed.receipt for one in moved})
+        neon_states = await ledger.neon_states(neon, entity, {one.key: one.claimed.receipt for one in moved})
         todo = []
         for one in moved:
             current = one.answer
@@ -105,7 +105,7 @@ async def settle_batch(
                 continue
             again = judge(
                 entity, one.claimed, current.record, current.hash, current.at,
-                Action.PUSH if one.key in pushes else Action.PROMOTE, standings[one.key],
+                Action.PUSH if one.key in pushes else Action.PROMOTE, neon_states[one.key],
             )  # fmt: skip
             done.settled[one.key] = Settled(again, current)
             if again.action in apply:

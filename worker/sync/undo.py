@@ -14,8 +14,8 @@ from worker.domain.model import new_run_id
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import ENTITIES, Entity
 from worker.entities.tables import LEDGER, Table
-from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
-from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
+from worker.neon.dependents import Dependent, Dependents, Hidden, Relation, RowLocation, SimulatedUndo, dependents
+from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, read_promoted, restore
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
@@ -71,10 +71,10 @@ async def undo(
     Raises:
         psycopg.Error: what was taken back stays so; call again for the rest.
     """
-    pretences: dict[Table, Pretence] | None = None
+    simulated: dict[Table, SimulatedUndo] | None = None
     if dry_run:
         # It begins anew: what it says of a record follows from what it said of those before.
-        pretences = {}
+        simulated = {}
         for said in (done.undone, done.refused, done.dependents, done.hidden):
             said.clear()
     todo = [key for key in dict.fromkeys(keys) if key not in done.undone and key not in done.refused]
@@ -84,7 +84,7 @@ async def undo(
         for key in await _newest_first(neon, todo, run_id):
             progress.advance(1)
             try:
-                done.undone[key] = await _undo(databases, neon, supabase, key, run_id, done.run_id, pretences)
+                done.undone[key] = await _undo(databases, neon, supabase, key, run_id, done.run_id, simulated)
             except Refused as refusal:
                 done.refused[key] = str(refusal)
                 if isinstance(refusal, _Held):
@@ -104,7 +104,7 @@ async def _undo(
     key: str,
     of_run: str | None,
     run_id: str,
-    pretences: dict[Table, Pretence] | None,
+    simulated: dict[Table, SimulatedUndo] | None,
 ) -> str:
     """Take the last promotion of one record back, and tell its row.
 
@@ -119,14 +119,14 @@ async def _undo(
         raise Refused(await _why_not_on_record(neon, key, of_run))
     if entry["undone_in"] and entry["undone_in"] != run_id:
         # A row is told also where the one that took it back had died before it could.
-        late = pretences is None and not entry["promoted_again"]
+        late = simulated is None and not entry["promoted_again"]
         told = await _tell(databases, neon, supabase, entity, key, entry["undone_in"]) if late else ""
         raise Refused("it was taken back before" + told)
     if entry["undone_in"]:  # by this very run, where a connection broke that should have said so
         said = AS_IT_WAS if entry["master_before"] else REMOVED
     else:
-        said = await _take_back(neon, entity, entry, run_id, pretences)
-    return said + (await _tell(databases, neon, supabase, entity, key, run_id) if pretences is None else "")
+        said = await _take_back(neon, entity, entry, run_id, simulated)
+    return said + (await _tell(databases, neon, supabase, entity, key, run_id) if simulated is None else "")
 
 
 async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | None) -> list[str]:
@@ -186,9 +186,9 @@ async def _last_promotion(
 
 
 async def _take_back(
-    neon: Connection, entity: Entity, entry: dict[str, Any], run_id: str, pretences: dict[Table, Pretence] | None
+    neon: Connection, entity: Entity, entry: dict[str, Any], run_id: str, simulated: dict[Table, SimulatedUndo] | None
 ) -> str:
-    """Take it back in one transaction; with ``pretences``, a dry run's, only say what would come of it.
+    """Take it back in one transaction; with ``simulated``, a dry run's, only say what would come of it.
 
     Returns:
         What became of the master row.
@@ -196,23 +196,23 @@ async def _take_back(
     Raises:
         Refused: it cannot be taken back.
     """
-    now = await standing(neon, entity, entry["key"], dry_run=pretences is not None)
+    now = await read_promoted(neon, entity, entry["key"], dry_run=simulated is not None)
     await check_unchanged(neon, entity, entry, now)
     assert now.master is not None
     before, there_now = entry["master_before"], now.master
     # Put back, only what refers to a column that gets another value is touched.
     event = frozenset(name for name in there_now if there_now[name] != before.get(name)) if before else None
-    place = Place(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
-    hanging = await dependents(neon, place, event, pretences or {})
+    location = RowLocation(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
+    hanging = await dependents(neon, location, event, simulated or {})
     if hanging:
         raise _Held(hanging)
-    if pretences is None:
+    if simulated is None:
         return await restore(neon, entity, entry, run_id)
     await send(neon, COMMIT)
-    pretence = pretences.setdefault(entity.master_table, Pretence(entity.key))
-    pretence.keys.append(entry["key"])
+    simulation = simulated.setdefault(entity.master_table, SimulatedUndo(entity.key))
+    simulation.keys.append(entry["key"])
     if before:
-        pretence.restored.append(entry["id"])
+        simulation.restored.append(entry["id"])
     return AS_IT_WAS if before else REMOVED
 
 
