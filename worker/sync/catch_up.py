@@ -18,7 +18,7 @@ from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, Step, send, transact
 from worker.supabase import acknowledgement, queue, receipts, release, workspace
 from worker.supabase.acknowledgement import Reply
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import read_position
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
@@ -172,7 +172,7 @@ async def catch_up_rows(
     async def refuse(key: str, error: psycopg.Error) -> None:
         caught_up.refusals.add(entity, key, error)
 
-    await in_parts(supabase, some, keys, refuse)
+    await for_each_accepted(supabase, some, keys, refuse)
 
 
 async def _catch_up_rows(

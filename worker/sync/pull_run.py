@@ -24,7 +24,7 @@ from worker.postgres.errors import Kind, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, begin, send
 from worker.schema.causes import common_cause
 from worker.supabase import acknowledgement, queue, release, workspace
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
 from worker.supabase.workspace import Refresh
 from worker.sync import staging
@@ -157,12 +157,12 @@ class PullRun:
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
-        await self._in_parts(stage, await batches.whole(), staging.key_of)
+        await self._for_each_accepted(stage, await batches.whole(), staging.key_of)
         for keys in chunks(sorted(changed), self.databases.batch_size):
-            await self._in_parts(self._refresh, keys, str)
+            await self._for_each_accepted(self._refresh, keys, str)
             await self._go_on()
 
-    async def _in_parts(
+    async def _for_each_accepted(
         self, step: Callable[[Sequence[T]], Awaitable[None]], items: Sequence[T], key: Callable[[T], str]
     ) -> None:
         """Do a step for these; where the workspace refuses one of them, for all the others.
@@ -185,7 +185,7 @@ class PullRun:
             await step(some)
             self.refusals.taken += len(some)
 
-        await in_parts(self.supabase, take, items, refuse)
+        await for_each_accepted(self.supabase, take, items, refuse)
 
     async def _refresh(self, keys: Sequence[str]) -> None:
         """Bring changed records to their rows, from a fresh read under the rows' locks."""
@@ -239,7 +239,7 @@ class PullRun:
             after = keys[-1]
             gone = await self._missing(keys)
             for some in chunks(gone, self.databases.batch_size):
-                await self._in_parts(partial(self._withdraw, found=found), some, str)
+                await self._for_each_accepted(partial(self._withdraw, found=found), some, str)
             await self._go_on()
 
     async def _missing(self, keys: Sequence[str]) -> list[str]:

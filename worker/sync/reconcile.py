@@ -97,7 +97,7 @@ async def _compare(databases: Databases, entity: Entity, progress: Progress) -> 
 async def _look_for_the_promoted(neon: Connection, supabase: Connection, entity: Entity, found: Compared) -> None:
     """Rows that say promoted, and whose record is not in the master."""
     after = ""
-    while keys := await workspace.promoted_keys(supabase, entity, after, workspace.LOOKED_AT):
+    while keys := await workspace.promoted_keys(supabase, entity, after, workspace.COMPARED_AT_ONCE):
         after = keys[-1]
         absent = await invalid.missing(neon, entity.master_table, entity.key, keys)
         for key in absent:

@@ -25,7 +25,7 @@ from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step
 from worker.supabase import queue, workspace
 from worker.supabase.acknowledgement import Reply
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
@@ -73,7 +73,7 @@ async def bring_together(
     refusals = Refusals("restore.refused")
     for start in range(0, len(found.forgotten), databases.batch_size):
         # What took effect in Neon before the workspace refused one is found there when the others are tried again.
-        await in_parts(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
+        await for_each_accepted(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
     refusals.sum_up(entity)
     since = 0 if found.neon_restored else position.ledger_id or 0
     found.caught_up = await catch_up(databases, neon, supabase, entity, since, run.run_id)

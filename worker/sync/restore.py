@@ -81,7 +81,7 @@ async def recognise(entity: Entity, position: Position, neon: Connection, supaba
     found = Comparison(entity.name, counts)
     restored = position.pulls > counts.pulls
     after = 0 if restored else position.ledger_id or 0
-    while chunk := await receipts.told(supabase, entity, after):
+    while chunk := await receipts.receipts_after(supabase, entity, after):
         after = max(receipt.id for receipt in chunk.values())
         found.forgotten += await ledger.forgotten(neon, entity, chunk)
         if len(chunk) < receipts.CHUNK:
@@ -90,7 +90,7 @@ async def recognise(entity: Entity, position: Position, neon: Connection, supaba
     if restored or found.forgotten or unfinished:
         found.side, found.after = "Neon", counts.moment
         if found.forgotten:
-            found.before = await receipts.first_told(supabase, entity, found.forgotten)
+            found.before = await receipts.first_acknowledged(supabase, entity, found.forgotten)
         if unfinished and not restored:
             # The pull that recognised it was counted since.
             found.after = moment(unfinished.get("after"))

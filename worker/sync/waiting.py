@@ -14,7 +14,7 @@ from worker.entities.declaration import Entity, data_of
 from worker.neon import invalid
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import fetch_all, transact
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.release import release
 
 PAGE = 5_000
@@ -80,5 +80,5 @@ async def wake_waiting(neon: Connection, supabase: Connection, entity: Entity, r
             async def let_go(some: Sequence[str], note: str = note) -> None:
                 await transact(supabase, release(entity, some, by=entity.key, note=note))
 
-            released += await in_parts(supabase, let_go, keys, refuse) if keys else 0
+            released += await for_each_accepted(supabase, let_go, keys, refuse) if keys else 0
     return released
