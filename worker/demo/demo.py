@@ -87,7 +87,7 @@ def _stage(console: Console, echo: Callable[[str], None]) -> Iterator[Stage]:
                 for name, value in os.environ.items()
                 if not name.startswith(("WORKER_", "NEON_", "SUPABASE_", "N8N_")) and name != "CREDENTIALS_DIRECTORY"
             },
-            # It runs in a folder of its own, where no .env of the operator's lies; the package is found all the same.
+            # It runs in a separate folder, without the operator's .env; the package is still found.
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "NEON_DATABASE_URL": neon_url,
             "SUPABASE_DATABASE_URL": supabase_url,

@@ -113,7 +113,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class RowLocation:
-    """Where a row is."""
+    """The physical location of a row."""
 
     relation: Relation
     leaf: int

@@ -61,7 +61,7 @@ def _check_url(rest: str) -> None:
     places, _, query = behind.partition("?")
     if "@" in places:
         raise AddressError(f"has an @ too many; {ENCODE}")
-    # What stands before an @ may be a piece of a password: it is not shown.
+    # The part before an @ may belong to a password: it is not shown.
     if "@" in query and any(not _known(name) for name in _names(query)):
         raise AddressError(f"cannot be read as a Postgres address; {ENCODE}")
     unknown = [name for name in _names(query) if not _known(name)]

@@ -63,7 +63,7 @@ _ROWS = {
 }
 
 
-def _not_postponed(entity: Entity, which: str = "aside") -> sql.Composed:
+def _not_postponed(entity: Entity, which: str = "postponed") -> sql.Composed:
     """The condition that a row is not postponed. No join, so that the queue's index is used."""
     return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
         sql.Identifier(entity.key), STAMP, sql.Placeholder(which)
@@ -139,7 +139,7 @@ async def claim(
     if among is not None:
         rows, params = "work among some", {"limit": limit, "keys": list(among)}
     elif rows == "work, without postponed":
-        params["aside"] = list(postponed)
+        params["postponed"] = list(postponed)
     opening = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
     return [_claimed(entity, row) for row in await begin_and_fetch(connection, opening, (_claim(entity, rows), params))]
 

@@ -1,5 +1,5 @@
-"""Judging records where they lie in Neon: what ``revalidate`` and ``promote`` do, and a pull for what
-somebody pushed by hand. The record's way is the delivery's, only that it starts in Neon.
+"""Judge records that are in Neon: what ``revalidate`` and ``promote`` do, and a pull for records that were pushed by
+hand. The steps are those of a delivery, but they start in Neon.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from worker.sync.databases import Databases
 from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
-from worker.sync.settling import complain, flagged, settle_batch
+from worker.sync.settling import flagged, raise_blocked, settle_batch
 
 
 @dataclass
 class Revalidated:
-    """What a judging found, by key."""
+    """The results of judging, by key."""
 
     passed: list[str] = field(default_factory=list)
     promoted: list[str] = field(default_factory=list)
@@ -38,10 +38,10 @@ class Revalidated:
     left: dict[str, str] = field(default_factory=dict)
     """Key → why it was not touched."""
     otherwise: list[str] = field(default_factory=list)
-    """Of those that failed and had failed before: the keys whose reasons are others now."""
+    """Of those that failed, and had failed before: the keys whose reasons have changed."""
 
     def add(self, other: Revalidated) -> None:
-        """Count another batch in."""
+        """Add another batch."""
         self.passed += other.passed
         self.promoted += other.promoted
         self.failed |= other.failed
@@ -50,17 +50,17 @@ class Revalidated:
 
 
 def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Judged:
-    """A record as it lies in Neon, judged; ``at`` is its workspace row."""
-    # After an undo the record lies there as it was, and may be promoted again.
+    """A record as it is in Neon, judged; ``at`` is its workspace row."""
+    # After an undo the record is there as before, and may be promoted again: its hash must differ.
     undone = [row.undone_id] if row.undone_id else []
-    seal = json.dumps([row.key, str(row.updated_at), row.hash, *undone])
+    delivery = json.dumps([row.key, str(row.updated_at), row.hash, *undone])
     claimed = Claimed(
         key=row.key,
         version=at.claimed.version if at else None,
         data=row.data,
         snapshot=row.data,
         snapshot_hash=row.hash,
-        delivery_hash=hashlib.md5(seal.encode(), usedforsecurity=False).hexdigest(),
+        delivery_hash=hashlib.md5(delivery.encode(), usedforsecurity=False).hexdigest(),
         enriched_by=row.enriched_by,
         enriched_at=row.enriched_at,
         status=at.claimed.status if at else Status.COMPLETE,
@@ -78,20 +78,21 @@ async def judge_rows(
     run: Run,
     *,
     apply: Collection[Action],
-    anew: bool = False,
+    rebook: bool = False,
     dry_run: bool = False,
 ) -> Revalidated:
-    """Judge a batch of invalid rows, settle those whose action is in ``apply``, tell their workspace rows.
+    """Judge a batch of invalid rows, settle those whose action is in ``apply``, and acknowledge their workspace rows.
 
-    What fails as it did before is left as it is, unless ``anew`` asks for an entry of this version of the rules.
+    A record that fails as before is left as it is, unless ``rebook`` asks for a ledger row with this version of the
+    rules.
 
     Raises:
-        psycopg.Error: nothing is lost; judge again.
+        psycopg.Error: nothing is lost; retry.
     """
     found = Revalidated()
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
     batch: list[Judged] = []
-    untold: list[Settled] = []
+    unacknowledged: list[Settled] = []
     for key, row in rows.items():
         if key in at and at[key].queued:
             found.left[key] = "the workspace has a newer edit on its way: push that first"
@@ -108,31 +109,31 @@ async def judge_rows(
                 found.otherwise.append(key)
         if judged.action not in apply:
             continue
-        if anew or not _says_so_already(row, judged.verdict):
+        if rebook or not _is_already_flagged(row, judged.verdict):
             batch.append(judged)
         elif key in at and judged.claimed.status == Status.COMPLETE:
-            # Flagged before, by a worker that could not tell the row any more.
-            untold.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
-    if dry_run or not (batch or untold):
+            # Flagged before, by a worker that died before it could acknowledge it.
+            unacknowledged.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
+    if dry_run or not (batch or unacknowledged):
         await send(supabase, COMMIT)
         return found
     settled, blocked = await settle_batch(databases, neon, entity, batch, run, apply)
     for one in settled:
         _sort(found, one)
-    told = untold + [one for one in settled if one.key in at]
-    replies = [reply for one in told if (reply := reply_to(one, at[one.key].claimed.data))]
+    answered = unacknowledged + [one for one in settled if one.key in at]
+    replies = [reply for one in answered if (reply := reply_to(one, at[one.key].claimed.data))]
     promoted = keys_with(settled, Outcome.PROMOTED)
-    # A worker that died before it could tell a row could not announce it either.
-    events = outcome_events(databases, entity, run.run_id, [*settled, *untold])
+    # A worker that died before it could acknowledge a row did not announce it, either.
+    events = outcome_events(databases, entity, run.run_id, [*settled, *unacknowledged])
     await acknowledge(databases, supabase, entity, replies, promoted, events)
-    if waits := waiting_in(told):
-        await release_ready(neon, supabase, entity, waits)
-    complain(blocked)
+    if waiting := waiting_in(answered):
+        await release_ready(neon, supabase, entity, waiting)
+    raise_blocked(blocked)
     return found
 
 
-def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
-    """Whether Neon already tells this failure, so that judging again changes nothing there."""
+def _is_already_flagged(row: InvalidRow, verdict: Verdict) -> bool:
+    """Whether Neon already shows this failure, so that judging again would change nothing there."""
     return (
         not verdict.passed
         and row.still_invalid
@@ -141,17 +142,17 @@ def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
 
 
 def _sort(found: Revalidated, settled: Settled) -> None:
-    said, key = settled.answer, settled.key
+    answer, key = settled.answer, settled.key
     if not settled.ended:
         found.left[key] = "somebody else is changing it: try again"
-    elif said.state is State.GONE:
+    elif answer.state is State.GONE:
         found.left[key] = "it is not in the invalid table any more"
-    elif said.outcome is Outcome.PROMOTED:
+    elif answer.outcome is Outcome.PROMOTED:
         found.promoted.append(key)
-    elif said.outcome is Outcome.WAITING:
-        found.left[key] = said.note or "it waits"
-    elif said.outcome is Outcome.FLAGGED:
-        found.failed[key] = _in_words(said.errors)
+    elif answer.outcome is Outcome.WAITING:
+        found.left[key] = answer.note or "it waits"
+    elif answer.outcome is Outcome.FLAGGED:
+        found.failed[key] = _in_words(answer.errors)
         if key in found.passed:
             found.passed.remove(key)
 
@@ -175,11 +176,11 @@ async def judge_pushed(
     Args:
         databases: both databases.
         entity: which.
-        run: what the ledger and the log book it under.
-        apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
-        which: of those records.
+        run: the run that the ledger and the log book it under.
+        apply: the actions to carry out: only ``FLAG``, or ``FLAG`` and ``PROMOTE``.
+        which: which of those records.
         dry_run: write nothing.
-        progress: told of every batch.
+        progress: informed of every batch.
     """
     total, after = Revalidated(), ""
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
@@ -189,9 +190,11 @@ async def judge_pushed(
                 break
             after = rows[-1].key
             batch = {row.key: row for row in rows}
-            anew = which is Which.STALE
+            rebook = which is Which.STALE
             total.add(
-                await judge_rows(databases, neon, supabase, entity, batch, run, apply=apply, anew=anew, dry_run=dry_run)
+                await judge_rows(
+                    databases, neon, supabase, entity, batch, run, apply=apply, rebook=rebook, dry_run=dry_run
+                )
             )
             progress.advance(len(batch))
     return total
@@ -200,8 +203,8 @@ async def judge_pushed(
 async def finish_carried(
     databases: Databases, entity: Entity, run: Run, progress: Progress = NO_PROGRESS
 ) -> Revalidated:
-    """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
-    record, and before it could tell the row, would leave an enricher waiting for ever.
+    """Finish what a stage carried to Neon and left there: otherwise, if a worker died after it had settled a record and
+    before it could acknowledge the row, the enricher would wait for ever.
 
     Raises:
         psycopg.Error: nothing is lost; the next pull tries again.
@@ -219,18 +222,18 @@ async def finish_carried(
                 total.add(
                     await judge_rows(databases, neon, supabase, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE))
                 )
-            await tell_gone(databases, neon, supabase, entity, [key for key in keys if key not in rows], run)
+            await acknowledge_gone(databases, neon, supabase, entity, [key for key in keys if key not in rows], run)
             progress.advance(len(keys))
     return total
 
 
-async def tell_gone(
+async def acknowledge_gone(
     databases: Databases, neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str], run: Run
 ) -> None:
-    """Tell the rows that were carried what became of their records, which left the invalid table.
+    """Acknowledge rows that were carried, and whose records have left the invalid table since.
 
     Raises:
-        psycopg.Error: nothing is lost; tell again.
+        psycopg.Error: nothing is lost; retry.
     """
     if not keys:
         return
@@ -248,7 +251,7 @@ async def tell_gone(
         promoted,
         outcome_events(databases, entity, run.run_id, settled, promoted=promoted),
     )
-    complain(blocked)
+    raise_blocked(blocked)
 
 
 def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:
