@@ -17,7 +17,7 @@ from worker.entities.declaration import Entity
 from worker.neon import invalid
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, LogThrottle, in_one_line, kind_of
-from worker.postgres.hints import is_everybodys
+from worker.postgres.hints import concerns_all_records
 from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
 from worker.supabase import acknowledgement, release
 from worker.supabase.acknowledgement import Reply
@@ -109,7 +109,7 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
         else:
             acknowledged.written += written
             acknowledged.missed += 1 - written
-    if latest and len(acknowledged.refused) == len(replies) and is_everybodys(latest):
+    if latest and len(acknowledged.refused) == len(replies) and concerns_all_records(latest):
         raise latest
     for key, (_, reason) in acknowledged.refused.items():
         _log_refused("reply.refused", entity, key, reason)

@@ -19,7 +19,7 @@ from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import settle
 from worker.postgres.connection import Connection
-from worker.postgres.errors import LOCKED, NOBODYS, Kind, kind_of
+from worker.postgres.errors import LOCKED, NOT_ABOUT_RECORDS, Kind, kind_of
 from worker.postgres.transaction import ROLLBACK, send
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
@@ -211,7 +211,7 @@ def _no_records_fault(
             found.add(judged.key)
             continue
         by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
-        if why.sqlstate[:2] not in NOBODYS or by_its_values or _applied(batch, answers, judged.action):
+        if why.sqlstate[:2] not in NOT_ABOUT_RECORDS or by_its_values or _applied(batch, answers, judged.action):
             continue
         if judged.action is Action.PROMOTE and len(databases.doubted) < _DOUBTS:
             promotions = databases.promotions[entity.name]
