@@ -14,7 +14,7 @@ from worker.neon.invalid import PULLED
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_one, send, transact
-from worker.schema.causes import behind, common_cause, own_numbers, taken_number
+from worker.schema.causes import common_cause, is_taken_id, repeated_ids, sequence_behind
 from worker.supabase.queue import CODE
 
 PATIENCE = 60.0
@@ -153,13 +153,13 @@ async def _insert(connection: Connection, entity: Entity, types: Mapping[str, st
             [inserted] = await transact(connection, (statement, params), opening=opening, seconds=600.0)
         except psycopg.errors.UniqueViolation as error:
             await send(connection, ROLLBACK)
-            if not await taken_number(connection, entity, error):
+            if not await is_taken_id(connection, entity, error):
                 raise
-            if fault := await behind(connection, entity):
+            if fault := await sequence_behind(connection, entity):
                 raise fault from error
             continue  # only that id was taken
         return inserted.rowcount
-    raise await own_numbers(connection, entity)
+    raise await repeated_ids(connection, entity)
 
 
 def key_of(row: bytes) -> str:
