@@ -1,4 +1,4 @@
-"""What commits late in Neon is not lost, whoever the worker runs as, and costs little: SPEC 5."""
+"""What commits late in Neon is not lost, whatever role the worker has, and costs little: SPEC 5."""
 
 from __future__ import annotations
 
@@ -666,7 +666,7 @@ def test_when_one_is_gone_all_is_read_that_was_written_since_the_first_of_the_go
 
 
 def test_who_has_written_nothing_yet_is_looked_for_from_where_it_did_not() -> None:
-    """The number that it may get is later with each look, and since when it is open is told as it was first seen."""
+    """The xid that it may get grows with each look; the time since when it is open stays as first seen."""
     before = Horizon(AT, 5, 900, (one("a", 900, since="first"),))
     look = seen(one("a", 1000, since="second"))
     since, reached = horizon.advance(before, look, look)
