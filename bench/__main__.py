@@ -16,8 +16,8 @@ from rich.console import Console
 from bench import report
 from bench.contestants import CONTESTANTS
 from bench.lab import NEON_VERSION, SETTINGS, SUPABASE_VERSION, Lab
-from bench.process import ROOT
 from bench.measured import Results, machine
+from bench.process import ROOT
 from bench.scenarios import SCENARIOS, Bench, Sizes, Trial
 
 QUICK = 0.002

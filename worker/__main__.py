@@ -2,7 +2,7 @@
 
 import signal
 
-# Ctrl-C while this is loaded has nothing to stop in order.
+# While this is loading, Ctrl-C has nothing to clean up.
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -1,6 +1,6 @@
 """Settings: from the environment, from files it names, from systemd credentials, or from ``.env``.
 
-Read once, at the start of a command; every fault is told, not only the first.
+Read once, at the start of a command; every fault is reported, not only the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.postgres.address import AddressError, check_address, is_here, is_remote, listen_fault
+from worker.postgres.address import AddressError, check_address, is_local, is_remote, listen_fault
 
 SECRETS = (
     "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
@@ -30,7 +30,7 @@ SYSTEM_ROOTS = (
     "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 )  # fmt: skip
-"""Where systems keep the authorities they trust: Debian, Fedora, openSUSE, Alpine and macOS."""
+"""Where systems keep their trusted root certificates: Debian, Fedora, openSUSE, Alpine and macOS."""
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -38,7 +38,7 @@ class SettingsError(Exception):
     """Settings that are missing or wrong; one line for each, by name, with the fix, without secrets."""
 
     def __init__(self, faults: list[str]) -> None:
-        """Keep the faults."""
+        """Create the error from its lines."""
         super().__init__("\n".join(faults))
         self.faults = faults
 
@@ -86,7 +86,7 @@ PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 
 
 class Settings(BaseSettings):
-    """All settings of SPEC 8. Frozen; its ``repr`` shows no secret. Times are in seconds, retention in days."""
+    """All settings. Frozen; its ``repr`` shows no secret. Times are in seconds, retention in days."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -112,8 +112,8 @@ class Settings(BaseSettings):
 
     @field_validator("neon_database_url", "supabase_database_url", "supabase_listen_url")
     @classmethod
-    def _closed(cls, value: str | None, info: ValidationInfo) -> str | None:
-        """A connection to another machine has TLS, unless the operator says otherwise."""
+    def _require_tls(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """A connection to another machine must use TLS, unless the operator allows otherwise."""
         if value is None or info.data.get("allow_insecure"):
             return value
         mode = conninfo_to_dict(value).get("sslmode")
@@ -126,13 +126,13 @@ class Settings(BaseSettings):
 
     @field_validator("supabase_url", "n8n_webhook_url")
     @classmethod
-    def _web(cls, value: str | None) -> str | None:
+    def _web_address(cls, value: str | None) -> str | None:
         if value is None:
             return None
         try:
             parts = urlsplit(value)
             good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # its message would quote user and password
+        except ValueError:  # the message would quote user and password
             good = False
         if not good:
             raise _fault("is no web address; it begins with https://")
@@ -147,7 +147,7 @@ class Settings(BaseSettings):
         if not value.isascii() or any(c.isspace() or not c.isprintable() for c in value):
             raise _fault("holds blanks or other characters that no header may carry; copy the token alone")
         parts = urlsplit(url)
-        if parts.scheme == "http" and not is_here(parts.hostname or "") and not info.data.get("allow_insecure"):
+        if parts.scheme == "http" and not is_local(parts.hostname or "") and not info.data.get("allow_insecure"):
             raise _fault(
                 "would go to another machine without TLS; use https in N8N_WEBHOOK_URL, or set WORKER_ALLOW_INSECURE=1"
             )
@@ -155,7 +155,7 @@ class Settings(BaseSettings):
 
     @property
     def neon_conninfo(self) -> str:
-        """The connection string of Neon, with TLS required where it leaves this machine."""
+        """The connection string of Neon, with TLS required if it leads to another machine."""
         return self._conninfo(self.neon_database_url)
 
     @property
@@ -170,12 +170,12 @@ class Settings(BaseSettings):
 
     @property
     def health_host(self) -> str:
-        """The host part of the health address, without brackets; none given means every IPv4 interface."""
+        """The host part of the health address, without brackets; an empty one means every IPv4 interface."""
         return self.health_address.rpartition(":")[0].strip("[]") or "0.0.0.0"  # noqa: S104 - the operator's choice
 
     @property
     def health_port(self) -> int:
-        """Its port; 0 takes a free one."""
+        """The port of the health address; 0 means any free port."""
         return int(self.health_address.rpartition(":")[2])
 
     def _conninfo(self, url: str) -> str:
@@ -192,18 +192,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what :func:`load_settings` gathered."""
+        """Use only what :func:`load_settings` collected."""
         return (init_settings,)
 
 
 def load_settings(env_file: Path = Path(".env")) -> Settings:
-    """Gather the settings: environment, then ``NAME_FILE``, then systemd credentials, then ``.env``.
+    """Collect the settings: environment, then ``NAME_FILE``, then systemd credentials, then ``.env``.
 
     Raises:
         SettingsError: some are missing or wrong.
     """
     faults: list[str] = []
-    values = _gather(env_file, faults)
+    values = _collect(env_file, faults)
     known = [str(field.validation_alias) for field in Settings.model_fields.values()]
     for name in values:
         if name.startswith("WORKER_") and name not in known:
@@ -214,7 +214,7 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
         settings = Settings(**values)
     except ValidationError as error:
         unread = {fault.partition(":")[0].removesuffix("_FILE") for fault in faults}
-        # What could not be read is not said to be missing as well.
+        # A setting that could not be read is not also reported as missing.
         faults += [
             _in_words(one)
             for one in error.errors(include_url=False, include_input=False)
@@ -228,8 +228,8 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
 
 
 def _find_roots() -> None:
-    """Point OpenSSL to this system's roots, for ``sslrootcert=system``: psycopg's wheel brings an OpenSSL that
-    looks for them where no system has them.
+    """Point OpenSSL to this system's root certificates, for ``sslrootcert=system``: psycopg's wheel contains an OpenSSL
+    that looks for them in a path that no system has.
     """
     if not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
         for roots in SYSTEM_ROOTS:
@@ -238,7 +238,7 @@ def _find_roots() -> None:
                 return
 
 
-def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:
+def _collect(env_file: Path, faults: list[str]) -> dict[str, Any]:
     from_file: Mapping[str, str | None] = {}
     try:
         if env_file.is_file():
@@ -250,7 +250,7 @@ def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if value}
     for name in SECRETS:
         named, stored = environment.get(f"{name}_FILE"), values.get(f"{name}_FILE")
-        # The first that has something wins, and nothing behind it is read.
+        # The first source with a value wins, and later ones are not read.
         if value := (
             environment.get(name)
             or (named and _content(f"{name}_FILE", Path(named), faults))
@@ -265,7 +265,7 @@ def _gather(env_file: Path, faults: list[str]) -> dict[str, Any]:
 
 
 def _content(name: str, path: Path, faults: list[str], *, optional: bool = False) -> str:
-    """What a file holds, stripped; nothing, and a fault, where it cannot be read."""
+    """The content of a file, stripped; if it cannot be read, an empty string and a fault."""
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 -- Neon: what every entity shares. Safe to run again; never drops, retypes or rewrites anything.
 CREATE SCHEMA IF NOT EXISTS marketing;
 
--- One row for each batch the worker handled, a pull's too.
+-- One row for each batch that the worker handled, and for each pull.
 CREATE TABLE IF NOT EXISTS public.shq_validation_log (
   validation_run_id TEXT PRIMARY KEY,
   source_table      TEXT NOT NULL,
@@ -22,10 +22,10 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
   entity          TEXT NOT NULL,
   key             TEXT NOT NULL,
   outcome         TEXT NOT NULL,
-  -- promoted, flagged, waiting, withdrawn; merged: a pull settled a conflict
+  -- promoted, flagged, waiting, withdrawn; merged: a pull resolved a conflict
   delivery_hash   TEXT,           -- MD5 of the key, the workspace row's updated_at and its data
   invalid_before  JSONB,          -- the invalid row as it was
-  master_before   JSONB,          -- the master row as it was, NULL where there was none
+  master_before   JSONB,          -- the master row as it was, NULL if there was none
   master_after    JSONB,          -- the master row as it became
   record          JSONB,          -- the data columns as they became
   errors          JSONB NOT NULL DEFAULT '{}',
@@ -44,14 +44,14 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
 );
 -- The workspace row's updated_at that was carried: a row that is older now was restored from a backup.
 ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS row_version TIMESTAMP;
--- What the note says: rows are told apart by it. Those of release 0.1.0 have words only.
+-- What the note says, for programs. Rows of release 0.1.0 have only the note.
 ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS note_code TEXT;
--- Most rows are a little over two kilobytes. Compressing those costs a tenth of a settlement, so that a page takes four
--- of them instead of three. Larger ones are compressed as ever.
+-- Most rows are a little over two kilobytes. Compressing them would fit four into a page instead of three, but cost a
+-- tenth of a settlement's time. Larger rows are still compressed.
 ALTER TABLE marketing.enrichment_ledger SET (toast_tuple_target = 2700);
 CREATE INDEX IF NOT EXISTS enrichment_ledger_key_idx ON marketing.enrichment_ledger (entity, key, id);
 CREATE INDEX IF NOT EXISTS enrichment_ledger_run_idx ON marketing.enrichment_ledger (run_id);
--- A delivery has one final outcome, whoever repeats it.
+-- A delivery has one final outcome, however often it is repeated.
 CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_delivery_idx
   ON marketing.enrichment_ledger (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged');
 CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
@@ -62,16 +62,16 @@ CREATE UNIQUE INDEX IF NOT EXISTS enrichment_ledger_waiting_idx
 SELECT setval(sequence, highest) FROM (
   SELECT pg_get_serial_sequence('marketing.enrichment_ledger', 'id')::regclass AS sequence, max(id) AS highest FROM marketing.enrichment_ledger) t
 WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
--- What lets one database recognise that the other was restored to an earlier moment, for each entity.
+-- By these, one database recognises that the other was restored to an earlier moment; one row for each entity.
 CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
   entity    TEXT PRIMARY KEY,
-  pulls     BIGINT NOT NULL DEFAULT 0,  -- the number of the last pull that came this far
-  confirmed BIGINT NOT NULL DEFAULT 0,  -- the number of the last pull that the workspace is known to have kept
+  pulls     BIGINT NOT NULL DEFAULT 0,  -- the number of the last pull that reached this step
+  confirmed BIGINT NOT NULL DEFAULT 0,  -- the number of the last pull that the workspace certainly kept
   pruned_id BIGINT NOT NULL DEFAULT 0,  -- retention may have removed ledger rows up to this id
   pulled_at TIMESTAMPTZ
 );
 
--- In which slots a company takes people.
+-- The slots of each company, which people are assigned to.
 CREATE TABLE IF NOT EXISTS marketing.company_slots (
   company_slot_unique_id TEXT PRIMARY KEY,
   company_unique_id TEXT NOT NULL,

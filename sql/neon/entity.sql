@@ -1,6 +1,6 @@
 -- Neon: an entity's invalid and master table. In production both exist and hold data; only what is missing is added.
 --
--- A template, filled in for each entity (worker/schema/scripts.py). In braces stand, quoted as names or literals:
+-- A template, filled in for each entity (worker/schema/scripts.py). Its placeholders, quoted as names or literals:
 --   invalid, master                 the tables, with their schemas
 --   invalid_schema, master_schema   the schemas alone
 --   invalid.SUFFIX                  a name made of a table's, such as company_invalid_SUFFIX
@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS {invalid} (
   created_at TIMESTAMP DEFAULT now(),
   updated_at TIMESTAMP DEFAULT now()
 );
--- A table made otherwise may lack some of them. A data column is not added: it would be empty, and that a correction.
+-- A table made in another way may lack some of them. Data columns are not added: an empty one would look like a
+-- correction.
 ALTER TABLE {invalid}
   ADD COLUMN IF NOT EXISTS reason_code TEXT,
   ADD COLUMN IF NOT EXISTS validation_errors JSONB,

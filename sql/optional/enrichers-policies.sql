@@ -1,16 +1,16 @@
--- Supabase, optional: lets enrichers in who use a front end of your own (supabase-js, the REST API) instead of the
--- dashboard. `setup` does not run it. Run it as `postgres`, after `setup`; it may run again:
+-- Supabase, optional: gives access to enrichers who use a front end of your own (supabase-js, the REST API) instead of
+-- the dashboard. `setup` does not run it. Run it as `postgres`, after `setup`; it may run again:
 --
 --   psql "$SUPABASE_DATABASE_URL" -v ON_ERROR_STOP=1 -f sql/optional/enrichers-policies.sql
 --
--- Whoever signs up in a Supabase project is `authenticated`, so that alone is not enough: an enricher is a user
--- with {"enricher": true} in his app_metadata, which only the service key can write:
+-- Everybody who signs up in a Supabase project is `authenticated`, so that alone is not enough: an enricher is a user
+-- with {"enricher": true} in the app_metadata, which only the service key can write:
 --
 --   await supabase.auth.admin.updateUserById(id, { app_metadata: { enricher: true } })
 --
--- Enrichers see what they need and edit the data columns, the status and their notes: nothing that tells the
--- worker where the record stands, and no rows come or go. `select=*` is refused: name the columns. Who set a row to
--- complete stands in enriched_by by itself, from the e-mail of the signed-in user.
+-- Enrichers see what they need, and edit the data columns, the status and their notes. They cannot change the columns in
+-- which the worker keeps a record's state, and cannot insert or delete rows. `select=*` is refused: name the columns.
+-- enriched_by is filled in automatically with the e-mail of the signed-in user who sets a row to complete.
 BEGIN;
 REVOKE ALL ON public.company_needs_enrichment, public.people_needs_enrichment FROM authenticated;
 

@@ -7,9 +7,9 @@
 --
 --   ALTER ROLE enrichment_worker PASSWORD '…';
 --
--- `setup` runs as the owner; `run` and every other command as this role. `enrichment-worker doctor` names a
--- grant that is missing. A master table's own triggers run with this role's rights too: what they write, it
--- must be granted. An entity of your own gets its lines below, as `company` and `people` have theirs.
+-- `setup` runs as the owner; `run` and every other command as this role. `enrichment-worker doctor` names every missing
+-- grant. A master table's own triggers also run with this role's rights: it needs grants for what they write. For an
+-- entity of your own, add lines below like those of `company` and `people`.
 BEGIN;
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'enrichment_worker') THEN
@@ -19,13 +19,13 @@ DO $$ BEGIN
 END $$;
 GRANT USAGE ON SCHEMA marketing, public TO enrichment_worker;
 
--- INSERT and the master's DELETE are what `undo` needs to put things back. It also looks into each table that refers
--- to a master by a foreign key: GRANT SELECT on yours, else it refuses and names the grant.
+-- `undo` needs INSERT, and DELETE on the masters. It also reads each table that references a master by a foreign key:
+-- GRANT SELECT on yours, else it refuses and names the grant.
 GRANT SELECT, INSERT, UPDATE, DELETE ON marketing.company_invalid, marketing.people_invalid TO enrichment_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON marketing.company_master, marketing.people_master TO enrichment_worker;
 GRANT SELECT ON marketing.company_slots TO enrichment_worker;
 
--- The ledger is written once: neither changed nor deleted. With WORKER_LEDGER_RETENTION set, and only then, add
+-- Ledger rows are only inserted, never changed or deleted. Only if WORKER_LEDGER_RETENTION is set, add
 -- GRANT DELETE ON marketing.enrichment_ledger TO enrichment_worker;
 GRANT SELECT, INSERT ON marketing.enrichment_ledger TO enrichment_worker;
 GRANT SELECT, INSERT, UPDATE ON public.shq_validation_log, marketing.enrichment_receipts TO enrichment_worker;

@@ -7,8 +7,8 @@
 -- or in the SQL editor (ALTER ROLE enrichment_worker PASSWORD '…'). Behind Supabase's pooler the user is
 -- enrichment_worker.PROJECT.
 --
--- `setup` runs as the owner; `run` and every other command as this role. `enrichment-worker doctor` names a
--- grant that is missing. An entity of your own gets its lines below, as `company` and `people` have theirs.
+-- `setup` runs as the owner; `run` and every other command as this role. `enrichment-worker doctor` names every missing
+-- grant. For an entity of your own, add lines below like those of `company` and `people`.
 BEGIN;
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'enrichment_worker') THEN
@@ -23,7 +23,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON public.company_needs_enrichment, public.
 GRANT SELECT, INSERT, UPDATE ON public.enrichment_pull_position TO enrichment_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.enrichment_outbox TO enrichment_worker;
 
--- What numbers the rows a pull inserts; a column GENERATED AS IDENTITY needs no grant.
+-- The sequences that number the rows of a pull; a column GENERATED AS IDENTITY needs no grant.
 DO $$
 DECLARE numbers text;
 BEGIN
@@ -36,8 +36,8 @@ BEGIN
   END LOOP;
 END $$;
 
--- Row level security shows this role every row by a policy of its own. BYPASSRLS would open every table of the
--- project, and Supabase's `postgres` is no superuser who could give it.
+-- With row level security, this role sees every row by its own policy. BYPASSRLS would open every table of the project,
+-- and Supabase's `postgres` is not a superuser and cannot grant it.
 DO $$
 DECLARE it regclass;
 BEGIN

@@ -1,6 +1,6 @@
 -- Supabase: what every entity shares. Safe to run again; never drops, retypes or rewrites anything.
 
--- Takes from Supabase's API roles what its default privileges gave them. Used by the files beside it.
+-- Revokes from Supabase's API roles what its default privileges grant them. Used by the other files.
 CREATE OR REPLACE FUNCTION public.enrichment_close_to_strangers(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
@@ -29,7 +29,7 @@ BEGIN
   END LOOP;
 END $$;
 
--- The same for a function: what lies in `public`, the REST API would call for anybody.
+-- The same for a function: otherwise anybody could call a function in `public` through the REST API.
 CREATE OR REPLACE FUNCTION public.enrichment_close_function(its regprocedure) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE stranger text;
@@ -42,8 +42,8 @@ END $$;
 SELECT public.enrichment_close_function('public.enrichment_close_to_strangers(regclass)');
 SELECT public.enrichment_close_function('public.enrichment_close_function(regprocedure)');
 
--- Adds the data columns that a workspace table lacks. One that was dropped or renamed since gets its values back from
--- the snapshots, so that no row seems to have been emptied by an enricher. Nobody's edit, so no trigger hears of it.
+-- Adds the data columns that a workspace table lacks. A column that was dropped or renamed gets its values back from the
+-- snapshots, so that no cell looks as if an enricher had emptied it. It is no edit, so triggers are disabled meanwhile.
 CREATE OR REPLACE FUNCTION public.enrichment_add_data(relation regclass, columns jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = '' SET row_security = off AS $$
 DECLARE
@@ -80,7 +80,7 @@ BEGIN
 END $$;
 SELECT public.enrichment_close_function('public.enrichment_add_data(regclass, jsonb)');
 
--- The pull's position for each entity; its row lock is what lets one of several workers pull.
+-- The pull's position for each entity; its row lock ensures that only one of several workers pulls.
 CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   entity       TEXT PRIMARY KEY,
   position     TIMESTAMP,    -- what committed in Neon before this moment is in the workspace
@@ -90,11 +90,11 @@ CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   last_run_id  TEXT
 );
 ALTER TABLE public.enrichment_pull_position
-  ADD COLUMN IF NOT EXISTS last_result JSONB,  -- what the last pull brought, and how many records Neon held then
-  ADD COLUMN IF NOT EXISTS pulls BIGINT NOT NULL DEFAULT 0,  -- how many pulls ended here; Neon counts them too
-  ADD COLUMN IF NOT EXISTS ledger_id BIGINT,  -- the workspace has heard of all that Neon's ledger says up to this id
+  ADD COLUMN IF NOT EXISTS last_result JSONB,  -- what the last pull brought, and how many records Neon had then
+  ADD COLUMN IF NOT EXISTS pulls BIGINT NOT NULL DEFAULT 0,  -- how many pulls were completed; Neon counts them, too
+  ADD COLUMN IF NOT EXISTS ledger_id BIGINT,  -- the workspace shows all outcomes of Neon's ledger up to this id
   ADD COLUMN IF NOT EXISTS restored JSONB,     -- the last restore of a database that was recognised
-  ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon that the last pull saw nothing of
+  ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon whose changes the last pull could not see
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
     ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;
@@ -102,7 +102,7 @@ DO $$ BEGIN
 END $$;
 SELECT public.enrichment_close_to_strangers('public.enrichment_pull_position');
 
--- Events that wait to be posted to N8N_WEBHOOK_URL: each commits with what it tells of, and goes when it was taken.
+-- Events that wait to be posted to N8N_WEBHOOK_URL: each commits with what it announces, and is deleted when posted.
 CREATE TABLE IF NOT EXISTS public.enrichment_outbox (
   id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   entity     TEXT NOT NULL,

@@ -1,6 +1,6 @@
 -- Supabase: an entity's workspace, where enrichers repair records in the dashboard.
 --
--- A template, filled in for each entity (worker/schema/scripts.py). In braces stand, quoted as names or literals:
+-- A template, filled in for each entity (worker/schema/scripts.py). Its placeholders, quoted as names or literals:
 --   workspace                       the table, with its schema
 --   workspace_literal               the same as a literal, to be cast to regclass
 --   workspace.SUFFIX                a name made of the table's, such as company_needs_enrichment_SUFFIX
@@ -53,30 +53,30 @@ ALTER TABLE {workspace}
   ADD COLUMN IF NOT EXISTS promoted_at TIMESTAMP,
   ADD COLUMN IF NOT EXISTS waiting_for TEXT,  -- what a waiting row waits for; NULL: nothing
   ADD COLUMN IF NOT EXISTS sync_code TEXT,    -- what sync_note says, as a code
-  -- The ledger row in Neon that this row was last told of. A ledger that lacks it was restored to an earlier moment.
+  -- The ledger row in Neon whose outcome this row shows. A ledger that lacks it was restored to an earlier moment.
   ADD COLUMN IF NOT EXISTS receipt_id BIGINT,
   ADD COLUMN IF NOT EXISTS receipt_hash TEXT,
-  -- The versions in which it was queued since. What was carried and is none of them went from another life of the
-  -- row: its database was restored.
+  -- The versions in which it was queued since. If a carried version is not among them, the row is from a backup: its
+  -- database was restored.
   ADD COLUMN IF NOT EXISTS queued_versions TEXT;
 SELECT public.enrichment_add_data({workspace_literal}, {column_types});
 CREATE INDEX IF NOT EXISTS {status_idx} ON {workspace} (enrichment_status);
 CREATE INDEX IF NOT EXISTS {sync_status_idx} ON {workspace} (enrichment_status, pushed_to_neon_at);
--- The queue: what is work, oldest first. Its cost follows the backlog, not the workspace.
+-- The queue: rows that are work, oldest first. Its cost grows with the backlog, not with the workspace.
 CREATE INDEX IF NOT EXISTS {workspace.queue_idx} ON {workspace} (updated_at, id)
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL AND waiting_for IS NULL;
 CREATE INDEX IF NOT EXISTS {workspace.waiting_idx} ON {workspace} (waiting_for)
   WHERE waiting_for IS NOT NULL;
--- What failed, by reason, latest first: the status page names a few keys of each.
+-- Failed rows by reason, latest first: the status page names a few keys of each.
 CREATE INDEX IF NOT EXISTS {workspace.failed_idx} ON {workspace}
   (left(coalesce(reason_code, ''), 64), updated_at DESC) WHERE enrichment_status = 'failed';
 -- Carried by `push` and not judged yet: few. With {sync_status_idx} it counts the promoted without the table.
 CREATE INDEX IF NOT EXISTS {workspace.carried_idx} ON {workspace} (id)
   WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL AND promoted_at IS NULL;
--- What became of records since a moment, for the comparison with Neon's ledger.
+-- Receipts, for the comparison with Neon's ledger.
 CREATE INDEX IF NOT EXISTS {workspace.receipt_idx} ON {workspace} (receipt_id)
   WHERE receipt_id IS NOT NULL;
--- NOT VALID: rows that are there already are adopted as they are, every later change is checked.
+-- NOT VALID: existing rows are adopted as they are; every later change is checked.
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_constraint WHERE conrelid = {workspace_literal}::regclass
                  AND conname = {workspace_literal.status_check}) THEN
@@ -84,7 +84,7 @@ DO $$ BEGIN
       CHECK (enrichment_status IN ('pending', 'in_progress', 'complete', 'failed')) NOT VALID;
   END IF;
 END $$;
--- Supabase serves public to the internet: nobody but the owner sees the workspace unless a policy says so.
+-- Supabase serves `public` to the internet: only the owner sees the workspace unless a policy allows others.
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = {workspace_literal}::regclass) THEN
     ALTER TABLE {workspace} ENABLE ROW LEVEL SECURITY;

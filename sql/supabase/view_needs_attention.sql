@@ -1,8 +1,8 @@
--- Supabase: what is to be done, over all workspaces, oldest first. For the enrichers' own list in the dashboard.
+-- Supabase: the open work in all workspaces, oldest first: a list for the enrichers in the dashboard.
 --
--- What stands between "each entity" and "end" is a template, filled in for each (worker/schema/scripts.py). In braces
--- stand the entity's name as a literal, its workspace, its key, and as label the column that names a record; a brace of
--- SQL's own is doubled there.
+-- The part between "each entity" and "end" is a template, filled in for each (worker/schema/scripts.py). Its
+-- placeholders are the entity's name as a literal, its workspace, its key, and label, the column that names a record.
+-- Other braces are doubled there.
 DO $$ BEGIN
   -- The reader's own rights and policies count, not the owner's; older servers lack that, and get no view.
   IF current_setting('server_version_num')::int >= 150000 THEN

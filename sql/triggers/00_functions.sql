@@ -1,4 +1,4 @@
--- Supabase: what happens when an enricher touches a workspace row. The triggers are in entity.sql; the
+-- Supabase: what happens when an enricher writes a workspace row. The triggers are in entity.sql; the
 -- functions serve every entity. State diagram:
 --
 --   pending ──▶ in_progress ──▶ complete ──▶ (promoted: stays complete)
@@ -143,7 +143,7 @@ BEGIN
     pg_catalog.jsonb_build_object('entity', TG_ARGV[0])::text);
   RETURN NULL;
 END $$;
--- A trigger fires whoever may call its function.
+-- A trigger fires without any EXECUTE privilege on its function.
 SELECT public.enrichment_close_function('public.enrichment_row()');
 SELECT public.enrichment_close_function('public.enrichment_refuse_key_change()');
 SELECT public.enrichment_close_function('public.enrichment_notify()');

@@ -1,12 +1,12 @@
 -- Supabase: the triggers of an entity's workspace. The functions are in 00_functions.sql.
 --
--- A template, filled in for each entity (worker/schema/scripts.py). In braces stand, quoted as names or literals:
+-- A template, filled in for each entity (worker/schema/scripts.py). Its placeholders, quoted as names or literals:
 --   workspace                       the table, with its schema
 --   name                            the entity's name, as a literal
 --   key, key_literal                the key column, as a name and as a literal
 --   column_literals                 the data columns' names as literals, with commas between them
 --
--- The worker marks its own transactions with enrichment_worker.writer = on; all others are enrichers.
+-- The worker marks its own transactions with enrichment_worker.writer = on; all others are enrichers'.
 CREATE OR REPLACE TRIGGER enrichment_a_key
   BEFORE UPDATE ON {workspace} FOR EACH ROW
   WHEN (NEW.{key} IS DISTINCT FROM OLD.{key})

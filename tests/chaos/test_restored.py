@@ -765,7 +765,7 @@ def test_what_was_queued_in_a_backup_does_not_go_over_what_was_promoted_since(
 def test_what_was_queued_in_a_backup_does_not_go_over_what_was_flagged_since(
     steps, neon_copy, databases, there, how, first, city
 ) -> None:
-    """His latest word did not pass; nobody sees the older one in the master, with Neon's corrections lost for it."""
+    """The enricher's latest version did not pass: the older one must not reach the master and undo Neon's corrections."""
     with connect(databases.supabase_url) as here:
         complete(here, company(1), website="good.example", phone="(304) 555-0101")
     with Copy(databases.supabase_url) as backup:
@@ -945,7 +945,7 @@ def test_what_neon_had_as_waiting_before_it_was_restored_comes_back_over_no_late
 def test_a_backup_that_was_told_what_a_restored_neon_forgot_hears_what_that_neon_knows_since(
     steps, neon_copy, databases, there, outcome, status
 ) -> None:
-    """Neon is restored, the enricher goes on, and then the workspace is: his latest word counts, not the backup's."""
+    """Neon is restored, the enricher goes on, then the workspace is restored: the latest version counts, not the backup's."""
     with connect(databases.supabase_url) as here:
         complete(here, company(1), website="first.example", city="Elkins")
         steps.deliver()

@@ -1,4 +1,4 @@
-"""What stands in ``deploy/`` fits what the worker tells. Issue 5."""
+"""The files in ``deploy/`` fit what the worker exposes. Issue 5."""
 
 import json
 import math

@@ -255,7 +255,7 @@ class Life:
 
     @contextmanager
     def restarted_by_systemd(self) -> Iterator[None]:
-        """At the end it was begun anew."""
+        """At the end it was restarted."""
         before = self.machine.show()["NRestarts"]
         yield
         self.eventually(lambda: self.machine.show()["NRestarts"] != before)

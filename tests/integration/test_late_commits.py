@@ -1,4 +1,4 @@
-"""What commits late in Neon is not lost, whoever the worker runs as, and costs little: SPEC 5."""
+"""What commits late in Neon is not lost, whatever role the worker has, and costs little: SPEC 5."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from structlog.testing import capture_logs
 
 from worker.demo.embedded import EmbeddedServer
 from worker.domain import horizon
-from worker.domain.horizon import Horizon, Observation, Open, Since
+from worker.domain.horizon import Horizon, Observation, OpenTransaction, Since
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import COMPANY
 from worker.neon import open_transactions
@@ -36,7 +36,7 @@ from worker.sync.pull import pull
 
 LONG_AGO = datetime(2025, 1, 1)
 ROLE = "enrichment_worker"
-WAITS = open_transactions.WAITS
+PAUSES = open_transactions.PAUSES
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def pulled(request, databases, env, monkeypatch) -> Callable[..., Pulled]:
     env.update(NEON_DATABASE_URL=with_secret(urls[0]), SUPABASE_DATABASE_URL=with_secret(urls[1]))
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(open_transactions, "WAITS", WAITS[:1])  # most transactions here outlive any wait
+    monkeypatch.setattr(open_transactions, "PAUSES", PAUSES[:1])  # most transactions here outlive any wait
 
     async def once(batch_size: int | None, options: dict[str, Any]) -> Pulled:
         async with open_databases(load_settings(), batch_size=batch_size) as opened:
@@ -246,7 +246,7 @@ def test_transactions_of_another_database_are_not_waited_for(pulled, pg_server, 
 def test_an_ordinary_load_of_short_transactions_makes_no_pull_read_again(
     pulled, databases, neon, supabase, monkeypatch
 ) -> None:
-    monkeypatch.setattr(open_transactions, "WAITS", WAITS)
+    monkeypatch.setattr(open_transactions, "PAUSES", PAUSES)
     add_companies(neon, *range(1, 50), updated_at=LONG_AGO)
     neon.execute("CREATE TABLE theirs (n integer); INSERT INTO theirs SELECT generate_series(1, 4)")
     pulled()
@@ -626,11 +626,11 @@ def test_a_row_whose_record_left_stays_where_somebody_has_only_noted_something_o
 AT = datetime(2026, 11, 26, 12)
 
 
-def one(who: str, xid: int, *, since: str = "then", prepared: bool = False) -> Open:
-    return Open(who, xid, f"the {who}", since, prepared)
+def one(who: str, xid: int, *, since: str = "then", prepared: bool = False) -> OpenTransaction:
+    return OpenTransaction(who, xid, f"the {who}", since, prepared)
 
 
-def seen(*some: Open, next_xid: int = 1000, at: datetime = AT) -> Observation:
+def seen(*some: OpenTransaction, next_xid: int = 1000, at: datetime = AT) -> Observation:
     return Observation(at, 77, next_xid, some)
 
 
@@ -666,7 +666,7 @@ def test_when_one_is_gone_all_is_read_that_was_written_since_the_first_of_the_go
 
 
 def test_who_has_written_nothing_yet_is_looked_for_from_where_it_did_not() -> None:
-    """The number that it may get is later with each look, and since when it is open is told as it was first seen."""
+    """The xid that it may get grows with each look; the time since when it is open stays as first seen."""
     before = Horizon(AT, 5, 900, (one("a", 900, since="first"),))
     look = seen(one("a", 1000, since="second"))
     since, reached = horizon.advance(before, look, look)
@@ -677,15 +677,15 @@ def test_who_has_written_nothing_yet_is_looked_for_from_where_it_did_not() -> No
 def test_to_read_again_is_to_remember_both_what_was_open_and_what_is() -> None:
     before = Horizon(AT, 5, 900, (one("a", 800), one("gone", 700)))
     reached = Horizon(AT + timedelta(hours=1), 9, 1000, (one("a", 850), one("b", 990)))
-    again = reached.again(before)
+    again = reached.to_repeat(before)
     assert again == replace(before, next_xid=1000, open=again.open)
     assert set(again.open) == {one("a", 800), one("gone", 700), one("b", 990)}
-    assert reached.again(None) is None
+    assert reached.to_repeat(None) is None
 
 
 def test_what_is_kept_as_json_is_recalled() -> None:
     reached = Horizon(AT, 5, 2**40, (one("a", 2**40 - 1), one("b", 3, prepared=True)))
-    assert horizon.recall(AT, 5, {"run_id": "x", **reached.remembered()}) == reached
+    assert horizon.recall(AT, 5, {"run_id": "x", **reached.as_json()}) == reached
     assert horizon.recall(AT, None, {}) == Horizon(AT, 0)
     assert horizon.recall(None, None, {}) is None
 
@@ -707,12 +707,12 @@ def holder(vxid: str, *xids: int, here: bool | None = True) -> dict[str, Any]:
 )
 def test_the_number_from_which_on_a_transactions_rows_are_looked_for(running, holders, expected) -> None:
     for epoch in (0, 2**32, 9 * 2**32):
-        some = horizon.open_ones("s", AT, epoch + 1000, [epoch + x for x in running], holders, [])
+        some = horizon.list_open("s", AT, epoch + 1000, [epoch + x for x in running], holders, [])
         assert [one.xid for one in some] == [epoch + x for x in expected]
 
 
 def test_numbers_of_before_the_turn_of_the_32_bits_are_known_as_that() -> None:
     late = {"xid": 2**32 - 5, "gid": "g", "since": AT}
-    some = horizon.open_ones("s", AT, 2**32 + 10, [2**32 - 9], [holder("1/1", 2**32 - 9)], [late])
+    some = horizon.list_open("s", AT, 2**32 + 10, [2**32 - 9], [holder("1/1", 2**32 - 9)], [late])
     assert [one.xid for one in some] == [2**32 - 9, 2**32 - 5]
     assert "'9'::xid" in changed(Since(AT, 1, 2**32 + 9)).as_string()

@@ -92,7 +92,7 @@ def test_who_waits_for_a_company_whose_row_refuses_its_reply_goes_on(running, ne
 def test_an_edit_that_gets_in_when_a_reply_was_refused_is_carried(
     running, databases, neon, supabase, eventually
 ) -> None:
-    """The claim's locks go with the reply that is refused: what is told after that may meet a newer edit."""
+    """The claim's locks are released with the refused reply: a later reply may meet a newer edit."""
     refuse_addresses(supabase)
     trigger(
         supabase, "company_needs_enrichment", "BEFORE UPDATE", "PERFORM pg_advisory_xact_lock(7);",

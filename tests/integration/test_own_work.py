@@ -1,4 +1,4 @@
-"""An enricher's own work against the worker's, his own earlier versions, and what left Neon and came back. SPEC 3, 5, 6."""
+"""An enricher's edits against the worker's writes, earlier versions, and records that left Neon and came back. SPEC 3, 5, 6."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def steps(steps, neon) -> Steps:
 
 
 def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY) -> list[Receipt | None]:
-    """A delivery whose connection to the workspace breaks before the settlement lands. The receipts that nobody hears."""
+    """A delivery whose connection to the workspace breaks before the settlement commits. Returns the receipts that were not shown."""
 
     async def work_(opened) -> list[Receipt | None]:
         async with opened.neon.connection() as there:
@@ -256,7 +256,7 @@ def test_who_waits_for_a_company_whose_row_is_told_late_goes_on_then(steps, neon
 def test_a_promotion_that_commits_after_a_later_one_is_told_though_a_pull_came_in_between(
     steps, databases, neon, supabase
 ) -> None:
-    """It has its number in the ledger before others see it: a pull has not heard of all up to the latest number."""
+    """It has its ledger id before others see it: a pull has not seen all rows up to the latest id."""
     complete(supabase, company(1), website="good.example")
     settle_and_lose_the_claim(steps, lambda: edit(supabase, company(1), enrichment_status="in_progress"))
     complete(supabase, company(2), website="b.example")
@@ -522,7 +522,7 @@ def test_what_was_typed_into_a_record_that_came_back_and_left_again_stays(
 
 
 def test_who_waits_and_was_not_told_of_it_waits_on_though_neon_holds_what_he_sent(steps, neon, supabase) -> None:
-    """A worker died after its settlement, twice: what it wrote for him is no correction of Neon's, for ever."""
+    """A worker died after its settlement, twice: what it wrote for the enricher never counts as a correction of Neon's."""
     add_people(neon, 1)
     steps.pull("people")
     complete(supabase, person(1), email="n/a", city="Elkins")

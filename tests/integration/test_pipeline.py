@@ -1,4 +1,4 @@
-"""Statements sent together: one answer each, the first error told, the connection good for the next or closed."""
+"""Statements sent together: one answer each, the first error raised, the connection usable for the next or closed."""
 
 from __future__ import annotations
 

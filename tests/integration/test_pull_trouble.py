@@ -216,7 +216,7 @@ def test_a_workspace_that_refuses_everything_is_the_fault_of_that_pull_alone(
 def test_a_column_that_was_renamed_is_the_fault_of_that_pull_alone(
     cli, prepared, env, neon, supabase, daemon, eventually
 ) -> None:
-    """Nobody's record: none is passed over, though they are few."""
+    """Not a record's fault: none is skipped, although they are few."""
     env.update(WORKER_PULL_INTERVAL="1", WORKER_SWEEP_INTERVAL="1")
     worker = daemon()
     eventually(lambda: supabase.execute("SELECT FROM enrichment_pull_position WHERE pulls > 0").fetchone() is not None)
@@ -236,7 +236,7 @@ def only(numbers: str) -> str:
 
 
 def test_a_row_that_cannot_be_told_what_became_of_it_holds_up_no_other(cli, steps, databases, neon, supabase) -> None:
-    """Of a workspace from a backup, whose rows have not heard."""
+    """In a workspace from a backup, whose rows do not show the outcome."""
     add_companies(neon, *range(1, 6))
     steps.pull()
     with Copy(databases.supabase_url) as copy:

@@ -1,4 +1,4 @@
-"""A replica, or a database that is read-only: waited for, never overridden, told with the server's reason. SPEC 6."""
+"""A replica, or a read-only database: waited for, never overridden, reported with the server's reason. SPEC 6."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def test_the_proof_of_an_outcome_stays_until_the_row_was_told(aged, env, daemon,
 
 
 def test_what_a_stage_carried_keeps_its_proof_until_it_is_judged(aged, steps, neon, supabase) -> None:
-    """The row is complete and pushed, and its enricher waits to hear."""
+    """The row is complete and pushed, and its enricher waits for the outcome."""
     as_the_worker(supabase, "UPDATE company_needs_enrichment SET promoted_at = NULL WHERE neon_id = 1")
     done = steps.run(lambda opened: prune(opened, COMPANY, ledger_days=90, workspace_days=None))
     assert done.ledger == 1

@@ -18,7 +18,7 @@ STOPS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 def _as_on_a_terminal() -> None:
-    """Whoever runs the tests may ignore hang-ups; the worker shall not inherit that."""
+    """The process that runs the tests may ignore SIGHUP; the worker must not inherit that."""
     for number in STOPS:
         signal.signal(number, signal.SIG_DFL)
 
@@ -29,7 +29,7 @@ def _as_with_nohup() -> None:
 
 @pytest.fixture
 def terminal(monkeypatch) -> None:
-    """Processes of this test heed hang-ups."""
+    """Processes of this test do not ignore SIGHUP."""
     start = subprocess.Popen.__init__
 
     def begin(self, *arguments: Any, **options: Any) -> None:

@@ -254,7 +254,7 @@ TELL = ("enrichment_status", "validation_errors", "validation_warnings", "reason
 
 
 def _as_a_dead_worker_left_it(supabase: Connection, key: str, before: dict[str, object]) -> None:
-    """The row as it was before it was told: what a worker leaves that dies after it has settled in Neon."""
+    """The row before its acknowledgement: what a worker leaves that dies after it has settled in Neon."""
     table = "company_needs_enrichment" if key.startswith("04.04.01.") else "people_needs_enrichment"
     column = "company_unique_id" if key.startswith("04.04.01.") else "unique_id"
     with supabase.transaction():

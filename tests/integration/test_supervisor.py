@@ -1,4 +1,4 @@
-"""What the service manager is told: a real socket, a real process. Word for word as in sd_notify(3)."""
+"""The notifications to the service manager: a real socket, a real process. Word for word as in sd_notify(3)."""
 
 from __future__ import annotations
 

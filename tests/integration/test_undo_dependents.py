@@ -1,4 +1,4 @@
-"""``undo`` where other rows hang on the master row: each is named, none is touched. SPEC 7."""
+"""``undo`` when other rows reference the master row: each is named, none is touched. SPEC 7."""
 
 from __future__ import annotations
 

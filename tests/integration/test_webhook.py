@@ -194,7 +194,7 @@ class TestCrash:
     def test_what_was_posted_outlives_a_crash_of_the_server(
         self, filled, server, databases, daemon, receiver, supabase, eventually
     ) -> None:
-        """Else it would be acknowledged anew, and announced anew, under another key."""
+        """Else it would be acknowledged and announced again, under another key."""
         daemon()
         eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
         receiver.hang.clear()

@@ -1,4 +1,4 @@
-"""Embedded servers whose data lies in memory, where there is room: a database of a test's own is copied in a thirtieth
+"""Embedded servers whose data is in memory, if there is room: a database of a test's own is copied in a thirtieth
 of the time.
 """
 
@@ -18,7 +18,7 @@ SETTINGS = {"max_wal_size": "128MB", "min_wal_size": "32MB"}
 
 
 def in_memory() -> Path | None:
-    """The folder that lies in memory; None where there is none with room enough."""
+    """The folder in memory; None if there is none with enough room."""
     if os.access(_SHARED, os.W_OK) and os.path.ismount(_SHARED) and shutil.disk_usage(_SHARED).free > ROOM:
         return _SHARED
     return None

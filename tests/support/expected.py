@@ -41,11 +41,11 @@ class Cell:
     maybe: set[Any] = field(default_factory=set)
     """What else may stand there: Neon's values; of a cell in which nobody typed, what must stand there."""
     before: Cell | None = None
-    """What a restored workspace had here, where it is still to be told what Neon knows of the enricher's."""
+    """What a restored workspace had here, if it does not yet show what Neon knows of the enricher's."""
     reached: Any = NOTHING
     """What Neon knows, whatever was typed here since the restore."""
     earlier: set[Any] = field(default_factory=set)
-    """What was typed here before, since all was quiet: it may have reached Neon, and nobody told the row."""
+    """What was typed here since the last quiet moment: it may have reached Neon without an acknowledgement."""
     since: list[Any] = field(default_factory=list)
     """What was typed here after the backup from which the workspace was restored: an older Neon may know any of it."""
 

@@ -1,4 +1,4 @@
-"""What the state machine stands on: the databases of an example and the links to them, its workers, the model, and the
+"""The base of the state machine: the databases of an example and the links to them, its workers, the model, and the
 quiet moment in which all three are compared.
 """
 

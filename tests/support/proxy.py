@@ -14,7 +14,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Stands before one server. Every fault can be undone; ``faults`` counts those that struck."""
+    """In front of one server. Every fault can be undone; ``faults`` counts those that struck."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -26,7 +26,7 @@ class Proxy:
         self.delay = 0.0
         """Seconds added to each direction."""
         self.deaf = False
-        """Bytes are taken and dropped; nobody is told."""
+        """Bytes are accepted and dropped silently."""
         self.closed = False
         """New connections are cut at once."""
         self._cut_answer: bytes | None = None

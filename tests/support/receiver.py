@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers as it is told, and remembers every attempt."""
+    """Answers as configured, and remembers every attempt."""
 
     daemon_threads = True
 

@@ -142,7 +142,7 @@ def workspace_of(key: str) -> str:
 
 
 def untell(supabase: Connection, key: str, before: dict[str, Any]) -> None:
-    """The row as it was before it was told: what a worker leaves that dies after it has settled in Neon."""
+    """The row before its acknowledgement: what a worker leaves that dies after it has settled in Neon."""
     names = sql.SQL(", ").join(map(sql.Identifier, (name for name in before if name != "id")))
     with supabase.transaction():
         supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")

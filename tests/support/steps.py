@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Steps:
-    """Each step opens both databases anew, as a process that has just started does."""
+    """Each step opens both databases again, like a process that has just started."""
 
     def __init__(self, databases: Databases, setenv: Callable[[str, str], None]) -> None:
         setenv("NEON_DATABASE_URL", databases.neon_url)

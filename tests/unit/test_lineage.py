@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from worker.domain.lineage import descends, is_older, with_what_went
+from worker.domain.lineage import descends, is_older, with_carried_values
 from worker.domain.model import stamp
 from worker.domain.steps import Claimed, Sent
 
@@ -50,16 +50,16 @@ def test_where_no_versions_were_kept_the_flip_tells(enriched_at, pushed_at, desc
 def test_a_row_that_nobody_has_typed_into_since_the_restore_gets_all_that_went() -> None:
     row = replace(ROW, version=EARLY)
     assert is_older(row, SENT)
-    assert with_what_went(row, SENT) == {"city": "Elkins", "phone": "2"}
+    assert with_carried_values(row, SENT) == {"city": "Elkins", "phone": "2"}
 
 
 def test_what_is_typed_since_the_restore_stays_and_the_rest_comes_back() -> None:
-    assert with_what_went(ROW, SENT) == {"city": "Elkins", "phone": "1"}
+    assert with_carried_values(ROW, SENT) == {"city": "Elkins", "phone": "1"}
 
 
 def test_a_later_version_of_what_went_lacks_nothing() -> None:
     row = replace(ROW, queued_versions=kept({SENT_AT, LATE}))
-    assert with_what_went(row, SENT) == row.data
+    assert with_carried_values(row, SENT) == row.data
 
 
 @pytest.mark.parametrize(("versions", "descended"), [(31, False), (32, True), (33, True)])

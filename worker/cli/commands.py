@@ -1,5 +1,5 @@
-"""The commands as they are declared: names, arguments, help. What a command does is loaded when it runs, so that
-help, the version, completion and a mistyped line are answered at once. Nothing here may import what takes long.
+"""The declarations of the commands: names, arguments, help. A command's code is loaded when it runs, so that help, the
+version, completion and usage errors are fast. Nothing here may import slow modules.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from worker.daemon import signals
 from worker.entities.entity_names import NAMES
 
 WORK: dict[str, str] = {}
-"""Command → the function that does its work, as ``module:function``. It takes the command's arguments by name."""
+"""Command → the function that runs it, as ``module:function``. It takes the command's arguments by name."""
 
 entity_option = click.option("--entity", type=click.Choice(NAMES), help="Only this kind of record; default both.")
 batch_option = click.option(
@@ -33,7 +33,7 @@ def commands() -> None:
 
 
 def command(work: str) -> Callable[[Callable[[], None]], click.Command]:
-    """Declare a command: a function's name, options and docstring are the command's; ``work`` is what it does."""
+    """Declare a command from a function's name, options and docstring; ``work`` names the function that runs it."""
 
     def declare(declared: Callable[[], None]) -> click.Command:
         @wraps(declared)
@@ -48,7 +48,7 @@ def command(work: str) -> Callable[[Callable[[], None]], click.Command]:
 
 
 def load(work: str) -> Callable[..., Any]:
-    """Load what a command does. From then on Ctrl-C ends it in order; before, there is nothing to end so."""
+    """Load a command's code. From then on, Ctrl-C stops it cleanly; before, there is nothing to clean up."""
     module, _, function = work.partition(":")
     loaded: Callable[..., Any] = getattr(import_module(module), function)
     signals.interruptible()

@@ -1,4 +1,4 @@
-"""What the commands share: settings, databases, progress, signals, and lines that several print."""
+"""Shared by the commands: settings, databases, progress, signals, and output lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rich.text import Text
 from worker.cli.console import say, shown
 from worker.daemon import signals
 from worker.daemon.signals import Stopped
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import ENTITIES
 from worker.observe import logs
 from worker.postgres.backoff import backoff
@@ -52,7 +52,7 @@ def open_in_words(one: Mapping[str, str]) -> str:
 
 
 def check_keys(keys: Iterable[str]) -> None:
-    """Refuse what no database takes for text.
+    """Refuse keys that a database cannot store as text.
 
     Raises:
         click.UsageError: such a key is among them.
@@ -63,7 +63,7 @@ def check_keys(keys: Iterable[str]) -> None:
 
 
 def read_settings() -> Settings:
-    """All settings, and logging set up as they say.
+    """Read all settings, and configure logging accordingly.
 
     Raises:
         SettingsError: some are missing or wrong.
@@ -73,36 +73,36 @@ def read_settings() -> Settings:
     return settings
 
 
-_told: list[signal.Signals] = []
-"""The signals that came and ask the command to stop."""
+_received: list[signal.Signals] = []
+"""The received signals that ask the command to stop."""
 
 
-def run_async(work: Callable[..., Awaitable[T]], *arguments: Any, heed: bool = True) -> T:
-    """Run it to its end, on uvloop where there is one: asyncio's own loop takes longer over each wait.
+def run_async(work: Callable[..., Awaitable[T]], *arguments: Any, handle_signals: bool = True) -> T:
+    """Run an async function to its end, on uvloop if available: asyncio's own loop is slower on each wait.
 
     Args:
-        work: what to run.
-        arguments: its own.
-        heed: end it in order where a signal asks for it; else it does so itself.
+        work: the function to run.
+        arguments: its arguments.
+        handle_signals: stop it cleanly on a signal; else the function handles signals itself.
 
     Raises:
-        Stopped: a signal came.
+        Stopped: a signal was received.
     """
     uvloop = sys.platform != "win32"
-    job = _until_told if heed and uvloop else _plainly
+    job = _until_signal if handle_signals and uvloop else _without_signals
     return anyio.run(job, work, arguments, backend_options={"use_uvloop": uvloop})
 
 
-async def _plainly(work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
+async def _without_signals(work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
     return await work(*arguments)
 
 
-async def _until_told(work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
-    """Cancel what waits when a signal comes. A batch under way is shielded: after it, its progress says so."""
+async def _until_signal(work: Callable[..., Awaitable[T]], arguments: tuple[Any, ...]) -> T:
+    """Cancel waits on a signal. A running batch is shielded: it stops when it next reports progress."""
     loop = asyncio.get_running_loop()
 
     def stop(number: signal.Signals) -> None:
-        _told.append(number)
+        _received.append(number)
         loop.remove_signal_handler(signal.SIGINT)  # a second Ctrl-C waits for nothing
         scope.cancel()
 
@@ -110,33 +110,33 @@ async def _until_told(work: Callable[..., Awaitable[T]], arguments: tuple[Any, .
         for number in signals.stopping():
             loop.add_signal_handler(number, stop, number)
         return await work(*arguments)
-    raise Stopped(_told[0])
+    raise Stopped(_received[0])
 
 
 def with_databases(work: Callable[[Databases], Awaitable[T]], batch_size: int | None = None) -> T:
-    """Open both databases and do the work. A transient fault is tried again a few times: ``work`` is called anew
-    and goes on where it was, in what it keeps outside itself.
+    """Open both databases and do the work. After a transient fault it is retried a few times: ``work`` is called again
+    and continues from the state that it keeps outside itself.
     """
     settings = read_settings()
 
     async def job() -> T:
-        waits = backoff()
+        pauses = backoff()
         for attempt in range(TRIES):
             try:
                 async with open_databases(settings, batch_size=batch_size) as databases:
-                    return await _compared(databases, work)
+                    return await _after_comparison(databases, work)
             except psycopg.Error as error:
                 if kind_of(error) is not Kind.TRANSIENT or attempt == TRIES - 1:
                     raise
                 say(f"trying again: {with_database(error)}")
-                await anyio.sleep(next(waits))
+                await anyio.sleep(next(pauses))
         raise AssertionError
 
     return run_async(job)
 
 
-async def _compared(databases: Databases, work: Callable[[Databases], Awaitable[T]]) -> T:
-    """Do the work; where a database was restored, after both were compared."""
+async def _after_comparison(databases: Databases, work: Callable[[Databases], Awaitable[T]]) -> T:
+    """Do the work; if a database was restored, compare both databases first."""
     for _ in range(TRIES):
         try:
             return await work(databases)
@@ -148,31 +148,31 @@ async def _compared(databases: Databases, work: Callable[[Databases], Awaitable[
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """A bar with rate and time left on a terminal, nothing elsewhere; and where a stop is heeded between batches."""
+    """A progress bar with rate and time left on a terminal, else nothing; both check for a stop between batches."""
     if not sys.stderr.isatty():
-        yield _Heeding(NOBODY)
+        yield _StoppableProgress(NO_PROGRESS)
         return
     columns = (
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        yield _Heeding(_Bar(bars, title))
+        yield _StoppableProgress(_Bar(bars, title))
 
 
-class _Heeding(Progress):
-    """Passes progress on, and ends the work between two batches where a signal asks for it."""
+class _StoppableProgress(Progress):
+    """Passes progress on, and stops the work between two batches if a signal was received."""
 
-    def __init__(self, shower: Progress) -> None:
-        self._shower, self.shown = shower, shower.shown
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self.shown = progress, progress.shown
 
     def expect(self, records: int) -> None:
-        self._shower.expect(records)
+        self._progress.expect(records)
 
     def advance(self, records: int) -> None:
-        self._shower.advance(records)
-        if _told:
-            raise Stopped(_told[0])
+        self._progress.advance(records)
+        if _received:
+            raise Stopped(_received[0])
 
 
 class _Bar(Progress):
@@ -197,7 +197,7 @@ class _Rate(ProgressColumn):
 
 
 def one_by_one(keys: dict[str, str]) -> list[str]:
-    """A line for each record of a dry run, where they are few."""
+    """A line for each record of a dry run, if there are few."""
     if len(keys) > FEW:
         return [f"  {len(keys)} records; not listed one by one"]
     return [f"  {shown(key)} {what}" for key, what in keys.items()]

@@ -1,4 +1,4 @@
-"""How the commands speak to the user beside their results."""
+"""Output of the commands besides their results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ LONGEST_SHOWN = 100
 
 
 def fail(text: str, status: int) -> NoReturn:
-    """Say why on stderr, one line each, and exit."""
+    """Print each line of the text to stderr, and exit."""
     for line in text.splitlines():
         click.echo(f"enrichment-worker: {line}", err=True)
     sys.exit(status)
 
 
 def say(text: str) -> None:
-    """Say something beside the results, on stderr."""
+    """Print a message to stderr, apart from the results."""
     click.echo(text, err=True)
 
 
 def shown(text: str) -> str:
-    """What somebody else wrote, in short, and harmless to a terminal."""
+    """Foreign text, shortened and safe for a terminal."""
     text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
     return text if text.isprintable() else repr(text)[1:-1]

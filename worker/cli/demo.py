@@ -1,4 +1,4 @@
-"""The demo as a command. A module of its own: no other command needs anything of it."""
+"""The demo as a command. A separate module, because no other command needs it."""
 
 from __future__ import annotations
 

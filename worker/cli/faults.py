@@ -1,4 +1,4 @@
-"""What an error that ended a command says to the user, and its exit status. Loaded only when there is one."""
+"""The message and exit status of an error that ended a command. Loaded only when there is one."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worker.settings import SettingsError
 from worker.sync.databases import Unreachable
 
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
-"""Errors of the operating system that are a database's: nothing else is reached over the network here."""
+"""Errors of the operating system that come from a database: nothing else here uses the network."""
 
 
 def report(error: BaseException) -> NoReturn:
-    """Say what it is and what helps, and exit."""
+    """Print the error and a hint, and exit."""
     if isinstance(error, SettingsError):
         fail(str(error), 2)
     if isinstance(error, Unreachable):

@@ -1,5 +1,5 @@
-"""The commands and their exit statuses: 0 done, 1 something to report, 2 usage or settings, 3 a database
-could not be reached. The only place that prints: results to stdout, all else to stderr.
+"""The command line and its exit statuses: 0 done, 1 something to report, 2 usage or settings, 3 a database could not be
+reached. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _run() -> NoReturn:
     except click.exceptions.Abort:
         fail("stopped", 130)
     except click.ClickException as error:
-        # A wrong argument is quoted, however long it is.
+        # The message quotes the wrong argument, however long it is.
         error.message = error.message[:500]  # type: ignore[misc]
         error.show(sys.stderr)
         sys.exit(2)
@@ -44,14 +44,14 @@ def _report(error: BaseException) -> NoReturn:
         error = error.exceptions[0]
     _report_end(error)
     try:
-        from worker.cli import faults  # noqa: PLC0415 - where nothing went wrong, nothing of it is needed
-    except Exception:  # noqa: BLE001 - what kept the command from being loaded keeps this from it too
+        from worker.cli import faults  # noqa: PLC0415 - needed only after an error
+    except Exception:  # noqa: BLE001 - if the command could not be loaded, nor can this
         fail(f"cannot be loaded: {' '.join(str(error).split())}", 1)
     faults.report(error)
 
 
 def _report_end(error: BaseException) -> None:
-    """Report what ends a command and is no fault in its work; return where it is one."""
+    """Report what ends a command without being a fault; return if it is a fault."""
     match error:
         case SystemExit():
             raise error
@@ -60,7 +60,7 @@ def _report_end(error: BaseException) -> None:
         case Stopped():
             fail("stopped", 128 + error.signal)
         case output.NotWritten(unread=True):
-            sys.exit(1)  # whoever read the output has enough
+            sys.exit(1)  # the reader of the output has closed it
         case output.NotWritten():
             fail(f"the result cannot be written to stdout: {error}", 1)
         case _:

@@ -1,4 +1,4 @@
-"""What the operator asks, compares and takes back: status, history, undo, reconcile, doctor."""
+"""The operator's commands: status, history, undo, reconcile, doctor."""
 
 from __future__ import annotations
 

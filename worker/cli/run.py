@@ -1,4 +1,4 @@
-"""The daemon as a command. A module of its own: it loads a quarter more than other commands need."""
+"""The daemon as a command. A separate module: it loads a quarter more code than other commands need."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from worker.daemon.run import run as run_daemon
 
 def run() -> None:
     """Listen, deliver and pull until stopped."""
-    run_async(run_daemon, read_settings(), heed=False)
+    run_async(run_daemon, read_settings(), handle_signals=False)

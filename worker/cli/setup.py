@@ -1,4 +1,4 @@
-"""``setup``: what it does to both databases, and what it says of it."""
+"""``setup``: change both databases, and print what changed."""
 
 from __future__ import annotations
 
@@ -48,9 +48,11 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
             except psycopg.Error as error:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
-                may = isinstance(error, psycopg.errors.InsufficientPrivilege)
+                denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
                 hint = (
-                    "setup runs as the tables' owner, the other commands need not" if may else "nothing was done there"
+                    "setup runs as the tables' owner, the other commands need not"
+                    if denied
+                    else "nothing was done there"
                 )
                 fail(f"{database.name}: {in_one_line(error)}; {hint}", 1)
             for change in changes:
@@ -60,8 +62,8 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
 
 
 async def _set_up(database: Database) -> list[schema.Change]:
-    """Run the scripts. Where a worker runs, it may hold a table that they alter and want another: tried again."""
-    waits = backoff()
+    """Run the scripts. A running worker may hold a table that they alter, and deadlock with them: so retry."""
+    pauses = backoff()
     for _ in range(TRIES - 1):
         try:
             return await schema.setup(database)
@@ -69,5 +71,5 @@ async def _set_up(database: Database) -> list[schema.Change]:
             if kind_of(error) is not Kind.TRANSIENT:
                 raise
             say(f"trying again: {with_database(error)}")
-            await anyio.sleep(next(waits))
+            await anyio.sleep(next(pauses))
     return await schema.setup(database)

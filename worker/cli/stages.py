@@ -86,8 +86,8 @@ def _push(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[
 
     async def work(databases: Databases) -> None:
         with progress("pushing") as bar:
-            for name, mine in done.items():
-                await stages.push(databases, ENTITIES[name], mine, dry_run=dry_run, progress=bar)
+            for name, counts in done.items():
+                await stages.push(databases, ENTITIES[name], counts, dry_run=dry_run, progress=bar)
 
     with_databases(work, batch_size)
     return done

@@ -42,7 +42,7 @@ def _company(number: int) -> tuple[str, str, str]:
 
 
 def companies() -> list[Row]:
-    """119 rows of ``marketing.company_invalid``; most lack a website, five came earlier with other faults."""
+    """119 rows of ``marketing.company_invalid``; most lack a website, five came earlier with other errors."""
     rows = []
     rng = random.Random(119)  # noqa: S311 - the same records every time
     for number in range(1, COMPANIES + 1):
@@ -79,7 +79,7 @@ def companies() -> list[Row]:
 
 
 def _employer(person: int) -> int:
-    """The number of a person's company: the last two work where a mistake is made first, so they wait."""
+    """The number of a person's company. The last two people's companies fail first, so they wait."""
     mistaken = sorted(_mistaken())
     return (
         mistaken[person - 4]
@@ -121,12 +121,12 @@ def slots() -> list[Row]:
     ]
 
 
-def answers() -> dict[str, Row]:
+def repairs() -> dict[str, Row]:
     """The right repair of every record, by key."""
     right: dict[str, Row] = {}
     for number in range(1, COMPANIES + 1):
         name, _, domain = _company(number)
-        # People type it in all the ways there are.
+        # People type addresses in many ways.
         typed = (f"https://www.{domain}", domain, f" HTTP://{domain.upper()}/", f"www.{domain}")[number % 4]
         right[company_key(number)] = {"company_name": name, "website": typed, "employee_count": number + 3}
     for number, name in enumerate(_NAMES, start=1):

@@ -33,7 +33,7 @@ from worker.demo.summary import print_invitation, print_summary
 from worker.entities.declaration import COMPANY, PEOPLE
 
 ROOT = Path(__file__).parents[2]
-"""Where the package lies."""
+"""The folder of the package."""
 THINKING = 0.09
 """Seconds an enricher takes for a record, on average."""
 
@@ -46,10 +46,9 @@ def main(*, keep: bool, echo: Callable[[str], None]) -> int:
         echo: prints a line to stdout.
 
     Returns:
-        The exit status: 0 where the databases confirm the summary, 1 where they do not, or there is no
-        embedded Postgres.
+        The exit status: 0 if the databases confirm the summary; 1 if they do not, or there is no embedded Postgres.
     """
-    # Whatever asks it to stop ends the demo as Ctrl-C does: servers and files are cleaned up on the way out.
+    # Every stop signal ends the demo like Ctrl-C: servers and files are cleaned up on the way out.
     for number in stopping():
         signal.signal(number, signal.default_int_handler)
     console = Console(stderr=True)
@@ -87,7 +86,7 @@ def _stage(console: Console, echo: Callable[[str], None]) -> Iterator[Stage]:
                 for name, value in os.environ.items()
                 if not name.startswith(("WORKER_", "NEON_", "SUPABASE_", "N8N_")) and name != "CREDENTIALS_DIRECTORY"
             },
-            # It runs in a folder of its own, where no .env of the operator's lies; the package is found all the same.
+            # It runs in a separate folder, without the operator's .env; the package is still found.
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "NEON_DATABASE_URL": neon_url,
             "SUPABASE_DATABASE_URL": supabase_url,
@@ -143,8 +142,8 @@ def _first_round(stage: Stage) -> None:
     watch(stage, "The worker pulls …", lambda: count_records(stage) and all(
         sum(count_records(stage)[name].values()) == number for name, number in expected.items()))  # fmt: skip
     stage.echo(f"Pulled: {expected['company']} companies and {expected['people']} people, all pending.")
-    answers, mistakes = data.answers(), data.mistakes()
-    _enrich(stage, {**answers, **mistakes}, "Three simulated enrichers repair them, and make mistakes …")
+    repairs, mistakes = data.repairs(), data.mistakes()
+    _enrich(stage, {**repairs, **mistakes}, "Three simulated enrichers repair them, and make mistakes …")
     counts = count_records(stage)
     stage.echo(
         f"First round: {counts['company'].get('promoted', 0)} companies promoted,"
@@ -162,25 +161,25 @@ def _second_round(stage: Stage) -> None:
             "SELECT company_unique_id AS key FROM company_needs_enrichment WHERE enrichment_status = 'failed'"
         )
     ]
-    answers = data.answers()
-    _enrich(stage, {key: answers[key] for key in failed}, "They read the reasons and repair what came back …")
+    repairs = data.repairs()
+    _enrich(stage, {key: repairs[key] for key in failed}, "They read the reasons and repair what came back …")
     print_summary(stage)
 
 
 def _enrich(stage: Stage, edits: dict[str, dict[str, Any]], title: str) -> None:
-    """Simulated enrichers share the edits; returns when every row has its answer or waits for a company."""
+    """Simulated enrichers share the edits; returns when every row is acknowledged or waits for a company."""
     todo: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
     order = list(edits.items())
     random.Random(7).shuffle(order)  # noqa: S311 - the same demo every time
     for item in order:
         todo.put(item)
-    threads = [threading.Thread(target=_work_at, args=(stage.supabase_url, name, todo)) for name in ENRICHERS]
+    threads = [threading.Thread(target=_simulate_enricher, args=(stage.supabase_url, name, todo)) for name in ENRICHERS]
     for thread in threads:
         thread.start()
     watch(stage, title, lambda: not any(thread.is_alive() for thread in threads) and idle(stage))
 
 
-def _work_at(url: str, name: str, todo: queue.SimpleQueue[tuple[str, dict[str, Any]]]) -> None:
+def _simulate_enricher(url: str, name: str, todo: queue.SimpleQueue[tuple[str, dict[str, Any]]]) -> None:
     rng = random.Random(name)  # noqa: S311 - as above
     with connect_to(url) as dashboard:
         while True:

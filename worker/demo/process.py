@@ -1,4 +1,4 @@
-"""The worker of the demo: the real one, in a process of its own, as a service would run it."""
+"""The demo's worker: the real one, as a separate process, as a service would run it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import threading
 from pathlib import Path
 
 PATIENCE = 120.0
-"""Seconds within which what the demo promises must come about."""
+"""Each step of the demo must finish within this many seconds."""
 
 
 class DemoFailed(Exception):
-    """The databases do not say what the demo promises. The text is one line."""
+    """The databases do not show what the demo promises. The text is one line."""
 
 
 class Worker:
-    """``enrichment-worker run`` as a process of its own."""
+    """``enrichment-worker run`` as a separate process."""
 
     def __init__(self, environment: dict[str, str], folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -40,7 +40,7 @@ class Worker:
         """The health address, as soon as it listens.
 
         Raises:
-            DemoFailed: it ended, or did not come up.
+            DemoFailed: it ended, or did not start.
         """
         try:
             address = self._addresses.get(timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""The demo as it goes on: where the records stand, drawn on the terminal."""
+"""The demo's progress: the states of the records, drawn on the terminal."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def idle(stage: Stage) -> bool:
 
 
 def watch(stage: Stage, title: str, done: Callable[[], Any]) -> None:
-    """Show where the records stand until ``done``."""
+    """Show the states of the records until ``done``."""
     deadline = time.monotonic() + PATIENCE
-    with Live(_picture(stage, title), console=stage.console, refresh_per_second=8, transient=True) as live:
+    with Live(_state_table(stage, title), console=stage.console, refresh_per_second=8, transient=True) as live:
         while not done():
             if stage.worker.process.poll() is not None or time.monotonic() > deadline:
                 raise DemoFailed("the worker stopped answering: " + " / ".join(stage.worker.last_lines))
-            live.update(_picture(stage, title))
-            time.sleep(0.1)  # the picture's pace
+            live.update(_state_table(stage, title))
+            time.sleep(0.1)  # the refresh rate
 
 
-def _picture(stage: Stage, title: str) -> Table:
+def _state_table(stage: Stage, title: str) -> Table:
     table = Table(title=title, title_justify="left")
     states = ("pending", "queued", "waiting", "failed", "promoted")
     table.add_column("")

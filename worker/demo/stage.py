@@ -1,4 +1,4 @@
-"""What the demo plays on: two databases, and a worker between them."""
+"""The demo's environment: two databases, and a worker between them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Connection = psycopg.Connection[DictRow]
 
 @dataclass
 class Stage:
-    """What the demo works with."""
+    """The demo's connections, worker and output."""
 
     neon: Connection
     supabase: Connection

@@ -1,4 +1,4 @@
-"""What came of the demo, as both databases have it."""
+"""The results of the demo, as read from both databases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worker.entities.declaration import ENTITIES, Entity
 
 
 def print_summary(stage: Stage) -> None:
-    """Ask both databases, and say it only where they agree.
+    """Read both databases, and print the summary only if they agree.
 
     Raises:
         DemoFailed: they do not.

@@ -1,1 +1,1 @@
-"""What a record is, and what becomes of it: pure, without a database."""
+"""Records and their outcomes. Pure: no database."""

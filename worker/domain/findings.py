@@ -1,4 +1,4 @@
-"""What ``doctor`` says of one thing that it looked at."""
+"""The findings of ``doctor``: one for each check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, and the fix where something is wrong."""
+    """What a check found, and the fix if something is wrong."""
 
     level: Level
     check: str
@@ -25,7 +25,7 @@ class Finding:
 
 
 def ok(check: str, text: str) -> Finding:
-    """All is well."""
+    """The check passed."""
     return Finding(Level.OK, check, text)
 
 
@@ -35,5 +35,5 @@ def warning(check: str, text: str, hint: str) -> Finding:
 
 
 def problem(check: str, text: str, hint: str) -> Finding:
-    """Something keeps the worker from its work, or shows records to strangers."""
+    """Something stops the worker from working, or exposes records."""
     return Finding(Level.PROBLEM, check, text, hint)

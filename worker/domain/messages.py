@@ -1,6 +1,6 @@
-"""Every sentence that an enricher reads in ``sync_note``, and the ledger's notes. Codes say which sentence it is
-(:class:`worker.domain.model.Code`, :class:`worker.domain.model.NoteCode`); nothing compares sentences. What a rule says
-of a value is in :mod:`worker.domain.rules`, what a record waits for with its entity.
+"""Every sentence that an enricher reads in ``sync_note``, and the ledger's notes. Programs go by the codes
+(:class:`worker.domain.model.Code`, :class:`worker.domain.model.NoteCode`); nothing compares sentences. The messages of
+the rules are in :mod:`worker.domain.rules`; the notes on what a record waits for are in its entity file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LEDGER_NOTES = {
         "Neon was restored to an earlier moment and had forgotten what became of it: the enricher's values are kept"
     ),
 }
-"""What the ledger says of an outcome, in words, for ``history``."""
+"""The ledger's notes in words, for ``history``."""
 
 
 def promoted(not_carried: Iterable[str]) -> str:
@@ -60,12 +60,12 @@ def flagged(errors: object) -> str:
 
 
 def flagged_before_taken_back(errors: object) -> str:
-    """The row was taken back while an earlier version of it was judged, and that did not pass."""
+    """The row was taken back while an earlier version of it was judged, and that version did not pass."""
     return f"As it was sent before, it was not promoted: {_fields(errors)}. What you have typed since is kept here."
 
 
 def promoted_before(at: datetime | None, *, edited: bool, taken_back: bool) -> str:
-    """The record had been promoted before the row was told.
+    """The record was promoted before its row was acknowledged.
 
     Args:
         at: when; UTC without zone.
@@ -77,24 +77,24 @@ def promoted_before(at: datetime | None, *, edited: bool, taken_back: bool) -> s
 
 
 def invalid_again(kept: Iterable[str]) -> str:
-    """The record turned invalid after its promotion; ``kept`` are the fields that are empty in Neon by now."""
+    """The record turned invalid after its promotion; ``kept`` names the fields that are now empty in Neon."""
     note = "This record turned invalid again after it was promoted: see original_validation_errors."
     fields = ", ".join(kept)
     return note + (f" Neon has no {fields} now; the values from before are kept here." if fields else "")
 
 
 def not_kept(fields: Iterable[str]) -> str:
-    """Neon's newer value was taken over the enricher's."""
+    """Neon's newer value replaced the enricher's."""
     return f"Your change to {', '.join(fields)} was not kept: Neon has a newer value."
 
 
 def gone(why: str) -> str:
-    """There is no record to carry the row to; ``why`` is a clause that says how it left."""
+    """The record to carry the row to is gone; ``why`` is a clause that says how it left."""
     return f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here."
 
 
 def gone_after_undo(at: datetime | None) -> str:
-    """The record left after its promotion was taken back, while the row waited to be told."""
+    """The record left after its promotion was undone, before the row was acknowledged."""
     return (
         f"This record is no longer in the invalid table: its promotion was taken back on {day_of(at)}, and it"
         " left by another way after that. What you typed is still here."
@@ -102,12 +102,12 @@ def gone_after_undo(at: datetime | None) -> str:
 
 
 def does_not_fit(note: str | None, reason: str) -> str:
-    """The row's own table refuses the values as they were carried; ``note`` is what it is told all the same."""
+    """The workspace table refuses the values as they were carried; ``note`` is what the row shows anyway."""
     return f"{note} The values as they were carried do not fit this table: {reason}"
 
 
 def day_of(at: datetime | None) -> str:
-    """A moment as enrichers read it."""
+    """A time as enrichers read it."""
     return f"{at:%Y-%m-%d %H:%M} UTC" if at else "an earlier day"
 
 

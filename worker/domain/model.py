@@ -1,6 +1,6 @@
-"""The values that travel through the worker: what a record is, how it was judged, what became of it.
+"""The values that the worker passes around: what a record is, how it was judged, its outcome.
 
-Pure data, no I/O. A batch is a list of these, and one is a batch.
+Pure data, no I/O. A batch is a list of these; a batch of one is normal.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Status(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What became of a record, as the ledger has it."""
+    """What became of a record, as recorded in the ledger."""
 
     PROMOTED = "promoted"
     FLAGGED = "flagged"
     WAITING = "waiting"
     WITHDRAWN = "withdrawn"
     MERGED = "merged"
-    """A pull settled a conflict; the record itself went nowhere."""
+    """A pull resolved a conflict; the record itself did not move."""
     UNDONE = "undone"
 
 
@@ -45,7 +45,7 @@ class Receipt:
 
 
 class Code(StrEnum):
-    """What a workspace row's ``sync_note`` says, as ``sync_code`` has it: what rows are told apart by."""
+    """``sync_code``: what a workspace row's ``sync_note`` says. Code compares this, never the note."""
 
     QUEUED = "queued"
     """Set by the trigger."""
@@ -58,9 +58,9 @@ class Code(StrEnum):
     FLAGGED = "flagged"
     UNDONE = "undone"
     INVALID_AGAIN = "invalid_again"
-    """Promoted before, and in the invalid table again."""
+    """Promoted before, and now in the invalid table again."""
     CONFLICT = "conflict"
-    """Neon's newer value was taken over the enricher's."""
+    """Neon's newer value replaced the enricher's."""
     GONE = "gone"
     """It was set to complete, and there is no record to carry it to."""
     LEFT = "left"
@@ -70,26 +70,26 @@ class Code(StrEnum):
 
 
 class NoteCode(StrEnum):
-    """What a ledger row's ``note`` says, as ``note_code`` has it: what rows are told apart by. In words, it is in
+    """``note_code``: what a ledger row's ``note`` says. Code compares this, never the note. The words are in
     :data:`worker.domain.messages.LEDGER_NOTES`.
     """
 
     PUSHED = "pushed"
-    """``push`` carried it: its values are in the invalid table, and wait to be judged."""
+    """``push`` carried it: its values are in the invalid table and wait to be judged."""
     WAITS = "waits"
     """It waits for another record."""
     KEPT = "kept"
-    """Its values fit neither of Neon's tables: they are kept in the workspace only."""
+    """Its values fit neither of Neon's tables: only the workspace keeps them."""
     STUCK = "stuck"
-    """Not even a flag fits the invalid table: it stands in the ledger and the workspace."""
+    """Not even a flag fits the invalid table: it is only in the ledger and the workspace."""
     PROMOTED_AGAIN = "promoted_again"
     """Neon was restored, and had forgotten the promotion."""
     FORGOTTEN = "forgotten"
-    """Neon was restored, and had forgotten what became of it: the enricher's values are kept as his edits."""
+    """Neon was restored, and had forgotten the outcome: the enricher's values are kept as edits."""
 
 
 class Action(StrEnum):
-    """What a settlement is asked to do with a record."""
+    """What a settlement does with a record."""
 
     PROMOTE = "promote"
     FLAG = "flag"
@@ -101,20 +101,20 @@ class State(StrEnum):
 
     APPLIED = "applied"
     REPEAT = "repeat"
-    """This very delivery took effect before: its answer is on record."""
+    """The same delivery took effect before: the ledger has its outcome."""
     CHANGED = "changed"
-    """Neon's row moved on since the snapshot: merge and ask again."""
+    """Neon's row has changed since the snapshot: merge and settle again."""
     BUSY = "busy"
-    """Somebody else holds the row's lock: later."""
+    """Another transaction holds the row's lock: retry later."""
     GONE = "gone"
     """No such record in the invalid table."""
     RESTORED = "restored"
-    """Neon has forgotten what the workspace was told last: nothing was done."""
+    """Neon has forgotten the last outcome that the workspace shows: nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeSummary:
-    """What one enricher was told, without a word of the record itself: fit for metrics and a public page."""
+    """One acknowledged outcome, without any of the record's data: safe for metrics and a public page."""
 
     key: str
     outcome: str
@@ -128,12 +128,12 @@ class OutcomeSummary:
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """What must be in Neon before a record can be promoted; until then the record waits."""
+    """What must be in Neon before a record can be promoted; until then it waits."""
 
     waits_for: str
     """SQL over ``r``, the record: text that names what it waits for."""
     unmet: str
-    """SQL over ``r``: true while it must wait."""
+    """SQL over ``r``: true while the record must wait."""
     note: str
     """One sentence to the enricher; ``{key}`` stands for what it waits for, ``{about}`` for what ``about`` says."""
     about: str = "NULL"
@@ -141,12 +141,12 @@ class Requirement:
 
 
 def utc(moment: datetime) -> datetime:
-    """The same moment in UTC without zone; without one, it is UTC already."""
+    """The same time in UTC, without zone. A time without zone is UTC already."""
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
 
 
 def moment(text: object) -> datetime | None:
-    """The moment that JSON tells, in UTC without zone; None where it is off the calendar, as infinity is."""
+    """A time from JSON, in UTC without zone; None if it is outside the calendar, such as infinity."""
     try:
         return utc(datetime.fromisoformat(str(text))) if text else None
     except ValueError:
@@ -154,12 +154,12 @@ def moment(text: object) -> datetime | None:
 
 
 def stamp(version: datetime) -> str:
-    """A row's version as SQL writes it where it is told by its text: 26 characters."""
+    """A row's version as SQL writes it as text: 26 characters."""
     return version.isoformat(" ", "microseconds")
 
 
 def utc_now() -> datetime:
-    """The present moment in UTC without zone, as the tables store it."""
+    """The current time in UTC without zone, as the tables store it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 

@@ -1,5 +1,5 @@
-"""Rows that are passed over for a while, so that what holds them up holds up nobody else. In memory: another process,
-or this one after its next start, finds them in the queue as it finds all others.
+"""Postponed rows: skipped for a while and retried, so that what blocks them blocks no other row. In memory: another
+process, or this one after a restart, finds them in the queue like all others.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from enum import Enum
 from worker.domain.model import stamp
 
 LIMIT = 10_000
-"""Rows of an entity that are kept at most; further ones are met again with the next batch."""
+"""At most this many rows of an entity are kept; any more come back with the next batch."""
 
 
 class Cause(Enum):
-    """What holds a row up: first and longest pause in seconds."""
+    """Why a row is postponed: first and longest pause in seconds."""
 
     HELD = (0.5, 30.0)
-    """Somebody else's transaction holds its record or its master key."""
+    """Another transaction holds its record or its master key."""
     REPLY = (1.0, 60.0)
-    """The workspace refuses what the row is to be told."""
+    """The workspace refuses the row's reply."""
     FAULT = (2.0, 30.0)
-    """Neon refuses every record of the entity the same way: an operator has to fix it."""
+    """Neon refuses every record of the entity in the same way: the operator must fix it."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class _Row:
 
 
 class Postponed:
-    """The rows of one entity that are passed over, each until it is due or edited."""
+    """The postponed rows of one entity; each is skipped until it is due or edited."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with none.
@@ -50,16 +50,16 @@ class Postponed:
         self._rows: dict[str, _Row] = {}
 
     def put(self, cause: Cause, rows: Iterable[tuple[str, datetime | None]], text: str, reply: object = None) -> int:
-        """Pass these rows over, for longer each time the same version of a row is met.
+        """Postpone these rows, for longer each time the same version of a row comes back.
 
         Args:
-            cause: what holds them up.
+            cause: what blocks them.
             rows: key and version of each.
             text: the server's own reason.
-            reply: what the row is to be told.
+            reply: what to write into the row.
 
         Returns:
-            How many were put aside: there may be too many.
+            How many were postponed: there may be too many.
         """
         first, longest = cause.value
         put = 0
@@ -74,20 +74,20 @@ class Postponed:
         return put
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Pass these rows over no longer."""
+        """Stop skipping these rows."""
         for key in keys:
             self._rows.pop(key, None)
 
     def row_versions(self) -> list[str]:
-        """What the claim knows the rows by that it is to pass over: an edited one is another."""
+        """The row versions that the claim skips: an edited row is another version."""
         return [f"{key}|{stamp(row.version) if row.version else ''}" for key, row in self._rows.items()]
 
     def due(self, limit: int, *, acknowledge: bool) -> list[str]:
-        """The keys of rows that are to be tried again by now.
+        """The keys of rows that are due for a retry.
 
         Args:
-            limit: keys at most.
-            acknowledge: those whose row has only to be acknowledged; else those that have to be settled.
+            limit: maximum number of keys.
+            acknowledge: return rows that only need an acknowledgement; else rows that must be settled.
         """
         now = self._clock()
         return [key for key, row in self._rows.items() if row.due <= now and (row.cause is Cause.REPLY) is acknowledge][
@@ -95,14 +95,14 @@ class Postponed:
         ]
 
     def replies(self, keys: Iterable[str]) -> list[object]:
-        """What these rows are to be told."""
+        """The replies for these rows."""
         return [self._rows[key].reply for key in keys if key in self._rows]
 
     def next_due(self) -> float | None:
-        """Seconds until the next row is to be tried again; None where there is none."""
+        """Seconds until the next row is due; None if there is none."""
         return max(0.0, min(row.due for row in self._rows.values()) - self._clock()) if self._rows else None
 
     def summary(self, cause: Cause) -> tuple[int, str]:
-        """How many rows are passed over for this, and the latest reason."""
+        """How many rows are postponed for this cause, and the latest reason."""
         texts = [row.text for row in self._rows.values() if row.cause is cause]
         return len(texts), texts[-1] if texts else ""

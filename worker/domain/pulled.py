@@ -19,29 +19,29 @@ class Pulled:
     withdrawn: int = 0
     orphaned: int = 0
     refused: int = 0
-    """Those that the workspace does not take."""
+    """Records that the workspace refused."""
     told: int = 0
-    """Rows that were told what had become of their records, and had not heard."""
+    """Rows whose outcome was not acknowledged before, and now is."""
     restored: str | None = None
-    """In words, where a database was restored to an earlier moment."""
+    """In words, if a database was restored to an earlier moment."""
     lost: list[str] = field(default_factory=list)
-    """Records that a restored Neon does not have any more: their rows are kept."""
+    """Records that a restored Neon no longer has: their rows are kept."""
     released: int = 0
     judged: int = 0
     promoted: int = 0
-    """Of those judged."""
+    """Of ``judged``."""
     totals: dict[str, int] = field(default_factory=dict)
     """``invalid`` and ``master`` → how many records Neon holds."""
     estimated: bool = False
     """Whether a total is the planner's estimate."""
     open_transactions: list[dict[str, str]] = field(default_factory=list)
-    """Those of Neon that were open, and since when. What they change comes with the first pull after their end."""
+    """Neon's open transactions, and since when. Their changes come with the first pull after they end."""
     keys: dict[str, str] = field(default_factory=dict)
-    """Key → what would happen to it; only of a dry run."""
+    """Key → what would happen to it; dry run only."""
 
     @property
     def result(self) -> dict[str, Any]:
-        """What is kept of it in the workspace, so that nobody has to ask Neon."""
+        """What the workspace stores about it, so that nobody has to ask Neon."""
         return {
             "full": self.full, "seen": self.seen, "new": self.new, "changed": self.changed,
             "withdrawn": self.withdrawn, "orphaned": self.orphaned, "released": self.released,

@@ -1,4 +1,4 @@
-"""The last hour in memory: what became of records, in buckets of ten seconds, and the latest one by one."""
+"""The last hour in memory: outcomes in buckets of ten seconds, and the latest ones in full."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BUCKET_SECONDS = 10
 BUCKETS = 3600 // BUCKET_SECONDS
 LATEST = 100
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-"""Bounds of a delay, in seconds, as of the histogram in ``/metrics``."""
+"""Bucket bounds of a delay, in seconds, as in the histogram of ``/metrics``."""
 _KEY = re.compile(r"[0-9A-Za-z._-]{1,64}")
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 def shown_key(key: str) -> str:
-    """The key as a page may show it: one that is no id, typed into an import by hand, is not shown."""
+    """The key as a page may show it. A key that is not a valid id, such as free text in an import, is hidden."""
     return key if _KEY.fullmatch(key) else "(no valid key)"
 
 
@@ -35,31 +35,31 @@ def shown_code(code: str | None) -> str:
 @dataclass
 class _Bucket:
     start: int
-    """By the monotonic clock: the other one may jump."""
+    """By the monotonic clock: the wall clock may jump."""
     outcomes: Counter[str] = field(default_factory=Counter)
     delays: Counter[int] = field(default_factory=Counter)
-    """Number of the bound → records."""
+    """Index of the bound → records."""
 
 
 class Recent:
-    """What became of records lately. Memory is bounded, whatever happens."""
+    """Recent outcomes. Memory is always bounded."""
 
     def __init__(self) -> None:
         self._buckets: deque[_Bucket] = deque(maxlen=BUCKETS)
         self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
 
-    def add(self, entity: str, told: Sequence[OutcomeSummary]) -> list[dict[str, Any]]:
-        """Remember outcomes; returns the latest as the page shows them, latest last."""
+    def add(self, entity: str, outcomes: Sequence[OutcomeSummary]) -> list[dict[str, Any]]:
+        """Remember outcomes; returns them as the page shows them, latest last."""
         now = time.time()
         start = int(time.monotonic()) // BUCKET_SECONDS * BUCKET_SECONDS
         if not self._buckets or self._buckets[-1].start != start:
             self._buckets.append(_Bucket(start))
         bucket = self._buckets[-1]
         at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-        bucket.outcomes.update(one.outcome for one in told)
+        bucket.outcomes.update(one.outcome for one in outcomes)
         bucket.delays.update(
             bisect_left(BOUNDS, max(0.0, one.delay))
-            for one in told
+            for one in outcomes
             if one.delay is not None and one.outcome in ("promoted", "flagged")
         )
         shown = [
@@ -72,7 +72,7 @@ class Recent:
                 "fields": list(one.fields),
                 "seconds": None if one.delay is None else round(max(0.0, one.delay), 3),
             }
-            for one in told[-LATEST:]
+            for one in outcomes[-LATEST:]
         ]
         self._latest.extend(shown)
         return shown
@@ -82,15 +82,15 @@ class Recent:
         return list(reversed(self._latest))
 
     def history(self) -> dict[str, Any]:
-        """The last hour's buckets; those in which nothing happened are left out."""
+        """The last hour's buckets, without empty ones."""
         now = time.monotonic()
-        # A bucket's moment, as the clock on the wall has it by now.
-        apart = int(time.time() - now) // BUCKET_SECONDS * BUCKET_SECONDS
+        # Converts a bucket's start to the wall clock's current time.
+        offset = int(time.time() - now) // BUCKET_SECONDS * BUCKET_SECONDS
         return {
             "bucket_seconds": BUCKET_SECONDS,
             "bounds": list(BOUNDS),
             "buckets": [
-                {"start": b.start + apart, "outcomes": dict(b.outcomes), "delays": sorted(b.delays.items())}
+                {"start": b.start + offset, "outcomes": dict(b.outcomes), "delays": sorted(b.delays.items())}
                 for b in self._buckets
                 if b.start >= now - BUCKETS * BUCKET_SECONDS
             ],

@@ -1,6 +1,6 @@
-"""The values that a record is on its way, one after the other: claimed, judged, settled; and what each step adds.
+"""The values that stand for a record at each step of a delivery: claimed, judged, settled; and what each step adds.
 
-Frozen: a step takes one and returns the next. A batch is a list of these, and one is a batch.
+Frozen: a step takes one and returns the next. A batch is a list of these; a batch of one is normal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from worker.domain.model import Action, Data, NoteCode, Outcome, Receipt, State,
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the rules say of one record: ``{field: message}`` each, and the first error's code."""
+    """What the rules say about one record: ``{field: message}`` each, and the first error's code."""
 
     errors: Mapping[str, str] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
@@ -23,13 +23,13 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing blocks promotion."""
+        """Whether no error blocks promotion."""
         return not self.errors
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """One field that the enricher and Neon both changed, and whose value was kept."""
+    """A field that the enricher and Neon both changed, and whose value was kept."""
 
     field: str
     enricher: Any
@@ -50,69 +50,71 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What was carried of a workspace row, as the ledger knows it. Times are UTC without zone."""
+    """What was carried of a workspace row, as recorded in the ledger. Times are UTC without zone."""
 
     record: Data | None
     """The data columns as they became."""
     version: datetime | None
-    """The row's ``updated_at`` that went; None where no release kept it."""
+    """The ``updated_at`` of the row as carried; None if the release did not keep it."""
     enriched_at: datetime | None
-    """When the enricher had set it to complete."""
+    """When the enricher set it to complete."""
     enriched_fields: Sequence[str] = ()
-    """The fields whose value was his."""
+    """The fields whose value came from the enricher."""
     ledger_id: int | None = None
-    """The ledger row that knows it; None where that is not asked."""
+    """The ledger row that records it; None if it was not read."""
 
-    def is_told(self, receipt: Receipt | None) -> bool:
-        """Whether a row with this receipt holds it, or what came of it later."""
+    def is_shown_by(self, receipt: Receipt | None) -> bool:
+        """Whether a row with this receipt shows this outcome, or a later one."""
         return self.ledger_id is not None and receipt is not None and receipt.id >= self.ledger_id
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What Neon said of one delivery."""
+    """Neon's answer to one delivery."""
 
     key: str
     state: State
     outcome: Outcome | None
-    """The outcome; for ``GONE`` the last one the ledger knows."""
+    """The outcome; for ``GONE`` the last one in the ledger."""
     record: Data | None
-    """The data columns as Neon has them now, or had them last."""
+    """The data columns as Neon has them now, or last had them."""
     errors: Mapping[str, str]
     warnings: Mapping[str, str]
     reason_code: str | None
     conflicts: tuple[Conflict, ...]
     waits_for: str | None
     note: str | None
-    """What the ledger says in words, or what it waits for."""
+    """The ledger's note, or what the record waits for, in words."""
     at: datetime | None
-    """UTC, without zone: when Neon's row was last updated, or the ledger's outcome recorded."""
+    """When Neon's row was last updated, or the outcome recorded in the ledger. UTC, without zone."""
     hash: str | None = None
-    """MD5 of the data columns that Neon has now; None where it has none."""
+    """MD5 of the data columns that Neon has now; None if it has none."""
     receipt: Receipt | None = None
-    """The ledger row that says so."""
+    """The ledger row with the outcome."""
     in_master: bool = False
     """For ``GONE``: whether the master table has the record."""
     sent: Sent | None = None
-    """For ``GONE``: what was carried of the row last; of a promoted one, what was promoted."""
+    """For ``GONE``: what was last carried of the row; for a promoted record, what was promoted."""
     promoted_before: datetime | None = None
-    """For ``GONE``: when the record was promoted, before it came back and was carried again; UTC without zone."""
+    """For ``GONE``: when the record was promoted before it came back and was carried again; UTC without zone."""
     kept: bool = False
-    """Whether the enricher's values are kept in the workspace only: Neon's tables do not take them."""
+    """Whether only the workspace keeps the enricher's values: Neon's tables refuse them."""
 
 
 def same_delivery(one: str | None, other: str) -> bool:
-    """Whether two hashes are of one delivery; one that is booked again, as its record came back, bears a number too."""
+    """Whether two hashes are of the same delivery. One that was booked again, because its record came back, has a
+    number after the hash.
+    """
     return one is not None and one[:32] == other[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A workspace row as it was claimed: what an enricher made of a record."""
+    """A workspace row as it was claimed: a record with the enricher's edits."""
 
     key: str
     version: datetime | None
-    """The workspace row's ``updated_at``; None where there is no row to answer to."""
+    """The workspace row's ``updated_at``; None if there is no row to acknowledge."""
     data: Data
     """The data columns as the enricher left them."""
     snapshot: Data
@@ -124,19 +126,19 @@ class Claimed:
     status: str = Status.COMPLETE
     """The workspace row's status when it was claimed."""
     pushed_at: datetime | None = None
-    """When the workspace row says that the record was carried before; UTC without zone."""
+    """When the record was carried before, as the workspace row shows; UTC without zone."""
     promoted_at: datetime | None = None
-    """When the workspace row says that the record was promoted before; UTC without zone."""
+    """When the record was promoted before, as the workspace row shows; UTC without zone."""
     pulled: bool = True
-    """Whether the row came from Neon, or was ever told of it; not added by hand."""
+    """Whether the row came from Neon or has ever shown Neon's data; false if it was added by hand."""
     receipt: Receipt | None = None
-    """What the workspace row was last told of."""
+    """The outcome that the workspace row shows."""
     queued_versions: str | None = None
-    """The versions in which the row was queued since, with commas; None where it was not, or no trigger kept them."""
+    """The versions in which the row was queued since, with commas; None if it was not, or no trigger kept them."""
     in_neon: bool = False
-    """Whether it begins as it lies in Neon, and carries nothing of a workspace row's."""
+    """Whether it was read from Neon, and carries nothing from a workspace row."""
     age: float | None = None
-    """Seconds since its flip when it was claimed, by Supabase's clock; None where it waited for another record."""
+    """Seconds since its flip when it was claimed, by Supabase's clock; None if it waited for another record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +148,16 @@ class Judged:
     claimed: Claimed
     merged: Merged
     expected_hash: str | None
-    """MD5 of Neon's data columns that the merge took as Neon's side."""
+    """MD5 of the data columns that the merge used as Neon's side."""
     verdict: Verdict
     action: Action
     note: NoteCode | None = None
     """For the ledger."""
     as_of: datetime | None = None
-    """The newer version that it carries the values of, where the row is of a restored workspace; UTC without zone."""
+    """If the workspace was restored: the newer row version whose values it carries; UTC without zone."""
     neon_data: Data | None = None
     """Neon's data columns that it was merged with, where they had changed since the snapshot."""
-    written_for: bool = False
+    unacknowledged: bool = False
     """Whether they hold what the worker wrote there for the enricher, and his row was not told of."""
     not_carried: tuple[str, ...] = ()
     """The fields whose value does not reach the master as it was typed."""
@@ -168,7 +170,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """A judged row, and what Neon said of it."""
+    """A judged row, and Neon's answer."""
 
     judged: Judged
     answer: Answer
@@ -185,5 +187,5 @@ class Settled:
 
     @property
     def ended(self) -> bool:
-        """Whether the row leaves the queue: its record did not move meanwhile, and nobody held it."""
+        """Whether the row leaves the queue: its record did not change meanwhile, and was not locked."""
         return self.answer.state not in (State.CHANGED, State.BUSY)

@@ -1,4 +1,4 @@
-"""Neon: what can be settled of a batch that was refused as a whole. Knows no rules."""
+"""Neon: settle a batch that was refused as a whole, part by part. Knows no rules."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.postgres.statements import load
 from worker.postgres.transaction import begin, transact
 
-APART_SECONDS = 20.0
-HELD_SECONDS = 0.05
+BISECT_SECONDS = 20.0
+LOCK_SECONDS = 0.05
 """How long each part waits for a lock."""
 MOST_WAITS = 64
-"""Locks that are waited for; what is left then counts as held."""
-_APART = load("worker.neon", "settle_by_bisection")
-_GIVE = sql.SQL("SELECT set_config('enrichment_worker.records', %(records)s::jsonb::text, true)")
-_TAKE = sql.SQL("SELECT jsonb_array_elements(current_setting('enrichment_worker.answers')::jsonb) AS answer")
+"""Wait for at most this many locks; the rest of the batch then counts as locked."""
+_BISECT = load("worker.neon", "settle_by_bisection")
+_PASS_RECORDS = sql.SQL("SELECT set_config('enrichment_worker.records', %(records)s::jsonb::text, true)")
+_READ_ANSWERS = sql.SQL("SELECT jsonb_array_elements(current_setting('enrichment_worker.answers')::jsonb) AS answer")
 
 
 async def settle_by_bisection(
@@ -33,11 +33,11 @@ async def settle_by_bisection(
     run: Run,
     known: Receipt | None = None,
 ) -> tuple[dict[str, Answer], dict[str, Refusal]]:
-    """Settle what can be settled of a batch that was refused as a whole.
+    """Settle the records of a batch that was refused as a whole, except those that cause the refusal.
 
     Returns:
-        The answers, and for each record that the database refuses by itself, why; by key. One that somebody's lock
-        stands in the way of has the SQLSTATE ``55P03``.
+        The answers, and for each record that the database refuses on its own, why; by key. A record that another
+        transaction's lock blocks has the SQLSTATE ``55P03``.
 
     Raises:
         Restored, psycopg.Error: as :func:`settle`.
@@ -57,13 +57,13 @@ async def settle_by_bisection(
         connection,
         *(run.rehearsal or ()),
         *locks(how, batch),
-        (_GIVE, {"records": records}),
-        (sql.SQL(_APART % words), None),
-        (_TAKE, None),
+        (_PASS_RECORDS, {"records": records}),
+        (sql.SQL(_BISECT % words), None),
+        (_READ_ANSWERS, None),
         # Parts of a batch come back often.
-        opening=begin(statement=APART_SECONDS, lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
+        opening=begin(statement=BISECT_SECONDS, lock=LOCK_SECONDS, planner=PLANNER, planned_once=True),
         rehearse=run.rehearsal is not None,
-        seconds=APART_SECONDS + 5.0,
+        seconds=BISECT_SECONDS + 5.0,
     )
     rows = [row["answer"] for row in taken.fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}

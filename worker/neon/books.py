@@ -1,4 +1,4 @@
-"""Neon: what is booked beside the records: the ledger rows that no settlement writes, and the log of runs."""
+"""Neon: the ledger rows that no settlement writes, and the log of runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXECUTED_BY = "enrichment-worker"
 
 @dataclass(frozen=True)
 class Run:
-    """What a batch is booked under."""
+    """The run that a batch is booked under."""
 
     run_id: str
     source: str
@@ -45,14 +45,14 @@ class Entry:
 
 
 ONCE = sql.SQL("ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING")
-"""What a delivery ends with is booked once. Only that: a ledger number that is taken is no repeat."""
+"""A delivery's final outcome is booked once. Only that is a repeat; a ledger id that is taken is not."""
 
 
 ONCE_EACH = sql.SQL(
     "ON CONFLICT (entity, key, delivery_hash, outcome) WHERE outcome IN ('waiting', 'withdrawn', 'merged', 'undone')"
     " DO NOTHING"
 )
-"""The same for outcomes after which a delivery may have another."""
+"""The same for outcomes that may be followed by another."""
 
 
 _BOOK = statement("worker.neon", "book").format(
@@ -67,7 +67,7 @@ _BOOK = statement("worker.neon", "book").format(
 
 
 async def book(connection: Connection, entity: Entity, run_id: str, entries: Iterable[Entry]) -> None:
-    """Write ledger rows; those that are there already stay as they are."""
+    """Write ledger rows; existing ones stay as they are."""
     rows = [asdict(entry) for entry in entries]
     if rows:
         params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
@@ -75,7 +75,7 @@ async def book(connection: Connection, entity: Entity, run_id: str, entries: Ite
 
 
 def log_run(run: Run, total: int, passed: int, failed: int) -> Step:
-    """The step that leaves a run's row in ``public.shq_validation_log``, or makes it say the whole."""
+    """The step that writes a run's row in ``public.shq_validation_log``, or updates its totals."""
     return (
         sql.SQL(
             "INSERT INTO {} (validation_run_id, source_table, target_table,"

@@ -1,4 +1,4 @@
-"""What the production tables are really like, read from the system catalogue."""
+"""The tables as they really are, read from the system catalogue."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ SWALLOWED_WORDS = "a trigger of the master table does not let this record in, wi
 
 @dataclass(frozen=True)
 class Column:
-    """A column as the catalogue has it. A domain is told as the type it is over."""
+    """A column as the catalogue has it. A domain is shown as its base type."""
 
     name: str
     quoted: str
-    """The name as SQL has it."""
+    """The name as SQL writes it."""
     type: str
-    """Its type in full, as it is shown."""
+    """The full type, for display."""
     base: str
-    """Its type's short name: ``text``, ``varchar``, ``int4``, ``timestamptz``."""
+    """The type's short name: ``text``, ``varchar``, ``int4``, ``timestamptz``."""
     modifier: int
-    """The type's modifier; -1 where it has none."""
+    """The type's modifier; -1 if it has none."""
     category: str
-    """Of its type: ``S`` text, ``N`` a number, …; https://www.postgresql.org/docs/current/catalog-pg-type.html."""
+    """Of the type: ``S`` text, ``N`` number, …; https://www.postgresql.org/docs/current/catalog-pg-type.html."""
     not_null: bool
     default: bool
-    """Whether a row that does not bring it gets a value: by a default, as identity, by its domain."""
+    """Whether a row inserted without it gets a value: by a default, as identity, by its domain."""
     generated: str
-    """``s`` stored, ``v`` virtual, empty where it is a plain column."""
+    """``s`` stored, ``v`` virtual, empty for a plain column."""
     identity: str
-    """``a`` always, ``d`` by default, empty where it is none."""
+    """``a`` always, ``d`` by default, empty if it is no identity column."""
     sequence: str | None
-    """What numbers it."""
+    """The sequence that numbers it."""
     views: tuple[str, ...]
-    """The views that show it: its type is fixed while they do."""
+    """The views that show it: while they do, its type cannot be changed."""
     triggers: tuple[str, ...]
     """The triggers that name it: the same."""
 
     @property
     def needed(self) -> bool:
-        """NOT NULL, without default, not generated: an INSERT must bring it."""
+        """NOT NULL, without default, not generated: an INSERT must provide it."""
         return self.not_null and not self.default
 
     @property
@@ -63,23 +63,23 @@ class Column:
 
 @dataclass(frozen=True)
 class Unique:
-    """What makes some columns unique in every row of a table."""
+    """A unique index over some columns and all rows of a table."""
 
     name: str
     columns: tuple[str, ...]
     immediate: bool
-    """Whether ON CONFLICT may go by it: not DEFERRABLE."""
+    """Whether ON CONFLICT may use it: not DEFERRABLE."""
     constraint: bool
     primary: bool
 
 
 @dataclass(frozen=True)
 class Found:
-    """What the catalogue says of a table."""
+    """What the catalogue says about a table."""
 
     table: Table
     kind: str = ""
-    """``r`` a table, ``p`` one in partitions, ``v`` a view, …, empty where there is nothing of this name."""
+    """``r`` a table, ``p`` a partitioned table, ``v`` a view, …, empty if nothing has this name."""
     columns: dict[str, Column] = field(default_factory=dict)
     unique: tuple[Unique, ...] = ()
     parted_by: tuple[str, ...] = ()
@@ -87,28 +87,28 @@ class Found:
     blind: bool = False
     """Whether row level security hides rows from this role."""
     sql: str = ""
-    """Its name as SQL has it."""
+    """Its name as SQL writes it."""
     role: str = ""
-    """Who asks, as SQL has it."""
+    """The current role, as SQL writes it."""
     spare_name: str = ""
-    """A name that is free, where the table is to make room; as SQL has it."""
+    """A free name to which the table can be renamed; as SQL writes it."""
     indexes: tuple[str, ...] = ()
-    """Its indexes that no constraint made, as SQL has them."""
+    """Its indexes that belong to no constraint, as SQL writes them."""
 
 
-_LOOK = statement("worker.neon", "describe_tables")
+_DESCRIBE = statement("worker.neon", "describe_tables")
 
 
 async def read(connection: Connection, tables: Sequence[Table], *, inside: bool = False) -> dict[Table, Found]:
-    """What the catalogue says of these tables: one round trip.
+    """What the catalogue says about these tables: one round trip.
 
     Args:
         connection: to the database.
         tables: which.
         inside: within the transaction that is open already.
     """
-    asked = [{"nr": nr, "schema": table.schema, "name": table.name} for nr, table in enumerate(tables)]
-    step = (_LOOK, {"tables": Jsonb(asked)})
+    wanted = [{"nr": nr, "schema": table.schema, "name": table.name} for nr, table in enumerate(tables)]
+    step = (_DESCRIBE, {"tables": Jsonb(wanted)})
     rows = await (fetch_inside if inside else fetch_all)(connection, *step)
     return {tables[row["nr"]]: _found(tables[row["nr"]], row) for row in rows}
 
@@ -134,26 +134,26 @@ _CONSTRAINT = statement("worker.neon", "constraint")
 
 
 async def constrained(connection: Connection, table: str, name: str) -> list[str]:
-    """The columns that a constraint or an index of a table is about; the table as SQL has it."""
+    """The columns of a constraint or an index of a table; the table as SQL writes it."""
     step = (_CONSTRAINT, {"table": table, "name": name})
     row = await fetch_first(connection, *step)
     return list(row["columns"]) if row else []
 
 
 async def default_of(connection: Connection, table: str, column: str) -> str | None:
-    """A column's default, as SQL has it; the table too."""
+    """A column's default as SQL writes it; the table, too."""
     statement = sql.SQL(
-        "SELECT pg_get_expr(d.adbin, d.adrelid) AS said FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid"
+        "SELECT pg_get_expr(d.adbin, d.adrelid) AS text FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid"
         " AND a.attnum = d.adnum WHERE d.adrelid = to_regclass(%(table)s) AND a.attname = %(column)s"
     )
     params = {"table": table, "column": column}
     row = await fetch_first(connection, statement, params)
-    return row["said"] if row else None
+    return row["text"] if row else None
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What the database said when it refused a record: the fields of its error report."""
+    """Why the database refused a record: the fields of its error report."""
 
     sqlstate: str
     message: str
@@ -164,10 +164,10 @@ class Refusal:
 
 
 async def explain_refusal(connection: Connection, entity: Entity, refusal: Refusal) -> tuple[str, str]:
-    """Say in words why the database refused a record.
+    """Explain in words why the database refused a record.
 
     Returns:
-        The data field it is about (``record`` where that is not known), and the message.
+        The data field (``record`` if that is not known), and the message.
     """
     definition, other, involved = "", "", [refusal.column] if refusal.column else []
     if refusal.constraint and refusal.table:
@@ -178,15 +178,15 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
     fields = [sources.get(column) or column for column in involved]
     field = next((name for name in fields if name in entity.columns), "record")
     where = ", ".join(fields) or "the record"
-    said = " ".join(refusal.message.split())[:500]
-    # Which table spoke; a value's type and a trigger do not say, and it is the master's nearly always.
-    table_ = Table(refusal.schema or "public", refusal.table) if refusal.table else entity.master_table
-    its = "the master table" if table_ == entity.master_table else f"the table {table_}"
+    text = " ".join(refusal.message.split())[:500]
+    # A type error and a trigger do not name the table; it is nearly always the master.
+    failed_table = Table(refusal.schema or "public", refusal.table) if refusal.table else entity.master_table
+    its = "the master table" if failed_table == entity.master_table else f"the table {failed_table}"
     match refusal.sqlstate:
         case "23514" if refusal.constraint == SWALLOWED:
             message = SWALLOWED_WORDS
-        case "23503" if table_ not in (entity.master_table, entity.invalid_table):
-            message = f"the table {table_} refers to this record, which keeps it where it is: tell the operator"
+        case "23503" if failed_table not in (entity.master_table, entity.invalid_table):
+            message = f"the table {failed_table} refers to this record, which keeps it where it is: tell the operator"
         case "23502" if set(involved) & set(entity.computed):
             message = f"leads to no {', '.join(involved)}, which {its} needs: check this value"
         case "23502":
@@ -199,13 +199,13 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
         case "23503":
             message = f"{where} refers to a row that is not in {other or 'the other table'}"
         case "22001":
-            message = f"a value is too long for {its}: {said}"
+            message = f"a value is too long for {its}: {text}"
         case _:
-            message = f"{its} refuses this record: {said}"
+            message = f"{its} refuses this record: {text}"
     return field, message
 
 
 def _field_in(expression: str) -> str | None:
-    """The data field that a computed column is made of, where it is made of one."""
+    """The data field that a computed column is made of; None if it is not exactly one."""
     names = set(re.findall(r"\br\.(\w+)", expression))
     return names.pop() if len(names) == 1 else None

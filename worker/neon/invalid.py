@@ -1,4 +1,4 @@
-"""Neon: reads of the invalid table, and what is written beside a settlement. Knows no rules."""
+"""Neon: reads of the invalid table. Knows no rules."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class InvalidRow:
     enriched_at: datetime | None
     still_invalid: bool
     unjudged: bool
-    """Whether it is marked ``complete`` and was not found still invalid."""
+    """Whether it is marked ``complete`` and was not judged still invalid."""
     undone_id: int | None
-    """The ledger row by which its last promotion was taken back."""
+    """The ledger row of the undo of its last promotion."""
 
 
 _READ = statement("worker.neon", "read_invalid")
@@ -55,17 +55,17 @@ def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Compos
 
 
 class Which(Enum):
-    """Which of the records marked ``complete`` in Neon."""
+    """Which records marked ``complete`` in Neon."""
 
     ALL = "i.enrichment_status = 'complete'"
     UNJUDGED = "i.enrichment_status = 'complete' AND i.still_invalid IS NOT TRUE"
-    """Those that nobody found still invalid."""
+    """Those not judged still invalid."""
     STALE = (
         "i.enrichment_status = 'complete' AND i.still_invalid AND (SELECT l.rules_version FROM {ledger} l"
         " WHERE l.entity = %(entity)s AND l.key = i.{key} AND l.outcome = 'flagged' ORDER BY l.id DESC LIMIT 1)"
         " IS DISTINCT FROM %(rules_version)s"
     )
-    """Those that another version of the rules refused, or one that is no longer known."""
+    """Those that another version of the rules refused, or an unknown one."""
 
 
 def _which(entity: Entity, which: Which) -> sql.Composed:
@@ -86,14 +86,14 @@ async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> d
 async def read_pushed(
     connection: Connection, entity: Entity, after: str, limit: int, *, which: Which
 ) -> list[InvalidRow]:
-    """Invalid rows marked ``complete``, in the order of their keys.
+    """Invalid rows marked ``complete``, in key order.
 
     Args:
         connection: to Neon.
         entity: which.
         after: only keys greater than this one; empty for the first batch.
-        limit: rows at most.
-        which: of those.
+        limit: maximum number of rows.
+        which: which of those.
     """
     where = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
     statement = _read(entity, where, which=_which(entity, which))
@@ -103,7 +103,7 @@ async def read_pushed(
 
 
 async def count_pushed(connection: Connection, entity: Entity, which: Which) -> int:
-    """How many invalid rows are marked ``complete``, of this sort."""
+    """How many invalid rows are marked ``complete``; ``which`` of those."""
     statement = sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}")
     step = statement.format(entity.invalid_table.sql, _which(entity, which)), _version(entity)
     row = await fetch_one(connection, *step)
@@ -111,7 +111,7 @@ async def count_pushed(connection: Connection, entity: Entity, which: Which) -> 
 
 
 async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Sequence[str]) -> list[str]:
-    """Those of the keys that this run promoted."""
+    """The keys among these that this run promoted."""
     statement = sql.SQL(
         "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
         " AND outcome = 'promoted' ORDER BY id"
@@ -123,11 +123,11 @@ async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Se
 
 _TOTALS = statement("worker.neon", "totals")
 SMALL = 8 * 1024 * 1024
-"""Bytes up to which a table is counted, not estimated."""
+"""A table of up to this many bytes is counted, not estimated."""
 
 
 def totals(entity: Entity) -> Step:
-    """The step that says how many records the invalid and the master table hold, and what is estimated."""
+    """The step that counts the records of the invalid and the master table, or estimates large tables."""
     return (
         _TOTALS.format(
             small=sql.Literal(SMALL),
@@ -157,7 +157,7 @@ PULLED: Mapping[str, str] = {
     "last_sync_hash": "md5(d.data)",
 }
 """What a pull carries after the key and the data columns: workspace column → SQL over ``i``, the invalid row, and
-``d``, its snapshot. It is all that a new workspace row needs, so that COPY brings it as it is.
+``d``, its snapshot. A new workspace row needs nothing else, so COPY can insert it as it is.
 """
 _ROWS = sql.SQL("""
 SELECT {columns}, {pulled}
@@ -178,17 +178,17 @@ _AS_JSON = {**PULLED, "neon_snapshot": "d.data::json"}
 async def stream(
     connection: Connection, entity: Entity, where: sql.Composable | None, *, patience: float, as_json: bool
 ) -> AsyncGenerator[list[bytes]]:
-    """The invalid rows as new workspace rows in COPY's text format, some hundred at a time, as the server sends them.
+    """The invalid rows as new workspace rows in COPY's text format, a few hundred at a time, as the server sends them.
 
-    As JSON a row is two objects: by what it is told apart from the row that is there, which is all that most of them
-    are needed for, and the whole of it.
+    As JSON, a row is two objects: first what is compared with the existing workspace row, which is all that most rows
+    need, then the whole row.
 
     Args:
         connection: to Neon, in a transaction that the caller opened.
         entity: which.
         where: a condition over ``i``, the invalid row; None for all rows.
         patience: seconds to wait for the next rows.
-        as_json: in two objects, not in a column for each value.
+        as_json: two objects for each row, instead of a column for each value.
 
     Raises:
         psycopg.OperationalError: the next rows did not come.
@@ -217,12 +217,12 @@ async def stream(
 
 
 def among(entity: Entity, keys: Sequence[str]) -> sql.Composed:
-    """The condition of these records, over ``i``."""
+    """The condition on ``i`` that selects these records."""
     return sql.SQL("i.{} = ANY({})").format(sql.Identifier(entity.key), sql.Literal(list(keys)))
 
 
 async def missing(connection: Connection, table: Table, key: str, keys: Sequence[str]) -> list[str]:
-    """Those of the keys that are not in a table, whose key is the column ``key``."""
+    """The keys among these that are not in the table; its key column is ``key``."""
     statement = sql.SQL(
         "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
     ).format(table.sql, sql.Identifier(key))
@@ -231,7 +231,7 @@ async def missing(connection: Connection, table: Table, key: str, keys: Sequence
 
 
 async def ready(connection: Connection, entity: Entity, records: Mapping[str, Data]) -> list[str]:
-    """Those of the waiting records whose requirements are met by now, or that are there no more."""
+    """The keys of the waiting records whose requirements are now met, or that are gone."""
     if not records or not entity.requirements:
         return []
     unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(r.unmet)) for r in entity.requirements)
@@ -246,7 +246,7 @@ async def ready(connection: Connection, entity: Entity, records: Mapping[str, Da
 
 
 async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str, Data]) -> list[str]:
-    """Those of the records that are others by now than both sides agreed on."""
+    """The keys of the records that have changed since both sides agreed on them."""
     if not agreed:
         return []
     statement = sql.SQL(

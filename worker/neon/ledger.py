@@ -1,5 +1,5 @@
-"""Neon: what the ledger says became of records, beside what their workspace rows were told, and the pulls that both
-databases count. Knows no rules.
+"""Neon: the outcomes in the ledger, compared with those that the workspace rows show, and the pulls that both databases
+count. Knows no rules.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ CHUNK = 5000
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What Neon knows of the pulls."""
+    """What Neon knows about the pulls."""
 
     pulls: int
     confirmed: int
-    """The last pull that the workspace is known to have kept."""
+    """The last pull that the workspace certainly kept."""
     settled_id: int
-    """No ledger row up to this id is still to come."""
+    """All ledger rows up to this id are committed."""
     moment: datetime | None
-    """When the last pull ended that Neon remembers; UTC without zone. The ledger's own may be from after a restore."""
+    """When the last pull that Neon remembers ended; UTC without zone. Ledger rows may be newer than a restore."""
 
 
 _COUNTS = statement("worker.neon", "counts")
 
 
 async def counts(connection: Connection, entity: Entity) -> Counts:
-    """What Neon knows of the pulls of an entity."""
+    """What Neon knows about the pulls of an entity."""
     statement = _COUNTS.format(receipts=RECEIPTS.sql, ledger=LEDGER.sql)
     row = await fetch_one(connection, statement, {"entity": entity.name})
     return Counts(**row)
 
 
 def count_pull(entity: Entity, pulls: int, confirmed: int) -> Step:
-    """The step that lets Neon count a pull, and remember how many the workspace had kept when it began."""
+    """The step that counts a pull in Neon, and stores how many the workspace had kept when it began."""
     statement = sql.SQL(
         "INSERT INTO {} AS r (entity, pulls, confirmed, pulled_at) VALUES (%(entity)s, %(pulls)s, %(confirmed)s, now())"
         " ON CONFLICT (entity) DO UPDATE SET pulls = EXCLUDED.pulls, confirmed = EXCLUDED.confirmed,"
@@ -57,7 +57,7 @@ def count_pull(entity: Entity, pulls: int, confirmed: int) -> Step:
 
 
 def mark_pruned(entity: Entity, ids: Sequence[int]) -> Step:
-    """The step that keeps in mind that retention removed these ledger rows: they were not forgotten."""
+    """The step that records that retention removed these ledger rows: they were not forgotten in a restore."""
     statement = sql.SQL(
         "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
         " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
@@ -73,7 +73,7 @@ WHERE NOT EXISTS (SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash I
 
 
 async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[str, Receipt]) -> list[str]:
-    """The keys whose ledger row Neon does not have, though no retention removed it."""
+    """The keys whose ledger row Neon lacks, although retention did not remove it."""
     if not receipts:
         return []
     params = {
@@ -87,53 +87,53 @@ async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[st
     return [row["key"] for row in rows]
 
 
-# In the order of their ids. Of every entity: looking for the few rows of a rare one would read the whole ledger.
+# In id order, of every entity: searching for the few rows of a rare entity would read the whole ledger.
 _ENTRIES = sql.SQL("""
 SELECT id, key, outcome IN ('waiting', 'undone') AS open,
-  entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS speaks, row_version
+  entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS is_outcome, row_version
 FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
 """)
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a part of the ledger says of an entity's records."""
+    """The outcomes of an entity's records in a part of the ledger."""
 
     last: int
-    """The last id looked at."""
+    """The last id that was read."""
     latest: dict[str, int]
-    """Key → id of the latest row that says what became of it."""
+    """Key → id of the latest row with its outcome."""
     open: set[str]
-    """Those of the keys that wait, or were taken back: what the enricher had sent stands in the ledger alone."""
+    """The keys that wait, or whose promotion was undone: only the ledger has what the enricher sent."""
     versions: dict[str, datetime | None]
-    """Key → the version of the workspace row that was carried last; None where no release kept it."""
+    """Key → the version of the workspace row that was last carried; None if the release did not keep it."""
 
 
-async def spoken(connection: Connection, entity: Entity, after: int) -> Chunk | None:
-    """What the ledger says of an entity's records after an id, a part of it; None where it ends."""
+async def read_chunk(connection: Connection, entity: Entity, after: int) -> Chunk | None:
+    """The next part of the ledger after an id, for an entity's records; None at its end."""
     params = {"entity": entity.name, "after": after, "limit": CHUNK}
     rows = await fetch_all(connection, _ENTRIES.format(ledger=LEDGER.sql), params)
     if not rows:
         return None
-    said = {row["key"]: row for row in rows if row["speaks"]}
-    open_ = {key for key, row in said.items() if row["open"]}
-    versions = {key: row["row_version"] for key, row in said.items()}
-    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in said.items()}, open_, versions)
+    outcomes = {row["key"]: row for row in rows if row["is_outcome"]}
+    open_ = {key for key, row in outcomes.items() if row["open"]}
+    versions = {key: row["row_version"] for key, row in outcomes.items()}
+    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in outcomes.items()}, open_, versions)
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """What the ledger says became of a record. Times are UTC without zone."""
+class LedgerOutcome:
+    """An outcome as recorded in the ledger. Times are UTC without zone."""
 
     receipt: Receipt
     outcome: Outcome
     row_version: datetime | None
-    """The workspace row's ``updated_at`` that was carried; None where no release kept it, or no row was carried."""
+    """The carried row's ``updated_at``; None if the release did not keep it, or no row was carried."""
     record: Data | None
     errors: Mapping[str, str]
     warnings: Mapping[str, str]
     pushed: bool
-    """Whether ``push`` carried it, and it was not judged."""
+    """Whether ``push`` carried it without judging it."""
     at: datetime
     enriched_by: str | None
     enriched_at: datetime | None
@@ -147,74 +147,74 @@ class Spoken:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """What Neon knows of a record, beside what its workspace row was told."""
+class NeonState:
+    """What Neon knows about a record, compared with what its workspace row shows."""
 
     key: str
     forgotten: bool
-    """Neon lacks the ledger row that the workspace row was told of: it was restored to an earlier moment."""
+    """Neon lacks the ledger row whose outcome the workspace row shows: Neon was restored to an earlier moment."""
     written: Data
-    """What the worker wrote to Neon since then, for the enricher or to tidy it: no change of Neon's own."""
+    """What the worker has written to Neon since then, for the enricher or by normalising: not Neon's own change."""
     writes: Mapping[datetime, datetime | None]
-    """When it did, and when Neon's row had changed last before that."""
-    latest: Spoken | None
-    """The latest that the ledger says became of it, whether the row was told or not."""
-    carried: Spoken | None
-    """The latest promotion among what the row was not told of."""
+    """When the worker wrote → when Neon's row had last changed before that."""
+    latest: LedgerOutcome | None
+    """The latest outcome in the ledger, whether the row shows it or not."""
+    carried: LedgerOutcome | None
+    """The latest promotion that the row does not show."""
     master: Data | None
-    """The master row; None where there is none."""
+    """The master row; None if there is none."""
 
     def moved_at(self, at: datetime | None) -> datetime | None:
-        """When Neon's row, which says that it changed last at this moment, changed last by no doing of the worker's."""
+        """When Neon's row last changed other than by the worker. ``at`` is its ``updated_at``."""
         writes = dict(self.writes)
         while at in writes:
             at = writes.pop(at)
         return at
 
 
-def heard_at_least(row: Claimed, standing: Standing) -> Receipt | None:
-    """What a row was told of at least, whose own receipt a restored Neon has forgotten: of all that was carried before
-    this version of it.
+def minimum_receipt(row: Claimed, neon_state: NeonState) -> Receipt | None:
+    """The latest outcome that a row certainly shows when a restored Neon has forgotten the row's own receipt: the
+    outcomes of everything carried before this version of the row.
     """
-    said = standing.latest
-    return None if said is None or said.row_version is None or is_older(row, said.sent) else said.receipt
+    latest = neon_state.latest
+    return None if latest is None or latest.row_version is None or is_older(row, latest.sent) else latest.receipt
 
 
-_STANDINGS = statement("worker.neon", "standings")
-# Release 0.1.0 has no codes: its words say the same.
-_PUSHED = sql.SQL("coalesce(l.note_code = 'pushed', l.note = {said})").format(
-    said=sql.Literal(LEDGER_NOTES[NoteCode.PUSHED])
+_NEON_STATES = statement("worker.neon", "neon_states")
+# Release 0.1.0 has no codes, only notes.
+_PUSHED = sql.SQL("coalesce(l.note_code = 'pushed', l.note = {note})").format(
+    note=sql.Literal(LEDGER_NOTES[NoteCode.PUSHED])
 )
-_WROTE = sql.SQL(
+_WRITTEN_BY_WORKER = sql.SQL(
     "l.entity = %(entity)s AND l.key = t.key AND l.id > s.since AND l.row_version IS NOT NULL"
     " AND (l.outcome = 'flagged' OR (l.outcome = 'waiting' AND {pushed}))"
 ).format(pushed=_PUSHED)
-_SAID = sql.SQL(
+_OUTCOME_COLUMNS = sql.SQL(
     "l.id, l.delivery_hash AS hash, l.outcome, l.row_version, l.record, l.errors, l.warnings,"
     " coalesce(l.outcome = 'waiting' AND {pushed}, false) AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
     " l.enriched_by, l.enriched_at, l.enriched_fields"
 ).format(pushed=_PUSHED)
 
 
-async def standings(
+async def neon_states(
     connection: Connection, entity: Entity, receipts: Mapping[str, Receipt | None]
-) -> dict[str, Standing]:
-    """What Neon knows of these records, by key.
+) -> dict[str, NeonState]:
+    """What Neon knows about these records, by key.
 
     Args:
         connection: to Neon.
         entity: whose records.
-        receipts: key → what its workspace row was told of.
+        receipts: key → the receipt of its workspace row.
     """
     if not receipts:
         return {}
-    statement = _STANDINGS.format(
+    statement = _NEON_STATES.format(
         ledger=LEDGER.sql,
         receipts=RECEIPTS.sql,
         master=entity.master_table.sql,
         key=sql.Identifier(entity.key),
-        wrote=_WROTE,
-        said=_SAID,
+        wrote=_WRITTEN_BY_WORKER,
+        said=_OUTCOME_COLUMNS,
     )
     params = {
         "entity": entity.name,
@@ -224,21 +224,21 @@ async def standings(
     }
     rows = await fetch_all(connection, statement, params)
     return {
-        row["key"]: Standing(
+        row["key"]: NeonState(
             row["key"], row["forgotten"], row["written"],
             {at: moment(before) for one, before in row["writes"] or () if (at := moment(one))},
-            _spoken(row["latest"]), _spoken(row["carried"]), row["master"],
+            _ledger_outcome(row["latest"]), _ledger_outcome(row["carried"]), row["master"],
         )
         for row in rows
     }  # fmt: skip
 
 
-def _spoken(row: dict[str, object] | None) -> Spoken | None:
+def _ledger_outcome(row: dict[str, object] | None) -> LedgerOutcome | None:
     if row is None or row["id"] is None:
         return None
-    said = dict(row)
-    receipt = Receipt(said.pop("id"), said.pop("hash"))  # type: ignore[arg-type]
+    cells = dict(row)
+    receipt = Receipt(cells.pop("id"), cells.pop("hash"))  # type: ignore[arg-type]
     for name in ("row_version", "at", "enriched_at"):
-        said[name] = moment(said[name])
-    outcome = Outcome(str(said.pop("outcome")))
-    return Spoken(receipt=receipt, outcome=outcome, **said)  # type: ignore[arg-type]
+        cells[name] = moment(cells[name])
+    outcome = Outcome(str(cells.pop("outcome")))
+    return LedgerOutcome(receipt=receipt, outcome=outcome, **cells)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Neon: whether a record stands as its promotion left it, and putting it back as it was before. Knows no rules."""
+"""Neon: check that a record is as its promotion left it, and restore it as it was before. Knows no rules."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ REMOVED, AS_IT_WAS = "the master row is removed", "the master row is as it was"
 
 
 class Refused(Exception):
-    """A promotion cannot be taken back. The text is one line."""
+    """A promotion cannot be undone. The text is one line."""
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What Neon has of a promoted record."""
+class PromotedRecord:
+    """What Neon has for a promoted record."""
 
     master: dict[str, Any] | None
     written_in: str
     """The transaction that wrote the master row last."""
     leaf: int
-    """The table that holds the row: of a partitioned master, the partition."""
+    """The table that holds the row: in a partitioned master, the partition."""
     ctid: str
     partitioned: bool
     invalid: bool
     """Whether it is in the invalid table again."""
 
 
-async def standing(connection: Connection, entity: Entity, key: str, *, dry_run: bool) -> Standing:
-    """Open a transaction and look, and unless it is a dry run keep the master row as it is until the end.
+async def read_promoted(connection: Connection, entity: Entity, key: str, *, dry_run: bool) -> PromotedRecord:
+    """Open a transaction and read a promoted record. Unless it is a dry run, lock its master row until the end.
 
     Raises:
         psycopg.Error: it could not be read.
     """
     table, names = entity.master_table, {"table": entity.master_table.sql, "key": sql.Identifier(entity.key)}
     lock = [
-        # No foreign key is added, and through those there are no row comes to refer to this one.
+        # So that no foreign key is added, and no row starts to reference this one.
         (sql.SQL("LOCK TABLE {table} IN ROW EXCLUSIVE MODE").format(**names), None),
         (sql.SQL("SELECT FROM {table} WHERE {key} = %(key)s FOR UPDATE").format(**names), {"key": key}),
     ]
@@ -63,11 +63,11 @@ async def standing(connection: Connection, entity: Entity, key: str, *, dry_run:
     ]
     *_, now, again = await send(connection, *steps)
     row = now.fetchone() or {"master": None, "written_in": "", "leaf": 0, "ctid": "", "partitioned": False}
-    return Standing(**row, invalid=again.fetchone() is not None)
+    return PromotedRecord(**row, invalid=again.fetchone() is not None)
 
 
 async def check_unchanged(
-    connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing
+    connection: Connection, entity: Entity, entry: Mapping[str, Any], now: PromotedRecord
 ) -> Mapping[str, Any]:
     """Make sure that the record is as the promotion left it, within the transaction that is open.
 
@@ -75,7 +75,7 @@ async def check_unchanged(
         The master row.
 
     Raises:
-        Refused: it is not, with the difference.
+        Refused: it is not; the text names the difference.
     """
     if now.master is None:
         raise Refused("it is not in the master table any more")
@@ -98,10 +98,10 @@ def _differences(names: Iterable[str], before: Mapping[str, Any], now: Mapping[s
 _BY_NO_PROMOTION = statement("worker.neon", "changed_by_no_promotion").format(ledger=LEDGER.sql, log=LOG.sql)
 
 
-async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: Standing) -> bool:
-    """Whether the promotion's own transaction was the last to write the master row: it wrote its ledger row too. What
-    differs then is the doing of the master's own triggers, or a column that came later. A trigger that catches errors
-    writes in a transaction of its own inside, which nothing tells from somebody else's.
+async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str, Any], now: PromotedRecord) -> bool:
+    """Whether the promotion's own transaction was the last to write the master row: it wrote the ledger row, too. Then
+    the differences come from the master's own triggers, or from a column that was added later. A trigger that catches
+    errors writes in a subtransaction, which cannot be distinguished from another transaction.
     """
     if entry["written_in"] != now.written_in:
         return False
@@ -115,13 +115,13 @@ async def _wrote_both(connection: Connection, entity: Entity, entry: Mapping[str
 
 
 async def restore(connection: Connection, entity: Entity, entry: Mapping[str, Any], run_id: str) -> str:
-    """Put master and invalid row back, book it, and commit.
+    """Restore the master and invalid rows, book it, and commit.
 
     Returns:
         What became of the master row.
 
     Raises:
-        Refused: a trigger keeps a row where it is.
+        Refused: a trigger prevents it.
     """
     back, again, seen_now = await _steps(connection, entity, entry)
     immediate: Step = (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None)
@@ -147,12 +147,12 @@ async def restore(connection: Connection, entity: Entity, entry: Mapping[str, An
 
 
 async def _steps(connection: Connection, entity: Entity, entry: Mapping[str, Any]) -> tuple[Step, Step, Step]:
-    """Master row back, invalid row again, and a look at what the triggers made of the former."""
+    """The steps that restore the master row and the invalid row, and one that reads the master row after triggers."""
     key = sql.Identifier(entity.key)
-    # From the ledger itself: a number that had passed through Python would have lost its last digits.
+    # From the ledger itself: a number that passed through Python would have lost its last digits.
     params = {"key": entry["key"], "id": entry["id"]}
     if entry["master_before"]:
-        # A column that was added since is left as it is.
+        # A column that was added since then is left alone.
         columns = [
             c.name
             for c in await catalogue.columns(connection, entity.master_table)
@@ -166,7 +166,7 @@ async def _steps(connection: Connection, entity: Entity, entry: Mapping[str, Any
     else:
         back = sql.SQL("DELETE FROM {} WHERE {} = %(key)s").format(entity.master_table.sql, key)
     columns = [c.name for c in await catalogue.columns(connection, entity.invalid_table) if c.writable]
-    # A record that the stages had pushed would be judged, and promoted, by the next pull.
+    # Otherwise the next pull would judge and promote a record that the stages had pushed.
     values = sql.SQL(", ").join(
         sql.SQL("CASE WHEN r.enrichment_status = 'complete' AND r.still_invalid IS NOT TRUE THEN 'pending'"
                 " ELSE r.enrichment_status END")

@@ -26,35 +26,35 @@ _BOOK = statement("worker.neon", "settle_book")
 _SETTLE = statement("worker.neon", "settle")
 
 
-# The planner expects one row of most steps above. Left to itself it joins 500 with 500 by looping, which is 250,000
-# comparisons a join, and reads a small table whole. Tables are looked up by index (ANY), steps are joined by hash.
+# The planner expects one row from most CTEs. Left alone, it joins 500 with 500 rows by a nested loop, which is 250,000
+# comparisons per join, and scans small tables. So tables are looked up by index (ANY), and CTEs are joined by hash.
 PLANNER = ("enable_nestloop", "enable_seqscan")
-HELD_SECONDS = 0.1
-"""How long a settlement waits for a lock, such as on a master key that somebody has inserted and not committed."""
+LOCK_SECONDS = 0.1
+"""How long a settlement waits for a lock, such as on a master key that another transaction has inserted."""
 
 
 @dataclass(frozen=True)
 class Settlement:
-    """The composed statements that settle a batch of one entity, as its master table allows."""
+    """The composed statements that settle a batch of one entity, adapted to its master table."""
 
     entity: Entity
     lock_invalid: sql.SQL
     lock_master: sql.SQL
     settle: sql.SQL
     filled: frozenset[str]
-    """The master's columns that get a value."""
+    """The master columns that get a value."""
 
     def cannot_fill(self, error: psycopg.Error) -> bool:
-        """Whether the master refuses a record for a column that takes no NULL, and that nothing fills."""
-        said = error.diag
+        """Whether the master refused a record because of a NOT NULL column that nothing fills."""
+        diag = error.diag
         return (
             isinstance(error, psycopg.errors.NotNullViolation)
-            and (said.schema_name, said.table_name) == (self.entity.master_table.schema, self.entity.master_table.name)
-            and said.column_name not in self.filled
+            and (diag.schema_name, diag.table_name) == (self.entity.master_table.schema, self.entity.master_table.name)
+            and diag.column_name not in self.filled
         )
 
 
-# NOT NULL refuses a row before ON CONFLICT updates the one that is there: what the record lacks is that one's own.
+# NOT NULL is checked before ON CONFLICT can update: a value that the record lacks is taken from the existing row.
 _KEEP = {
     "S": sql.SQL("coalesce(({value})::text, (p.old).{column}::text)"),
     "N": sql.SQL("coalesce({value}, (p.old).{column})"),
@@ -144,22 +144,22 @@ async def settle(
 ) -> dict[str, Answer]:
     """Promote, flag or push the batch in one transaction and one round trip.
 
-    A delivery takes effect only where Neon's row is the one it was merged with, and only once.
+    A delivery takes effect only if Neon's row is still the one it was merged with, and only once.
 
     Args:
         connection: to Neon.
         how: the entity's statements.
         batch: merged and judged.
-        run: what they are booked under.
-        known: the last ledger row that the workspace is known to have been told of; Neon must have it.
+        run: the run that they are booked under.
+        known: the latest ledger row whose outcome the workspace shows; Neon must have it.
 
     Returns:
         The answer to each delivery, by key.
 
     Raises:
         Restored: Neon has forgotten ``known``: nothing took effect.
-        psycopg.Error: nothing took effect, or, where the connection broke, nobody knows: settle again,
-            what did take effect answers as a repeat.
+        psycopg.Error: nothing took effect, or, if the connection broke, that is unknown: settle again.
+            What did take effect is answered as a repeat.
     """
     if not batch:
         return {}
@@ -168,7 +168,7 @@ async def settle(
         *(run.rehearsal or ()),
         *locks(how, batch),
         (how.settle, parameters(how, batch, run, known)),
-        opening=begin(lock=HELD_SECONDS, planner=PLANNER, planned_once=True),
+        opening=begin(lock=LOCK_SECONDS, planner=PLANNER, planned_once=True),
         rehearse=run.rehearsal is not None,
     )
     return answers_of(how.entity, batch, settled.fetchall())
@@ -178,17 +178,17 @@ def locks(how: Settlement, batch: Sequence[Judged]) -> list[Step]:
     """The steps that lock what a settlement will touch."""
     keys = {"keys": [judged.key for judged in batch]}
     return [
-        # A deferred constraint must speak before COMMIT, while it is still known whose record it was.
+        # A deferred constraint must fail before COMMIT, while it is still known which record it was.
         (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
-        # Locks come in statements of their own, so that the settlement's snapshot is younger than they
-        # are; what somebody else holds is left to him, and holds up nobody here.
+        # Locks come in statements of their own, so that the settlement's snapshot is newer than the locks. Rows that
+        # another transaction holds are skipped, so that they block no other record.
         (how.lock_invalid, keys),
         (how.lock_master, keys),
     ]
 
 
 def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None) -> dict[str, Any]:
-    """What the settling statement is given."""
+    """The parameters of the settling statement."""
     return {
         "known_id": known.id if known else None,
         "known_hash": known.hash if known else None,
@@ -218,7 +218,7 @@ def _as_record(judged: Judged) -> dict[str, Any]:
     }
     if version := judged.as_of or claimed.version:
         record["version"] = version
-    # What is empty is left out: half of a record's bytes would say nothing.
+    # Empty values are left out: they would be half of a record's bytes.
     if judged.action is Action.FLAG:
         record |= {"errors": dict(verdict.errors), "reason_code": verdict.reason_code}
     if verdict.warnings:

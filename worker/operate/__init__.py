@@ -1,1 +1,1 @@
-"""What an operator asks and does: setup, doctor, history, status."""
+"""The operator's work: setup, doctor, history, status."""

@@ -29,14 +29,14 @@ from worker.settings import Settings
 from worker.sync.restore import unsettled
 
 LATE_SECONDS = 900
-"""An event that waited for so long is not on its way."""
+"""An event that has waited for so long counts as stuck."""
 TRIGGERS = ("enrichment_a_key", "enrichment_b_row", "enrichment_notify_insert", "enrichment_notify_update")
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Check everything, one finding after the other; no check keeps the next from running.
+    """Check everything, one finding after the other; a failed check does not stop the next one.
 
-    Never raises for what it finds; a database that cannot be reached is a finding.
+    It never raises for a finding; a database that cannot be reached is one.
     """
     sides = (
         ("Neon", "NEON_DATABASE_URL", settings.neon_conninfo),
@@ -44,7 +44,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     )
     seen: dict[Table, Found] = {}
     at_fault = False
-    tables: dict[str, public_api.Held] | None = None
+    tables: dict[str, public_api.TableFacts] | None = None
     for name, setting, conninfo in sides:
         try:
             connection = await connect(conninfo)
@@ -57,7 +57,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield _ok(f"{name} connection", safe_address(conninfo))
             if name == "Supabase":
                 with suppress(psycopg.Error):
-                    tables = await public_api.held(connection)
+                    tables = await public_api.read_tables(connection)
             try:
                 for finding in await server(connection, name, setting, conninfo):
                     yield finding
@@ -79,37 +79,37 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _restored(settings: Settings) -> Finding:
-    """Whether one of the databases was restored to an earlier moment, and that is not settled."""
+    """Whether a database was restored to an earlier moment, and that is not settled."""
     check = "restored databases"
     try:
         async with await connect(settings.neon_conninfo) as neon, await connect(settings.supabase_conninfo) as supabase:
             found = {entity.name: await unsettled(entity, neon, supabase) for entity in ENTITIES.values()}
     except psycopg.Error as error:
         return Finding(Level.WARNING, check, f"not looked: {in_one_line(error)}", "run doctor again")
-    said = [f"{name}: {text}" for name, text in found.items() if text]
-    if said:
+    lines = [f"{name}: {text}" for name, text in found.items() if text]
+    if lines:
         hint = (
             "`enrichment-worker pull` brings both databases together, as every worker does by itself;"
             " `enrichment-worker reconcile` lists what is left, and settles it with --repair"
         )
-        return _problem(check, "; ".join(said), hint)
+        return _problem(check, "; ".join(lines), hint)
     return _ok(check, "neither database was restored to an earlier moment, or that is settled")
 
 
 async def _tables(
     connection: Connection, name: str, settings: Settings, seen: dict[Table, Found]
 ) -> AsyncIterator[Finding]:
-    """One finding for each thing in which a table is not as it has to be, and one for each group that is."""
+    """One finding for each mismatch of a table, and one for each group of tables without any."""
     wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
-    unlike, found = await examination.examine(connection, name, wanted, ENTITIES.values(), seen)
+    mismatches, found = await examination.examine(connection, name, wanted, ENTITIES.values(), seen)
     seen |= found
     if name != "Neon":
-        unlike = [mismatch for mismatch in unlike if not mismatch.hides]  # each table's own finding on it tells more
-    at_fault = {mismatch.shape.subject for mismatch in unlike}
-    for mismatch in unlike:
+        mismatches = [mismatch for mismatch in mismatches if not mismatch.hides]  # the finding of each table says more
+    at_fault = {mismatch.shape.subject for mismatch in mismatches}
+    for mismatch in mismatches:
         yield _problem(mismatch.shape.subject, mismatch.problem.text, mismatch.problem.hint)
     for subject in dict.fromkeys(shape.subject for shape in wanted if shape.database == name):
-        # The worker's own tables are told of by what they are used for.
+        # The worker's own tables have findings on what they are used for.
         if subject not in at_fault and subject.startswith(tuple(f"{entity}: " for entity in ENTITIES)):
             yield _ok(subject, "every table is as it has to be")
     if name == "Neon":
@@ -117,9 +117,9 @@ async def _tables(
     for entity in ENTITIES.values():
         if found[entity.workspace_table].kind in ("r", "p"):
             yield await _triggers(connection, entity.name, entity.workspace_table)
-            yield await _closed(connection, entity.workspace_table)
+            yield await _row_level_security(connection, entity.workspace_table)
     if found[POSITION].kind:
-        yield await _closed(connection, POSITION)
+        yield await _row_level_security(connection, POSITION)
     if settings.n8n_webhook_url and OUTBOX_CHECK not in at_fault:
         yield await _outbox(connection)
     yield await notification(connection, settings)
@@ -154,7 +154,7 @@ async def _triggers(connection: Connection, name: str, table: Table) -> Finding:
     return _ok(check, "all are there and enabled")
 
 
-async def _closed(connection: Connection, table: Table) -> Finding:
+async def _row_level_security(connection: Connection, table: Table) -> Finding:
     row = await _one(
         connection,
         "SELECT relrowsecurity AS secured,"
@@ -180,7 +180,7 @@ async def _closed(connection: Connection, table: Table) -> Finding:
 
 
 async def _privileges(connection: Connection, database: str, settings: Settings) -> list[Finding]:
-    """One finding for each thing the worker does: whether its role may."""
+    """One finding for each task of the worker: whether its role may do it."""
     found: dict[str, list[Privilege]] = {}
     for one in await check(connection, needs(database, prunes=settings.ledger_retention is not None)):
         if one.may is not None:

@@ -28,7 +28,7 @@ class Event:
 
 @dataclass
 class History:
-    """A record's life, and where it stands now."""
+    """A record's history, and its current state."""
 
     entity: str
     key: str
@@ -37,7 +37,7 @@ class History:
 
 
 async def history(databases: Databases, key: str) -> History | None:
-    """The life of a record; None where neither database knows it.
+    """The history of a record; None if neither database knows it.
 
     Raises:
         psycopg.Error: a database did not answer.

@@ -1,4 +1,4 @@
-"""What the worker's role must be allowed in each database: the same as ``sql/roles/`` grants, and no more."""
+"""The privileges that the worker's role needs in each database: exactly those that ``sql/roles/`` grants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Need:
     on: Table | str = ""
     """The table, or the schema's name; for a sequence the table whose ``id`` it numbers."""
     subject: str = ""
-    """What ``doctor`` reports it under."""
+    """Its name in ``doctor``'s findings."""
 
     def __str__(self) -> str:
         if self.kind == "SEQUENCE":
@@ -40,7 +40,7 @@ def _tables(subject: str, table: Table, privileges: Iterable[str]) -> Iterator[N
 
 
 def needs(database: str, *, prunes: bool = False) -> list[Need]:
-    """What the worker needs in ``Neon`` or ``Supabase``: the database first, its schemas, its tables.
+    """The privileges that the worker needs in ``Neon`` or ``Supabase``: on the database, its schemas, its tables.
 
     Args:
         database: which of them.
@@ -50,7 +50,7 @@ def needs(database: str, *, prunes: bool = False) -> list[Need]:
     for entity in ENTITIES.values():
         if database == "Neon":
             subject = f"{entity.name}: Neon's privileges"
-            # `undo` inserts into the one and deletes from the other.
+            # `undo` inserts into the invalid table and deletes from the master.
             tables += _tables(subject, entity.invalid_table, ALL)
             tables += _tables(subject, entity.master_table, ALL)
             for table in entity.reads:
@@ -85,16 +85,16 @@ class Found:
 
     need: Need
     may: bool | None
-    """None where there is no such thing."""
+    """None if the object does not exist."""
     grant: str
-    """The statement by which the owner gives it."""
+    """The statement with which the owner grants it."""
 
 
 async def check(connection: Connection, wanted: Sequence[Need]) -> list[Found]:
     """Which of the privileges the connection's role has.
 
     Raises:
-        psycopg.Error: it could not be asked.
+        psycopg.Error: the query failed.
     """
     asked = []
     for nr, need in enumerate(wanted):

@@ -1,7 +1,7 @@
-"""What Supabase's REST API shows to anybody on the internet: asked as a stranger would, table by table.
+"""What Supabase's REST API shows to anybody on the internet: queried as a stranger would, table by table.
 
-Only what the API or the database itself refuses proves anything. A key that is not taken, an address where nothing
-lives, or an error on the way are no refusal: nobody has asked then.
+Only a refusal by the API or the database itself proves anything. A rejected key, a wrong address, or an error on the
+way is no refusal: then the query did not arrive.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CHECK = "public API"
 VIEW = "needs_attention"
 SECONDS = 10
 LONGEST = 1_000_000
-"""Bytes of an answer that are read."""
+"""At most this many bytes of an answer are read."""
 NOT_SERVED = ("PGRST106", "PGRST205")
-"""PostgREST's words that it does not serve this schema, or this table."""
+"""PostgREST's codes for a schema or a table that it does not serve."""
 BAD_TOKEN = ("PGRST300", "PGRST301", "PGRST302", "PGRST303")
 
 
@@ -50,7 +50,7 @@ class Shown(Enum):
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of asking for a table."""
+    """The result of querying a table."""
 
     shown: Shown
     why: str = ""
@@ -58,35 +58,35 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Held:
-    """What the database itself says of a table that strangers could ask for."""
+class TableFacts:
+    """What the database says about a table that strangers could query."""
 
     rows: bool
-    """Whether it holds any."""
+    """Whether it has any."""
     closed: bool
-    """Whether row level security lets no stranger see one, ever."""
+    """Whether row level security hides all rows from strangers."""
 
 
 _TABLES = statement("worker.operate", "shown_tables")
 
 
-async def held(connection: Connection) -> dict[str, Held]:
-    """The tables and views in ``public`` that ``setup`` makes, as the database has them.
+async def read_tables(connection: Connection) -> dict[str, TableFacts]:
+    """The tables and views in ``public`` that ``setup`` creates, as they are in the database.
 
     Raises:
-        psycopg.Error: it could not be asked.
+        psycopg.Error: the query failed.
     """
     cursor = await connection.execute(_TABLES, {"names": _names()})
-    found: dict[str, Held] = {}
+    found: dict[str, TableFacts] = {}
     closed = True
     for row in await cursor.fetchall():
         some = sql.SQL("SELECT EXISTS (SELECT FROM {}) AS rows").format(sql.Identifier("public", row["name"]))
         one = None
-        with suppress(psycopg.errors.InsufficientPrivilege):  # then it is not known, as where there are none
+        with suppress(psycopg.errors.InsufficientPrivilege):  # then it is unknown, which counts as no rows
             cursor = await connection.execute(some)
             one = await cursor.fetchone()
         closed &= row["view"] or row["closed"]
-        found[row["name"]] = Held(bool(one and one["rows"]), closed if row["view"] else row["closed"])
+        found[row["name"]] = TableFacts(bool(one and one["rows"]), closed if row["view"] else row["closed"])
     return found
 
 
@@ -94,12 +94,12 @@ def _names() -> list[str]:
     return [*(entity.workspace_table.name for entity in ENTITIES.values()), POSITION.name, OUTBOX.name, VIEW]
 
 
-async def ask(settings: Settings, tables: Mapping[str, Held] | None) -> Finding:
-    """Ask the API for every table, as anybody on the internet could.
+async def ask(settings: Settings, tables: Mapping[str, TableFacts] | None) -> Finding:
+    """Query every table through the API, as anybody on the internet could.
 
     Args:
         settings: its address and key.
-        tables: what the database has; None where it could not be asked.
+        tables: what the database has; None if that could not be read.
     """
     url, key = settings.supabase_url, settings.supabase_api_key
     if not (url and key):
@@ -110,18 +110,18 @@ async def ask(settings: Settings, tables: Mapping[str, Held] | None) -> Finding:
     answers = {}
     for name in tables or _names():
         answer = await to_thread.run_sync(_ask, url, key, name)
-        answers[name] = _weigh(answer, tables[name] if tables else None)
+        answers[name] = _interpret(answer, tables[name] if tables else None)
     return _found(answers)
 
 
-def _weigh(answer: Answer, here: Held | None) -> Answer:
-    """What an empty list proves: that rows are hidden, where there are some, or where none could ever be seen."""
+def _interpret(answer: Answer, facts: TableFacts | None) -> Answer:
+    """What an empty list proves: that rows are hidden, if there are any, or if none could ever be seen."""
     if answer.shown is not Shown.EMPTY:
         return answer
-    if here and (here.rows or here.closed):
+    if facts and (facts.rows or facts.closed):
         return Answer(Shown.HIDDEN)
-    why = "it holds no rows that could be shown" if here else "whether it holds rows is not known"
-    hint = "run doctor again when it holds some" if here else "run doctor again when Supabase can be reached"
+    why = "it holds no rows that could be shown" if facts else "whether it holds rows is not known"
+    hint = "run doctor again when it holds some" if facts else "run doctor again when Supabase can be reached"
     return Answer(Shown.UNPROVED, f"an empty list, and {why}", hint)
 
 
@@ -161,7 +161,7 @@ def _ask(url: str, key: str, table: str) -> Answer:
         with error, suppress(OSError, http.client.HTTPException):
             body = error.read(LONGEST)
         return _refusal(error.code, body, check)
-    except (ValueError, UnicodeError):  # its text would quote the key
+    except (ValueError, UnicodeError):  # the text would quote the key
         return Answer(Shown.UNPROVED, "SUPABASE_API_KEY holds what no header carries", "copy the public key alone")
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
@@ -173,9 +173,9 @@ def _ask(url: str, key: str, table: str) -> Answer:
 
 
 def _refusal(status: int, body: bytes, check: str) -> Answer:
-    """Whether it was the database or PostgREST that refused, which answer with a code of their own."""
-    said = _json(body)
-    code = said.get("code") if isinstance(said, dict) else None
+    """Whether the database or PostgREST refused: they answer with their own codes."""
+    answer = _json(body)
+    code = answer.get("code") if isinstance(answer, dict) else None
     if (code == "42501" and status in (401, 403)) or code in NOT_SERVED:
         return Answer(Shown.HIDDEN)
     if code in BAD_TOKEN or (status == 401 and code != "42501"):
@@ -192,7 +192,7 @@ def _json(body: bytes) -> Any:
 
 
 def _role_of(key: str) -> str | None:
-    """The role in a Supabase key: a JWT's claim, or what the new kind of key begins with."""
+    """The role of a Supabase key: a JWT's claim, or the prefix of the new kind of key."""
     if key.startswith("sb_secret_"):
         return "service_role"
     with suppress(ValueError, IndexError, AttributeError):

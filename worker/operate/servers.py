@@ -1,5 +1,5 @@
-"""What ``doctor`` finds of a server, whatever it holds: version, clock, TLS, encoding, whether it takes writes, and
-whether a notification arrives.
+"""``doctor``'s findings about a server: version, clock, TLS, encoding, whether it takes writes, and whether a
+notification arrives.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ CLOCK_SECONDS = 5.0
 NOTIFY_SECONDS = 5.0
 OLDEST = 140000
 
-_LOOK = statement("worker.operate", "server")
+_SERVER = statement("worker.operate", "server")
 
 
 async def server(connection: Connection, name: str, setting: str, conninfo: str) -> list[Finding]:
-    """What is to be said of the server that a connection was just made to.
+    """The findings about the server of a new connection.
 
     Args:
-        connection: new: it has the defaults of its time.
+        connection: a new one, which has the current defaults.
         name: ``Neon`` or ``Supabase``.
-        setting: the name of the one that holds the address.
+        setting: the name of the setting that holds the address.
         conninfo: the address.
     """
-    cursor = await connection.execute(_LOOK)
+    cursor = await connection.execute(_SERVER)
     [row] = await cursor.fetchall()
     found = []
     if row["version"] < OLDEST:
         found.append(problem(f"{name} version", f"PostgreSQL {row['says']}", "use PostgreSQL 14 or later"))
     else:
         found.append(ok(f"{name} version", f"PostgreSQL {row['says']}"))
-    apart = abs(row["clock"] - datetime.now(UTC).timestamp())
-    if apart > CLOCK_SECONDS:
+    difference = abs(row["clock"] - datetime.now(UTC).timestamp())
+    if difference > CLOCK_SECONDS:
         hint = "set this machine's clock by NTP: newer edits are told by it"
-        found.append(problem(f"{name} clock", f"{apart:.0f} s apart from this machine's", hint))
+        found.append(problem(f"{name} clock", f"{difference:.0f} s apart from this machine's", hint))
     else:
         found.append(ok(f"{name} clock", f"within {CLOCK_SECONDS:.0f} s of this machine's"))
     found.append(_tls(connection, name, setting, conninfo))
@@ -63,7 +63,7 @@ def _tls(connection: Connection, name: str, setting: str, conninfo: str) -> Find
         return ok(check, "not needed: the database is on this machine")
     if connection.pgconn.ssl_in_use:
         return ok(check, f"on (sslmode={conninfo_to_dict(conninfo).get('sslmode')})")
-    # The settings refuse it but where the operator allowed it.
+    # The settings refuse this unless the operator allows it.
     return warning(check, "off, as WORKER_ALLOW_INSECURE=1 allows", f"use sslmode=require in {setting}")
 
 
@@ -97,21 +97,21 @@ def _writing(name: str, setting: str, row: dict[str, Any]) -> Finding:
 
 
 async def notification(connection: Connection, settings: Settings) -> Finding:
-    """Send one and hear it. A pooler in transaction mode takes the LISTEN and hears nothing."""
+    """Send a notification and receive it. A pooler in transaction mode accepts LISTEN and receives nothing."""
     check, where = "LISTEN", safe_address(settings.listen_conninfo)
     setting = "SUPABASE_LISTEN_URL" if settings.supabase_listen_url else "SUPABASE_DATABASE_URL"
     payload = json.dumps({"entity": "doctor", "token": datetime.now(UTC).isoformat()})
     try:
-        ear = await connect(settings.listen_conninfo)
+        listener = await connect(settings.listen_conninfo)
     except (psycopg.Error, OSError) as error:
         return problem(check, f"{where} ({setting}): {in_one_line(error)}", reach_hint(error, setting))
     try:
-        async with ear:
-            with within(ear, NOTIFY_SECONDS):
-                await ear.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
+        async with listener:
+            with within(listener, NOTIFY_SECONDS):
+                await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
             await connection.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
             with anyio.move_on_after(NOTIFY_SECONDS):
-                async for notice in ear.notifies(timeout=NOTIFY_SECONDS):
+                async for notice in listener.notifies(timeout=NOTIFY_SECONDS):
                     if notice.payload == payload:
                         return ok(check, f"a notification arrives at {where}")
     except psycopg.errors.ReadOnlySqlTransaction as error:

@@ -1,4 +1,4 @@
-"""``setup``: bring both databases to what ``sql/`` says, and tell what that changed."""
+"""``setup``: bring both databases to what ``sql/`` defines, and report what changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 600.0
 
 
 def script(database: str) -> str:
-    """What setup runs in ``Neon`` or ``Supabase``, as one transaction that psql can run too."""
+    """What setup runs in ``Neon`` or ``Supabase``, as one transaction that psql can run, too."""
     parts = [f"-- {one.name}\n{one.text}" for one in scripts(database, ENTITIES.values())]
     return "\n".join([f"-- {database}", "BEGIN;", *parts, "COMMIT;", ""])
 
@@ -32,7 +32,7 @@ _INVENTORY = statement("worker.operate", "inventory")
 
 @dataclass(frozen=True)
 class Change:
-    """What setup did to one thing."""
+    """One change that setup made."""
 
     what: str
     """``created``, ``added`` or ``changed``."""
@@ -40,13 +40,13 @@ class Change:
 
 
 async def require_adoptable(neon: Database, supabase: Database) -> dict[str, list[Change]]:
-    """Compare both databases, before anything is written in either, with what the worker needs.
+    """Compare both databases with what the worker needs, before anything is written in either.
 
     Returns:
-        Database → the sequences that `setup` will bring ahead of their rows.
+        Database → the sequences that `setup` will advance past their rows.
 
     Raises:
-        SetupMissing: there is something that `setup` neither creates nor adds.
+        SetupMissing: something is wrong that `setup` neither creates nor adds.
     """
     entities = list(ENTITIES.values())
     wanted = shapes(entities, announces=True)
@@ -63,10 +63,10 @@ async def require_adoptable(neon: Database, supabase: Database) -> dict[str, lis
 
 
 async def setup(database: Database) -> list[Change]:
-    """Run the scripts in one transaction: all of it is there afterwards, or none.
+    """Run the scripts in one transaction: all of it takes effect, or nothing.
 
     Returns:
-        What was not there before, or was different; nothing where all was in place.
+        What is new or different; empty if everything was in place.
 
     Raises:
         psycopg.Error: nothing was changed.
@@ -84,7 +84,7 @@ async def setup(database: Database) -> list[Change]:
 
 
 def _schemas() -> list[str]:
-    """Those in which the scripts make something."""
+    """The schemas in which the scripts create something."""
     tables = (table for e in ENTITIES.values() for table in (e.invalid_table, e.master_table, e.workspace_table))
     return list(dict.fromkeys([LEDGER.schema, LOG.schema, POSITION.schema, *(table.schema for table in tables)]))
 
@@ -95,7 +95,7 @@ def _changes(before: dict[str, str], after: dict[str, str]) -> list[Change]:
     for thing, shape in after.items():
         if before.get(thing) == shape:
             continue
-        # What belongs to a new table goes without saying.
+        # The parts of a new table are not listed.
         kind, _, name = thing.partition(" ")
         table = name.rsplit(".", 1)[0] if kind == "column" else name.rpartition(" on ")[2]
         if kind in ("column", "index", "constraint") and table in new_tables:

@@ -1,8 +1,8 @@
-"""Where the records stand: what ``status`` prints and ``/status.json`` says. Asks Supabase only.
+"""The states of the records: what ``status`` prints and ``/status.json`` returns. Queries Supabase only.
 
-The counts are exact and read indexes, not the tables, as long as the tables are vacuumed: some 100 ms for a
-million rows. What the reasons of failures cost follows the number of failed rows. Whoever asks again and again
-waits in proportion to what the last count took.
+The counts are exact, and read only indexes as long as the tables are vacuumed: about 100 ms for a million rows. The
+cost of the failure reasons grows with the number of failed rows. A caller that polls waits in proportion to the
+duration of the last count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from worker.supabase.position import restored_in_words
 from worker.supabase.queue import IS_WORK
 
 COUNT_SECONDS = 10.0
-"""A count that takes longer is given up."""
+"""A count that takes longer is cancelled."""
 REASONS = 20
 """Reasons named for each entity, most frequent first."""
 LATEST = 5
@@ -31,18 +31,18 @@ LATEST = 5
 
 _COUNT = statement("worker.operate", "count")
 
-# A row set back without an answer from Neon's rules: its record is gone, or somebody wrote `failed` by hand.
+# A row that failed without being judged: its record is gone, or somebody set `failed` by hand.
 NOT_CARRIED = "NOT_CARRIED"
 _REASONS = statement("worker.operate", "reasons")
 
 
 async def read_status(connection: Connection, entities: Iterable[Entity]) -> dict[str, Any]:
-    """Where the records of these entities stand, as JSON values: keys, counts and reason codes only.
+    """The states of these entities' records, as JSON values: only keys, counts and reason codes.
 
-    ``invalid`` and ``master`` are what the last pull found in Neon, which is not asked.
+    ``invalid`` and ``master`` are what the last pull found in Neon, which is not queried.
 
     Raises:
-        psycopg.Error: it could not be counted.
+        psycopg.Error: the count failed.
     """
     names = list(entities)
     counts = sql.SQL(" UNION ALL ").join(
@@ -86,7 +86,7 @@ def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]])
         "counts": {
             "pending": row["pending"],
             "in_progress": row["in_progress"],
-            # On their way, and those that `push` carried and nobody has judged yet.
+            # Queued rows, and those that `push` carried and that were not judged yet.
             "complete": row["open"] - row["waiting"] + row["carried"],
             "waiting": row["waiting"],
             "promoted": row["pushed"] - row["carried"],
@@ -119,7 +119,7 @@ def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]])
 
 
 def _restored(restored: Mapping[str, Any] | None) -> str | None:
-    """In words, a restore that is not settled; None where there is none."""
+    """In words, a restore that is not settled; None if there is none."""
     if not restored or restored.get("settled_at"):
         return None
     if not restored.get("lost") and restored.get("held"):
@@ -139,7 +139,7 @@ def _failures(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
         reason["records"] += row["records"]
         if row["carried"]:
             reason["fields"] = sorted({*reason["fields"], *(row["fields"] or [])})
-        # A key stands once for each of its fields.
+        # A key appears once for each of its fields.
         keys = dict.fromkeys([*reason["keys"], *map(shown_key, row["keys"] or [])])
         reason["keys"] = list(keys)[:LATEST]
     reasons: dict[str, list[dict[str, Any]]] = {}

@@ -1,1 +1,1 @@
-"""What any Postgres needs: connections, transactions, the pipeline, errors and hints."""
+"""Access to any Postgres: connections, transactions, the pipeline, errors and hints."""

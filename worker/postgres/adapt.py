@@ -1,4 +1,4 @@
-"""How values are read and written, whatever the database: JSON and every date there is."""
+"""How values are read and written in both databases: JSON, and every possible date."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worker.postgres.pipeline import Connection
 
 
 def adapt(connection: Connection) -> None:
-    """Read JSON by pydantic, write it by orjson: each is the fastest at that. Read every date."""
+    """Read JSON with pydantic and write it with orjson, the fastest at each. Read every date."""
     set_json_loads(_loads, connection)
     set_json_dumps(_dumps, connection)
     for name, loader in _LOADERS.items():
@@ -28,10 +28,10 @@ def adapt(connection: Connection) -> None:
 
 
 def _within_the_calendar(name: str) -> type[AnyLoader]:
-    """A loader of dates as the worker's transactions write them, ISO, whatever style the session had before: that is
-    not what psycopg goes by. What lies outside of Python's years 1 to 9999 is shown as its nearest moment: a year typed
-    with five digits is one cell's slip, and no reason to read no row. A table may have its dates with or without a time
-    zone: both are told as UTC without one.
+    """A loader of dates in ISO style, which the worker's transactions set; psycopg would go by the session's first
+    style. A date outside Python's years 1 to 9999 becomes the nearest possible one: a year typed with five digits is a
+    mistake in one cell, and must not prevent reading the row. A table may have its dates with or without a time zone:
+    both become UTC without one.
     """
     found = psycopg.adapters.get_loader(psycopg.adapters.types[name].oid, psycopg.pq.Format.TEXT)
     plain = cast("type[AnyLoader]", found)
@@ -39,7 +39,7 @@ def _within_the_calendar(name: str) -> type[AnyLoader]:
     class Within(Loader):
         def load(self, data: Buffer) -> Any:
             text = bytes(data).decode()
-            try:  # four times a record: a context manager here would cost as much as the reading
+            try:  # four times a record: a context manager would cost as much as the parsing
                 moment = datetime.fromisoformat(text)
                 return moment if moment.tzinfo is None else utc(moment)
             except (ValueError, OverflowError):
@@ -60,18 +60,18 @@ _LOADERS = {
 
 TOO_DEEP = "(nested too deeply to be read)"
 _DEEPER = 100
-"""What a value is written inside of, and what calls it, with room to spare."""
+"""Levels for what surrounds a value when it is written, and for the calls, with room to spare."""
 
 
 def _loads(text: str | bytes) -> Any:
     try:
         return pydantic_core.from_json(text)
-    except ValueError:  # it goes 200 deep, Postgres some thousand: what nobody could write again is not read either
+    except ValueError:  # it reads 200 levels, Postgres thousands: what could not be written again is not read
         try:
-            value = nest = json.loads(text)
+            value = nested = json.loads(text)
             for _ in range(_DEEPER):
-                nest = [nest]
-            json.dumps(nest)
+                nested = [nested]
+            json.dumps(nested)
         except RecursionError:
             return TOO_DEEP
         return value
@@ -79,13 +79,13 @@ def _loads(text: str | bytes) -> Any:
 
 def _dumps(value: Any) -> str | bytes:
     try:
-        return orjson.dumps(value)  # in a sixth of the time that pydantic takes
-    except TypeError:  # nested too deeply for it, a whole number of more than 64 bits, or no UTF-8
+        return orjson.dumps(value)  # takes a sixth of pydantic's time
+    except TypeError:  # nested too deeply, an integer of more than 64 bits, or not UTF-8
         return json.dumps(value, default=_isoformat)
 
 
 def _isoformat(value: Any) -> str:
-    """What JSON has no form for, and the worker writes: moments."""
+    """Values without a JSON form that the worker writes: times."""
     if isinstance(value, datetime):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")

@@ -1,7 +1,7 @@
-"""A Postgres address as an operator writes it: refused where it cannot be meant, without showing any of it.
+"""A Postgres address as an operator writes it: an impossible one is refused, without showing any part of it.
 
-libpq takes what stands before the first ``@`` or ``/`` for user and password. A password with such a character in it
-becomes part of the host, the port or the database's name, and these are shown.
+libpq takes the part before the first ``@`` or ``/`` as user and password. If a password contains such a character, the
+rest of it becomes part of the host, the port or the database's name, and these are shown.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from psycopg.conninfo import conninfo_to_dict
 ENCODE = "write special characters of user, password and database percent-encoded: @ as %40, / as %2F, % as %25"
 QUOTE = "put a value with blanks or quotes into single quotes, or write postgresql://USER:PASSWORD@HOST/DATABASE"
 TLS_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-OTHERS = frozenset({"pgbouncer", "connection_limit", "pool_timeout", "schema"})
-"""Parameters of Prisma's that the services' own pages put into addresses."""
+PRISMA_PARAMETERS = frozenset({"pgbouncer", "connection_limit", "pool_timeout", "schema"})
+"""Prisma's parameters, which the services' own pages put into addresses."""
 
 
 class AddressError(ValueError):
-    """Cause an address is refused. Nothing of it is in the text but the names of parameters."""
+    """Why an address is refused. The text contains nothing of it except the names of parameters."""
 
 
 def check_address(value: str) -> None:
     """Check an address: a URL, or libpq's ``key=value``.
 
     Raises:
-        AddressError: it cannot be meant so.
+        AddressError: it cannot be correct.
     """
-    # Only the words the consoles use: a password may hold brackets, and no part of it may be shown.
+    # Only the placeholders of the consoles: a password may contain brackets, and no part of it may be shown.
     if match := re.search(r"\[(YOUR[A-Z _-]*|PASSWORD|PROJECT[A-Z _-]*|REGION)\]", value, re.IGNORECASE):
         raise AddressError(f"still holds the placeholder {match[0]}; put the real value there")
     scheme, found, rest = value.partition("://")
@@ -54,14 +54,14 @@ def check_address(value: str) -> None:
 
 
 def _check_url(rest: str) -> None:
-    if re.search(r"[ \t\r\n\v\f]", rest):  # libpq strips some of them, and the password is another one then
+    if re.search(r"[ \t\r\n\v\f]", rest):  # libpq strips some of them, which changes the password
         raise AddressError(f"has a blank in it; {ENCODE}, a blank as %20")
     start = re.search(r"[@/]", rest)
     behind = rest[start.end() :] if start and start[0] == "@" else rest
     places, _, query = behind.partition("?")
     if "@" in places:
         raise AddressError(f"has an @ too many; {ENCODE}")
-    # What stands before an @ may be a piece of a password: it is not shown.
+    # The part before an @ may belong to a password: it is not shown.
     if "@" in query and any(not _known(name) for name in _names(query)):
         raise AddressError(f"cannot be read as a Postgres address; {ENCODE}")
     unknown = [name for name in _names(query) if not _known(name)]
@@ -71,7 +71,7 @@ def _check_url(rest: str) -> None:
             f"holds the parameter{'s' * several} {', '.join(unknown)}, which Postgres' clients do not know;"
             f" take {'them' if several else 'it'} out"
             + (" (they are Prisma's)" if several else " (it is Prisma's)")
-            * (set(unknown) <= OTHERS)
+            * (set(unknown) <= PRISMA_PARAMETERS)
         )
 
 
@@ -85,12 +85,12 @@ def _keywords() -> frozenset[str]:
 
 
 def _known(name: str) -> bool:
-    # `ssl` is JDBC's, which libpq takes in a URL.
+    # `ssl` is JDBC's; libpq accepts it in a URL.
     return name in _keywords() or name == "ssl" or "%" in name
 
 
 def _check_places(parts: dict[str, str], hint: str) -> None:
-    """What will be shown, host, port and database, is what it should be and no piece of a password."""
+    """Check that host, port and database, which are shown, are valid and not a part of a password."""
     for port in parts.get("port", "").split(","):
         if port.strip() and not (port.strip().isascii() and port.strip().isdecimal() and 0 < int(port) < 65536):
             raise AddressError(f"has no number from 1 to 65535 for its port; {hint}")
@@ -102,16 +102,16 @@ def _check_places(parts: dict[str, str], hint: str) -> None:
 def is_remote(url: str) -> bool:
     """Whether any host of the connection string is another machine."""
     parts = conninfo_to_dict(url)
-    # What the string leaves open, libpq takes from the environment or from a service file.
+    # What the string leaves out, libpq takes from the environment or from a service file.
     hosts = str(parts.get("host", os.environ.get("PGHOST", "")))
     numbers = str(parts.get("hostaddr", os.environ.get("PGHOSTADDR", "")))
     if not (hosts or numbers) and (parts.get("service") or os.environ.get("PGSERVICE")):
         return True
     pairs = zip_longest(hosts.split(","), numbers.split(","), fillvalue="")
-    return any(not is_here((number or host).strip()) for host, number in pairs)
+    return any(not is_local((number or host).strip()) for host, number in pairs)
 
 
-def is_here(host: str) -> bool:
+def is_local(host: str) -> bool:
     """Whether a host is this machine."""
     if host in ("", "localhost") or host.startswith(("/", "@")):
         return True
@@ -122,18 +122,18 @@ def is_here(host: str) -> bool:
 
 
 def safe_address(conninfo: str) -> str:
-    """``host:port/database`` of a connection string, fit for a log: no user, no password."""
+    """``host:port/database`` of a connection string, safe for a log: no user, no password."""
     parts = conninfo_to_dict(conninfo)
     host = parts.get("host") or parts.get("hostaddr") or "localhost"
     return f"{host}:{parts.get('port') or 5432}/{parts.get('dbname') or ''}"
 
 
 def listen_fault(url: str) -> list[str]:
-    """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work and hear nothing."""
+    """Supabase's pooler on port 6543 is in transaction mode: LISTEN would seem to work, but receive nothing."""
     try:
         where = conninfo_to_dict(url)
     except (psycopg.Error, ValueError):
-        return []  # that fault is told already
+        return []  # this fault is already reported
     if "6543" not in str(where.get("port")).split(","):
         return []
     hint = "give the session pooler's or the direct address, port 5432"

@@ -21,7 +21,7 @@ Connection = pipeline.Connection
 _NAMES: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 """Connection → its database's name."""
 
-# Dead peers are found by the kernel, not by waiting; psycopg's pool needs no session state.
+# The kernel detects dead peers, so that nothing waits for them. No session state is used: a pooler may be between.
 CONNECT: Mapping[str, Any] = {
     "connect_timeout": 10,
     "keepalives": 1,
@@ -30,7 +30,7 @@ CONNECT: Mapping[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
     "application_name": "enrichment-worker",
-    # Whatever the database, the role or PGCLIENTENCODING say: what is not sent as UTF-8 is another text.
+    # Overrides the defaults of the database, the role and PGCLIENTENCODING: other encodings would change the text.
     "client_encoding": "UTF8",
     "autocommit": True,
     "prepare_threshold": None,
@@ -40,10 +40,10 @@ UTF8 = "UTF8"
 
 
 async def connect(conninfo: str) -> Connection:
-    """A connection of its own, outside any pool, in autocommit.
+    """Open a connection outside any pool, in autocommit.
 
     Raises:
-        psycopg.OperationalError: it cannot be had.
+        psycopg.OperationalError: it cannot be opened.
     """
     connection = await psycopg.AsyncConnection.connect(conninfo, row_factory=dict_row, **CONNECT)
     adapt(connection)
@@ -51,13 +51,13 @@ async def connect(conninfo: str) -> Connection:
 
 
 def name(connection: Connection, database: str) -> None:
-    """Remember which database a connection leads to: its errors say so."""
+    """Remember which database a connection leads to, to name it in errors."""
     _NAMES[connection] = database
 
 
 @contextmanager
 def within(connection: Connection, seconds: float) -> Iterator[None]:
-    """Cut the connection's socket after ``seconds``, so that whoever waits on it gets an error.
+    """Shut down the connection's socket after ``seconds``, so that a waiting statement gets an error.
 
     Raises:
         psycopg.OperationalError: from the statement that was waiting.

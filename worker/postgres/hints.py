@@ -1,7 +1,7 @@
-"""What helps against an error, in a few words; nothing rather than what cannot help.
+"""Hints on how to fix an error, in a few words; rather none than one that cannot help.
 
-What a server says in a session has a code. Cause none came about libpq tells in English words only, and these are
-looked for: where nothing is known, the setting is named.
+An error from a server has a code. If no connection was made, libpq gives the reason only as English text, which is
+matched here; if nothing matches, the hint names the setting.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ _HELP = {
     "53200": "the server is out of memory",
     "53300": "raise the connection limit of the server, the database or the role, or close what holds connections",
 }  # fmt: skip
-"""SQLSTATE → what helps."""
+"""SQLSTATE → hint."""
 
 
 _NUMBERED = ("enrichment_ledger_pkey", "enrichment_outbox_pkey")
 
 
 def hint_for(error: BaseException, *, asked: bool = False) -> str:
-    """What helps against what a server said; empty where nothing is known to.
+    """The hint for an error from a server; empty if there is none.
 
     Args:
         error: of a statement.
-        asked: it is `doctor` that asks, which nobody need be sent to then.
+        asked: whether `doctor` asks: then the hint does not refer to it.
     """
     if not isinstance(error, psycopg.Error) or not error.sqlstate:
         return ""
     if isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in _NUMBERED:
         return "its sequence is behind its rows: run `enrichment-worker setup`"
-    if error.sqlstate[:2] == "42" and error.sqlstate != "42501" and (function := _somebody_elses(error)):
+    if error.sqlstate[:2] == "42" and error.sqlstate != "42501" and (function := _foreign_function(error)):
         return f"it comes from the function {function}, which is not the worker's: fix that"
     help_ = _HELP.get(error.sqlstate, "")
     return "" if asked and "doctor`" in help_ else help_
 
 
-def is_everybodys(error: psycopg.Error) -> bool:
-    """Whether an error speaks of no single record: a table or a privilege is missing, and no function of somebody's own
-    has raised it.
+def concerns_all_records(error: psycopg.Error) -> bool:
+    """Whether an error concerns all records: a table or a privilege is missing, and it was not raised in a function of
+    the customer's.
     """
-    return kind_of(error) is Kind.BROKEN and not _somebody_elses(error)
+    return kind_of(error) is Kind.BROKEN and not _foreign_function(error)
 
 
 def with_hint(text: str, help_: str) -> str:
-    """The text, and the hint where there is one."""
+    """The text, with the hint if there is one."""
     return f"{text}; {help_}" if help_ else text
 
 
-def _somebody_elses(error: psycopg.Error) -> str | None:
-    """The function that an error was raised in, where it is a trigger's or another of the customer's own."""
+def _foreign_function(error: psycopg.Error) -> str | None:
+    """The function of the customer's in which an error was raised, such as a trigger's; None if there is none."""
     match = re.search(r'(?:PL/\w+|SQL) function "?([\w.$]+)"?', error.diag.context or "")
     return match[1] if match and "enrichment_" not in match[1] else None
 
 
-# In this order: what says more comes first.
+# In this order: the more specific pattern comes first.
 _UNREACHED = {
     r"password authentication failed|no password supplied|SCRAM|SASL|Tenant or user not found|role .* does not exist":
         "check the user and the password in {setting}",
@@ -105,15 +105,15 @@ _UNREACHED = {
         "check host and port in {setting}, and that no firewall is between",
     r"starting up|shutting down|not yet accepting|not accepting|recovery mode": "",
 }  # fmt: skip
-"""What is said where no connection comes about → what helps; empty where it passes by itself."""
+"""Pattern of a connection error → hint; empty if the error is temporary."""
 
 
 def reach_hint(error: BaseException, setting: str) -> str:
-    """What helps where no connection came about; empty where it passes by itself.
+    """The hint for a failed connection; empty if the error is temporary.
 
     Args:
         error: of the attempt.
-        setting: the name of the one that holds the address.
+        setting: the name of the setting that holds the address.
     """
     if found := hint_for(error):
         return found

@@ -1,9 +1,9 @@
 """Statements sent together, in one write and one round trip. Knows no settings, no tables and no rules.
 
-psycopg's own pipeline writes each statement to the network by itself, and looks for answers in between: with 13
-statements in a delivery of one record that was half of the processor time it took here. This speaks to libpq's
-pipeline mode (https://www.postgresql.org/docs/current/libpq-pipeline-mode.html) through psycopg's wrapper of libpq,
-with psycopg's own adaptation of values, errors and way of waiting.
+psycopg's own pipeline writes each statement to the network separately, and checks for answers in between: with 13
+statements in a delivery of one record, that took half of the worker's processor time. This module uses libpq's pipeline
+mode (https://www.postgresql.org/docs/current/libpq-pipeline-mode.html) through psycopg's wrapper of libpq, with
+psycopg's own adaptation of values, errors and waiting.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from psycopg.rows import DictRow
 from psycopg.waiting import Ready, Wait
 
 PREPARE_AFTER = 2
-"""So many times a statement was sent by a connection before it is prepared there."""
+"""A connection prepares a statement after it has sent it this many times."""
 MOST_PREPARED = 100
-"""Statements that a connection keeps prepared at most."""
+"""A connection keeps at most this many prepared statements."""
 _PLACEHOLDER = re.compile(r"%(?:%|\((\w+)\)s)")
 
 Connection = psycopg.AsyncConnection[DictRow]
 Sent = tuple[str, Mapping[str, Any] | None]
-"""A statement with placeholders as psycopg has them, ``%(name)s``, and its parameters; None: text as it is."""
+"""A statement with psycopg's placeholders, ``%(name)s``, and its parameters; None for literal text."""
 _Key = tuple[bytes, tuple[int, ...]]
 _AUTO = [PyFormat.AUTO]
 
 
 class Result:
-    """What came of one statement. The names are DB-API's; nothing waits, all of it is here."""
+    """The result of one statement. The names are DB-API's, but nothing waits: all data are here."""
 
     def __init__(self, result: PGresult, connection: Connection) -> None:
         self._result, self._connection = result, connection
 
     @property
     def columns(self) -> list[str]:
-        """The names of the columns; empty where the statement returns no rows."""
+        """The names of the columns; empty if the statement returns no rows."""
         return [(self._result.fname(number) or b"").decode() for number in range(self._result.nfields)]
 
     @property
     def rowcount(self) -> int:
-        """Rows that were returned or written; -1 where the statement does neither."""
+        """Rows that were returned or written; -1 if the statement does neither."""
         written = self._result.command_tuples
         return -1 if written is None else written
 
@@ -60,7 +60,7 @@ class Result:
         return self._load(self._result.ntuples)
 
     def fetchone(self) -> DictRow | None:
-        """The first row; None where there is none."""
+        """The first row; None if there is none."""
         return self._load(1)[0] if self._result.ntuples else None
 
     def _load(self, rows: int) -> list[DictRow]:
@@ -71,16 +71,16 @@ class Result:
 
 
 class _Session:
-    """What was prepared on a connection."""
+    """The prepared statements of a connection."""
 
     def __init__(self) -> None:
         self.seen: Counter[int] = Counter()
-        """By the hash of what was sent: texts that come once each are long, and many."""
+        """By the hash of what was sent, not the text: texts that are sent only once are long and many."""
         self.prepared: dict[_Key, bytes] = {}
         self._number = 0
 
     def wanted(self, key: _Key) -> bytes | None:
-        """The name to prepare a statement under now, where it is time to."""
+        """The name under which to prepare a statement now; None if it should not be prepared."""
         if len(self.seen) > 10 * MOST_PREPARED:
             self.seen.clear()
         self.seen[hash(key)] += 1
@@ -95,13 +95,13 @@ _SESSIONS: WeakKeyDictionary[Connection, _Session] = WeakKeyDictionary()
 
 
 def may_prepare(connection: Connection) -> None:
-    """From now on, prepare what this connection sends often: its session is the server's own, no pooler's."""
+    """From now on, prepare statements that this connection sends often: there is no pooler between."""
     _SESSIONS.setdefault(connection, _Session())
 
 
 async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[Result]:
-    """Send the statements together and await all answers: one round trip. What a statement refuses, the
-    statements after it do not run.
+    """Send the statements together and await all answers: one round trip. After a statement that fails, the others do
+    not run.
 
     Args:
         connection: in autocommit; nobody else uses it meanwhile.
@@ -114,10 +114,10 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
         raise psycopg.OperationalError("the connection is closed")
     link, session = connection.pgconn, _SESSIONS.get(connection)
     dumping, encoding = Transformer(connection), connection.info.encoding
-    # All of it before anything is sent: a value that cannot be written costs nobody the connection.
+    # Everything before anything is sent: a value that cannot be adapted must not break the connection.
     written = [_written(text, params, dumping, encoding) for text, params in statements]
     preparing: dict[int, _Key] = {}
-    """Number of an answer → what was prepared by it."""
+    """Index of an answer → the statement that it prepared."""
     answers: list[PGresult] = []
     unsent = True
     link.enter_pipeline_mode()
@@ -139,7 +139,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
         unsent = False
         await connection.wait(_answers(connection, answers))
     except psycopg.OperationalError as error:
-        # What the server said last tells more than that the connection broke, and this more than libpq's next words.
+        # The server's last error is more useful than the broken connection, and that more than libpq's next message.
         _raise_first(connection, answers)
         if unsent and link.status == ConnStatus.BAD:
             raise psycopg.OperationalError("the connection is lost") from error
@@ -153,12 +153,12 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
 
 
 def _answers(connection: Connection, answers: list[PGresult]) -> PQGen[None]:
-    """Write all that waits to be written, then read an answer for each statement, up to the synchronisation."""
+    """Write everything in the output buffer, then read the answers to the statements, up to the sync."""
     link = connection.pgconn
     while link.flush():
-        # The server may wait for its answers to be read before it reads on.
+        # The server may wait until its answers are read before it reads more.
         ready = yield Wait.RW
-        if ready and ready & Ready.R:  # nothing is ready where the wait was cancelled
+        if ready and ready & Ready.R:  # nothing is ready if the wait was cancelled
             link.consume_input()
     while True:
         while link.is_busy():
@@ -188,7 +188,7 @@ def _forget_unprepared(session: _Session, preparing: Mapping[int, _Key], answers
 
 
 async def _leave(connection: Connection) -> None:
-    """Leave the pipeline mode. Where answers were not read, the connection is of no use any more."""
+    """Leave pipeline mode. If answers were not read, the connection is unusable and is closed."""
     if connection.pgconn.status == ConnStatus.BAD:
         return
     try:
@@ -200,7 +200,7 @@ async def _leave(connection: Connection) -> None:
 def _written(
     text: str, params: Mapping[str, Any] | None, dumping: abc.Transformer, encoding: str
 ) -> tuple[bytes, Sequence[Buffer | None], tuple[int, ...], list[Format] | None]:
-    """A statement as libpq takes it: text, values, and the types and formats of the values."""
+    """A statement for libpq: text, values, and the types and formats of the values."""
     query, names = _numbered(text, params is not None, encoding)
     values = dumping.dump_sequence([params[name] for name in names] if params else (), _AUTO * len(names))
     return query, values, dumping.types or (), dumping.formats
@@ -208,7 +208,7 @@ def _written(
 
 @lru_cache(maxsize=128)
 def _numbered(text: str, named: bool, encoding: str) -> tuple[bytes, tuple[str, ...]]:
-    """The statement with ``$1`` for ``%(name)s``, and the names in the order of their numbers."""
+    """The statement with ``$1`` in place of ``%(name)s``, and the names in the order of their numbers."""
     names: dict[str, int] = {}
 
     def number(found: re.Match[str]) -> str:

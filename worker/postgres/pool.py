@@ -19,28 +19,28 @@ from worker.postgres.read_only import END_OUTDATED
 from worker.postgres.transaction import try_to_prepare
 
 POOL_SECONDS = 15.0
-"""How long a connection is waited for."""
+"""How long to wait for a connection."""
 
 
 class Database:
     """One of the two databases: a pool that opens connections when needed and closes them when idle."""
 
     def __init__(self, name: str, conninfo: str, *, max_size: int = 4, max_idle: float = 15.0) -> None:
-        """Describe the pool; nothing connects before :meth:`open`.
+        """Configure the pool; nothing connects before ``async with``.
 
         Args:
-            name: as messages name it: ``Neon`` or ``Supabase``.
+            name: for messages: ``Neon`` or ``Supabase``.
             conninfo: a libpq connection string.
-            max_size: connections at most.
+            max_size: maximum number of connections.
             max_idle: seconds after which an unused connection is closed.
         """
         self.name = name
         self.conninfo = conninfo
         self._failure: tuple[float, Exception] | None = None
-        """When a connection could not be had last, and why: the pool keeps that to itself."""
+        """When a connection last failed, and why: the pool does not expose that."""
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             conninfo,
-            connection_class=self._remembering(),
+            connection_class=self._recording_failures(),
             kwargs={**CONNECT, "row_factory": dict_row},
             min_size=0,
             max_size=max_size,
@@ -54,11 +54,11 @@ class Database:
             configure=self._configure,
         )
 
-    def _remembering(self) -> type[Connection]:
-        """Psycopg's connection, which leaves with this database why it cannot be had."""
+    def _recording_failures(self) -> type[Connection]:
+        """A subclass of psycopg's connection that records here why it could not connect."""
         database = self
 
-        class Remembering(psycopg.AsyncConnection[Any]):
+        class RecordsFailures(psycopg.AsyncConnection[Any]):
             @classmethod
             async def connect(cls, conninfo: str = "", **options: Any) -> Any:
                 try:
@@ -67,7 +67,7 @@ class Database:
                     database._failure = time.monotonic(), error
                     raise
 
-        return Remembering
+        return RecordsFailures
 
     async def _configure(self, connection: Connection) -> None:
         name(connection, self.name)
@@ -84,7 +84,7 @@ class Database:
 
     @property
     def warm(self) -> bool:
-        """Whether a connection is open and free, so that taking it wakes nobody."""
+        """Whether a connection is open and free, so that using it wakes no sleeping compute."""
         return self._pool.get_stats().get("pool_available", 0) > 0
 
     @property
@@ -98,10 +98,10 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit, rolled back and given back at the end.
+        """A connection in autocommit, rolled back and returned to the pool at the end.
 
-        Cancellation does not reach inside: psycopg would leave the statement running on the server.
-        Timeouts on both ends bound it instead.
+        It is shielded from cancellation: psycopg would leave the statement running on the server.
+        Timeouts on both ends limit it instead.
 
         Raises:
             psycopg.OperationalError: no connection within the pool's timeout, and why.
@@ -117,11 +117,11 @@ class Database:
             try:
                 yield connection
             except psycopg.errors.ReadOnlySqlTransaction:
-                await _give_up(connection)
+                await _close_read_only(connection)
                 raise
             finally:
                 try:
-                    # A transaction left open here was left by a fault: give its locks back at once.
+                    # A transaction that is still open was left by a fault: release its locks at once.
                     if connection.info.transaction_status not in _SETTLED:
                         with suppress(psycopg.Error), within(connection, 5.0):
                             await connection.rollback()
@@ -136,10 +136,10 @@ class Database:
         return "all of them are in use"
 
     async def probe(self) -> str:
-        """Connect once, to say in one line that a database cannot be reached.
+        """Connect once, to find out early whether the database can be reached.
 
         Returns:
-            The encoding that it stores text in.
+            The encoding in which it stores text.
 
         Raises:
             psycopg.OperationalError: it cannot.
@@ -150,8 +150,8 @@ class Database:
         return encoding or UTF8
 
 
-async def _give_up(connection: Connection) -> None:
-    """Close a connection that was refused a write: the next one takes the default of its time."""
+async def _close_read_only(connection: Connection) -> None:
+    """Close a connection that was refused a write: the next one gets the current default."""
     with suppress(psycopg.Error), within(connection, 5.0):
         await connection.rollback()
         await connection.execute(END_OUTDATED, {"pid": connection.info.backend_pid})

@@ -1,9 +1,9 @@
-"""What a database says of writing: ``default_transaction_read_only``, as it stands now and not as a session took it.
+"""Whether a database may be written: the current ``default_transaction_read_only``, not the one that a session has.
 
-A session takes the default of its database and role when it begins and keeps it, however long it lives. What is set
-by ``ALTER DATABASE`` or ``ALTER ROLE`` later, as Supabase does when a disk is full, it does not notice, nor that this
-was lifted. So a transaction that may write looks the default up, in the statement that it begins with anyway; and a
-session that was refused a write is given up, so that the next one takes the default of its time.
+A session gets the default of its database and role when it begins, and keeps it. It does not notice a later ``ALTER
+DATABASE`` or ``ALTER ROLE``, as Supabase runs when a disk is full, nor that this was lifted. So a transaction that may
+write looks the default up, in the statement that it begins with anyway. And a session that was refused a write is
+closed, so that the next one gets the current default.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _STORED = """(
     AND setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
   ORDER BY setrole = 0, setdatabase = 0 LIMIT 1)"""
 
-HEED = sql.SQL(
+APPLY_DEFAULT = sql.SQL(
     f"set_config('transaction_read_only', CASE WHEN {_STORED} THEN 'on'"
     " ELSE current_setting('transaction_read_only') END, true)"
 )
-"""Makes the transaction read-only where that is the default by now. Never the other way round."""
+"""Makes the transaction read-only if that is now the default. Never the other way round."""
 
 END_OUTDATED = sql.SQL(
     "SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid()) FROM pg_catalog.pg_settings"  # noqa: S608
@@ -32,6 +32,6 @@ END_OUTDATED = sql.SQL(
     f" AND source IN ('database', 'user', 'database user', 'global') AND {_STORED} IS NOT TRUE"
     " AND pg_catalog.pg_backend_pid() <> %(pid)s"
 )
-"""Ends this session of the server's, where it was begun under a default that has been lifted since, and where a pooler
-holds it, which would lend it on for as long as it is in use. ``pid`` is what the pooler says to be the session's.
+"""Ends the server's session if it began under a default that has been lifted since, and a pooler holds it: the pooler
+would hand it out again as long as it is in use. ``pid`` is the process id that the client sees, which is the pooler's.
 """

@@ -1,5 +1,5 @@
-"""Statements that lie in files of their own: ``queries/NAME.sql`` in a package, one a file. Its first comment says
-what it gives, and its placeholders are those of :mod:`psycopg.sql`.
+"""Statements in files: ``queries/NAME.sql`` in a package, one in each file. The first comment says what the statement
+returns; its placeholders are those of :mod:`psycopg.sql`.
 """
 
 from __future__ import annotations
@@ -22,5 +22,5 @@ def load(package: str, name: str) -> str:
 
 
 def statement(package: str, name: str) -> sql.SQL:
-    """A statement, to be composed: see :func:`load`."""
+    """A statement with placeholders to fill: see :func:`load`."""
     return sql.SQL(load(package, name))

@@ -1,8 +1,8 @@
 """Transactions, the same for both databases. Knows no tables and no rules.
 
-A transaction is a list of statements sent in one pipeline, so that it costs one network round trip.
-Every transaction states its own settings (``set_config(…, is_local)``): behind a pooler in transaction
-mode there is no session to keep them, and start-up ``options`` are rejected.
+A transaction is a list of statements sent in one pipeline, so that it costs one network round trip. Every transaction
+sets its own settings (``set_config(…, is_local)``): behind a pooler in transaction mode there is no session to keep
+them, and start-up ``options`` are rejected.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from psycopg.rows import DictRow
 from worker.postgres.connection import Connection, within
 from worker.postgres.errors import is_stale_plan
 from worker.postgres.pipeline import Result, exchange, may_prepare
-from worker.postgres.read_only import HEED
+from worker.postgres.read_only import APPLY_DEFAULT
 
 _UNTRIED: WeakSet[Connection] = WeakSet()
-"""Pooled connections of which it is not known whether a pooler is between."""
+"""Pooled connections that may have a pooler between; their first transaction shows it."""
 _PID = "backend_pid"
 Statement = sql.Composed | sql.SQL
 Params = Mapping[str, Any] | None
@@ -33,7 +33,7 @@ LOCK_SECONDS = 10.0
 IDLE_SECONDS = 30.0
 """How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
 CLIENT_SECONDS = 20.0
-"""After this the socket is cut: a half-open link answers neither the server's timeouts nor a cancel."""
+"""After this the socket is shut down: on a half-open link, neither the server's timeouts nor a cancel arrive."""
 
 
 COMMIT: Step = (sql.SQL("COMMIT"), None)
@@ -42,14 +42,14 @@ ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
 
 _SETTINGS = sql.SQL("SELECT {}")
 _SETTING = sql.SQL("set_config({}, {}, true)")
-# Whatever the database's default is; where it waits for a standby too, it goes on doing so.
+# Overrides a default of `off`. A default that also waits for a standby is kept.
 _WAIT_FOR_THE_DISK = sql.SQL(
     "set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"
 )
 
 
 def composed(statement: sql.Composable) -> sql.SQL:
-    """The statement put together for good: a large one costs more to compose than to send."""
+    """The statement composed once, for reuse: a large one costs more to compose than to send."""
     return sql.SQL(statement.as_string())
 
 
@@ -70,15 +70,15 @@ def begin(
     Args:
         read_only: the server refuses any write.
         repeatable: every statement sees the same snapshot.
-        statement: seconds a statement may run; 0 is without limit.
-        lock: seconds a lock is waited for.
-        idle: seconds the transaction may lie idle before the server ends it and its locks.
-        planner: what its planner is to do without: names of settings that are turned off.
-        planned_once: a prepared statement is planned for any parameters at once, not anew for the first five it gets.
-        durable: its COMMIT waits for the disk. Else a crash of the server may take the last moments back, in order.
+        statement: statement timeout in seconds; 0 for no limit.
+        lock: lock timeout in seconds.
+        idle: seconds that the transaction may be idle before the server ends it and releases its locks.
+        planner: names of planner settings to turn off.
+        planned_once: a prepared statement gets a generic plan at once, instead of being planned five times first.
+        durable: its COMMIT waits for the disk. Else a crash of the server may lose the latest commits.
     """
     level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
-    # What may write does not say READ WRITE: that would override a database's default, and no standby takes it.
+    # Never READ WRITE: that would override a database's default, and a standby refuses it.
     mode = " READ ONLY" if read_only else ""
     settings = {
         "TimeZone": "UTC",
@@ -87,18 +87,18 @@ def begin(
         "lock_timeout": f"{int(lock * 1000)}",
         "idle_in_transaction_session_timeout": f"{int(idle * 1000)}",
         "enrichment_worker.writer": "on",
-        # Compiling a statement that runs for milliseconds costs hundreds of them.
+        # JIT compilation costs hundreds of milliseconds for a statement that runs for a few.
         "jit": "off",
         **dict.fromkeys(planner if durable else (*planner, "synchronous_commit"), "off"),
         **({"plan_cache_mode": "force_generic_plan"} if planned_once else {}),
     }
-    # A transaction that only reads has nothing to wait for.
-    waits = [_WAIT_FOR_THE_DISK] if durable and not read_only else []
+    # A transaction that only reads has nothing to flush.
+    flushes = [_WAIT_FOR_THE_DISK] if durable and not read_only else []
     calls = sql.SQL(", ").join(
         [
             *(_SETTING.format(name, value) for name, value in settings.items()),
-            *waits,
-            *(() if read_only else (HEED,)),
+            *flushes,
+            *(() if read_only else (APPLY_DEFAULT,)),
             sql.SQL(f"pg_backend_pid() AS {_PID}"),
         ]
     )
@@ -109,7 +109,7 @@ def begin(
 
 
 async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Result]:
-    """Send the steps together: one round trip. Their results are here when it returns.
+    """Send the steps together: one round trip. The results are complete when it returns.
 
     Raises:
         psycopg.Error: the first step that failed; the steps after it did not run.
@@ -119,18 +119,18 @@ async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SEC
             results = await exchange(connection, [(step.as_string(connection), params) for step, params in steps])
     except psycopg.Error as error:
         if is_stale_plan(error):
-            await connection.close()  # what it has prepared goes with it; the next try has another connection
+            await connection.close()  # this drops its prepared statements; the retry gets another connection
         raise
     if connection in _UNTRIED:
-        _try(connection, results)
+        _detect_pooler(connection, results)
     return results
 
 
-def _try(connection: Connection, results: Iterable[Result]) -> None:
-    """Have statements prepared where the session is the server's own, which the first transaction tells.
+def _detect_pooler(connection: Connection, results: Iterable[Result]) -> None:
+    """Allow prepared statements if the first transaction shows that there is no pooler between.
 
     A pooler gives its client another process id than the server's. Behind one, a statement that was prepared in one
-    transaction is unknown in the next, or is somebody else's. Without one, planning it again is saved.
+    transaction may be unknown in the next, or be another client's. Without one, preparing saves the planning.
     """
     for result in results:
         if _PID in result.columns and (row := result.fetchone()):
@@ -140,7 +140,7 @@ def _try(connection: Connection, results: Iterable[Result]) -> None:
 
 
 def try_to_prepare(connection: Connection) -> None:
-    """Find out with its first transaction whether statements may be prepared on a new connection."""
+    """Let the first transaction of a new connection find out whether it may prepare statements."""
     _UNTRIED.add(connection)
 
 
@@ -161,7 +161,7 @@ async def transact(
         seconds: after which the connection is cut.
 
     Returns:
-        What came of each step.
+        The result of each step.
 
     Raises:
         psycopg.Error: the first step that failed. The transaction is still open, and did nothing.
@@ -183,12 +183,12 @@ async def fetch_all(connection: Connection, statement: Statement, params: Params
 
 
 async def fetch_first(connection: Connection, statement: Statement, params: Params = None) -> DictRow | None:
-    """The first row of a statement, as :func:`fetch_all` gives them; None where there is none."""
+    """The first row of a statement, as :func:`fetch_all` returns them; None if there is none."""
     return next(iter(await fetch_all(connection, statement, params)), None)
 
 
 async def fetch_one(connection: Connection, statement: Statement, params: Params = None) -> DictRow:
-    """The row of a statement that always has one, as :func:`fetch_all` gives it."""
+    """The row of a statement that always returns one, as :func:`fetch_all` returns it."""
     [row] = await fetch_all(connection, statement, params)
     return row
 
@@ -206,6 +206,6 @@ async def begin_and_fetch(connection: Connection, opening: Sequence[Step], step:
 
 
 async def fetch_inside(connection: Connection, statement: Statement, params: Params = None) -> list[DictRow]:
-    """The rows of a statement, within the transaction that is open: one round trip."""
+    """The rows of a statement, within the open transaction: one round trip."""
     [result] = await send(connection, (statement, params))
     return result.fetchall()

@@ -1,1 +1,1 @@
-"""What the tables of both databases have to be, and the statement that fixes what they are not."""
+"""The table definitions that the worker requires in both databases, and statements that fix differences."""

@@ -1,4 +1,4 @@
-"""Cause the workspace refuses a record, where that is no fault of the record's own: it would refuse every other one."""
+"""Why the workspace refuses a record, if it is not the record's fault: then it would refuse every other one, too."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from worker.schema.shape import SUPABASE, shapes
 
 
 async def common_cause(connection: Connection, entity: Entity) -> SetupMissing | None:
-    """In what the workspace table is not as it has to be by now: a column that nobody fills, another type; None where
-    it is. A sequence behind its rows is no cause as long as its numbers are free.
+    """What is wrong with the workspace table now: a column that nobody fills, or another type; None if it is right. A
+    sequence behind its rows is no cause as long as its next ids are free.
     """
-    mismatches, _ = await _look(connection, entity)
-    grave = [mismatch for mismatch in mismatches if not mismatch.harmless]
-    return SetupMissing(problems_of(grave)) if grave else None
+    mismatches, _ = await _examine(connection, entity)
+    blocking = [mismatch for mismatch in mismatches if not mismatch.harmless]
+    return SetupMissing(problems_of(blocking)) if blocking else None
 
 
-async def taken_number(connection: Connection, entity: Entity, error: psycopg.errors.UniqueViolation) -> bool:
-    """Whether it was refused for its ``id``, which the table itself gave it."""
+async def is_taken_id(connection: Connection, entity: Entity, error: psycopg.errors.UniqueViolation) -> bool:
+    """Whether a row was refused because of its ``id``, which the table itself assigned."""
     table = sql.Identifier(error.diag.schema_name or "", error.diag.table_name or "").as_string(connection)
     columns = await catalogue.constrained(connection, table, error.diag.constraint_name or "")
     return "id" in columns and entity.key not in columns
 
 
-async def behind(connection: Connection, entity: Entity) -> SetupMissing | None:
-    """What is to be said of numbers that are taken, where the table's next ones are too; None where those are free."""
-    mismatches, _ = await _look(connection, entity)
+async def sequence_behind(connection: Connection, entity: Entity) -> SetupMissing | None:
+    """The error for a taken ``id`` if the sequence is behind its rows; None if its next ids are free."""
+    mismatches, _ = await _examine(connection, entity)
     problems = problems_of(mismatches)
     return SetupMissing(problems) if problems else None
 
 
-async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
-    """What is to be said of numbers that are taken again and again, though no sequence is behind."""
-    _, found = await _look(connection, entity)
+async def repeated_ids(connection: Connection, entity: Entity) -> SetupMissing:
+    """The error for ids that are taken again and again, although no sequence is behind."""
+    _, found = await _examine(connection, entity)
     default = await catalogue.default_of(connection, found.sql, "id")
     highest = sql.SQL("SELECT coalesce(max(id), 0)::bigint AS id FROM {}").format(entity.workspace_table.sql)
     row = await fetch_one(connection, highest)
@@ -55,7 +55,7 @@ async def own_numbers(connection: Connection, entity: Entity) -> SetupMissing:
     return SetupMissing([SchemaProblem(text, fixes.numbered_anew(found, found.columns["id"], row["id"] + 1))])
 
 
-async def _look(connection: Connection, entity: Entity) -> tuple[Sequence[Mismatch], Found]:
+async def _examine(connection: Connection, entity: Entity) -> tuple[Sequence[Mismatch], Found]:
     table = entity.workspace_table
     wanted = [shape for shape in shapes([entity]) if shape.table == table]
     mismatches, found = await examine(connection, SUPABASE, wanted, [entity], {})

@@ -1,4 +1,4 @@
-"""The tables of a database, compared with what the worker needs."""
+"""Compare the tables of a database with what the worker needs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ async def examine(
     entities: Iterable[Entity],
     sources: Mapping[Table, Found],
 ) -> tuple[list[Mismatch], dict[Table, Found]]:
-    """Compare a database's tables with what they have to be: two round trips, where they are.
+    """Compare a database's tables with what the worker needs: two round trips if they are right.
 
     Args:
         connection: to it.
         database: its name.
-        wanted: of both databases; those of the other are left out.
+        wanted: the shapes of both databases; those of the other are ignored.
         entities: whose tables.
-        sources: what was found in Neon, as far as it is known.
+        sources: what was found in Neon, if that is known.
 
     Returns:
-        In what they are not, and what was found.
+        The mismatches, and what was found.
     """
     shapes = [shape for shape in wanted if shape.database == database]
     found = await catalogue.read(connection, [shape.table for shape in shapes])
@@ -50,7 +50,7 @@ async def examine(
         sound = [entity for entity in entities if f"{entity.name}: Neon's tables" not in at_fault]
         unfit = await probes.unfit(connection, sound, found)
         mismatches += [
-            Mismatch(shape, _untaken(shape, found[shape.table], name, value))
+            Mismatch(shape, _unfit(shape, found[shape.table], name, value))
             for shape in shapes
             for name, value in unfit.get(shape.table, {}).items()
         ]
@@ -67,14 +67,14 @@ async def require(connection: Connection, wanted: Sequence[Shape]) -> None:
     """Check these tables and no others.
 
     Raises:
-        SetupMissing: one is not as it has to be.
+        SetupMissing: one has a mismatch.
     """
     found = await catalogue.read(connection, [shape.table for shape in wanted])
     if mismatches := [mismatch for shape in wanted for mismatch in compare(shape, found[shape.table])]:
         raise SetupMissing(problems_of(mismatches))
 
 
-def _untaken(shape: Shape, found: Found, name: str, value: str) -> SchemaProblem:
+def _unfit(shape: Shape, found: Found, name: str, value: str) -> SchemaProblem:
     column = found.columns[name]
     text = f"{shape.database}'s {shape.table}.{name} is of type {column.type}, and has to take {value}"
     kind = Kind.TIME if value.startswith("timestamp") else Kind.INTEGER if value == "integer" else Kind.TEXT
@@ -82,7 +82,7 @@ def _untaken(shape: Shape, found: Found, name: str, value: str) -> SchemaProblem
 
 
 async def _behind(connection: Connection, shapes: Sequence[Shape], found: Mapping[Table, Found]) -> list[Mismatch]:
-    """The tables whose sequence would give a number that is taken."""
+    """The tables whose sequence would assign an id that is taken."""
     ids = {shape.table: found[shape.table].columns["id"] for shape in shapes}
     numbers = await probes.numbering(
         connection, [(table, column.sequence) for table, column in ids.items() if column.sequence]
@@ -99,7 +99,7 @@ async def _behind(connection: Connection, shapes: Sequence[Shape], found: Mappin
 
 
 def problems_of(mismatches: Sequence[Mismatch]) -> list[SchemaProblem]:
-    """A line for each, but one for all that `setup` adds."""
+    """A line for each mismatch, and a single line for everything that `setup` adds."""
     problems = [mismatch.problem for mismatch in mismatches if not mismatch.by_setup]
     adds = [mismatch for mismatch in mismatches if mismatch.by_setup]
     if len(adds) > 1:

@@ -1,4 +1,4 @@
-"""The statements that fix a table, ready to be pasted by its owner. Pure."""
+"""The statements that fix a table, ready for its owner to paste. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from worker.neon.catalogue import Column, Found, Unique
 
 SETUP = "run `enrichment-worker setup`"
 OURS = ("needs_attention", "enrichment_", "public.needs_attention", "public.enrichment_")
-"""How what `setup` made is called, and makes again."""
+"""The names of what `setup` created, and creates again, begin with these."""
 
 TYPES = {
     "text": "TEXT", "key": "TEXT", "integer": "INTEGER", "number": "BIGINT", "time": "TIMESTAMP", "json": "JSONB",
     "boolean": "BOOLEAN",
 }  # fmt: skip
-"""What a column of a kind is made as."""
+"""The type of a new column of a kind."""
 
-# What a column's values are made of where its type is another: by kind, and by the type's category.
+# How a column's values are converted from another type: by the wanted kind, and by the old type's category.
 _CASTS = {
     "text": {"A": "array_to_string({0}, ', ')", "": "{0}::text"},
     "integer": {"S": "nullif(btrim({0}), '')::integer", "N": "round({0})::integer", "B": "{0}::integer"},
@@ -30,12 +30,12 @@ _CASTS = {
 
 
 def alter(found: Found, *actions: str) -> str:
-    """One statement that does all of it."""
+    """One statement with all actions."""
     return f"ALTER TABLE {found.sql} {', '.join(actions)};"
 
 
 def nullable(found: Found, column: Column) -> str:
-    """Let a column be empty."""
+    """Make a column nullable."""
     drop = f"ALTER COLUMN {column.quoted} DROP NOT NULL"
     keys = [f"DROP CONSTRAINT {one.name}" for one in found.unique if one.primary and column.name in one.columns]
     if keys and column.base == "uuid":
@@ -44,46 +44,46 @@ def nullable(found: Found, column: Column) -> str:
 
 
 def retype(found: Found, column: Column, kind: str, default: str | None) -> str:
-    """Give a column the type that the worker needs, and its values with it; where there is no way from the one type
-    to the other, put it aside for a new one.
+    """Change a column to the type that the worker needs, with its values; if the type cannot be converted, rename the
+    column and add a new one.
     """
     quoted = column.quoted
     if kind == "time" and column.base in ("timestamp", "timestamptz"):
-        return _freed(found, column) + alter(found, f"ALTER COLUMN {quoted} TYPE {column.base.upper()}")
+        return _drop_dependents(found, column) + alter(found, f"ALTER COLUMN {quoted} TYPE {column.base.upper()}")
     how = _CASTS["text" if kind == "key" else kind]
     cast = how.get(column.category) or how.get("")
     if cast is None or column.name == "id":
         return replaced(found, column, "BIGSERIAL" if column.name == "id" else TYPES[kind])
     actions = [f"ALTER COLUMN {quoted} TYPE {TYPES[kind]} USING {cast.format(quoted)}"]
-    # A default whose type has no way of its own to the new one is in the way; without it, nobody may fill the column.
+    # A default that cannot be cast to the new type must be dropped. Without it, nobody may fill the column.
     if default and column.default:
         actions = [f"ALTER COLUMN {quoted} DROP DEFAULT", *actions, f"ALTER COLUMN {quoted} SET DEFAULT {default}"]
-    elif column.default and not _by_itself(column, kind):
+    elif column.default and not _casts_default(column, kind):
         loose = [f"ALTER COLUMN {quoted} DROP NOT NULL"] if column.not_null and kind != "key" else []
         actions = [f"ALTER COLUMN {quoted} DROP DEFAULT", *loose, *actions]
-    return _freed(found, column) + alter(found, *actions)
+    return _drop_dependents(found, column) + alter(found, *actions)
 
 
-def _by_itself(column: Column, kind: str) -> bool:
+def _casts_default(column: Column, kind: str) -> bool:
     return (
         kind in ("text", "key") or column.base == "json" or (column.category, kind) in (("D", "time"), ("N", "integer"))
     )
 
 
-def _freed(found: Found, column: Column) -> str:
-    """Take away what holds a column's type and is made again by `setup`."""
+def _drop_dependents(found: Found, column: Column) -> str:
+    """Drop what depends on a column's type and is created again by `setup`."""
     views = [f"DROP VIEW {view}; " for view in column.views if view.startswith(OURS)]
     triggers = [f"DROP TRIGGER {name} ON {found.sql}; " for name in column.triggers if name.startswith(OURS)]
     return "".join(views + triggers)
 
 
 def held_by(column: Column) -> list[str]:
-    """What keeps a column from another type, and nobody but the owner can make again."""
+    """What prevents a change of a column's type, and only the owner can create again."""
     return [one for one in (*column.views, *column.triggers) if not one.startswith(OURS)]
 
 
 def replaced(found: Found, column: Column, type_: str) -> str:
-    """Put a column aside for a new one of the same name."""
+    """Rename a column, and add a new one under its name."""
     aside = next(name for name in _names(column.name) if name not in found.columns)
     quoted = _quoted(aside)
     statement = f"ALTER TABLE {found.sql} RENAME COLUMN {column.quoted} TO {quoted};"
@@ -106,7 +106,7 @@ def _quoted(name: str) -> str:
 
 
 def numbered(found: Found, column: Column) -> str:
-    """Have a column number its rows."""
+    """Make a column an identity column."""
     table, quoted = found.sql, column.quoted
     literal = table.replace("'", "''")
     last = f"(SELECT coalesce(max({quoted}), 0) + 1 FROM {table})"  # noqa: S608 - names are quoted by the server
@@ -118,7 +118,7 @@ def numbered(found: Found, column: Column) -> str:
 
 
 def numbered_anew(found: Found, column: Column, start: int) -> str:
-    """Have a column number its rows otherwise than by a default of its own."""
+    """Make a column an identity column, in place of its own default."""
     if column.sequence:
         return caught_up(found, column)
     actions = (f"ALTER COLUMN {column.quoted} DROP DEFAULT", f"ALTER COLUMN {column.quoted} SET NOT NULL")
@@ -127,14 +127,14 @@ def numbered_anew(found: Found, column: Column, start: int) -> str:
 
 
 def caught_up(found: Found, column: Column) -> str:
-    """Bring a sequence behind its rows."""
+    """Advance a sequence past the highest id of its rows."""
     sequence = (column.sequence or "").replace("'", "''")
     last = f"(SELECT max({column.quoted}) FROM {found.sql})"  # noqa: S608 - names are quoted by the server
     return f"SELECT setval('{sequence}', {last});"
 
 
 def plain(found: Found, column: Column, kind: str) -> str:
-    """Make a generated column a plain one."""
+    """Make a generated column a plain column."""
     quoted, type_ = column.quoted, TYPES.get(kind, column.type)
     if column.generated == "s":
         return alter(found, f"ALTER COLUMN {quoted} DROP EXPRESSION")
@@ -145,7 +145,7 @@ def plain(found: Found, column: Column, kind: str) -> str:
 
 
 def unique(found: Found, column: Column, instead: Iterable[Unique] = ()) -> str:
-    """Make a column unique, in place of what ON CONFLICT cannot go by."""
+    """Make a column unique, in place of constraints that ON CONFLICT cannot use."""
     old = [(one, "PRIMARY KEY" if one.primary else "UNIQUE") for one in instead]
     dropped = [f"DROP CONSTRAINT {one.name}" for one, _ in old]
     return alter(found, *dropped, f"ADD {old[0][1] if old else 'UNIQUE'} ({column.quoted})")
@@ -156,7 +156,7 @@ KINDS = {kind: f"{'an' if name == 'INDEX' else 'a'} {name.lower()}" for kind, na
 
 
 def aside(found: Found) -> str:
-    """Make room for a table of `setup`'s own, which brings indexes of the same names as these may have."""
+    """Rename a table, with its indexes, so that `setup` can create its own under these names."""
     schema = found.sql.rpartition(".")[0]
     indexes = [f" ALTER INDEX {schema}.{name} RENAME TO {_aside(name)};" for name in found.indexes]
     statement = f"ALTER {_RENAMED.get(found.kind, 'TABLE')} {found.sql} RENAME TO {found.spare_name};"
@@ -168,5 +168,5 @@ def _aside(name: str) -> str:
 
 
 def policy(found: Found) -> str:
-    """Show this role every row."""
+    """Let this role see every row."""
     return f"CREATE POLICY enrichment_worker ON {found.sql} FOR ALL TO {found.role} USING (true) WITH CHECK (true);"

@@ -1,7 +1,7 @@
-"""In what a table is not as the worker needs it: the one place that compares the catalogue with what is declared.
+"""The mismatches of a table: the one place that compares the catalogue with what the worker needs.
 
-Names alone do not tell: a table by the right name may have no unique key, or a column of another type, and then fails
-at some record in the night. `setup`, `doctor`, `run` and the stages ask here.
+Names are not enough: a table with the right name may lack a unique key, or have a column of another type, and would
+fail later at some record. `setup`, `doctor`, `run` and the stages use this module.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ SEQUENCE = "a sequence ahead of its rows"
 
 @dataclass(frozen=True)
 class Mismatch:
-    """In what a table is not as it has to be."""
+    """One way in which a table is not as the worker needs it."""
 
     shape: Shape
     problem: SchemaProblem
     by_setup: str = ""
-    """What `setup` adds; empty where an owner has to fix it."""
+    """What `setup` adds; empty if the owner must fix it."""
     harmless: bool = False
-    """Whether all but a pull works nevertheless."""
+    """Whether everything except a pull works nevertheless."""
     hides: bool = False
-    """Whether it is row level security, which hides its rows."""
+    """Whether the cause is row level security, which hides rows."""
 
 
 def compare(
     shape: Shape, found: Found, sources: Found | None = None, duplicates: Duplicates | None = None
 ) -> list[Mismatch]:
-    """In what a table is not as it has to be, each with its fix. Pure.
+    """The mismatches of a table, each with its fix. Pure.
 
     Args:
-        shape: what it has to be.
-        found: what it is.
-        sources: what the table is that its rows come from, where that is known.
-        duplicates: the rows that a fix of its key stumbles over, where that is known.
+        shape: the required table.
+        found: the actual table.
+        sources: the actual table that its rows come from, if that is known.
+        duplicates: the rows that prevent a fix of its key, if that is known.
     """
     where = f"{shape.database}'s {shape.table}"
     if not found.kind:
@@ -75,7 +75,7 @@ def _by_setup(shape: Shape, what: str) -> Mismatch:
 
 
 def _no_way(shape: Shape, found: Found) -> list[str]:
-    """Cause no statement makes this table what it has to be."""
+    """Why no statement can make this table right."""
     if shape.key is None:
         return []
     if shape.key in found.columns:
@@ -161,7 +161,7 @@ def _fits_text(wanted: Wanted, column: Column) -> bool:
             return wanted.kind is Kind.TEXT
         case "varchar":
             return length is None or length >= wanted.least
-        case "bpchar":  # padded, but where it is always full
+        case "bpchar":  # padded, unless it is always full
             return wanted.loose or (wanted.name == "last_sync_hash" and length == wanted.least)
         case _:
             return wanted.loose and column.category == "E"

@@ -1,5 +1,5 @@
-"""What the catalogue alone does not tell of a table: how far its numbers have come, whose keys are in the way, and
-what becomes of a value that is written to it.
+"""What the catalogue alone does not show about a table: its highest and next ids, duplicate keys, and whether written
+values fit.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from worker.postgres.transaction import ROLLBACK, Step, fetch_all, fetch_one, re
 
 @dataclass(frozen=True)
 class Numbering:
-    """How far a table's numbers have come, and what numbers the next row."""
+    """The highest ``id`` of a table, and the next one of its sequence."""
 
     highest: int
     next: int
 
 
 async def numbering(connection: Connection, numbered: Sequence[tuple[Table, str]]) -> dict[Table, Numbering]:
-    """The highest ``id`` of these tables and what their sequences give next, where this role may see it: one
-    round trip.
+    """The highest ``id`` of these tables and the next one of their sequences, if this role may see it. One round
+    trip.
 
     Args:
         connection: to the database.
@@ -55,17 +55,17 @@ async def numbering(connection: Connection, numbered: Sequence[tuple[Table, str]
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The rows of a table that have no key, or share one."""
+    """The rows of a table that have no key, or the same key."""
 
     none: int
     key: str | None
-    """One that several rows have."""
+    """A key that several rows have."""
     rows: int
-    """How many."""
+    """How many rows have it."""
 
 
 async def duplicates(connection: Connection, table: Table, key: str) -> Duplicates:
-    """The rows that a fix of a table's key would stumble over."""
+    """The rows that would prevent a fix of a table's key."""
     statement = sql.SQL(
         "SELECT (SELECT count(*) FROM {table} WHERE {key} IS NULL) AS none, d.key, coalesce(d.rows, 0) AS rows"
         " FROM (SELECT 1) one LEFT JOIN (SELECT {key}::text AS key, count(*) AS rows FROM {table}"
@@ -78,31 +78,31 @@ async def duplicates(connection: Connection, table: Table, key: str) -> Duplicat
 _UNFIT = statement("worker.schema", "unfit")
 
 
-_SOON: Step = (sql.SQL("SET LOCAL lock_timeout = '1s'"), None)
+_SHORT_LOCK_TIMEOUT: Step = (sql.SQL("SET LOCAL lock_timeout = '1s'"), None)
 
 
 async def unfit(
     connection: Connection, entities: Iterable[Entity], found: Mapping[Table, Found]
 ) -> dict[Table, dict[str, str]]:
-    """Master columns whose type does not take what the worker writes there: master → column → the value's type. One
+    """Master columns whose type does not fit what the worker writes there: master → column → the value's type. One
     round trip.
 
     Args:
         connection: to Neon.
         entities: whose masters.
-        found: what was found of Neon's tables. What is made of something that is not there yet is left out.
+        found: Neon's actual tables. Columns computed from something that does not exist yet are left out.
     """
     steps, masters = [], []
     for entity in entities:
         master, invalid = found[entity.master_table], found[entity.invalid_table]
-        away = [str(table) for table in entity.reads if table in found and not found[table].kind]
+        absent = [str(table) for table in entity.reads if table in found and not found[table].kind]
         written: dict[str, sql.Composable] = {
             name: sql.Identifier("r", source) for name, source in entity.mapping.items() if source in invalid.columns
         }
         written |= {
             name: sql.SQL(how)
             for name, how in entity.computed.items()
-            if invalid.columns.keys() >= set(re.findall(r"\br\.(\w+)", how)) and not any(one in how for one in away)
+            if invalid.columns.keys() >= set(re.findall(r"\br\.(\w+)", how)) and not any(one in how for one in absent)
         }
         pairs = [
             sql.SQL("({}, pg_typeof({})::oid)").format(sql.Literal(name), how)
@@ -122,9 +122,9 @@ async def unfit(
     if not steps:
         return {}
     try:
-        _, *found_in = await read(connection, _SOON, *steps)
+        _, *results = await read(connection, _SHORT_LOCK_TIMEOUT, *steps)
     except psycopg.errors.LockNotAvailable:
-        # Somebody alters the table: what it will be like is seen when a record is settled.
+        # Somebody is altering the table: a misfit will show when a record is settled.
         await send(connection, ROLLBACK)
         return {}
-    return {master: {row["name"]: row["value"] for row in rows} for master, rows in zip(masters, found_in, strict=True)}
+    return {master: {row["name"]: row["value"] for row in rows} for master, rows in zip(masters, results, strict=True)}

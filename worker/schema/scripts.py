@@ -14,24 +14,24 @@ from psycopg import sql
 from worker.entities.declaration import Entity
 from worker.schema.shape import NEON, SUPABASE
 
-# In a wheel the SQL lies in the package, in a checkout beside it.
+# In a wheel the SQL is in the package, in a checkout next to it.
 _HERE = Path(__file__).parents[1]
 SQL_FOLDER = next((folder for folder in (_HERE / "sql", _HERE.parent / "sql") if folder.is_dir()), _HERE / "sql")
 
 _FOLDERS = {NEON: ("neon",), SUPABASE: ("supabase", "triggers")}
 
-# A part of a file that is a template, with what stands between an entity's and the next one's.
+# A part of a file that is a template, with the word that joins the entities' copies.
 _EACH = re.compile(
     r"^ *-- each entity, joined by (?P<word>.+)\n(?P<part>(?:.*\n)*?) *-- end of each entity\n", re.MULTILINE
 )
 
 MAX_NAME = 63
-"""Bytes of a name; Postgres cuts off the rest, and a script that looks for the whole name never finds it."""
+"""Bytes of a name; Postgres cuts off the rest, and a script that looks for the full name never finds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One file's SQL, for one entity where the file is a template."""
+    """One file's SQL; for one entity if the file is a template."""
 
     name: str
     """The file, and the entity."""
@@ -39,7 +39,7 @@ class Script:
 
 
 def scripts(database: str, entities: Iterable[Entity]) -> list[Script]:
-    """What makes ``Neon`` or ``Supabase`` ready for these entities, in the order it runs in.
+    """The scripts that set up ``Neon`` or ``Supabase`` for these entities, in the order in which they run.
 
     Raises:
         ValueError: a name would be too long for Postgres.
@@ -49,11 +49,11 @@ def scripts(database: str, entities: Iterable[Entity]) -> list[Script]:
         script
         for folder in _FOLDERS[database]
         for path in sorted((SQL_FOLDER / folder).glob("*.sql"))
-        for script in _made_of(path, named)
+        for script in _filled(path, named)
     ]
 
 
-def _made_of(path: Path, entities: list[Entity]) -> Iterator[Script]:
+def _filled(path: Path, entities: list[Entity]) -> Iterator[Script]:
     name, text = f"{path.parent.name}/{path.name}", path.read_text(encoding="utf-8")
     if path.stem == "entity":
         for entity in entities:
@@ -68,7 +68,7 @@ def _joined(word: str, part: str, entities: list[Entity]) -> str:
 
 
 def fill(template: str, entity: Entity) -> str:
-    """Fill in a template. Its placeholders are psycopg's, ``{name}``; the head of each file says which there are.
+    """Fill in a template. Its placeholders are psycopg's, ``{name}``; the head of each file lists them.
 
     Raises:
         KeyError: there is no such placeholder.
@@ -110,7 +110,7 @@ def _definitions(columns: Mapping[str, str]) -> sql.Composed:
 
 
 def _name_of(entity: Entity, placeholder: str) -> sql.Composable:
-    """What hangs on a table is named after it: its indexes, its constraint."""
+    """The name of a table's index or constraint, made of the table's name."""
     before, dot, suffix = placeholder.partition(".")
     tables = {"invalid.": entity.invalid_table, "workspace.": entity.workspace_table}
     name = _short(f"{tables[before.removesuffix('_literal') + dot].name}_{suffix}")

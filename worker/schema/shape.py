@@ -1,6 +1,4 @@
-"""What each table has to be for the worker: a column that it comes to need gets its line here, and in the SQL that
-adds it. Pure.
-"""
+"""The tables that the worker requires: a new column gets a line here, and in the SQL that adds it. Pure."""
 
 from __future__ import annotations
 
@@ -17,17 +15,17 @@ POSITION_COLUMNS = (
 )  # fmt: skip
 NEON, SUPABASE = "Neon", "Supabase"
 OUTBOX_CHECK = "events to N8N_WEBHOOK_URL"
-"""What ``doctor`` reports the outbox under."""
+"""The name of the outbox in ``doctor``'s findings."""
 
 
 class Kind(StrEnum):
-    """What a column has to hold. Each is several types of Postgres."""
+    """What a column holds. Each kind covers several types of Postgres."""
 
     KEY = "key"
     TEXT = "text"
     INTEGER = "integer"
     NUMBER = "number"
-    """Numbers rows: any integer type."""
+    """An id: any integer type."""
     TIME = "time"
     """UTC: with a time zone or without."""
     JSON = "json"
@@ -41,55 +39,55 @@ KEY_LENGTH = 21
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a column has to be."""
+    """A required column."""
 
     name: str
     kind: Kind = Kind.TEXT
     added: bool = True
-    """Whether `setup` adds it where it is missing."""
+    """Whether `setup` adds it if it is missing."""
     empty: bool = False
     """Whether it is NULL in a new row, and the worker sets it to NULL again."""
     least: int = 0
-    """Characters it must take."""
+    """How many characters it must hold."""
     whole: bool = False
-    """Whether what it is given must come back as it was: nothing padded, cut or rounded."""
+    """Whether values must be stored exactly: not padded, cut or rounded."""
     loose: bool = False
-    """Whether a type that takes some values only will do: what it refuses is that record's alone."""
+    """Whether a type that fits only some values is enough: a refused value concerns only its record."""
     read: bool = False
     """Whether the worker only reads it."""
     default: str | None = None
-    """For a new type, where it had one."""
+    """The default for a new type, if the column had one."""
     made_as: str | None = None
-    """The type of a new column; None for that of its kind."""
+    """The type of a new column; None for the usual type of its kind."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a table has to be."""
+    """A required table."""
 
     database: str
     subject: str
-    """What ``doctor`` reports it under."""
+    """Its name in ``doctor``'s findings."""
     table: Table
     columns: Sequence[Wanted]
     key: str | None = None
-    """The column by which a row is found, unique in every row."""
+    """The key column, unique over all rows."""
     upserted: bool = False
-    """Whether ON CONFLICT goes by the key."""
+    """Whether ON CONFLICT uses the key."""
     filled: Collection[str] | None = None
-    """The columns that the worker's INSERT brings; None where it inserts nothing."""
+    """The columns that the worker's INSERT fills; None if it inserts nothing."""
     sources: Mapping[str, str] = field(default_factory=dict)
-    """Column → Neon's column that it is filled from, which may be empty."""
+    """Column → Neon's column that it is filled from, which may be NULL."""
     source: Table | None = None
-    """The table that those are of."""
+    """The table of those columns."""
     numbered: bool = False
-    """Whether rows get their ``id`` here."""
+    """Whether the table assigns the ``id`` of its rows."""
     own: bool = False
-    """Whether it is a table of the worker's own, which `setup` keeps in order."""
+    """Whether it is the worker's own table, which `setup` repairs."""
 
 
 def _data(entity: Entity, column: str) -> Kind:
-    """What a data column holds, as the entity declares it. Of other types any will do that takes the values."""
+    """The kind of a data column, as the entity declares it; for other types, any type that fits the values."""
     return {"TEXT": Kind.TEXT, "INTEGER": Kind.INTEGER}.get(entity.column_types[column].upper(), Kind.ANY)
 
 
@@ -125,7 +123,7 @@ def _workspace(entity: Entity) -> Shape:
         Wanted("enrichment_notes"), Wanted("enriched_by"), Wanted("enriched_at", Kind.TIME),
         Wanted("pulled_from_neon_at", Kind.TIME), Wanted("pushed_to_neon_at", Kind.TIME, empty=True),
         Wanted("last_sync_hash", least=32), Wanted("created_at", Kind.TIME),
-        # One version of a row is told from the next by it.
+        # It distinguishes the versions of a row.
         Wanted("updated_at", Kind.TIME, whole=True),
         Wanted("neon_snapshot", Kind.JSON, empty=True), Wanted("validation_errors", Kind.JSON),
         Wanted("validation_warnings", Kind.JSON), Wanted("sync_note", least=2000, empty=True),
@@ -152,17 +150,17 @@ def _read(entity: Entity, table: Table) -> Shape:
 def _plain(
     database: str, subject: str, table: Table, names: Iterable[str], *, key: str | None = None, numbered: bool = False
 ) -> Shape:
-    """A table of the worker's own."""
+    """One of the worker's own tables."""
     wanted = [Wanted(name, Kind.ANY) for name in names]
     return Shape(database, subject, table, wanted, key=key, upserted=key is not None, numbered=numbered, own=True)
 
 
 def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape]:
-    """What every table has to be.
+    """All required tables.
 
     Args:
         entities: whose tables.
-        announces: the outbox is used too.
+        announces: whether the outbox is used, too.
     """
     named = list(entities)
     made = {entity.master_table for entity in named} | {entity.invalid_table for entity in named}

@@ -1,1 +1,1 @@
-"""Supabase: the workspace as a queue, what its rows are told, how far the pull is. Knows no rules, and not Neon."""
+"""Supabase: the workspace as a queue, acknowledgements, the pull's position. Knows no rules, and not Neon."""

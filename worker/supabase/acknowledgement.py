@@ -1,4 +1,4 @@
-"""Supabase: what the rows of settled records are told."""
+"""Supabase: write the outcomes of settled records into their rows."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from worker.supabase.queue import STAMP
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a workspace row is to say from now on. None leaves a cell as it is."""
+    """What a workspace row shows from now on. None leaves a cell as it is."""
 
     key: str
     version: datetime | None
-    """Only the row that still has this ``updated_at`` is answered: a newer edit is not overwritten."""
+    """The row is written only if it still has this ``updated_at``: a newer edit is not overwritten."""
     status: str
     note: str | None
     data: Data | None = None
-    """Data columns that get other values than the row has."""
+    """Data columns that change."""
     snapshot: Data | None = None
     errors: Mapping[str, str] | None = None
     warnings: Mapping[str, str] | None = None
@@ -37,13 +37,13 @@ class Reply:
     promoted_at: datetime | None = None
     waiting_for: str | None = None
     code: str | None = None
-    """What ``note`` says."""
+    """The code of ``note``."""
     receipt: Receipt | None = None
-    """The ledger row that says so."""
+    """The ledger row with the outcome."""
     forget: bool | None = None
-    """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    """Whether to remove the row's receipt: Neon no longer knows it."""
     as_of: datetime | None = None
-    """The version of the row that the values are of, where it holds an older one: its database was restored."""
+    """If the row is older because its database was restored: the version that the values are from."""
 
 
 VERSIONS = sql.SQL(
@@ -52,17 +52,17 @@ VERSIONS = sql.SQL(
     " concat_ws(',', w.queued_versions, to_char(a.as_of, {}))"
     " ELSE w.queued_versions END"
 ).format(STAMP)
-"""The versions in which a row was queued, by what it is told."""
+"""The new ``queued_versions`` of a row that gets a reply."""
 
 
-_REPLIED = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
+_PLAIN_FIELDS = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
 
 
 _ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
 
 
 def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
-    """The step that tells the enrichers."""
+    """The step that writes the replies into their rows."""
     return _acknowledge(entity), {"replies": Jsonb([_as_json(reply) for reply in replies])}
 
 
@@ -81,11 +81,11 @@ def _acknowledge(entity: Entity) -> sql.SQL:
 
 
 def _as_json(reply: Reply) -> dict[str, Any]:
-    said = {name: value for name in _REPLIED if (value := getattr(reply, name)) is not None}
+    cells = {name: value for name in _PLAIN_FIELDS if (value := getattr(reply, name)) is not None}
     if reply.version:
-        said["version"] = reply.version
+        cells["version"] = reply.version
     if reply.as_of:
-        said["as_of"] = reply.as_of
+        cells["as_of"] = reply.as_of
     if reply.receipt:
-        said["receipt_id"], said["receipt_hash"] = reply.receipt.id, reply.receipt.hash
-    return said
+        cells["receipt_id"], cells["receipt_hash"] = reply.receipt.id, reply.receipt.hash
+    return cells

@@ -1,4 +1,4 @@
-"""Work on many rows of the workspace, of which it may refuse some: those are told and passed over, and hold up nobody.
+"""Work on many rows of the workspace, which may refuse some: those are reported and skipped, and block no other row.
 Knows no tables.
 """
 
@@ -21,36 +21,36 @@ log = structlog.get_logger("worker.pull")
 
 T = TypeVar("T")
 LOGGED = 50
-"""How many refusals of one pull are logged one by one."""
+"""At most this many refusals of one pull are logged one by one."""
 MOST_REFUSED = 50
-"""How many records the workspace may refuse, before it is asked whether it refuses most of them."""
+"""The workspace may refuse this many records before it matters whether it refuses most of them."""
 
 
 @dataclass
 class Refusals:
-    """What the workspace refused of what it was brought."""
+    """What the workspace refused."""
 
     event: str
-    """What each is logged as."""
+    """The log event of each refusal."""
     refused: int = 0
     taken: int = 0
     first: tuple[str, psycopg.Error] | None = None
-    """The first that was refused, and why."""
+    """The first refused key, and why."""
 
     def add(self, entity: Entity, key: str, error: psycopg.Error) -> None:
-        """Count one, and log it while they are few."""
+        """Count a refusal, and log it while there are few."""
         self.refused += 1
         self.first = self.first or (key, error)
         if self.refused <= LOGGED:
             log.warning(self.event, entity=entity.name, key=key, error=in_one_line(error))
 
     def sum_up(self, entity: Entity) -> None:
-        """Log how many there were beside those that were logged."""
+        """Log how many more there were than were logged one by one."""
         if self.refused > LOGGED:
             log.warning("pull.refused.more", of=self.event, entity=entity.name, records=self.refused - LOGGED)
 
     def check(self, entity: Entity) -> None:
-        """Look whether it is no record's fault any more.
+        """Check whether the refusals can still be the records' own fault.
 
         Raises:
             SetupMissing: the workspace refuses many records, and most of them.
@@ -64,30 +64,30 @@ class Refusals:
             raise SetupMissing([SchemaProblem(f"{what}, {key} as the first: {in_one_line(error)}", hint)]) from error
 
 
-async def in_parts(
+async def for_each_accepted(
     supabase: Connection,
     step: Callable[[Sequence[T]], Awaitable[None]],
     items: Sequence[T],
     refused: Callable[[T, psycopg.Error], Awaitable[None]],
 ) -> int:
-    """Do a step for all of these; where the workspace refuses some of them, for all the others.
+    """Do a step for all items; if the workspace refuses some, for all others.
 
     Args:
         supabase: to Supabase.
         step: does it, in transactions of its own.
         items: what to do it for.
-        refused: told of each for which it cannot be done, and why; what it raises ends all of it.
+        refused: called with each refused item, and why; an exception from it ends everything.
 
     Returns:
-        For how many it was done.
+        For how many items it was done.
 
     Raises:
-        psycopg.Error: a database failed, or refuses what is no record's.
+        psycopg.Error: a database failed, or the refusal is not about records.
     """
     try:
         await step(items)
     except psycopg.Error as error:
-        # Neon was only read, or booked what the workspace had taken.
+        # An error of Neon's is never about these rows: Neon is only read, or books what the workspace has taken.
         if not is_about_records(error) or getattr(error, "database", None) == "Neon":
             raise
         await send(supabase, ROLLBACK)
@@ -95,6 +95,6 @@ async def in_parts(
             await refused(items[0], error)
             return 0
         half = len(items) // 2
-        first = await in_parts(supabase, step, items[:half], refused)
-        return first + await in_parts(supabase, step, items[half:], refused)
+        first = await for_each_accepted(supabase, step, items[:half], refused)
+        return first + await for_each_accepted(supabase, step, items[half:], refused)
     return len(items)

@@ -1,5 +1,5 @@
-"""Supabase: the events that wait to be posted to ``N8N_WEBHOOK_URL``. An event commits with what it tells of, so
-none is lost; ``deploy/webhook.schema.json`` is made of the models here.
+"""Supabase: the events that wait to be posted to ``N8N_WEBHOOK_URL``. An event commits together with the change that it
+announces, so none is lost. ``deploy/webhook.schema.json`` is generated from the models here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_one, send
 
 RECORDS = 1000
-"""Records of one event at most: a larger batch is several events."""
+"""At most this many records in one event: a larger batch becomes several events."""
 
 
 class _Event(BaseModel):
@@ -116,12 +116,12 @@ class Held(Exception):
 
 
 async def oldest(connection: Connection, entity: Entity, *, after: int = 0) -> Waiting | None:
-    """The oldest event of an entity, locked in a transaction that stays open; None where none waits.
+    """The oldest event of an entity, locked in a transaction that stays open; None if none waits.
 
     Args:
         connection: to Supabase.
         entity: whose events.
-        after: look at later ones only. One that commits late may have a lower number: look without this, too.
+        after: only events with a higher id. An event that commits late may have a lower id: also call without this.
 
     Raises:
         Held: another worker posts.
@@ -136,7 +136,7 @@ async def oldest(connection: Connection, entity: Entity, *, after: int = 0) -> W
 
 
 async def pending(connection: Connection, entity: Entity) -> int:
-    """How many events of an entity wait. It takes as long as there are many."""
+    """How many events of an entity wait. The cost grows with their number."""
     step = _PENDING.format(outbox=OUTBOX.sql), {"entity": entity.name}
     row = await fetch_one(connection, *step)
     return int(row["pending"])
@@ -150,13 +150,13 @@ async def waiting_with(connection: Connection, key: str) -> int:
 
 
 async def posted(connection: Connection, event: Waiting) -> None:
-    """Take an event out that was posted, and end the transaction that held it."""
+    """Delete an event that was posted, and end the transaction that held it."""
     statement = sql.SQL("DELETE FROM {} WHERE id = %(id)s").format(OUTBOX.sql)
     await send(connection, (statement, {"id": event.id}), COMMIT)
 
 
 async def not_posted(connection: Connection, event: Waiting, reason: str) -> None:
-    """Keep with an event why it could not be posted, and end the transaction that held it."""
+    """Record why an event could not be posted, and end the transaction that held it."""
     statement = sql.SQL("UPDATE {} SET attempts = attempts + 1, last_error = %(reason)s WHERE id = %(id)s")
     await send(connection, (statement.format(OUTBOX.sql), {"id": event.id, "reason": reason}), COMMIT)
 

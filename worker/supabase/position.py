@@ -1,4 +1,4 @@
-"""Supabase: how far the pull of each entity has come, which one of several workers moves."""
+"""Supabase: the position of each entity's pull, which only one worker moves at a time."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ GUARD_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Position:
-    """How far the pull of an entity has come; times are UTC without zone."""
+    """How far the pull of an entity has read. Times are UTC without zone."""
 
     horizon: Horizon | None
-    """None where nothing was pulled, or by a worker of another release, which does not say what was open then."""
+    """None if nothing was pulled, or the last pull was by another release, which does not store open transactions."""
     last_pull_at: datetime | None
     last_full_at: datetime | None
     pulls: int = 0
-    """How many pulls ended here."""
+    """How many pulls were completed."""
     ledger_id: int | None = None
-    """The workspace has heard of all that Neon's ledger says up to this id."""
+    """The workspace shows all outcomes of Neon's ledger up to this id."""
     restored: dict[str, Any] | None = None
     """The last restore that was recognised."""
 
 
 async def take_position(connection: Connection, entity: Entity) -> Position | None:
-    """Become the only puller of an entity for as long as this transaction lives; None where another is."""
+    """Become the only puller of an entity until this transaction ends; None if another worker is."""
     add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
     await transact(connection, (add, {"entity": entity.name}))
     take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
@@ -50,7 +50,7 @@ async def take_position(connection: Connection, entity: Entity) -> Position | No
 
 
 async def read_position(connection: Connection, entity: Entity) -> Position:
-    """How far the pull of an entity has come, only looked at."""
+    """Read the position of an entity's pull without a lock."""
     statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
     row = await fetch_first(connection, statement, {"entity": entity.name})
     return _position(row) if row else Position(None, None, None)
@@ -66,7 +66,7 @@ def _position(row: Mapping[str, Any]) -> Position:
 
 
 def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
-    """The step that keeps what is known of a restore."""
+    """The step that stores what is known about a restore."""
     statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION.sql)
     return statement, {"restored": Jsonb(dict(restored)), "entity": entity.name}
 
@@ -81,7 +81,7 @@ def save_position(
     pulls: int,
     ledger_id: int | None,
 ) -> Step:
-    """The step that moves the position, or leaves it; commits with the transaction that holds it."""
+    """The step that saves the position, or keeps the old one if ``reached`` is None. The holder must commit it."""
     statement = sql.SQL(
         "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
         " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
@@ -93,7 +93,7 @@ def save_position(
     return statement, {
         "position": reached and reached.position,
         "last_id": reached and reached.last_id,
-        "open": Jsonb({"run_id": run_id, **reached.remembered()}) if reached else None,
+        "open": Jsonb({"run_id": run_id, **reached.as_json()}) if reached else None,
         "run_id": run_id,
         "result": Jsonb(result),
         "full": full,
@@ -104,8 +104,8 @@ def save_position(
 
 
 async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:
-    """The entities whose last pull, by any worker, is longer ago than ``interval`` seconds, or is still to come: then
-    the server's clock went back, and nobody knows how long ago it is.
+    """The entities whose last pull, by any worker, is more than ``interval`` seconds ago or in the future. The latter
+    means that the server's clock went back, so the age of the pull is unknown.
     """
     statement = sql.SQL(
         "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
@@ -127,7 +127,7 @@ _AHEAD = LogThrottle()
 
 
 def restored_in_words(restored: Mapping[str, Any]) -> str:
-    """Which side was restored, and to what moment, of what the position keeps of it."""
+    """Which side was restored, and to what moment, from the position's ``restored``."""
     moments = (("not before", restored.get("after")), ("before", restored.get("before")))
     parts = [f"{word} {at[:19].replace('T', ' ')} UTC" for word, at in moments if at]
     return f"{restored['side']} was restored to an earlier moment" + (f" ({' and '.join(parts)})" if parts else "")

@@ -1,4 +1,4 @@
-"""Supabase: the queue, and what the enricher's row is told. Knows no rules."""
+"""Supabase: the queue of rows to deliver. Knows no rules."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
 """What :func:`worker.domain.model.stamp` writes, for ``to_char``; the trigger has it too."""
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
 
-_SAID_BY_0_1_0 = {
+_NOTES_OF_0_1_0 = {
     Code.LEFT: messages.LEFT,
     Code.GONE: "This record is no longer in the invalid table:%",
     Code.FLAGGED: "Not promoted: %",
     Code.CARRIED: "Carried to Neon, where it waits for re-validation.%",
     Code.UNDONE: "The promotion was taken back:%",
 }
-"""How release 0.1.0 begins its notes; it has no codes."""
+"""How release 0.1.0 begins its notes: it has no codes."""
 
 _CLAIM = statement("worker.supabase", "claim")
 
 
 _MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
 """What a delivery does not need."""
-# While release 0.1.0 runs beside this one, it writes its words over a note and leaves the code of that one as it is.
+# While release 0.1.0 runs beside this one, it overwrites a note and leaves the old note's code as it is.
 CODE = sql.SQL("CASE {whens} ELSE w.sync_code END").format(
     whens=sql.SQL(" ").join(
         sql.SQL("WHEN w.sync_note LIKE {} THEN {}").format(sql.Literal(begins), sql.Literal(code.value))
-        for code, begins in _SAID_BY_0_1_0.items()
+        for code, begins in _NOTES_OF_0_1_0.items()
     )
 )
 _ROWS = {
     "work": sql.SQL(
         "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
     ),
-    "work, but for some": sql.SQL(
-        "WHERE {is_work} AND {not_aside} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"
+    "work, without postponed": sql.SQL(
+        "WHERE {is_work} AND {not_postponed} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"
         " FOR UPDATE OF w SKIP LOCKED"
     ),
     "work among some": sql.SQL(
         "WHERE {is_work} AND w.{key} = ANY(%(keys)s) ORDER BY w.{key} LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED"
     ),
-    "work, only looked at": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
+    "work, not locked": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
     "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w"),
     "free keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w SKIP LOCKED"),
-    "keys, only looked at": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
+    "keys, not locked": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
 }
 
 
-def _not_postponed(entity: Entity, which: str = "aside") -> sql.Composed:
-    """That a row is not among the postponed. No join, to keep to the queue's index."""
+def _not_postponed(entity: Entity, which: str = "postponed") -> sql.Composed:
+    """The condition that a row is not postponed. No join, so that the queue's index is used."""
     return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
         sql.Identifier(entity.key), STAMP, sql.Placeholder(which)
     )
@@ -80,7 +80,7 @@ def _claim(entity: Entity, rows: str) -> sql.SQL:
             released=sql.Literal(messages.RELEASED),
             more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
         )
-        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_aside=_not_postponed(entity))
+        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_postponed=_not_postponed(entity))
         + sql.SQL(") c")
     )
 
@@ -93,8 +93,8 @@ _CLAIMED_FIELDS = (
 
 def _claimed(entity: Entity, row: dict[str, Any]) -> Claimed:
     cells = {name: row[name] for name in _CLAIMED_FIELDS}
-    # A row adopted from a hand-made table has no snapshot: whatever it holds, the enricher put there.
-    # A snapshot of another release may know other columns: what it does not know, nobody has agreed on.
+    # A row adopted from a hand-made table has no snapshot: all its values count as the enricher's.
+    # A snapshot of another release may have other columns: on a missing one, nothing was agreed.
     cells["snapshot"] = {**dict.fromkeys(entity.columns), **(row["snapshot"] or {})}
     cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
     if row["receipt_id"] is not None:
@@ -103,9 +103,9 @@ def _claimed(entity: Entity, row: dict[str, Any]) -> Claimed:
 
 
 _PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
-"""The queue's index has the oldest first. After a flip of many rows, and until the next ANALYZE, the planner takes the
-queue for short, and would read and sort the whole of it for each batch. What is acknowledged is looked up by index and
-joined by hash, however small the workspace was when the statement was prepared.
+"""The queue's index has the oldest first. After a flip of many rows, and until the next ANALYZE, the planner believes
+the queue is short, and would read and sort all of it for each batch. Acknowledged rows are looked up by index and
+joined by hash, even if the workspace was small when the statement was prepared.
 """
 
 
@@ -120,33 +120,33 @@ async def claim(
     postponed: Sequence[str] = (),
     among: Sequence[str] | None = None,
 ) -> list[Claimed]:
-    """The oldest work of an entity, in a transaction that keeps it from all other workers.
+    """The oldest work of an entity, locked for this worker in a transaction that stays open.
 
     The claim is the row locks themselves: it ends with the transaction, however that ends.
 
     Args:
         connection: to Supabase; its transaction stays open.
         entity: which.
-        limit: rows at most.
+        limit: maximum number of rows.
         read_only: read only and lock nothing.
-        skip: rows to pass over first.
+        skip: number of rows to skip.
         durable: the transaction's COMMIT waits for the disk.
-        postponed: rows to pass over, as an :class:`worker.domain.postponed.Postponed` names them.
+        postponed: row versions to skip, as from :class:`worker.domain.postponed.Postponed`.
         among: only rows with these keys.
     """
-    rows = "work, only looked at" if read_only else "work, but for some" if postponed else "work"
+    rows = "work, not locked" if read_only else "work, without postponed" if postponed else "work"
     params: dict[str, Any] = {"limit": limit, "skip": skip}
     if among is not None:
         rows, params = "work among some", {"limit": limit, "keys": list(among)}
-    elif rows == "work, but for some":
-        params["aside"] = list(postponed)
+    elif rows == "work, without postponed":
+        params["postponed"] = list(postponed)
     opening = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
     return [_claimed(entity, row) for row in await begin_and_fetch(connection, opening, (_claim(entity, rows), params))]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A workspace row, and how far it has come."""
+    """A workspace row, with its state."""
 
     claimed: Claimed
     neon_id: int | None
@@ -155,7 +155,7 @@ class Row:
     noted: bool
     """Whether an enricher left notes on it."""
     code: str | None
-    """What its note says: a :class:`worker.domain.model.Code`."""
+    """The code of its note: a :class:`worker.domain.model.Code`."""
 
     @property
     def pushed(self) -> bool:
@@ -164,26 +164,26 @@ class Row:
 
     @property
     def promoted(self) -> bool:
-        """Whether it says that the record was promoted."""
+        """Whether it shows that the record was promoted."""
         return self.claimed.promoted_at is not None
 
     @property
     def taken_back(self) -> bool:
-        """Whether an enricher works on it: what was carried before is not his last word."""
+        """Whether an enricher works on it again: what was carried before is not the enricher's final version."""
         status = self.claimed.status
-        # What was carried stays complete until it is judged: another status is the enricher's word.
+        # A carried row stays complete until it is judged: another status was set by the enricher.
         return status == Status.IN_PROGRESS or (
             status != Status.COMPLETE and (self.edited or self.code == Code.CARRIED)
         )
 
     @property
     def queued(self) -> bool:
-        """Whether it is work, or waits: the push settles it."""
+        """Whether it is in the queue, or waits: the delivery settles it."""
         return self.claimed.status == Status.COMPLETE and not self.pushed
 
     @property
     def carried(self) -> bool:
-        """Whether it was carried to Neon and has not heard what became of it."""
+        """Whether it was carried to Neon, and its outcome was not acknowledged yet."""
         return self.claimed.status == Status.COMPLETE and self.pushed and not self.promoted
 
     @property
@@ -207,9 +207,9 @@ async def lock(
         entity: whose rows.
         keys: which.
         read_only: read only and lock nothing.
-        wait: for whoever holds a row; else his rows are left out.
+        wait: wait for other transactions' locks; else locked rows are left out.
     """
-    which = "keys, only looked at" if read_only else "keys" if wait else "free keys"
+    which = "keys, not locked" if read_only else "keys" if wait else "free keys"
     step = _claim(entity, which), {"keys": list(keys)}
     rows = await begin_and_fetch(connection, begin(read_only=read_only), step)
     names = ("neon_id", "pulled_at", "noted", "code")
@@ -217,7 +217,7 @@ async def lock(
 
 
 async def has_work(connection: Connection, entities: Iterable[Entity], postponed: Mapping[str, Postponed]) -> set[str]:
-    """The names of the entities that have work, but for what is put aside."""
+    """The names of the entities that have work which is not postponed."""
     one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
     parts, params = [], {}
     for entity in entities:
@@ -238,8 +238,8 @@ async def count_work(connection: Connection, entity: Entity) -> int:
 
 
 async def carried(connection: Connection, entity: Entity, after: int, limit: int) -> dict[int, str]:
-    """Id and key of rows that were carried to Neon and have not heard what became of them, in the order of
-    their ids, after ``after``.
+    """Id → key of rows that were carried to Neon and whose outcome was not acknowledged yet, in id order, after
+    ``after``.
     """
     statement = sql.SQL(
         "SELECT w.id, w.{key} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"

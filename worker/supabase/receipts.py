@@ -1,5 +1,5 @@
-"""Supabase: what the workspace rows were told of, by the receipts that they bear, and by which a database that was
-restored to an earlier moment is recognised.
+"""Supabase: the receipts of the workspace rows. They say which outcomes the rows show, and reveal when a database was
+restored to an earlier moment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CHUNK = 5000
 
 
 async def newest(connection: Connection, entity: Entity) -> Receipt | None:
-    """The latest ledger row that a workspace row was told of."""
+    """The latest receipt of any workspace row."""
     statement = sql.SQL(
         "SELECT receipt_id AS id, receipt_hash AS hash FROM {} WHERE receipt_id IS NOT NULL"
         " ORDER BY receipt_id DESC LIMIT 1"
@@ -29,8 +29,8 @@ async def newest(connection: Connection, entity: Entity) -> Receipt | None:
     return Receipt(**row) if row else None
 
 
-async def told(connection: Connection, entity: Entity, after: int) -> dict[str, Receipt]:
-    """What the workspace rows were told of after a ledger id, by key, in the order of the ids; a chunk of them."""
+async def receipts_after(connection: Connection, entity: Entity, after: int) -> dict[str, Receipt]:
+    """The next receipts of workspace rows after a ledger id, by key, in id order; at most ``CHUNK``."""
     statement = sql.SQL(
         "SELECT {key} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace} WHERE receipt_id > %(after)s"
         " ORDER BY receipt_id LIMIT %(limit)s"
@@ -39,8 +39,8 @@ async def told(connection: Connection, entity: Entity, after: int) -> dict[str, 
     return {row["key"]: Receipt(row["id"], row["hash"]) for row in rows}
 
 
-async def first_told(connection: Connection, entity: Entity, keys: Sequence[str]) -> datetime | None:
-    """When the first of these rows was told its outcome; UTC without zone."""
+async def first_acknowledged(connection: Connection, entity: Entity, keys: Sequence[str]) -> datetime | None:
+    """When the first of these rows was acknowledged; UTC without zone."""
     statement = sql.SQL(
         "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {} WHERE {} = ANY(%(keys)s)"
     ).format(entity.workspace_table.sql, sql.Identifier(entity.key))
@@ -49,7 +49,7 @@ async def first_told(connection: Connection, entity: Entity, keys: Sequence[str]
 
 
 async def pulls_kept(connection: Connection, entity: Entity) -> int:
-    """How many pulls the workspace knows of."""
+    """How many pulls the workspace has counted."""
     statement = sql.SQL("SELECT pulls FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
     cursor = await connection.execute(statement, {"entity": entity.name})
     row = await cursor.fetchone()
@@ -58,27 +58,27 @@ async def pulls_kept(connection: Connection, entity: Entity) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Unacknowledged:
-    """Rows that were told of nothing as late as the ledger speaks of them."""
+    """Rows that do not show the latest outcome in the ledger."""
 
     keys: list[str]
-    """Those that are not queued."""
+    """Rows that are not queued."""
     absent: set[str]
-    """Keys that have no row."""
+    """Keys without a row."""
     queued: list[str]
-    """Those that are queued and wait for nothing: their delivery tells them, unless they are taken back before."""
+    """Rows that are queued and wait for nothing: their delivery acknowledges them, unless they are taken back."""
     waiting: list[str]
-    """Those that wait for another record, and are older than what was carried of them."""
+    """Rows that wait for another record, and are older than the version that was carried."""
 
 
 async def unacknowledged(
     connection: Connection, entity: Entity, latest: Mapping[str, int], versions: Mapping[str, datetime | None]
 ) -> Unacknowledged:
-    """Rows that were told of nothing as late as this.
+    """Find the rows that do not show these outcomes yet.
 
     Args:
         connection: to Supabase.
         entity: whose rows.
-        latest: key → id of the ledger row that says what became of the record.
+        latest: key → id of the ledger row with the latest outcome.
         versions: key → the version of the row that was carried.
     """
     statement = sql.SQL(

@@ -16,14 +16,14 @@ _RELEASE = statement("worker.supabase", "release")
 
 
 def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = messages.RELEASED) -> Step:
-    """The step that puts waiting rows back in the queue, and says whether somebody held one; an edited row goes back by
-    itself.
+    """The step that puts waiting rows back in the queue, and returns whether another transaction holds one. An edited
+    row goes back by itself.
 
     Args:
         entity: whose rows wait.
-        keys: what they wait for, or their own keys.
-        by: the column that ``keys`` are of.
-        note: what the rows are to say.
+        keys: the keys that they wait for, or their own.
+        by: the column that ``keys`` are from.
+        note: the new note of the rows.
     """
     return _release(entity, by), {"keys": list(keys), "note": note}
 
@@ -34,7 +34,7 @@ def _release(entity: Entity, by: str) -> sql.SQL:
 
 
 def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
-    """The steps that wake whoever waits for these records of ``entity``."""
+    """The steps that release the rows that wait for these records of ``entity``."""
     if not promoted:
         return []
     return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]

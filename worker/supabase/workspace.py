@@ -1,4 +1,4 @@
-"""Supabase: what a pull changes in the workspace rows that are there, and which of them it looks at."""
+"""Supabase: which existing workspace rows a pull looks at, and what it changes in them."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class Refresh:
     reopened: bool
     note: str | None
     code: str | None = None
-    """What ``note`` says."""
+    """The code of ``note``."""
     cleared: bool = False
-    """Whether the old note goes, though there is no new one."""
+    """Whether to remove the old note, even without a new one."""
     receipt: Receipt | None = None
-    """The ledger row that the row is told of by this."""
+    """The ledger row whose outcome the row then shows."""
     forget: bool = False
-    """Whether the receipt that the row holds goes: Neon does not know it any more."""
+    """Whether to remove the row's receipt: Neon no longer knows it."""
     waiting_for: str | None = None
     enriched_by: str | None = None
-    """Who had enriched it, where the row does not say."""
+    """Who enriched it, if the row does not say."""
     enriched_at: datetime | None = None
     as_of: datetime | None = None
-    """The version of the row that the values are of, where it holds an older one: its database was restored."""
+    """If the row is older because its database was restored: the version that the values are from."""
 
 
 _REFRESH = statement("worker.supabase", "refresh")
 
 
 def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
-    """The step that brings changed records to their workspace rows, which the caller has locked."""
+    """The step that writes changed records into their workspace rows, which the caller has locked."""
     return (
         _REFRESH.format(
             workspace=entity.workspace_table.sql,
@@ -74,14 +74,14 @@ def _refresh_as_json(row: Refresh) -> dict[str, Any]:
 async def pulled_keys(
     connection: Connection, entity: Entity, after: str, limit: int, *, queued: bool = False
 ) -> list[str]:
-    """Keys of rows that should have their record in the invalid table, in order, after ``after``.
+    """Keys of rows whose record should be in the invalid table, in order, after ``after``.
 
     Args:
         connection: to Supabase.
         entity: whose rows.
         after: only keys greater than this one.
-        limit: keys at most.
-        queued: also of rows that their delivery would tell.
+        limit: maximum number of keys.
+        queued: also queued rows, which their delivery would acknowledge.
     """
     statement = sql.SQL(
         "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
@@ -94,12 +94,12 @@ async def pulled_keys(
     return [row["key"] for row in rows]
 
 
-LOOKED_AT = 10_000
-"""Rows that are compared at once."""
+COMPARED_AT_ONCE = 10_000
+"""This many rows are compared at once."""
 
 
 async def promoted_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
-    """Keys of rows that say promoted, in order, after ``after``."""
+    """Keys of rows that show a promotion, in order, after ``after``."""
     statement = sql.SQL(
         "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
         " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
@@ -110,12 +110,12 @@ async def promoted_keys(connection: Connection, entity: Entity, after: str, limi
 
 
 async def lost(connection: Connection, entity: Entity, *, inside: bool = False) -> dict[str, Data]:
-    """Key → data of the rows whose record a restored Neon does not have any more.
+    """Key → data of the rows whose record a restored Neon no longer has.
 
     Args:
         connection: to Supabase.
         entity: whose rows.
-        inside: within the transaction that is open already.
+        inside: within the open transaction.
     """
     statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.sync_code = 'lost' ORDER BY 1").format(
         sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
@@ -125,7 +125,7 @@ async def lost(connection: Connection, entity: Entity, *, inside: bool = False) 
 
 
 def give_up(entity: Entity, keys: Sequence[str], text: str) -> Step:
-    """The step that lets rows, which the caller has locked, wait for their record no longer."""
+    """The step that ends the wait of rows for their lost record; the caller has locked them."""
     statement = sql.SQL(
         "UPDATE {} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
         " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
@@ -142,15 +142,15 @@ def remove(entity: Entity, keys: Sequence[str]) -> Step:
 
 
 def note(entity: Entity, keys: Sequence[str], text: str, code: Code) -> Step:
-    """The step that leaves a note on rows, which the caller has locked."""
+    """The step that writes a note on rows, which the caller has locked."""
     statement = sql.SQL("UPDATE {} SET sync_note = %(text)s, sync_code = %(code)s WHERE {} = ANY(%(keys)s)")
     params = {"keys": list(keys), "text": text, "code": code}
     return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
 
 
 def await_return(entity: Entity, keys: Sequence[str], text: str) -> Step:
-    """The step that lets rows, which the caller has locked, wait until their record is in Neon again: what was set to
-    complete goes on by itself then. What they were told is of an outcome that Neon has forgotten.
+    """The step that makes rows, which the caller has locked, wait until their record is in Neon again: then rows set to
+    complete go on by themselves. The outcomes that they show are removed, because Neon has forgotten them.
     """
     statement = sql.SQL(
         "UPDATE {} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"

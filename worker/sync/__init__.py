@@ -1,1 +1,1 @@
-"""What goes between the two databases, in which order."""
+"""The steps between the two databases, and their order."""

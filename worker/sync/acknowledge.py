@@ -1,5 +1,5 @@
-"""Tell the enrichers in their rows. A row that refuses what it is told, by the customer's own constraints or triggers,
-keeps nobody else from hearing.
+"""Write outcomes into the enrichers' rows. A row that refuses its reply, by the customer's own constraints or triggers,
+blocks no other row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worker.neon import invalid
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
-from worker.postgres.hints import is_everybodys
+from worker.postgres.hints import concerns_all_records
 from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
 from worker.supabase import acknowledgement, release
 from worker.supabase.acknowledgement import Reply
@@ -33,13 +33,13 @@ _throttle = LogThrottle()
 class Acknowledged:
     """What became of replies."""
 
-    told: int = 0
+    written: int = 0
     missed: int = 0
-    """Rows that are not what they were when they were claimed, and were not told."""
+    """Rows that have changed since they were claimed, and got no reply."""
     refused: dict[str, tuple[Reply, str]] = field(default_factory=dict)
-    """Key → what the row does not take, and the server's reason."""
+    """Key → the reply that the row refuses, and the server's reason."""
     unreleased: bool = False
-    """Whether somebody holds a row that was to be released."""
+    """Whether another transaction holds a row that should be released."""
 
 
 async def acknowledge(
@@ -50,25 +50,27 @@ async def acknowledge(
     promoted: Sequence[str],
     events: Sequence[Step] = (),
 ) -> Acknowledged:
-    """Acknowledge, wake whoever waits for what was promoted, announce it, and commit the claim: one round trip.
+    """Acknowledge, release the rows that wait for promoted records, announce it, and commit the claim: one round trip.
 
-    A row whose own constraints refuse the normalised values is told everything else. What is refused altogether, and
-    who could not be woken, is put aside, to be tried again.
+    A row whose own constraints refuse the normalised values gets the rest of its reply. A row that refuses the whole
+    reply, or could not be released, is postponed and retried.
 
     Args:
-        databases: where that is kept.
+        databases: keeps what is postponed.
         supabase: to Supabase, in the transaction of the claim.
         entity: whose rows.
-        replies: what they are to be told.
+        replies: what the rows are to show.
         promoted: keys of the records that others may wait for.
         events: the steps that announce it.
 
     Raises:
-        psycopg.Error: the rows are still in the queue, and Neon knows what became of them.
+        psycopg.Error: the rows are still in the queue, and Neon has their outcomes.
     """
     released = release.releases(entity, promoted)
     try:
-        told, *others = await send(supabase, acknowledgement.acknowledge(entity, replies), *released, *events, COMMIT)
+        written, *others = await send(
+            supabase, acknowledgement.acknowledge(entity, replies), *released, *events, COMMIT
+        )
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
@@ -78,7 +80,7 @@ async def acknowledge(
         if events:
             await transact(supabase, *events)
     else:
-        acknowledged = Acknowledged(told.rowcount, len(replies) - told.rowcount)
+        acknowledged = Acknowledged(written.rowcount, len(replies) - written.rowcount)
         acknowledged.unreleased = any(row["held"] for result in others[: len(released)] for row in result.fetchall())
     if acknowledged.unreleased:
         databases.unreleased[entity.name].put(Cause.HELD, [(key, None) for key in promoted], "")
@@ -90,15 +92,15 @@ async def acknowledge(
 
 
 async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Sequence[Reply]) -> Acknowledged:
-    """Tell each row by itself.
+    """Acknowledge each row on its own.
 
     Raises:
-        psycopg.Error: no row takes anything, and not for what it is told: a privilege is missing, say.
+        psycopg.Error: every row refuses, and not because of its reply: a privilege is missing, for example.
     """
     acknowledged, latest = Acknowledged(), None
     for reply in replies:
         try:
-            told = await _acknowledge_one(supabase, entity, reply)
+            written = await _acknowledge_one(supabase, entity, reply)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
                 raise
@@ -106,9 +108,9 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
             latest = error
             acknowledged.refused[reply.key] = reply, in_one_line(error)
         else:
-            acknowledged.told += told
-            acknowledged.missed += 1 - told
-    if latest and len(acknowledged.refused) == len(replies) and is_everybodys(latest):
+            acknowledged.written += written
+            acknowledged.missed += 1 - written
+    if latest and len(acknowledged.refused) == len(replies) and concerns_all_records(latest):
         raise latest
     for key, (_, reason) in acknowledged.refused.items():
         _log_refused("reply.refused", entity, key, reason)
@@ -117,24 +119,24 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
 
 async def _acknowledge_one(supabase: Connection, entity: Entity, reply: Reply) -> int:
     try:
-        [told] = await transact(supabase, acknowledgement.acknowledge(entity, [reply]))
+        [written] = await transact(supabase, acknowledgement.acknowledge(entity, [reply]))
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT or reply.data is None:
             raise
         await send(supabase, ROLLBACK)
         note = messages.does_not_fit(reply.note, in_one_line(error))
         return await _acknowledge_one(supabase, entity, replace(reply, data=None, note=note))
-    return told.rowcount
+    return written.rowcount
 
 
 async def acknowledge_again(databases: Databases, entity: Entity, keys: Sequence[str]) -> Acknowledged:
-    """Tell rows what they refused before. Neon is not asked again; an edited row has its own delivery.
+    """Retry replies that rows refused before. Neon is not asked again; an edited row has its own delivery.
 
     Returns:
-        What became of it.
+        What became of the replies.
 
     Raises:
-        psycopg.Error: a fault that passes; tell again.
+        psycopg.Error: a transient fault; retry.
     """
     postponed = databases.postponed[entity.name]
     replies = [reply for reply in postponed.replies(keys) if isinstance(reply, Reply)]
@@ -144,10 +146,10 @@ async def acknowledge_again(databases: Databases, entity: Entity, keys: Sequence
 
 
 async def release_again(databases: Databases, entity: Entity, keys: Sequence[str]) -> None:
-    """Wake whoever waits for these records and was held by somebody when they were promoted.
+    """Release the rows that wait for these records and were locked when the records were promoted.
 
     Raises:
-        psycopg.Error: a fault that passes; release again.
+        psycopg.Error: a transient fault; retry.
     """
     waiting = databases.unreleased[entity.name]
     async with databases.supabase.connection() as supabase:
@@ -169,7 +171,7 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
 
 
 async def _release_singly(databases: Databases, supabase: Connection, entity: Entity, promoted: Sequence[str]) -> None:
-    """Wake whoever waits, row by row where one of them refuses it: such a row is left to the pull."""
+    """Release waiting rows one record at a time, after one refused: a row that refuses is left to the pull."""
     for key in promoted:
         for step in release.releases(entity, [key]):
             try:
@@ -184,11 +186,11 @@ async def _release_singly(databases: Databases, supabase: Connection, entity: En
                     databases.unreleased[entity.name].put(Cause.HELD, [(key, None)], "")
 
 
-async def release_ready(neon: Connection, supabase: Connection, entity: Entity, waits: dict[str, Data]) -> list[str]:
-    """Put those waiting rows back in the queue whose requirements are met by now. A row that somebody holds, or that
-    refuses it, is left for the next time.
+async def release_ready(neon: Connection, supabase: Connection, entity: Entity, waiting: dict[str, Data]) -> list[str]:
+    """Put the waiting rows whose requirements are now met back in the queue. A row that is locked, or refuses, is left
+    for the next time.
     """
-    keys = await invalid.ready(neon, entity, waits)
+    keys = await invalid.ready(neon, entity, waiting)
     if not keys:
         return []
     try:
@@ -201,12 +203,12 @@ async def release_ready(neon: Connection, supabase: Connection, entity: Entity, 
             _log_refused("release.refused", entity, keys[0], in_one_line(error))
             return []
         half = len(keys) // 2
-        parts = ({key: waits[key] for key in some} for some in (keys[:half], keys[half:]))
+        parts = ({key: waiting[key] for key in some} for some in (keys[:half], keys[half:]))
         return [key for part in parts for key in await release_ready(neon, supabase, entity, part)]
     return keys
 
 
 def _log_refused(event: str, entity: Entity, key: str, reason: str) -> None:
-    """One line for a reason that comes again and again."""
+    """Log one line for a reason that repeats."""
     if (times := _throttle.seen(reason)) is not None:
         log.warning(event, entity=entity.name, key=key, error=reason, times=times)

@@ -1,4 +1,4 @@
-"""The two databases side by side, opened and checked: what every command that moves records stands on."""
+"""The two databases, opened and checked: the base of every command that moves records."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Databases:
-    """Both databases, and how each entity settles in this Neon."""
+    """Both databases, and the settlement of each entity."""
 
     neon: Database
     supabase: Database
     settlements: Mapping[str, Settlement]
     batch_size: int
     stop: Event
-    """Set when no new batch is to be begun."""
+    """Set when no new batch may begin."""
     announces: bool = False
     """Whether outcomes and pulls are announced: an event is written with each."""
     known: dict[str, Receipt] = field(default_factory=dict)
-    """Entity → the latest ledger row that the workspace was told of: a Neon that lacks it was restored."""
+    """Entity → the latest receipt in the workspace: a Neon that lacks this ledger row was restored."""
     postponed: defaultdict[str, Postponed] = field(default_factory=lambda: defaultdict(Postponed))
-    """Entity → the rows that are passed over for a while."""
+    """Entity → its postponed rows."""
     unreleased: defaultdict[str, Postponed] = field(default_factory=lambda: defaultdict(Postponed))
-    """Entity → promoted records for which rows wait that somebody held."""
+    """Entity → promoted records whose waiting rows were locked, and are still to be released."""
     promotions: Counter[str] = field(default_factory=Counter)
-    """Entity → batches of this process of which a record was promoted."""
+    """Entity → number of this process's batches in which a record was promoted."""
     doubted: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Entity and key of a record that Neon refused as if it would any → how many such batches there had been."""
+    """Entity and key of a record that Neon refused as if it refused all → ``promotions`` at that time."""
 
 
 async def probe(database: Database, setting: str) -> None:
@@ -62,7 +62,7 @@ async def probe(database: Database, setting: str) -> None:
 
     Raises:
         Unreachable: it could not be done.
-        SetupMissing: it cannot store every text: whatever somebody types is to arrive, and what the worker says.
+        SetupMissing: its encoding cannot store every text that people type or the worker writes.
     """
     try:
         encoding = await database.probe()
@@ -86,7 +86,7 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
         mismatches, found = await examine(neon_connection, NEON, wanted, entities, {})
         more, _ = await examine(supabase_connection, SUPABASE, wanted, entities, found)
     mismatches += more
-    # What only a pull stumbles over must not end deliveries: the pull says so itself.
+    # A problem that affects only pulls must not stop deliveries: the pull reports it itself.
     for mismatch in mismatches:
         if mismatch.harmless:
             log.warning(
@@ -95,8 +95,8 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
                 error=mismatch.problem.text,
                 hint=mismatch.problem.hint,
             )
-    if grave := [mismatch for mismatch in mismatches if not mismatch.harmless]:
-        raise SetupMissing(problems_of(grave))
+    if blocking := [mismatch for mismatch in mismatches if not mismatch.harmless]:
+        raise SetupMissing(problems_of(blocking))
     return {
         entity.name: settlement(entity, [c for c in found[entity.master_table].columns.values() if c.writable])
         for entity in entities
@@ -104,7 +104,7 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
 
 
 async def recall(databases: Databases, entity: Entity | None = None) -> None:
-    """Read what the workspace was told last, of one entity or of all."""
+    """Read the workspace's latest receipt, of one entity or of all."""
     async with databases.supabase.connection() as supabase_connection:
         for one in [entity] if entity else ENTITIES.values():
             if newest := await receipts.newest(supabase_connection, one):
@@ -121,11 +121,11 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
         Unreachable: a database did not answer.
         SetupMissing: a database is not as the worker needs it.
     """
-    size = 3 * len(ENTITIES) + 1  # couriers, who tries again, and a pull
+    size = 3 * len(ENTITIES) + 1  # deliveries, retries, and a pull
     announces = settings.n8n_webhook_url is not None
-    # Neon's compute sleeps when nothing is connected: connections there do not outlive the work.
+    # Neon's compute sleeps when nothing is connected: close connections soon after the work.
     neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
-    # Beside the couriers: the sweep, the count, a pull's two; and a poster for each entity.
+    # Besides those: the sweep, the count, two more for a pull; and one that posts events for each entity.
     more = 3 + (len(ENTITIES) if announces else 0)
     supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + more, max_idle=300.0)
     async with anyio.create_task_group() as tasks:

@@ -1,5 +1,5 @@
-"""The way of a record: claim → merge → normalise → judge → settle → acknowledge. The only place that
-knows the order. A batch is a list of records, and one is a batch.
+"""The steps of a delivery: claim → merge → normalise → judge → settle → acknowledge. The only place that knows the
+order. A batch is a list of records; a batch of one is normal.
 """
 
 from __future__ import annotations
@@ -44,20 +44,20 @@ class Tally:
     run_id: str
     claimed: int = 0
     answered: int = 0
-    """Those that left the queue."""
+    """Records that left the queue."""
     missed: list[str] = field(default_factory=list)
-    """Keys whose rows were changed while they were on their way, and have not heard."""
+    """Keys whose rows changed while they were on their way, and were not acknowledged."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """Outcome, or ``gone``, ``busy``, ``changed`` → records."""
     summaries: list[OutcomeSummary] = field(default_factory=list)
     conflicts: Counter[str] = field(default_factory=Counter)
-    """Who won → fields that both sides had changed."""
+    """Winner → number of fields that both sides had changed."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Stage → how long it took."""
     postponed: int = 0
-    """Those that were put aside, to be tried again by themselves."""
+    """Records that were postponed, and are retried."""
     fault: psycopg.Error | None = None
-    """Cause Neon refuses every record of the entity."""
+    """Why Neon refuses every record of the entity."""
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
@@ -77,37 +77,37 @@ class Tally:
         self.fault = blocked.error if blocked else None
         since = sum(self.seconds.values()) - self.seconds["claim"]
         for one in batch:
-            said, age = one.answer, one.claimed.age
+            answer, age = one.answer, one.claimed.age
             _, what, code = _became(one)
             self.outcomes[what] += 1
-            if said.state is State.APPLIED:
-                self.conflicts.update(conflict.winner for conflict in said.conflicts)
+            if answer.state is State.APPLIED:
+                self.conflicts.update(conflict.winner for conflict in answer.conflicts)
             if not one.ended:
                 continue
-            fields = tuple(sorted(said.errors)) if what == Outcome.FLAGGED else ()
+            fields = tuple(sorted(answer.errors)) if what == Outcome.FLAGGED else ()
             delay = None if age is None else age + since
             self.summaries.append(OutcomeSummary(one.key, what, code, fields, delay))
 
 
 def _became(one: Settled) -> tuple[str, str, str | None]:
-    """Key, outcome (or the state, where it has none) and reason code of a settled row."""
-    said = one.answer
-    what = str(said.outcome if said.outcome and said.state is not State.GONE else said.state)
-    code = said.reason_code or one.judged.verdict.reason_code
+    """Key, outcome (or the state, if it has none) and reason code of a settled row."""
+    answer = one.answer
+    what = str(answer.outcome if answer.outcome and answer.state is not State.GONE else answer.state)
+    code = answer.reason_code or one.judged.verdict.reason_code
     return one.key, what, code if what == Outcome.FLAGGED else None
 
 
 def outcome_events(
     databases: Databases, entity: Entity, run_id: str, batch: Sequence[Settled], *, promoted: Collection[str] = ()
 ) -> list[Step]:
-    """The steps that announce what became of a settled batch; none where nobody wants to know.
+    """The steps that announce the outcomes of a settled batch; none if nothing is announced.
 
     Args:
-        databases: whether somebody does.
+        databases: whether outcomes are announced.
         entity: of the batch.
         run_id: of the batch.
         batch: settled.
-        promoted: keys that are gone because they were promoted, which nobody could announce.
+        promoted: keys that are gone because they were promoted, which was not announced then.
     """
     ended = [one for one in batch if one.ended]
     became = [(one.key, str(Outcome.PROMOTED), None) if one.key in promoted else _became(one) for one in ended]
@@ -117,7 +117,7 @@ def outcome_events(
 def outcome_events_of(
     databases: Databases, entity: Entity, run_id: str, became: Sequence[tuple[str, str, str | None]]
 ) -> list[Step]:
-    """The steps that announce outcomes, by key, outcome and reason code; none where nobody wants to know."""
+    """The steps that announce outcomes, by key, outcome and reason code; none if nothing is announced."""
     return outbox.outcomes(entity, run_id, became) if databases.announces and became else []
 
 
@@ -131,16 +131,16 @@ async def deliver(
     among: Sequence[str] | None = None,
     claimed: Callable[[int], None] = lambda _records: None,
 ) -> Tally:
-    """Carry one batch of an entity's work to Neon and its outcome back.
+    """Carry one batch of an entity's work to Neon, and the outcomes back.
 
     Args:
         databases: both databases.
         entity: whose work.
-        limit: rows at most; by default a whole batch.
-        skip: rows of the queue to pass over.
+        limit: maximum number of rows; by default a whole batch.
+        skip: number of rows in the queue to skip.
         action: ``PROMOTE`` judges and promotes or flags; ``PUSH`` only carries.
-        among: only rows with these keys, also if they were put aside; by default all that were not.
-        claimed: told how many records were claimed, as soon as they are.
+        among: only rows with these keys, even if postponed; by default all that are not postponed.
+        claimed: called with the number of claimed records, as soon as it is known.
 
     Raises:
         psycopg.Error: the batch is back in the queue; what took effect in Neon is recognised there.
@@ -150,17 +150,17 @@ async def deliver(
     target = entity.invalid_table if action is Action.PUSH else entity.master_table
     run = Run(tally.run_id, str(entity.workspace_table), str(target))
     postponed = databases.postponed[entity.name]
-    # Neon's connection first: while a sleeping compute wakes, no enricher's row is locked.
+    # Neon's connection first: no enricher's row is locked while a sleeping compute wakes.
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         with tally.timing("claim"):
-            # An acknowledgement that a crash of Supabase takes back is repeated, from Neon's ledger. Only what was
-            # announced could not be called back.
+            # An acknowledgement that is lost in a crash of Supabase is repeated from Neon's ledger. Only an event that
+            # was already posted could not be recalled.
             rows = await queue.claim(
                 supabase, entity, limit or databases.batch_size, skip=skip, durable=databases.announces,
                 postponed=postponed.row_versions(), among=among,
             )  # fmt: skip
         if among is not None:
-            # What is no work any more, or another version, is as any other row.
+            # Rows that are no longer work, or have another version, are treated like any other row.
             postponed.forget(set(among) - {row.key for row in rows})
         tally.claimed = len(rows)
         claimed(tally.claimed)
@@ -180,9 +180,9 @@ async def deliver(
             acknowledged = await acknowledge(databases, supabase, entity, replies, promoted, events)
         remember(databases, entity, [reply for reply in replies if reply.key not in acknowledged.refused])
         tally.count(settled, replies, acknowledged, blocked)
-        # What it waits for may have come between the settlement and the acknowledgement.
-        if waits := waiting_in(settled):
-            await release_ready(neon, supabase, entity, waits)
+        # What a record waits for may have come between the settlement and the acknowledgement.
+        if waiting := waiting_in(settled):
+            await release_ready(neon, supabase, entity, waiting)
     took = {f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in tally.seconds.items()}
     fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.summaries), **took}
     log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **fields)
@@ -190,7 +190,7 @@ async def deliver(
 
 
 def _postpone(postponed: Postponed, settled: Sequence[Settled], blocked: Blocked | None) -> int:
-    """Let what cannot be settled now hold up nothing behind it.
+    """Postpone what cannot be settled now, so that it blocks nothing behind it.
 
     Returns:
         How many records were postponed.
@@ -210,12 +210,12 @@ def waiting_in(settled: Sequence[Settled]) -> dict[str, Data]:
 
 
 def _gone_without_trace(one: Settled) -> bool:
-    said = one.answer
-    return said.state is State.GONE and said.outcome is None and not said.in_master and one.claimed.pulled
+    answer = one.answer
+    return answer.state is State.GONE and answer.outcome is None and not answer.in_master and one.claimed.pulled
 
 
 async def check_restored(neon: Connection, supabase: Connection, entity: Entity) -> None:
-    """Look whether Neon has forgotten a pull that the workspace remembers, and with it the records that it brought.
+    """Check whether Neon has forgotten a pull that the workspace remembers, and with it the records of that pull.
 
     Raises:
         Restored: it has.
@@ -225,7 +225,7 @@ async def check_restored(neon: Connection, supabase: Connection, entity: Entity)
 
 
 def remember(databases: Databases, entity: Entity, replies: Sequence[Reply]) -> None:
-    """Keep the latest ledger row that the workspace is known to have been told of."""
+    """Remember the latest receipt that the workspace has got."""
     known = databases.known.get(entity.name)
     for reply in replies:
         if reply.receipt and (known is None or reply.receipt.id > known.id):

@@ -1,4 +1,4 @@
-"""What is to be done with a record: merge with Neon's side, normalise, judge. Pure, but for the log."""
+"""Decide what to do with a record: merge with Neon's side, normalise, judge. Pure, except for the log."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from datetime import datetime
 
 import structlog
 
-from worker.domain.lineage import descends, is_older, is_typed
+from worker.domain.lineage import descends, is_edited, is_older
 from worker.domain.merge import merge
 from worker.domain.model import Action, Data, NoteCode, Outcome
 from worker.domain.steps import Claimed, Judged, Merged, Verdict
 from worker.entities.declaration import Entity
-from worker.neon.ledger import Standing
+from worker.neon.ledger import NeonState
 
 log = structlog.get_logger("worker.judging")
 
@@ -23,11 +23,11 @@ def judge(
     neon_hash: str | None,
     neon_at: datetime | None = None,
     action: Action = Action.PROMOTE,
-    standing: Standing | None = None,
+    neon_state: NeonState | None = None,
 ) -> Judged:
-    """Merge with Neon's side, normalise, judge, and say what is to be done. Pure, but for the log.
+    """Merge with Neon's side, normalise, judge, and decide what to do. Pure, except for the log.
 
-    Rules that crash on a record flag that record, and no other.
+    If the rules crash on a record, that record is flagged, and no other.
 
     Args:
         entity: whose record.
@@ -36,18 +36,18 @@ def judge(
         neon_hash: their MD5, which the settlement compares.
         neon_at: when Neon's row last changed; UTC, without zone.
         action: ``PROMOTE`` or ``PUSH``.
-        standing: what Neon knows of the record, where its data has changed since the snapshot; without it, the
+        neon_state: what Neon knows about the record, if its data has changed since the snapshot; without it, the
             snapshot is what both sides last agreed on.
     """
-    rules, as_of, written_for = entity.rules, None, False
+    rules, as_of, unacknowledged = entity.rules, None, False
     try:
-        agreed, typed = claimed.snapshot, claimed.data
-        if standing:
-            agreed, typed = agreed_on(entity, claimed, neon_data, standing), last_word(claimed, standing)
-            said = standing.latest
-            as_of = said.row_version if said and is_older(claimed, said.sent) else None
-            neon_at, written_for = standing.moved_at(neon_at), bool(standing.written)
-        merged = merge(agreed, typed, neon_data, claimed.version, neon_at, rules.normalise)
+        agreed, values = claimed.snapshot, claimed.data
+        if neon_state:
+            agreed, values = agreed_on(entity, claimed, neon_data, neon_state), latest_values(claimed, neon_state)
+            latest = neon_state.latest
+            as_of = latest.row_version if latest and is_older(claimed, latest.sent) else None
+            neon_at, unacknowledged = neon_state.moved_at(neon_at), bool(neon_state.written)
+        merged = merge(agreed, values, neon_data, claimed.version, neon_at, rules.normalise)
         data = rules.normalise(rules.follow(merged.data, frozenset(merged.enriched_fields)))
         merged = Merged(data, merged.enriched_fields, merged.conflicts)
         verdict, note = rules.judge(merged.data), None
@@ -64,43 +64,47 @@ def judge(
         action if carried else Action.FLAG,
         note,
         as_of,
-        neon_data if standing else None,
-        written_for,
+        neon_data if neon_state else None,
+        unacknowledged,
         entity.not_carried(claimed.data, merged.data),
     )
 
 
-def last_word(claimed: Claimed, standing: Standing) -> Data:
-    """What the enricher last wanted: in a restored workspace the row may be older than what was carried last."""
-    said = standing.latest
-    if said is None or not is_older(claimed, said.sent):
+def latest_values(claimed: Claimed, neon_state: NeonState) -> Data:
+    """The enricher's latest values: in a restored workspace, the row may be older than what was last carried."""
+    latest = neon_state.latest
+    if latest is None or not is_older(claimed, latest.sent):
         return claimed.data
-    his = said.enriched_fields if said.outcome is Outcome.WAITING else ()
-    return {**claimed.data, **standing.written, **{n: v for n, v in (said.record or {}).items() if n in his}}
+    carried = latest.enriched_fields if latest.outcome is Outcome.WAITING else ()
+    return {**claimed.data, **neon_state.written, **{n: v for n, v in (latest.record or {}).items() if n in carried}}
 
 
-def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, standing: Standing) -> Data:
-    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon since. Where Neon was
-    restored and has forgotten what the row was told, all in which they differ is the enricher's.
+def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, neon_state: NeonState) -> Data:
+    """What the enricher and Neon last agreed on: the snapshot, and what the worker wrote to Neon since then. If Neon
+    was restored and has forgotten the outcome that the row shows, every difference counts as the enricher's.
     """
     if claimed.in_neon:
         return claimed.snapshot
-    if standing.forgotten:
+    if neon_state.forgotten:
         return neon_data
-    agreed = {**claimed.snapshot, **_written_for(claimed, standing)}
-    if standing.written:
-        # What he has left alone, and was only tidied, is not his.
-        tidy = entity.rules.normalise(claimed.data)
+    agreed = {**claimed.snapshot, **_written_by_worker(claimed, neon_state)}
+    if neon_state.written:
+        # A value that the enricher left alone, and was only normalised, is not the enricher's.
+        normalised = entity.rules.normalise(claimed.data)
         for name, value in claimed.data.items():
-            if value == claimed.snapshot.get(name) and tidy.get(name) == agreed.get(name):
+            if value == claimed.snapshot.get(name) and normalised.get(name) == agreed.get(name):
                 agreed[name] = value
     return agreed
 
 
-def _written_for(claimed: Claimed, standing: Standing) -> Data:
-    """What was written to Neon for a row. A row from a backup never held it: there, what nobody typed in since is no
-    going back to what stood there before.
+def _written_by_worker(claimed: Claimed, neon_state: NeonState) -> Data:
+    """What the worker wrote to Neon for a row. A row from a backup never held these values: a cell that nobody has
+    edited since then does not count as a change back to the old value.
     """
-    if standing.latest is None or is_older(claimed, standing.latest.sent) or descends(claimed, standing.latest.sent):
-        return standing.written
-    return {name: value for name, value in standing.written.items() if is_typed(claimed, name)}
+    if (
+        neon_state.latest is None
+        or is_older(claimed, neon_state.latest.sent)
+        or descends(claimed, neon_state.latest.sent)
+    ):
+        return neon_state.written
+    return {name: value for name, value in neon_state.written.items() if is_edited(claimed, name)}

@@ -21,7 +21,7 @@ from worker.sync.databases import Databases
 log = structlog.get_logger("worker.retention")
 
 BATCH = 1000
-"""Rows removed in one transaction, so that nobody waits for long and autovacuum keeps up."""
+"""Rows removed in one transaction, so that locks are short and autovacuum keeps up."""
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Pruned:
 async def prune(databases: Databases, entity: Entity, *, ledger_days: int | None, workspace_days: int | None) -> Pruned:
     """Remove what is older than so many days; None keeps all. Ends early when the worker stops.
 
-    What a database does not allow is told and left: records matter more than that old ones go.
+    What a database refuses is logged and left: deliveries matter more than retention.
 
     Raises:
-        psycopg.Error: a fault that passes. What was removed stays so; the next pull goes on.
+        psycopg.Error: a transient fault. What was removed stays removed; the next pull goes on.
     """
     done = Pruned(entity.name)
     try:
@@ -70,10 +70,10 @@ async def _prune_workspace(databases: Databases, entity: Entity, days: int, done
                 return
 
 
-# In the order of their ids, which is nearly that of their age: reading ends where the young ones begin. Of every
-# entity: looking for the few rows of a rare one would read the whole ledger.
+# In id order, which is nearly by age: reading ends at the first batch without old rows. Of every entity: searching for
+# the few rows of a rare entity would read the whole ledger.
 _OLDEST = sql.SQL(
-    "SELECT id, key, entity = %(entity)s AS mine, recorded_at < now() - make_interval(days => %(days)s) AS old"
+    "SELECT id, key, entity = %(entity)s AS of_entity, recorded_at < now() - make_interval(days => %(days)s) AS old"
     " FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s"
 )
 
@@ -89,19 +89,19 @@ async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: P
             if not old:
                 return
             after = rows[-1]["id"]
-            mine = [row for row in old if row["mine"]]
-            if not mine:
+            old_of_entity = [row for row in old if row["of_entity"]]
+            if not old_of_entity:
                 continue
-            needed = await _untold(supabase, entity, [row["key"] for row in mine])
-            ids = [row["id"] for row in mine if row["key"] not in needed]
+            needed = await _unacknowledged(supabase, entity, [row["key"] for row in old_of_entity])
+            ids = [row["id"] for row in old_of_entity if row["key"] not in needed]
             if ids:
-                # The mark commits with them: what is gone by retention was not forgotten in a restore.
+                # The mark commits with them: rows removed by retention were not forgotten in a restore.
                 _, removed = await transact(neon, mark_pruned(entity, ids), (delete, {"ids": ids}))
                 done.ledger += removed.rowcount
 
 
-async def _untold(supabase: Connection, entity: Entity, keys: list[str]) -> set[str]:
-    """Those of the keys whose workspace row has not heard its outcome: the ledger is what tells it."""
+async def _unacknowledged(supabase: Connection, entity: Entity, keys: list[str]) -> set[str]:
+    """The keys among these whose row was not acknowledged: that needs the ledger."""
     statement = sql.SQL(
         "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
         " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from worker.domain.model import Action, new_run_id, utc_now
-from worker.domain.progress import NOBODY, Progress, Pulse
+from worker.domain.progress import NO_PROGRESS, Heartbeat, Progress
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid, ledger, open_transactions
@@ -37,24 +37,24 @@ async def pull(
     full: bool = False,
     dry_run: bool = False,
     batch_size: int = STAGE_ROWS,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Pulled | None:
-    """Pull one entity. Of several workers one pulls; the others return at once.
+    """Pull one entity. Only one of several workers pulls; the others return at once.
 
     Args:
         databases: both databases.
         entity: which.
-        full: compare every row; happens by itself the first time and once a day.
+        full: compare every row; done automatically the first time and once a day.
         dry_run: write nothing and say what would happen.
         batch_size: rows of a batch.
-        progress: told of every batch.
+        progress: informed of every batch.
 
     Returns:
-        What was done; None where another worker is pulling, or this one stops.
+        What was done; None if another worker is pulling, or this one stops.
 
     Raises:
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
-        SetupMissing: the same; the workspace refuses what is no record's fault, and its text says what fixes that.
+        SetupMissing: the same; the workspace refuses records through no fault of theirs. The text says the fix.
     """
     async with databases.supabase.connection() as guard:
         position = await (read_position if dry_run else take_position)(guard, entity)
@@ -64,26 +64,26 @@ async def pull(
         pulled = Pulled(new_run_id("pull"), entity.name, full)
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-            ground = await staging.ground(supabase, entity)
-            task = PullRun(databases, entity, pulled, run, neon, supabase, guard, dry_run, Pulse(progress), ground)
+            table = await staging.inspect_table(supabase, entity)
+            task = PullRun(databases, entity, pulled, run, neon, supabase, guard, dry_run, Heartbeat(progress), table)
             since, reached = await open_transactions.reach(neon, entity, position.horizon)
             found = await task.compare(position)
-            # After a restore what one side lacks need not be dated after anything that the other remembers. Who died
-            # between the two ends of a pull is not told from a workspace restored to before it.
-            apart = found.side is not None or position.pulls < found.counts.pulls
-            full = pulled.full = full or since is None or apart or ground.vacant
-            pulled.open_transactions = reached.shown()
+            # After a restore, what one side lacks may be older than the position. A worker that died between the two
+            # commits of a pull cannot be distinguished from a workspace that was restored to before the pull.
+            compare_all = found.side is not None or position.pulls < found.counts.pulls
+            full = pulled.full = full or since is None or compare_all or table.vacant
+            pulled.open_transactions = reached.listed()
             if full and progress.shown:
                 totals = await fetch_all(neon, *invalid.totals(entity))
                 progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else since, batch_size, progress)
                 await task.bring_open(found, batch_size, progress)
-                if full and not ground.vacant:
+                if full and not table.vacant:
                     await task.withdraw(found)
                 if dry_run:
                     return pulled
-                await task.wake_waiting()
+                await task.release_waiting()
                 task.refusals.sum_up(entity)
             except Stopped:
                 return None
@@ -96,27 +96,29 @@ async def pull(
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
         outcome_events = [outbox.pulled(entity, pulled.run_id, pulled.result)] if databases.announces else []
-        # Rows that somebody held are read again.
-        saved = reached.again(position.horizon) if task.held else reached
-        heard_to = found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
+        # Rows that were locked are read again.
+        saved = reached.to_repeat(position.horizon) if task.held else reached
+        acknowledged_to = (
+            found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
+        )
         steps = [
             save_position(
                 entity, saved, pulled.run_id, pulled.result, full=full and not task.held, pulls=number,
-                ledger_id=heard_to,
+                ledger_id=acknowledged_to,
             )
         ]  # fmt: skip
-        if restored := await _to_keep_in_mind(guard, entity, position, found, held=task.held):
+        if restored := await _restore_to_store(guard, entity, position, found, held=task.held):
             steps.append(save_restored(entity, restored))
         await send(guard, *steps, *outcome_events, COMMIT)
     await recall(databases, entity)
-    for one in reached.shown(but=position.horizon.open if position.horizon else ()):
+    for one in reached.listed(excluding=position.horizon.open if position.horizon else ()):
         log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
     judging = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.master_table))
-    pulse = Pulse(progress)
+    heartbeat = Heartbeat(progress)
     judged = await judge_pushed(
-        databases, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=pulse
+        databases, entity, judging, apply=(Action.FLAG, Action.PROMOTE), which=Which.UNJUDGED, progress=heartbeat
     )
-    judged.add(await finish_carried(databases, entity, judging, pulse))
+    judged.add(await finish_carried(databases, entity, judging, heartbeat))
     pulled.promoted = len(judged.promoted)
     pulled.judged = len(judged.promoted) + len(judged.failed)
     log.info(
@@ -127,13 +129,13 @@ async def pull(
     return pulled
 
 
-async def _to_keep_in_mind(
+async def _restore_to_store(
     guard: Connection, entity: Entity, position: Position, found: Comparison, *, held: bool
 ) -> dict[str, Any] | None:
-    """What the workspace keeps of a restore until it is settled: until every row was looked at, and no record is lost
+    """What the workspace stores about a restore until it is settled: until every row was checked, and no record is lost
     any more.
     """
-    restored = found.kept_in_mind if found.side else position.restored
+    restored = found.stored if found.side else position.restored
     if not restored or restored.get("settled_at"):
         return None
     lost = len(await workspace.lost(guard, entity, inside=True))
@@ -144,5 +146,5 @@ async def _to_keep_in_mind(
 def _full_is_due(position: Position) -> bool:
     if position.horizon is None or position.last_full_at is None:
         return True
-    # One that is still to come was dated by a clock that went back since: how long ago it was nobody knows.
+    # A time in the future is from before the clock went back: its age is unknown.
     return not timedelta(minutes=-5) <= utc_now() - position.last_full_at < FULL_EVERY

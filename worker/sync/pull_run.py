@@ -1,4 +1,4 @@
-"""One pull under way: what it brings, what it withdraws, what it lets go on, batch by batch."""
+"""One running pull: what it brings, withdraws and releases, batch by batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psycopg import sql
 from worker.domain import messages
 from worker.domain.horizon import Since
 from worker.domain.model import Code, Outcome
-from worker.domain.progress import Progress, Pulse
+from worker.domain.progress import Heartbeat, Progress
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid, ledger, open_transactions
@@ -24,7 +24,7 @@ from worker.postgres.errors import Kind, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, begin, send
 from worker.schema.causes import common_cause
 from worker.supabase import acknowledgement, queue, release, workspace
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
 from worker.supabase.workspace import Refresh
 from worker.sync import staging
@@ -32,11 +32,11 @@ from worker.sync.catch_up import catch_up_rows
 from worker.sync.databases import Databases
 from worker.sync.deliver import outcome_events_of
 from worker.sync.recovery import bring_together
-from worker.sync.refresh import Left, bring_up_to_date, hears_of_it_here, part
+from worker.sync.refresh import MissingRows, bring_up_to_date, sort_missing, turned_invalid_again
 from worker.sync.restore import Comparison, recognise
 from worker.sync.revalidate import chunks
-from worker.sync.staging import Batches, Ground
-from worker.sync.waiting import wake_waiting
+from worker.sync.staging import Batches, WorkspaceTable
+from worker.sync.waiting import release_waiting
 
 T = TypeVar("T")
 
@@ -51,12 +51,12 @@ KEEP_ALIVE = sql.SQL("SELECT 1")
 
 
 class Stopped(Exception):
-    """The worker stops; the position stays where it was."""
+    """The worker stops; the position stays unchanged."""
 
 
 @dataclass
 class PullRun:
-    """One pull under way, with its connections."""
+    """One running pull, with its connections."""
 
     databases: Databases
     entity: Entity
@@ -66,23 +66,23 @@ class PullRun:
     supabase: Connection
     guard: Connection
     dry_run: bool
-    pulse: Pulse
-    ground: Ground
-    """What the workspace was like. Where it was empty, all that it holds by now is from this very look at Neon."""
+    heartbeat: Heartbeat
+    table: WorkspaceTable
+    """The workspace table at the start. If it was empty, all its rows now are from this pull's own read of Neon."""
     held: bool = False
-    """Whether somebody held a row that was to be brought up to date."""
+    """Whether another transaction held a row that should be brought up to date."""
     refusals: Refusals = field(default_factory=lambda: Refusals("pull.refused"))
 
     async def _go_on(self) -> None:
-        """Between batches: stop if asked to, and prove that this is still the only puller."""
-        self.pulse.advance(0)
+        """Between batches: stop if asked to, and keep the guard's transaction alive, so that no other worker pulls."""
+        self.heartbeat.advance(0)
         if self.databases.stop.is_set():
             raise Stopped
         if not self.dry_run:
             await send(self.guard, (KEEP_ALIVE, None))
 
     async def compare(self, position: Position) -> Comparison:
-        """Before a snapshot is trusted: look whether a database was restored, and tell rows that were never told."""
+        """Before a snapshot is trusted: check whether a database was restored, and acknowledge missed outcomes."""
         if self.dry_run:
             found = await recognise(self.entity, position, self.neon, self.supabase)
             self.pulled.keys |= dict.fromkeys(
@@ -91,26 +91,26 @@ class PullRun:
         else:
             found = await bring_together(self.databases, self.entity, position, self.neon, self.supabase, self.run)
             self.held |= found.held
-        self.pulled.told = found.caught_up.told
+        self.pulled.told = found.caught_up.acknowledged
         self.pulled.lost += found.lost
         self.pulled.restored = found.in_words() if found.side else None
         return found
 
     async def bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
-        if self.ground.vacant and self.ground.direct and since is None and not self.dry_run:
+        if self.table.vacant and self.table.direct and since is None and not self.dry_run:
             if await self._loaded(batch_size, progress):
                 return
-            # What has arrived is found to be there.
+            # The rows that have arrived are found to exist.
             progress.expect(self.pulled.seen)
             self.pulled.seen = 0
-        # What changed is looked up by index, also where no ANALYZE has told the planner that it is little.
+        # Changed rows are looked up by index, even if no ANALYZE has told the planner that they are few.
         by_index = since is not None and since.xid is None
         where = open_transactions.changed(since) if since else None
         await self._stream(where, batch_size, progress, self._stage, by_index=by_index)
 
     async def _loaded(self, batch_size: int, progress: Progress) -> bool:
-        """Copy all of it straight into the workspace; tell whether it takes every row."""
+        """Copy all rows straight into the workspace; returns whether it took every row."""
         try:
             await self._stream(None, batch_size, progress, self._load)
         except psycopg.Error as error:
@@ -133,7 +133,7 @@ class PullRun:
             planner = ("enable_seqscan",) if by_index else ()
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             as_json = take == self._stage
-            # Closed at once when a batch fails: an open COPY would keep its connection, and the pull, for ever.
+            # Closed at once when a batch fails: an open COPY would block its connection, and the pull, for ever.
             async with aclosing(invalid.stream(source, self.entity, where, patience=PATIENCE, as_json=as_json)) as rows:
                 batches = Batches(rows, batch_size)
                 while await batches.more():
@@ -152,31 +152,31 @@ class PullRun:
         changed: list[str] = []
 
         async def stage(rows: Sequence[bytes]) -> None:
-            staged = await staging.stage(self.supabase, self.entity, self.ground.types, rows, dry_run=self.dry_run)
+            staged = await staging.stage(self.supabase, self.entity, self.table.types, rows, dry_run=self.dry_run)
             self.pulled.new += staged.new or len(staged.would_be)
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
-        await self._in_parts(stage, await batches.whole(), staging.key_of)
+        await self._for_each_accepted(stage, await batches.next_batch(), staging.key_of)
         for keys in chunks(sorted(changed), self.databases.batch_size):
-            await self._in_parts(self._refresh, keys, str)
+            await self._for_each_accepted(self._refresh, keys, str)
             await self._go_on()
 
-    async def _in_parts(
+    async def _for_each_accepted(
         self, step: Callable[[Sequence[T]], Awaitable[None]], items: Sequence[T], key: Callable[[T], str]
     ) -> None:
-        """Do a step for these; where the workspace refuses one of them, for all the others.
+        """Do a step for these; if the workspace refuses one of them, for all others.
 
         Raises:
-            SetupMissing: that is no record's fault.
+            SetupMissing: the refusal is not the record's fault.
         """
-        looked = bool(self.refusals.refused)
+        checked_cause = bool(self.refusals.refused)
 
         async def refuse(item: T, error: psycopg.Error) -> None:
-            nonlocal looked
-            if not looked and (cause := await common_cause(self.supabase, self.entity)):
+            nonlocal checked_cause
+            if not checked_cause and (cause := await common_cause(self.supabase, self.entity)):
                 raise cause from error
-            looked = True
+            checked_cause = True
             self.pulled.refused += 1
             self.refusals.add(self.entity, key(item), error)
             self.refusals.check(self.entity)
@@ -185,41 +185,41 @@ class PullRun:
             await step(some)
             self.refusals.taken += len(some)
 
-        await in_parts(self.supabase, take, items, refuse)
+        await for_each_accepted(self.supabase, take, items, refuse)
 
     async def _refresh(self, keys: Sequence[str]) -> None:
-        """Bring changed records to their rows, from a fresh read under the rows' locks."""
-        # A row that an enricher's open transaction holds is left to the next pull, which starts where this one did.
+        """Write changed records into their rows, from a fresh read while the rows are locked."""
+        # A row that an enricher's open transaction holds is left to the next pull, which starts where this one started.
         rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
-        told = {key: row.claimed.receipt for key, row in rows.items()}
-        standings = await ledger.standings(self.neon, self.entity, told)
+        shown = {key: row.claimed.receipt for key, row in rows.items()}
+        neon_states = await ledger.neon_states(self.neon, self.entity, shown)
         fresh = await invalid.read(self.neon, self.entity, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
         for key, row in rows.items():
-            # Left to the delivery: what is on its way, and what is no longer there.
+            # Left to the delivery: queued rows, and rows whose record is gone.
             if key not in fresh or (row.queued and row.code != Code.LOST):
                 continue
-            if row.promoted and not hears_of_it_here(row, standings[key]):
-                self.held = True  # somebody held it when rows were told, and both databases brought together
+            if row.promoted and not turned_invalid_again(row, neon_states[key]):
+                self.held = True  # it was locked when rows were acknowledged and both databases brought together
                 continue
-            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], standings[key])
+            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], neon_states[key])
             refreshed.append(refresh)
             entries += entry
         if self.dry_run:
             self.pulled.keys |= dict.fromkeys((r.key for r in refreshed), "changed: would be merged")
             await send(self.supabase, COMMIT)
         else:
-            # The ledger hears of what the workspace took, and before that is for good.
+            # The ledger books only what the workspace has taken, and before that is committed.
             await send(self.supabase, workspace.refresh(self.entity, refreshed))
             await books.book(self.neon, self.entity, self.run.run_id, entries)
             await send(self.supabase, COMMIT)
         self.pulled.changed += len(refreshed)
 
     async def bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
-        """Bring the records that wait, or were taken back, and have no row: it is from before a backup, or retention or
-        somebody's hand removed it. What the enricher had sent comes back with them.
+        """Bring the records that wait, or were undone, and have no row: it is missing from a backup, or was removed by
+        retention or by hand. What the enricher had sent comes back with them.
         """
         keys = sorted(found.caught_up.absent)
         if self.dry_run or not keys:
@@ -232,14 +232,14 @@ class PullRun:
             )
 
     async def withdraw(self, found: Comparison) -> None:
-        """Remove untouched rows whose record left the invalid table; tell the others."""
+        """Remove untouched rows whose record left the invalid table; leave a note on the others."""
         after = ""
         queued = found.neon_restored
         while keys := await workspace.pulled_keys(self.supabase, self.entity, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
             gone = await self._missing(keys)
             for some in chunks(gone, self.databases.batch_size):
-                await self._in_parts(partial(self._withdraw, found=found), some, str)
+                await self._for_each_accepted(partial(self._withdraw, found=found), some, str)
             await self._go_on()
 
     async def _missing(self, keys: Sequence[str]) -> list[str]:
@@ -250,8 +250,8 @@ class PullRun:
         still = await self._missing(keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
-        told = {key: row.claimed.receipt for key, row in rows.items()}
-        left = part(rows, await ledger.standings(self.neon, self.entity, told), found)
+        shown = {key: row.claimed.receipt for key, row in rows.items()}
+        left = sort_missing(rows, await ledger.neon_states(self.neon, self.entity, shown), found)
         if self.dry_run:
             self.pulled.keys |= left.in_words()
             await send(self.supabase, COMMIT)
@@ -263,7 +263,7 @@ class PullRun:
         self.pulled.lost += left.lost
         found.lost += left.lost
 
-    async def _remove(self, left: Left, rows: dict[str, queue.Row]) -> None:
+    async def _remove(self, left: MissingRows, rows: dict[str, queue.Row]) -> None:
         events = [(key, str(Outcome.WITHDRAWN), None) for key in left.gone]
         keys = [reply.key for reply in left.promoted]
         await send(
@@ -286,6 +286,6 @@ class PullRun:
         )  # fmt: skip
         await send(self.supabase, COMMIT)
 
-    async def wake_waiting(self) -> None:
-        """Put waiting rows back in the queue, whose company came by another way, or which Neon has corrected."""
-        self.pulled.released = await wake_waiting(self.neon, self.supabase, self.entity, self.refusals)
+    async def release_waiting(self) -> None:
+        """Put waiting rows back in the queue if their company came by another way, or Neon has corrected them."""
+        self.pulled.released = await release_waiting(self.neon, self.supabase, self.entity, self.refusals)

@@ -7,7 +7,7 @@ from typing import Any
 
 from worker.domain import messages
 from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid
 from worker.neon.books import Entry
@@ -28,40 +28,40 @@ class Compared:
 
     entity: str
     restored: str | None = None
-    """In words, where a database was restored and that is not settled."""
+    """In words, if a database was restored and that is not settled."""
     differences: dict[str, str] = field(default_factory=dict)
-    """Key → in what."""
+    """Key → the difference."""
     lost: dict[str, Data] = field(default_factory=dict)
-    """Key → what the workspace holds of a record that a restored Neon does not have any more."""
+    """Key → the workspace's data of a record that a restored Neon no longer has."""
     settled: int = 0
     """How many records were brought together."""
 
     @property
     def agrees(self) -> bool:
-        """Whether there is nothing to say."""
+        """Whether there is no difference."""
         return not (self.differences or self.lost)
 
 
 async def reconcile(
-    databases: Databases, entity: Entity, *, repair: bool = False, progress: Progress = NOBODY
+    databases: Databases, entity: Entity, *, repair: bool = False, progress: Progress = NO_PROGRESS
 ) -> Compared:
     """Compare every record of an entity in both databases, and with the ledger.
 
     Args:
         databases: both databases.
         entity: which.
-        repair: bring them together: what a pull does, and what was lost in a restore is booked as withdrawn.
-        progress: told of every batch.
+        repair: bring them together: pull, and book what was lost in a restore as withdrawn.
+        progress: informed of every batch.
 
     Returns:
         Where they disagree; with ``repair``, where they still do.
 
     Raises:
-        psycopg.Error: a database failed; what was done stays.
+        psycopg.Error: a database failed; what was done stays done.
     """
     settled = 0
     if repair:
-        before = await _compare(databases, entity, NOBODY)
+        before = await _compare(databases, entity, NO_PROGRESS)
         await pull(databases, entity, full=True, progress=progress)
         run_id = new_run_id("reconcile")
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
@@ -83,9 +83,9 @@ async def _compare(databases: Databases, entity: Entity, progress: Progress) -> 
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         caught_up = await catch_up(databases, neon, supabase, entity, 0, pulled.run_id, dry_run=True)
         found.differences |= {
-            key: f"was {outcome}, and its row was not told" for key, outcome in caught_up.words.items()
+            key: f"was {outcome}, and its row was not told" for key, outcome in caught_up.outcomes.items()
         }
-        await _look_for_the_promoted(neon, supabase, entity, found)
+        await _find_unpromoted(neon, supabase, entity, found)
         found.lost = await workspace.lost(supabase, entity)
         position = await read_position(supabase, entity)
     if found.lost and position.restored and not found.restored:
@@ -95,10 +95,10 @@ async def _compare(databases: Databases, entity: Entity, progress: Progress) -> 
     return found
 
 
-async def _look_for_the_promoted(neon: Connection, supabase: Connection, entity: Entity, found: Compared) -> None:
-    """Rows that say promoted, and whose record is not in the master."""
+async def _find_unpromoted(neon: Connection, supabase: Connection, entity: Entity, found: Compared) -> None:
+    """Find rows that show a promotion, and whose record is not in the master."""
     after = ""
-    while keys := await workspace.promoted_keys(supabase, entity, after, workspace.LOOKED_AT):
+    while keys := await workspace.promoted_keys(supabase, entity, after, workspace.COMPARED_AT_ONCE):
         after = keys[-1]
         absent = await invalid.missing(neon, entity.master_table, entity.key, keys)
         for key in absent:
@@ -106,7 +106,7 @@ async def _look_for_the_promoted(neon: Connection, supabase: Connection, entity:
 
 
 async def _give_up(databases: Databases, neon: Connection, supabase: Connection, entity: Entity, run_id: str) -> None:
-    """Book what a restored Neon does not have any more as withdrawn, with its data; the rows stay, and say so."""
+    """Book records that a restored Neon no longer has as withdrawn, with their data; the rows stay, with a note."""
     lost = await workspace.lost(supabase, entity)
     for keys in chunks(list(lost), databases.batch_size):
         rows = await queue.lock(supabase, entity, list(keys))

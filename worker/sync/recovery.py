@@ -1,5 +1,5 @@
-"""Both databases, brought together after one of them was restored. Promotions that Neon forgot take effect again, as
-they were carried; what else it forgot of the enricher's counts as an edit. A restored workspace is updated from the
+"""Bring both databases together after one of them was restored. Promotions that Neon forgot take effect again, as they
+were carried; other values of the enricher's that it forgot count as edits. A restored workspace is updated from the
 ledger.
 """
 
@@ -20,12 +20,12 @@ from worker.entities.declaration import Entity
 from worker.neon import books, invalid, ledger
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
-from worker.neon.ledger import Standing
+from worker.neon.ledger import NeonState
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step
 from worker.supabase import queue, workspace
 from worker.supabase.acknowledgement import Reply
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
@@ -37,7 +37,7 @@ from worker.sync.judging import judge
 from worker.sync.missed import newer_than
 from worker.sync.replies import reply_to
 from worker.sync.restore import Comparison, recognise
-from worker.sync.settling import complain, settle_batch
+from worker.sync.settling import raise_blocked, settle_batch
 
 log = structlog.get_logger("worker.restore")
 
@@ -45,12 +45,12 @@ log = structlog.get_logger("worker.restore")
 async def bring_together(
     databases: Databases, entity: Entity, position: Position, neon: Connection, supabase: Connection, run: Run
 ) -> Comparison:
-    """Recognise a restore, and bring both databases together again as far as that goes by itself.
+    """Recognise a restore, and bring both databases together as far as that is possible without an operator.
 
-    Records that Neon has lost altogether are kept in the workspace, where they wait until they are there again.
+    Records that Neon has lost completely are kept in the workspace, where they wait until Neon has them again.
 
     Raises:
-        psycopg.Error: a database failed; what was done stays, and is recognised the next time.
+        psycopg.Error: a database failed; what was done stays done, and is recognised the next time.
     """
     found = await recognise(entity, position, neon, supabase)
     if found.side:
@@ -72,8 +72,8 @@ async def bring_together(
 
     refusals = Refusals("restore.refused")
     for start in range(0, len(found.forgotten), databases.batch_size):
-        # What took effect in Neon before the workspace refused one is found there when the others are tried again.
-        await in_parts(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
+        # What took effect in Neon before the workspace refused a row is found there when the others are retried.
+        await for_each_accepted(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
     refusals.sum_up(entity)
     since = 0 if found.neon_restored else position.ledger_id or 0
     found.caught_up = await catch_up(databases, neon, supabase, entity, since, run.run_id)
@@ -86,7 +86,7 @@ async def bring_together(
             side=found.side,
             after=_iso(found.after),
             before=None,
-            told=found.caught_up.told,
+            told=found.caught_up.acknowledged,
         )
     return found
 
@@ -104,37 +104,37 @@ async def _recover(
     run: Run,
     found: Comparison,
 ) -> None:
-    """Bring rows together with a Neon that has forgotten what they were told."""
+    """Bring rows together with a Neon that has forgotten the outcomes that they show."""
     rows = await queue.lock(supabase, entity, keys, wait=False)
     found.held |= len(rows) < len(keys)
-    standings = await ledger.standings(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
+    neon_states = await ledger.neon_states(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
     fresh = await invalid.read(neon, entity, list(rows))
     again: list[Judged] = []
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
-    told: list[Refresh] = []
+    updates: list[Refresh] = []
     lost: list[str] = []
     for key, row in rows.items():
-        standing, record = standings[key], fresh.get(key)
-        if not standing.forgotten:
+        neon_state, record = neon_states[key], fresh.get(key)
+        if not neon_state.forgotten:
             continue
-        if word := newer_than(entity, row, standing, record):
-            found.told.append(key)
-            if isinstance(word, Reply):
-                replies.append(word)
+        if change := newer_than(entity, row, neon_state, record):
+            found.acknowledged.append(key)
+            if isinstance(change, Reply):
+                replies.append(change)
             else:
-                told.append(word)
+                updates.append(change)
         elif record and row.promoted and not row.queued:
             again.append(_carried_again(entity, row, record))
         elif record:
-            refreshes.append(_as_edits(row, standing, record))
-        elif _stands(entity, row, standing):
-            replies.append(_promoted_still(row, standing))
+            refreshes.append(_as_edits(row, neon_state, record))
+        elif _is_in_master(entity, row, neon_state):
+            replies.append(_still_promoted(row, neon_state))
         else:
             lost.append(key)
     settled, blocked = await settle_batch(databases, neon, entity, again, run)
     replies += [
-        _told_again(reply, rows[one.key], fresh[one.key])
+        _acknowledge_again(reply, rows[one.key], fresh[one.key])
         for one in settled
         if (reply := reply_to(one, rows[one.key].claimed.data))
     ]
@@ -150,11 +150,11 @@ async def _recover(
         for one in refreshes
     ]
     await books.book(neon, entity, run.run_id, entries)
-    steps: list[Step] = [workspace.refresh(entity, [*refreshes, *told])] if refreshes or told else []
+    steps: list[Step] = [workspace.refresh(entity, [*refreshes, *updates])] if refreshes or updates else []
     steps += [workspace.await_return(entity, lost, messages.LOST)] if lost else []
     promoted = keys_with(settled, Outcome.PROMOTED)
     found.again += promoted
-    promoted += [reply.key for reply in replies if reply.key in found.told and reply.code == Code.PROMOTED]
+    promoted += [reply.key for reply in replies if reply.key in found.acknowledged and reply.code == Code.PROMOTED]
     await acknowledge(
         databases,
         supabase,
@@ -164,24 +164,24 @@ async def _recover(
         [*steps, *outcome_events(databases, entity, run.run_id, settled)],
     )
     remember(databases, entity, replies)
-    complain(blocked)
+    raise_blocked(blocked)
     found.kept += [one.key for one in refreshes]
     found.lost += lost
 
 
 def _carried_again(entity: Entity, row: Row, record: InvalidRow) -> Judged:
-    """A promoted record as it was carried: what was typed after that is no part of it."""
-    mine = row.claimed
-    claimed = replace(
-        mine, data=mine.snapshot, snapshot=record.data, snapshot_hash=record.hash, receipt=None,
-        delivery_hash=mine.receipt.hash if mine.receipt and mine.receipt.hash else mine.delivery_hash,
+    """A promoted record as it was carried, without what was typed after that."""
+    claimed = row.claimed
+    carried = replace(
+        claimed, data=claimed.snapshot, snapshot=record.data, snapshot_hash=record.hash, receipt=None,
+        delivery_hash=claimed.receipt.hash if claimed.receipt and claimed.receipt.hash else claimed.delivery_hash,
     )  # fmt: skip
-    return replace(judge(entity, claimed, record.data, record.hash), note=NoteCode.PROMOTED_AGAIN)
+    return replace(judge(entity, carried, record.data, record.hash), note=NoteCode.PROMOTED_AGAIN)
 
 
-def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
-    """The reply to a row that was told before. What was typed after the promotion stays in its cells."""
-    # Where it waits now, all in which it differs from Neon is still to be carried.
+def _acknowledge_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
+    """The reply to a row that was acknowledged before. What was typed after the promotion stays in its cells."""
+    # If it waits now, all its differences from Neon are still to be carried.
     reply = replace(reply, forget=True, snapshot=reply.snapshot or record.data)
     if not row.edited:
         return reply
@@ -189,21 +189,21 @@ def _told_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
     return replace(reply, data=None, note=note)
 
 
-def _as_edits(row: Row, standing: Standing, record: InvalidRow) -> Refresh:
-    """All in which the row differs from Neon counts as the enricher's. What had been carried goes again."""
-    mine = row.claimed
+def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
+    """Every difference from Neon counts as the enricher's edit. A row that had been carried is queued again."""
+    claimed = row.claimed
     return Refresh(
-        mine.key, record.id, mine.data, record.data, mine.status, None, None, None, reopened=row.carried,
+        claimed.key, record.id, claimed.data, record.data, claimed.status, None, None, None, reopened=row.carried,
         note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
-        receipt=ledger.heard_at_least(mine, standing), forget=True,
+        receipt=ledger.minimum_receipt(claimed, neon_state), forget=True,
     )  # fmt: skip
 
 
-def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
-    """Whether the master has the record, as the ledger says or by its values: the ledger alone was emptied then."""
-    if standing.latest and standing.latest.outcome is Outcome.PROMOTED:
-        return standing.master is not None
-    master, carried = standing.master, row.claimed.snapshot
+def _is_in_master(entity: Entity, row: Row, neon_state: NeonState) -> bool:
+    """Whether the master has the record: by the ledger, or, if only the ledger was emptied, by its values."""
+    if neon_state.latest and neon_state.latest.outcome is Outcome.PROMOTED:
+        return neon_state.master is not None
+    master, carried = neon_state.master, row.claimed.snapshot
     return (
         row.promoted
         and master is not None
@@ -215,14 +215,14 @@ def _stands(entity: Entity, row: Row, standing: Standing) -> bool:
     )
 
 
-def _promoted_still(row: Row, standing: Standing) -> Reply:
-    """The row of a record that stands in the master, whatever Neon has forgotten since."""
-    mine, said = row.claimed, standing.latest
-    at = said.at if said and said.outcome is Outcome.PROMOTED else mine.promoted_at or utc_now()
-    receipt = said.receipt if said and said.outcome is Outcome.PROMOTED else None
-    record = said.record if said else None
-    note = messages.PROMOTED + (messages.NO_EDITS if record and mine.data != record else "")
+def _still_promoted(row: Row, neon_state: NeonState) -> Reply:
+    """The reply to a row whose record is in the master, whatever Neon has forgotten."""
+    claimed, latest = row.claimed, neon_state.latest
+    at = latest.at if latest and latest.outcome is Outcome.PROMOTED else claimed.promoted_at or utc_now()
+    receipt = latest.receipt if latest and latest.outcome is Outcome.PROMOTED else None
+    record = latest.record if latest else None
+    note = messages.PROMOTED + (messages.NO_EDITS if record and claimed.data != record else "")
     return Reply(
-        mine.key, mine.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
+        claimed.key, claimed.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
         promoted_at=at, code=Code.PROMOTED, receipt=receipt, forget=True,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a pull does with a workspace row that stands against Neon as it is by now. Pure."""
+"""What a pull does with an existing workspace row, given Neon's current record. Pure."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ from worker.domain.steps import Claimed, Merged
 from worker.entities.declaration import Entity
 from worker.neon.books import Entry
 from worker.neon.invalid import InvalidRow
-from worker.neon.ledger import Standing, heard_at_least
+from worker.neon.ledger import NeonState, minimum_receipt
 from worker.supabase.acknowledgement import Reply
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
-from worker.sync.judging import agreed_on, last_word
-from worker.sync.missed import promoted
+from worker.sync.judging import agreed_on, latest_values
+from worker.sync.missed import reply_to_promoted
 from worker.sync.replies import adopted
 from worker.sync.restore import Comparison
 
 
-def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Standing) -> tuple[Refresh, list[Entry]]:
+def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, neon_state: NeonState) -> tuple[Refresh, list[Entry]]:
     """Merge Neon's record into a workspace row."""
-    mine = row.claimed
+    claimed = row.claimed
     if row.code == Code.LOST and row.queued:
-        # It was set to complete, and waited for its record: all in which they differ is the enricher's.
+        # It was set to complete, and waited for its record: every difference is the enricher's.
         return Refresh(
-            mine.key, fresh.id, mine.data, fresh.data, Status.COMPLETE, None, None, None, reopened=True,
+            claimed.key, fresh.id, claimed.data, fresh.data, Status.COMPLETE, None, None, None, reopened=True,
             note=messages.RELEASED, code=Code.RELEASED,
         ), []  # fmt: skip
     came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST)
-    base = fresh.data if row.code == Code.LOST else agreed_on(entity, mine, fresh.data, standing)
-    at = standing.moved_at(fresh.updated_at)
-    merged = merge(base, last_word(mine, standing), fresh.data, mine.version, at, entity.rules.normalise)
+    base = fresh.data if row.code == Code.LOST else agreed_on(entity, claimed, fresh.data, neon_state)
+    at = neon_state.moved_at(fresh.updated_at)
+    merged = merge(base, latest_values(claimed, neon_state), fresh.data, claimed.version, at, entity.rules.normalise)
     reopened = row.promoted or came_back
-    first_seen = reopened or mine.status == Status.PENDING
+    first_seen = reopened or claimed.status == Status.PENDING
     lost = [c.field for c in merged.conflicts if c.winner == "neon"]
     note, code = None, None
     if row.promoted:
-        merged, kept = _never_empty_over_a_value(merged, mine.data)
+        merged, kept = _keep_values(merged, claimed.data)
         note, code = messages.invalid_again(kept), Code.INVALID_AGAIN
     elif lost:
         note, code = messages.not_kept(lost), Code.CONFLICT
     refresh = Refresh(
-        key=mine.key,
+        key=claimed.key,
         neon_id=fresh.id,
         data=merged.data,
         snapshot=fresh.data,
@@ -57,61 +57,61 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, standing: Stan
         note=note,
         code=code,
         cleared=reopened,
-        receipt=_heard_by_this(mine, standing),
-        forget=standing.forgotten,
+        receipt=_new_receipt(claimed, neon_state),
+        forget=neon_state.forgotten,
     )
     if not merged.conflicts:
         return refresh, []
-    seal = f"{mine.key}|{mine.delivery_hash}|{fresh.hash}"
-    return refresh, [Entry(mine.key, Outcome.MERGED, seal, merged.data, merged.conflicts)]
+    entry_hash = f"{claimed.key}|{claimed.delivery_hash}|{fresh.hash}"
+    return refresh, [Entry(claimed.key, Outcome.MERGED, entry_hash, merged.data, merged.conflicts)]
 
 
-def hears_of_it_here(row: Row, standing: Standing) -> bool:
-    """Whether a promoted row that stands against an invalid record turned invalid again, and is not one that was not
-    told of an undo, or whose promotion a restored Neon has forgotten.
+def turned_invalid_again(row: Row, neon_state: NeonState) -> bool:
+    """Whether a promoted row with an invalid record turned invalid again. Else an undo was not acknowledged yet, or a
+    restored Neon has forgotten the promotion.
     """
-    said, told = standing.latest, row.claimed.receipt
-    undone = said is not None and said.outcome is Outcome.UNDONE and (told is None or said.receipt.id > told.id)
-    return not (standing.forgotten or undone)
+    latest, shown = neon_state.latest, row.claimed.receipt
+    undone = latest is not None and latest.outcome is Outcome.UNDONE and (shown is None or latest.receipt.id > shown.id)
+    return not (neon_state.forgotten or undone)
 
 
 def _status(row: Row, reopened: bool) -> str:
     status = row.claimed.status
-    # A status that somebody wrote before the CHECK was there starts over.
+    # A status from before the CHECK existed starts over.
     if (reopened and status != Status.IN_PROGRESS) or row.promoted or status not in set(Status):
         return Status.PENDING
     return status
 
 
-def _never_empty_over_a_value(merged: Merged, typed: Data) -> tuple[Merged, list[str]]:
-    """What the record lacks now that it turned invalid again, as the enricher had it; and the names of that."""
+def _keep_values(merged: Merged, typed: Data) -> tuple[Merged, list[str]]:
+    """Keep the enricher's values of fields that are empty now that the record is invalid again; also their names."""
     kept = [name for name, value in merged.data.items() if value is None and typed.get(name) is not None]
     return Merged({**merged.data, **{n: typed[n] for n in kept}}, merged.enriched_fields, merged.conflicts), kept
 
 
-def _heard_by_this(row: Claimed, standing: Standing) -> Receipt | None:
-    said, told = standing.latest, row.receipt
-    if standing.forgotten:
-        return heard_at_least(row, standing)
-    if said is None or (told and said.receipt.id <= told.id):
+def _new_receipt(row: Claimed, neon_state: NeonState) -> Receipt | None:
+    latest, shown = neon_state.latest, row.receipt
+    if neon_state.forgotten:
+        return minimum_receipt(row, neon_state)
+    if latest is None or (shown and latest.receipt.id <= shown.id):
         return None
-    return said.receipt if said.outcome is Outcome.FLAGGED or said.pushed else None
+    return latest.receipt if latest.outcome is Outcome.FLAGGED or latest.pushed else None
 
 
 @dataclass
-class Left:
-    """What becomes of rows whose record is not in the invalid table, by what is known of it."""
+class MissingRows:
+    """Rows whose record is not in the invalid table, sorted by what happens to them."""
 
     promoted: list[Reply] = field(default_factory=list)
-    """They are told that their record was promoted."""
+    """Replies to rows whose record was promoted."""
     gone: list[str] = field(default_factory=list)
-    """Nobody worked on them: they are withdrawn."""
+    """Nobody worked on these rows: they are withdrawn."""
     orphans: list[str] = field(default_factory=list)
-    """They stay, with a note."""
+    """These rows stay, with a note."""
     strangers: list[str] = field(default_factory=list)
-    """They never came from Neon."""
+    """These rows never came from Neon."""
     lost: list[str] = field(default_factory=list)
-    """Neon was restored to a moment before they came from it."""
+    """Neon was restored to a moment before these rows were pulled."""
 
     def in_words(self) -> dict[str, str]:
         """Key → what would happen."""
@@ -123,25 +123,25 @@ class Left:
         }
 
 
-def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comparison) -> Left:
-    """Part rows whose record is not in the invalid table by what is known of it."""
-    left = Left()
+def sort_missing(rows: Mapping[str, Row], neon_states: Mapping[str, NeonState], found: Comparison) -> MissingRows:
+    """Sort rows whose record is not in the invalid table by what happens to them."""
+    left = MissingRows()
     for key, row in rows.items():
-        standing = standings[key]
-        said = standing.latest
+        neon_state = neon_states[key]
+        latest = neon_state.latest
         if row.queued:
-            if said is None and standing.master is None and row.claimed.pulled and _lost(row, found):
-                left.lost.append(key)  # else its delivery tells it
-        elif said and said.outcome is Outcome.PROMOTED:
-            left.promoted.append(promoted(row, said))
-        elif row.carried and standing.master is not None and said is None:
+            if latest is None and neon_state.master is None and row.claimed.pulled and _lost(row, found):
+                left.lost.append(key)  # else its delivery acknowledges it
+        elif latest and latest.outcome is Outcome.PROMOTED:
+            left.promoted.append(reply_to_promoted(row, latest))
+        elif row.carried and neon_state.master is not None and latest is None:
             left.promoted.append(adopted(row.claimed))
         elif not row.claimed.pulled:
             if row.code != Code.GONE:
                 left.strangers.append(key)
         elif _lost(row, found):
             left.lost.append(key)
-        elif row.untouched and row.code != Code.GONE:  # what was lost in a restore was booked, and is kept
+        elif row.untouched and row.code != Code.GONE:  # rows lost in a restore were booked, and are kept
             left.gone.append(key)
         elif row.code not in (Code.LEFT, Code.GONE) and not row.promoted:
             left.orphans.append(key)
@@ -149,5 +149,5 @@ def part(rows: Mapping[str, Row], standings: Mapping[str, Standing], found: Comp
 
 
 def _lost(row: Row, found: Comparison) -> bool:
-    """Whether the row may have been pulled after the moment that Neon was restored to."""
+    """Whether the row may have been pulled after the moment to which Neon was restored."""
     return found.neon_restored and (found.after is None or row.pulled_at is None or row.pulled_at >= found.after)

@@ -19,7 +19,7 @@ from worker.postgres.transaction import Step
 from worker.supabase import queue
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
-from worker.sync.settling import REFUSED, complain, settle_batch
+from worker.sync.settling import REFUSED, raise_blocked, settle_batch
 
 
 @dataclass
@@ -79,7 +79,7 @@ async def rehearse(
     """
     passed = [judged for judged in judgements if judged.action is Action.PROMOTE]
     settled, blocked = await settle_batch(databases, neon, entity, passed, replace(run, rehearsal=()))
-    complain(blocked)
+    raise_blocked(blocked)
     said = {one.key: one for one in settled}
     if waiting := [one for one in settled if one.answer.waits_for in assumed]:
         steps = await _promotions(databases, neon, entity, {str(one.answer.waits_for) for one in waiting}, run)

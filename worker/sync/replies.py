@@ -1,4 +1,4 @@
-"""What a settled record's row is told. Pure."""
+"""The reply to a settled record's row. Pure."""
 
 from __future__ import annotations
 
@@ -6,113 +6,113 @@ from dataclasses import replace
 from datetime import datetime
 
 from worker.domain import messages
-from worker.domain.lineage import is_older, is_typed, with_neons_own, with_what_went
+from worker.domain.lineage import is_edited, is_older, with_carried_values, with_neon_values
 from worker.domain.model import Code, Data, Outcome, Receipt, State, Status
 from worker.domain.steps import Claimed, Sent, Settled
 from worker.supabase.acknowledgement import Reply
 
 
 def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
-    """What the workspace row is told; None where it stays in the queue for the next batch.
+    """The reply to a workspace row; None if it stays in the queue for the next batch.
 
     Args:
         settled: the row.
-        holds: the row's own data columns, where it was not claimed with them.
+        holds: the row's own data columns, if it was not claimed with them.
     """
-    claimed, judged, said = settled.claimed, settled.judged, settled.answer
+    claimed, judged, answer = settled.claimed, settled.judged, settled.answer
     key, version = claimed.key, claimed.version
     if not settled.ended:
         return None
-    if said.state is State.GONE:
+    if answer.state is State.GONE:
         return _gone(settled)
-    lost = "".join(" " + messages.not_kept([c.field]) for c in said.conflicts if c.winner == "neon")
-    # Only what differs travels: mostly a website that was tidied, or nothing.
-    data = differing(said.record, claimed.data if holds is None else holds)
-    receipt = said.receipt
-    # A row of a backup hears what became of a newer version of it.
-    newer = said.sent if said.sent and is_older(claimed, said.sent) else None
+    lost = "".join(" " + messages.not_kept([c.field]) for c in answer.conflicts if c.winner == "neon")
+    # Only differences are sent: usually a normalised website, or nothing.
+    data = differing(answer.record, claimed.data if holds is None else holds)
+    receipt = answer.receipt
+    # A row from a backup gets the outcome of a newer version of it.
+    newer = answer.sent if answer.sent and is_older(claimed, answer.sent) else None
     as_of = newer.version if newer else judged.as_of
-    match said.outcome:
+    match answer.outcome:
         case Outcome.PROMOTED:
             return Reply(
                 key, version, Status.COMPLETE, messages.promoted(judged.not_carried) + lost, data,
-                said.record, {}, said.warnings, pushed=True, promoted_at=said.at,
+                answer.record, {}, answer.warnings, pushed=True, promoted_at=answer.at,
                 code=Code.PROMOTED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
         case Outcome.FLAGGED:
             return Reply(
-                key, version, Status.FAILED, messages.flagged(said.errors) + lost,
-                None if said.kept else data, said.record, said.errors, said.warnings,
-                said.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
+                key, version, Status.FAILED, messages.flagged(answer.errors) + lost,
+                None if answer.kept else data, answer.record, answer.errors, answer.warnings,
+                answer.reason_code, pushed=True, code=Code.FLAGGED, receipt=receipt,
                 as_of=as_of,
             )  # fmt: skip
         case Outcome.UNDONE:
-            # It was promoted as it stands, and that was taken back before the row was told of either. A row of a backup
-            # from before the promotion lacks what was promoted.
-            back = with_neons_own(newer.record or {}, newer, said.record or {}) if newer else {}
+            # It was promoted in this version, and the promotion undone, before either was acknowledged. A row from a
+            # backup from before the promotion lacks what was promoted.
+            back = with_neon_values(newer.record or {}, newer, answer.record or {}) if newer else {}
             return Reply(
-                key, version, Status.PENDING, messages.UNDONE, differing(back, claimed.data) or None, said.record,
+                key, version, Status.PENDING, messages.UNDONE, differing(back, claimed.data) or None, answer.record,
                 {}, {}, code=Code.UNDONE, receipt=receipt, as_of=as_of,
             )  # fmt: skip
-        case Outcome.WAITING if said.waits_for is not None:
-            # It left nothing in Neon that could be forgotten: no receipt. What Neon has changed meanwhile shows in the
-            # row, else each pull would take it for news. What was written there for the enricher can be forgotten.
-            known = receipt if judged.written_for else None
-            follows = judged.neon_data is not None and not claimed.in_neon and bool(known) == judged.written_for
+        case Outcome.WAITING if answer.waits_for is not None:
+            # It left nothing in Neon that could be forgotten: no receipt. The row shows what Neon has changed since,
+            # else each pull would find it changed. What was written to Neon for the enricher can be forgotten.
+            known = receipt if judged.unacknowledged else None
+            follows = judged.neon_data is not None and not claimed.in_neon and bool(known) == judged.unacknowledged
             return Reply(
-                key, version, Status.COMPLETE, (said.note or "") + lost, data if follows else None,
-                judged.neon_data if follows else None, errors={}, warnings=said.warnings, waiting_for=said.waits_for,
-                code=Code.WAITING, receipt=known if follows else None, as_of=as_of,
+                key, version, Status.COMPLETE, (answer.note or "") + lost, data if follows else None,
+                judged.neon_data if follows else None, errors={}, warnings=answer.warnings,
+                waiting_for=answer.waits_for, code=Code.WAITING, receipt=known if follows else None, as_of=as_of,
             )  # fmt: skip
         case _:
             return Reply(
-                key, version, Status.COMPLETE, messages.CARRIED + lost, data, said.record, pushed=True,
+                key, version, Status.COMPLETE, messages.CARRIED + lost, data, answer.record, pushed=True,
                 code=Code.CARRIED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
 
 
 def differing(record: Data | None, holds: Data) -> Data:
-    """The values of a record that a row does not hold."""
+    """The values of a record that differ from the row's."""
     return {name: value for name, value in (record or {}).items() if name not in holds or holds[name] != value}
 
 
-def typed_since(row: Claimed, sent: Sent) -> bool:
-    """Whether a row holds what an enricher typed after its record was carried: also where he went back to what stood
-    there before. What he had not sent, and is as the row last had it from Neon, is Neon's own to change.
+def was_edited_since(row: Claimed, sent: Sent) -> bool:
+    """Whether a row holds edits from after its record was carried, including a return to an older value. A value that
+    the enricher had not sent, and that is as last received from Neon, is no edit: Neon may change it.
     """
     return any(
-        value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_typed(row, name))
+        value != (sent.record or {}).get(name) and (name in sent.enriched_fields or is_edited(row, name))
         for name, value in row.data.items()
     )
 
 
 def _gone(settled: Settled) -> Reply:
-    claimed, said = settled.claimed, settled.answer
-    key, version, sent = claimed.key, claimed.version, said.sent
+    claimed, answer = settled.claimed, settled.answer
+    key, version, sent = claimed.key, claimed.version, answer.sent
     older = sent is not None and is_older(claimed, sent)
-    # What had reached Neon comes back to a row of a backup, which is as new then as that was.
-    back = differing(with_what_went(claimed, sent), claimed.data) if sent else {}
+    # A row from a backup gets back what had reached Neon, and the version of that.
+    back = differing(with_carried_values(claimed, sent), claimed.data) if sent else {}
     as_of = sent.version if sent and older else None
-    if said.outcome is Outcome.PROMOTED:
-        # Whoever died before it could tell leaves a row without edits, and a backup one that is older than what went.
-        edited = not older and sent is not None and typed_since(claimed, sent)
-        reply = _promoted(claimed, said.at, edited=edited, record=said.record, receipt=said.receipt)
+    if answer.outcome is Outcome.PROMOTED:
+        # No edits if a worker died before it could acknowledge; a row from a backup is older than what was carried.
+        edited = not older and sent is not None and was_edited_since(claimed, sent)
+        reply = _promoted(claimed, answer.at, edited=edited, record=answer.record, receipt=answer.receipt)
         return replace(reply, data=back if edited else reply.data, as_of=as_of)
-    if said.outcome is None and sent is None and claimed.promoted_at:
-        # Retention took the ledger row; the workspace row itself still knows of its promotion.
-        return _promoted(claimed, claimed.promoted_at, edited=claimed.data != claimed.snapshot, receipt=said.receipt)
-    if said.outcome is None and claimed.pushed_at and said.in_master:
+    if answer.outcome is None and sent is None and claimed.promoted_at:
+        # Retention removed the ledger row; the workspace row itself still shows its promotion.
+        return _promoted(claimed, claimed.promoted_at, edited=claimed.data != claimed.snapshot, receipt=answer.receipt)
+    if answer.outcome is None and claimed.pushed_at and answer.in_master:
         # The guide's scripts carried and promoted it.
-        return adopted(claimed, said.receipt)
-    if said.outcome is Outcome.WITHDRAWN:
-        how = said.note or "it left the invalid table by another way"
-        why = f"it was withdrawn on {messages.day_of(said.at)} ({how})"
-    elif said.outcome is Outcome.UNDONE:
-        why = f"its promotion was taken back on {messages.day_of(said.at)}, and it left by another way after that"
-    elif said.in_master and said.promoted_before:
-        day = messages.day_of(said.promoted_before)
+        return adopted(claimed, answer.receipt)
+    if answer.outcome is Outcome.WITHDRAWN:
+        how = answer.note or "it left the invalid table by another way"
+        why = f"it was withdrawn on {messages.day_of(answer.at)} ({how})"
+    elif answer.outcome is Outcome.UNDONE:
+        why = f"its promotion was taken back on {messages.day_of(answer.at)}, and it left by another way after that"
+    elif answer.in_master and answer.promoted_before:
+        day = messages.day_of(answer.promoted_before)
         why = f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
-    elif said.in_master:
+    elif answer.in_master:
         why = "it is in the master table, where somebody else put it"
     elif not claimed.pulled:
         return Reply(

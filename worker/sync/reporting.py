@@ -1,4 +1,4 @@
-"""What the log says of flagged records: each of a few by itself, of many how many there are and some of them."""
+"""How flagged records are logged: a few one by one; of many, their number and some keys."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from worker.domain.model import Outcome, OutcomeSummary
 log = structlog.get_logger("worker.delivery")
 
 FEW = 10
-"""Flagged records of a batch that have a line each, at most."""
+"""Up to this many flagged records of a batch get a line each."""
 NAMED = 3
-"""Keys that are named for each reason where they are more."""
+"""If there are more, this many keys are named for each reason."""
 
 
-def report_flagged(entity: str, run_id: str, told: Iterable[OutcomeSummary]) -> dict[str, Any]:
-    """Say which records of a batch were flagged.
+def report_flagged(entity: str, run_id: str, summaries: Iterable[OutcomeSummary]) -> dict[str, Any]:
+    """Log which records of a batch were flagged.
 
     Returns:
-        What the batch's own line says of them: ``reasons``, and where they are many the ``keys`` of some.
+        Fields for the batch's own line: ``reasons``, and if there are many, the ``keys`` of some.
     """
-    flagged = [one for one in told if one.outcome == Outcome.FLAGGED]
+    flagged = [one for one in summaries if one.outcome == Outcome.FLAGGED]
     if not flagged:
         return {}
     reasons = Counter(one.reason_code or "OTHER" for one in flagged)

@@ -1,4 +1,4 @@
-"""A database that was restored to an earlier moment, recognised before a pull trusts a snapshot. What is done about it
+"""Recognise a database that was restored to an earlier moment, before a pull trusts a snapshot. What is done about it
 is in :mod:`worker.sync.recovery`. Knows no rules of validation.
 """
 
@@ -24,29 +24,29 @@ log = structlog.get_logger("worker.restore")
 
 @dataclass
 class Comparison:
-    """What the two databases were found to have forgotten of each other, and what was done about it."""
+    """What each database has forgotten of the other, and what was done about it."""
 
     entity: str
     counts: Counts
     side: str | None = None
-    """Which of them was restored: ``Neon``, ``Supabase``; None: neither."""
+    """Which one was restored: ``Neon`` or ``Supabase``; None for neither."""
     after: datetime | None = None
     """The last moment that the restored one remembers; UTC without zone."""
     before: datetime | None = None
-    """When the first thing happened that it has forgotten; UTC without zone."""
+    """When the first event happened that it has forgotten; UTC without zone."""
     forgotten: list[str] = field(default_factory=list)
-    """Keys of whose outcomes Neon has forgotten the latest."""
+    """Keys whose latest acknowledged outcome Neon has forgotten."""
     again: list[str] = field(default_factory=list)
-    """Of those: promoted again."""
+    """Of ``forgotten``: promoted again."""
     kept: list[str] = field(default_factory=list)
-    """Of those: the enricher's values are kept in the workspace, as his edits."""
+    """Of ``forgotten``: the enricher's values are kept in the workspace, as edits."""
     lost: list[str] = field(default_factory=list)
-    """Records that Neon does not have any more."""
-    told: list[str] = field(default_factory=list)
-    """Of those forgotten: rows of a backup, told what Neon knows of newer versions of them."""
+    """Records that Neon no longer has."""
+    acknowledged: list[str] = field(default_factory=list)
+    """Of ``forgotten``: rows from a backup that got the outcome of a newer version known to Neon."""
     caught_up: CaughtUp = field(default_factory=CaughtUp)
     held: bool = False
-    """Whether somebody held a row that was to be brought together."""
+    """Whether another transaction held a row that should be brought together."""
 
     @property
     def neon_restored(self) -> bool:
@@ -55,11 +55,11 @@ class Comparison:
 
     def in_words(self) -> str:
         """Which side was restored, and to what moment."""
-        return restored_in_words(self.kept_in_mind)
+        return restored_in_words(self.stored)
 
     @property
-    def kept_in_mind(self) -> dict[str, Any]:
-        """What the workspace keeps of it, for those who ask later."""
+    def stored(self) -> dict[str, Any]:
+        """What the workspace stores about it, for later questions."""
         return {
             "side": self.side,
             "noticed_at": utc_now().isoformat(),
@@ -67,12 +67,12 @@ class Comparison:
             "before": self.before.isoformat() if self.before else None,
             "promoted_again": len(self.again),
             "kept": len(self.kept),
-            "told": self.caught_up.told + len(self.told),
+            "told": self.caught_up.acknowledged + len(self.acknowledged),
         }
 
 
 async def recognise(entity: Entity, position: Position, neon: Connection, supabase: Connection) -> Comparison:
-    """Look what Neon has forgotten of what the workspace was told, and whether the workspace has forgotten a pull.
+    """Find the acknowledged outcomes that Neon has forgotten, and whether the workspace has forgotten a pull.
 
     Raises:
         psycopg.Error: a database failed.
@@ -81,7 +81,7 @@ async def recognise(entity: Entity, position: Position, neon: Connection, supaba
     found = Comparison(entity.name, counts)
     restored = position.pulls > counts.pulls
     after = 0 if restored else position.ledger_id or 0
-    while chunk := await receipts.told(supabase, entity, after):
+    while chunk := await receipts.receipts_after(supabase, entity, after):
         after = max(receipt.id for receipt in chunk.values())
         found.forgotten += await ledger.forgotten(neon, entity, chunk)
         if len(chunk) < receipts.CHUNK:
@@ -90,9 +90,9 @@ async def recognise(entity: Entity, position: Position, neon: Connection, supaba
     if restored or found.forgotten or unfinished:
         found.side, found.after = "Neon", counts.moment
         if found.forgotten:
-            found.before = await receipts.first_told(supabase, entity, found.forgotten)
+            found.before = await receipts.first_acknowledged(supabase, entity, found.forgotten)
         if unfinished and not restored:
-            # The pull that recognised it was counted since.
+            # The pull that recognised it has been counted since.
             found.after = moment(unfinished.get("after"))
             found.before = moment(unfinished.get("before"))
     elif position.last_pull_at and position.pulls < counts.confirmed:
@@ -101,13 +101,13 @@ async def recognise(entity: Entity, position: Position, neon: Connection, supaba
 
 
 def held_back(position: Position) -> dict[str, Any] | None:
-    """A restore of Neon that was recognised while somebody held rows: what became of those is still to be seen."""
+    """A restore of Neon that was recognised while rows were locked: those are still to be checked."""
     restored = position.restored
     return restored if restored and restored.get("held") else None
 
 
 async def unsettled(entity: Entity, neon: Connection, supabase: Connection) -> str | None:
-    """In words, a restore of a database that is not settled yet; None where there is none. Writes nothing.
+    """In words, a restore of a database that is not settled yet; None if there is none. Writes nothing.
 
     Raises:
         psycopg.Error: a database failed.
@@ -122,6 +122,6 @@ async def unsettled(entity: Entity, neon: Connection, supabase: Connection) -> s
         found.side, found.after = "Supabase", position.last_pull_at
         return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
     if lost := await workspace.lost(supabase, entity):
-        said = restored_in_words(position.restored or {"side": "Neon"})
-        return f"{said}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
+        text = restored_in_words(position.restored or {"side": "Neon"})
+        return f"{text}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
     return None

@@ -1,5 +1,5 @@
-"""Judging records where they lie in Neon: what ``revalidate`` and ``promote`` do, and a pull for what
-somebody pushed by hand. The record's way is the delivery's, only that it starts in Neon.
+"""Judge records that are in Neon: what ``revalidate`` and ``promote`` do, and a pull for records that were pushed by
+hand. The steps are those of a delivery, but they start in Neon.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from worker.domain.model import Action, Outcome, Status
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.domain.steps import Judged, Settled, Verdict
 from worker.entities.declaration import Entity
 from worker.neon import invalid
@@ -22,7 +22,7 @@ from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
 from worker.sync.rehearsal import Revalidated, begin_in_neon, count_settled, in_words, rehearse
 from worker.sync.replies import reply_to
-from worker.sync.settling import complain, flagged, settle_batch
+from worker.sync.settling import flagged, raise_blocked, settle_batch
 
 
 async def judge_rows(
@@ -34,41 +34,41 @@ async def judge_rows(
     run: Run,
     *,
     apply: Collection[Action],
-    anew: bool = False,
+    rebook: bool = False,
     dry_run: bool = False,
     assumed: Collection[str] = (),
 ) -> Revalidated:
-    """Judge a batch of invalid rows, settle those whose action is in ``apply``, tell their workspace rows.
+    """Judge a batch of invalid rows, settle those whose action is in ``apply``, and acknowledge their workspace rows.
 
     Promotions that are not in ``apply`` are rehearsed, as are all in a dry run; ``assumed`` are the keys of records of
     other entities that pass in the same run.
 
-    What fails as it did before is left as it is, unless ``anew`` asks for an entry of this version of the rules.
+    What fails as it did before is left as it is, unless ``rebook`` asks for an entry of this version of the rules.
 
     Raises:
-        psycopg.Error: nothing is lost; judge again.
+        psycopg.Error: nothing is lost; retry.
     """
     found = Revalidated()
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
     judgements = _judge(entity, rows, at, found)
     if dry_run or Action.PROMOTE not in apply:
         judgements = await rehearse(databases, neon, entity, judgements, run, found, assumed)
-    batch, untold = _to_settle(judgements, rows, at, found, apply=apply, anew=anew)
-    if dry_run or not (batch or untold):
+    batch, unacknowledged = _to_settle(judgements, rows, at, found, apply=apply, rebook=rebook)
+    if dry_run or not (batch or unacknowledged):
         await send(supabase, COMMIT)
         return found
     settled, blocked = await settle_batch(databases, neon, entity, batch, run, apply)
     for one in settled:
         count_settled(found, one)
-    told = untold + [one for one in settled if one.key in at]
-    replies = [reply for one in told if (reply := reply_to(one, at[one.key].claimed.data))]
+    answered = unacknowledged + [one for one in settled if one.key in at]
+    replies = [reply for one in answered if (reply := reply_to(one, at[one.key].claimed.data))]
     promoted = keys_with(settled, Outcome.PROMOTED)
-    # A worker that died before it could tell a row could not announce it either.
-    events = outcome_events(databases, entity, run.run_id, [*settled, *untold])
+    # A worker that died before it could acknowledge a row did not announce it, either.
+    events = outcome_events(databases, entity, run.run_id, [*settled, *unacknowledged])
     await acknowledge(databases, supabase, entity, replies, promoted, events)
-    if waits := waiting_in(told):
-        await release_ready(neon, supabase, entity, waits)
-    complain(blocked)
+    if waiting := waiting_in(answered):
+        await release_ready(neon, supabase, entity, waiting)
+    raise_blocked(blocked)
     return found
 
 
@@ -94,11 +94,11 @@ def _to_settle(
     found: Revalidated,
     *,
     apply: Collection[Action],
-    anew: bool,
+    rebook: bool,
 ) -> tuple[list[Judged], list[Settled]]:
-    """Count what was judged, and pick what is to be settled, and what only has to be told."""
+    """Count what was judged, and pick what is to be settled, and what only has to be answered."""
     batch: list[Judged] = []
-    untold: list[Settled] = []
+    unacknowledged: list[Settled] = []
     for judged in judgements:
         key, row = judged.key, rows[judged.key]
         if judged.verdict.passed:
@@ -109,15 +109,15 @@ def _to_settle(
                 found.otherwise.append(key)
         if judged.action not in apply:
             continue
-        if anew or not _says_so_already(row, judged.verdict):
+        if rebook or not _is_already_flagged(row, judged.verdict):
             batch.append(judged)
         elif key in at and judged.claimed.status == Status.COMPLETE:
             # Flagged before, by a worker that could not tell the row any more.
-            untold.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
-    return batch, untold
+            unacknowledged.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
+    return batch, unacknowledged
 
 
-def _says_so_already(row: InvalidRow, verdict: Verdict) -> bool:
+def _is_already_flagged(row: InvalidRow, verdict: Verdict) -> bool:
     """Whether Neon already tells this failure, so that judging again changes nothing there."""
     return (
         not verdict.passed
@@ -135,19 +135,19 @@ async def judge_pushed(
     which: Which = Which.ALL,
     dry_run: bool = False,
     assumed: Collection[str] = (),
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record in Neon that is marked ``complete``, batch by batch.
 
     Args:
         databases: both databases.
         entity: which.
-        run: what the ledger and the log book it under.
-        apply: the actions to carry out: ``FLAG`` alone, or ``FLAG`` and ``PROMOTE``.
-        which: of those records.
+        run: the run that the ledger and the log book it under.
+        apply: the actions to carry out: only ``FLAG``, or ``FLAG`` and ``PROMOTE``.
+        which: which of those records.
         dry_run: write nothing.
         assumed: the keys of records of other entities that pass in the same run.
-        progress: told of every batch.
+        progress: answered of every batch.
     """
     total, after = Revalidated(), ""
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
@@ -157,7 +157,7 @@ async def judge_pushed(
                 break
             after = rows[-1].key
             batch = {row.key: row for row in rows}
-            anew = which is Which.STALE
+            rebook = which is Which.STALE
             total.add(
                 await judge_rows(
                     databases,
@@ -167,7 +167,7 @@ async def judge_pushed(
                     batch,
                     run,
                     apply=apply,
-                    anew=anew,
+                    rebook=rebook,
                     dry_run=dry_run,
                     assumed=assumed,
                 )
@@ -176,9 +176,11 @@ async def judge_pushed(
     return total
 
 
-async def finish_carried(databases: Databases, entity: Entity, run: Run, progress: Progress = NOBODY) -> Revalidated:
-    """Bring to an end what a stage carried to Neon and left there: a worker that died after it had settled a
-    record, and before it could tell the row, would leave an enricher waiting for ever.
+async def finish_carried(
+    databases: Databases, entity: Entity, run: Run, progress: Progress = NO_PROGRESS
+) -> Revalidated:
+    """Finish what a stage carried to Neon and left there: otherwise, if a worker died after it had settled a record and
+    before it could acknowledge the row, the enricher would wait for ever.
 
     Raises:
         psycopg.Error: nothing is lost; the next pull tries again.
@@ -196,18 +198,18 @@ async def finish_carried(databases: Databases, entity: Entity, run: Run, progres
                 total.add(
                     await judge_rows(databases, neon, supabase, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE))
                 )
-            await tell_gone(databases, neon, supabase, entity, [key for key in keys if key not in rows], run)
+            await acknowledge_gone(databases, neon, supabase, entity, [key for key in keys if key not in rows], run)
             progress.advance(len(keys))
     return total
 
 
-async def tell_gone(
+async def acknowledge_gone(
     databases: Databases, neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str], run: Run
 ) -> None:
-    """Tell the rows that were carried what became of their records, which left the invalid table.
+    """Acknowledge rows that were carried, and whose records have left the invalid table since.
 
     Raises:
-        psycopg.Error: nothing is lost; tell again.
+        psycopg.Error: nothing is lost; retry.
     """
     if not keys:
         return
@@ -225,7 +227,7 @@ async def tell_gone(
         promoted,
         outcome_events(databases, entity, run.run_id, settled, promoted=promoted),
     )
-    complain(blocked)
+    raise_blocked(blocked)
 
 
 def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:

@@ -1,6 +1,4 @@
-"""Settle a batch in Neon, and see to it that what a record, or somebody's lock, stands in the way of is that record's
-own affair.
-"""
+"""Settle a batch in Neon, so that a record that is refused or locked affects no other record."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import settle
 from worker.postgres.connection import Connection
-from worker.postgres.errors import LOCKED, NOBODYS, Kind, kind_of
+from worker.postgres.errors import LOCKED, NOT_ABOUT_RECORDS, Kind, kind_of
 from worker.postgres.transaction import ROLLBACK, send
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
@@ -29,23 +27,23 @@ from worker.sync.judging import judge
 log = structlog.get_logger("worker.delivery")
 
 ROUNDS = 5
-"""How often a batch follows a Neon row that keeps moving under it, before it leaves it for the next."""
+"""How often a batch retries a Neon row that keeps changing, before it leaves it to the next batch."""
 REFUSED = "REFUSED_BY_MASTER"
 _BOOKS = ("enrichment_ledger", "shq_validation_log")
 _DOUBTS = 10_000
-"""Records of which it is kept in mind, at most, that they were refused as if all were."""
+"""At most this many records are remembered as refused in a way that may concern all."""
 
 
 @dataclass
 class Blocked:
-    """Records that Neon refuses as it would any of their entity. Their answers are ``BUSY``; they stay in the queue."""
+    """Records that Neon refuses like any other of their entity. Their answers are ``BUSY``; they stay in the queue."""
 
     error: psycopg.Error
     keys: set[str] = field(default_factory=set)
 
 
-def complain(blocked: Blocked | None) -> None:
-    """Raise what an operator has to fix, if there is anything.
+def raise_blocked(blocked: Blocked | None) -> None:
+    """Raise the error that an operator must fix, if there is one.
 
     Raises:
         psycopg.Error: there is.
@@ -56,13 +54,13 @@ def complain(blocked: Blocked | None) -> None:
 
 @dataclass
 class _Round:
-    """What became of some records."""
+    """The results for some records."""
 
     settled: dict[str, Settled] = field(default_factory=dict)
     blocked: Blocked | None = None
 
     def add(self, other: _Round) -> _Round:
-        """Add what became of others, or of the same ones since."""
+        """Add results for other records, or newer ones for the same records."""
         self.settled |= other.settled
         if self.blocked and other.blocked:
             self.blocked.keys |= other.blocked.keys
@@ -78,7 +76,7 @@ async def settle_batch(
     run: Run,
     apply: Collection[Action] = frozenset(Action),
 ) -> tuple[list[Settled], Blocked | None]:
-    """Settle a batch in Neon; a record whose row moved on meanwhile is merged and judged again.
+    """Settle a batch in Neon; a record whose row has changed meanwhile is merged and judged again.
 
     A rehearsal (:attr:`worker.neon.books.Run.rehearsal`) writes nothing: it says what the master table would say, its
     constraints and triggers included, and what a record would wait for.
@@ -87,10 +85,10 @@ async def settle_batch(
     somebody else's transaction holds is ``BUSY``.
 
     Returns:
-        The batch, settled, and what an operator has to fix, where all records are refused the same way.
+        The batch, settled, and what an operator must fix, if all records are refused in the same way.
 
     Raises:
-        psycopg.Error: nothing took effect, or nobody knows; settle again.
+        psycopg.Error: nothing took effect, or that is unknown; settle again.
         Restored: Neon was restored to an earlier moment.
     """
     pushes = {judged.key for judged in batch if judged.action is Action.PUSH}
@@ -100,7 +98,7 @@ async def settle_batch(
             break
         done.add(await _settle_or_split(databases, neon, entity, todo, run))
         moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
-        standings = await ledger.standings(neon, entity, {one.key: one.claimed.receipt for one in moved})
+        neon_states = await ledger.neon_states(neon, entity, {one.key: one.claimed.receipt for one in moved})
         todo = []
         for one in moved:
             current = one.answer
@@ -108,7 +106,7 @@ async def settle_batch(
                 continue
             again = judge(
                 entity, one.claimed, current.record, current.hash, current.at,
-                Action.PUSH if one.key in pushes else Action.PROMOTE, standings[one.key],
+                Action.PUSH if one.key in pushes else Action.PROMOTE, neon_states[one.key],
             )  # fmt: skip
             done.settled[one.key] = Settled(again, current)
             if again.action in apply:
@@ -119,7 +117,7 @@ async def settle_batch(
 async def _settle_or_split(
     databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run
 ) -> _Round:
-    """Settle, and where Neon does not take the batch as it is, take it apart."""
+    """Settle a batch; if Neon refuses it as a whole, bisect it."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     try:
         answers = await settle(neon, how, batch, run, known)
@@ -147,10 +145,10 @@ def _take(
 
 
 def _applied(batch: Sequence[Judged], answers: Mapping[str, Answer], action: Action) -> bool:
-    """Whether Neon took a record of this batch in this way."""
+    """Whether Neon applied this action to a record of the batch."""
     return any(
-        judged.action is action and (said := answers.get(judged.key)) is not None
-        and said.state is State.APPLIED and said.outcome is not Outcome.WAITING
+        judged.action is action and (answer := answers.get(judged.key)) is not None
+        and answer.state is State.APPLIED and answer.outcome is not Outcome.WAITING
         for judged in batch
     )  # fmt: skip
 
@@ -163,7 +161,7 @@ async def _without_promotions(
     run: Run,
     error: psycopg.Error,
 ) -> _Round:
-    """The master has a column that takes no NULL, and nothing fills it: no record of the entity can be promoted."""
+    """The master has a NOT NULL column that nothing fills: no record of the entity can be promoted."""
     promotions = [judged for judged in batch if judged.action is Action.PROMOTE]
     others = [judged for judged in batch if judged.action is not Action.PROMOTE]
     blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
@@ -171,7 +169,7 @@ async def _without_promotions(
 
 
 def _busy(batch: Iterable[Judged]) -> dict[str, Settled]:
-    """Records that are left for later."""
+    """Records that are left for a retry."""
     return {
         judged.key: Settled(judged, Answer(judged.key, State.BUSY, None, None, {}, {}, None, (), None, None, None))
         for judged in batch
@@ -186,7 +184,7 @@ async def _bisect(
     run: Run,
     error: psycopg.Error,
 ) -> _Round:
-    """Settle what can be settled, flag the records that Neon refuses, and no others."""
+    """Settle what can be settled, and flag exactly the records that Neon refuses."""
     how, known = databases.settlements[entity.name], databases.known.get(entity.name)
     answers, refused = await settle_by_bisection(neon, how, batch, run, known)
     if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
@@ -216,11 +214,11 @@ def _no_records_fault(
     refused: Mapping[str, Refusal],
     error: psycopg.Error,
 ) -> set[str]:
-    """The keys of those refused that Neon refuses as it would any other: an operator's to fix, not an enricher's.
+    """The keys of the refused records that Neon refuses like any other: for an operator to fix, not an enricher.
 
-    A missing privilege, or a function of a trigger's that is gone, has codes that speak of no record; so has a policy
-    of row level security, or a trigger, that refuses one record. They are told apart by what becomes of the others: of
-    this batch, and of those since.
+    A missing privilege, or a missing function in a trigger, has a SQLSTATE that is not about a record. So has a row
+    level security policy or a trigger that refuses a single record. They are distinguished by the results of the other
+    records: in this batch, and in later ones.
     """
     found = set()
     for judged in batch:
@@ -231,7 +229,7 @@ def _no_records_fault(
             found.add(judged.key)
             continue
         by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
-        if why.sqlstate[:2] not in NOBODYS or by_its_values or _applied(batch, answers, judged.action):
+        if why.sqlstate[:2] not in NOT_ABOUT_RECORDS or by_its_values or _applied(batch, answers, judged.action):
             continue
         if judged.action is Action.PROMOTE and len(databases.doubted) < _DOUBTS:
             promotions = databases.promotions[entity.name]
@@ -245,12 +243,12 @@ def _no_records_fault(
 async def _make_flags(
     neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal]
 ) -> tuple[list[Settled], list[Judged]]:
-    """Make flags of refused records. Where the values do not even fit the invalid table, they stay in the
-    workspace only, where the enricher sees them, and Neon keeps what it has. Where the invalid table does not
-    take a flag on its own values, the flag stands in the ledger and the workspace only.
+    """Turn refused records into flags. If the values do not even fit the invalid table, only the workspace keeps them,
+    where the enricher sees them, and Neon keeps what it has. If the invalid table refuses a flag even with its own
+    values, the flag is only in the ledger and the workspace.
 
     Returns:
-        Those of which the flag stands there, and the flags that are still to be settled.
+        The records whose flag is only there, and the flags that are still to be settled.
     """
     reasons = {reason: await explain_refusal(neon, entity, reason) for reason in set(refused.values())}
     unfit = [judged.key for judged in batch if judged.action is not Action.PROMOTE]
@@ -267,7 +265,7 @@ async def _make_flags(
         flag = replace(judged, verdict=Verdict({field_: message}, judged.verdict.warnings, REFUSED), action=Action.FLAG)
         if row:
             flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
-        elif judged.action is not Action.PROMOTE:  # it went just now, and says so when it is settled
+        elif judged.action is not Action.PROMOTE:  # it has just left, and is answered as gone when it is settled
             flag = replace(flag, expected_hash=None)
         flags.append(flag)
     codes = Counter(refused[judged.key].sqlstate for judged in batch)
@@ -287,7 +285,7 @@ async def _book_stuck(neon: Connection, entity: Entity, stuck: Sequence[Settled]
 
 
 def flagged(row: InvalidRow, errors: Mapping[str, str], warnings: Mapping[str, str], reason_code: str | None) -> Answer:
-    """The answer of a row that is flagged, though no settlement says so now."""
+    """The answer for a row that is flagged, without a settlement now."""
     return Answer(
         row.key, State.REPEAT, Outcome.FLAGGED, row.data, errors, warnings, reason_code, (), None, None,
         row.updated_at, row.hash,

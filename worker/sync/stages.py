@@ -1,4 +1,4 @@
-"""The guide's scripts, one function a stage: push, revalidate, promote. ``pull`` has its own module."""
+"""The guide's scripts, one function for each stage: push, revalidate, promote. ``pull`` has its own module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, new_run_id
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
 from worker.neon import books, invalid
 from worker.neon.books import Run
@@ -18,7 +18,7 @@ from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.judging import judge
 from worker.sync.rehearsal import Revalidated
-from worker.sync.revalidate import chunks, judge_pushed, judge_rows, tell_gone
+from worker.sync.revalidate import acknowledge_gone, chunks, judge_pushed, judge_rows
 
 
 @dataclass
@@ -28,16 +28,16 @@ class Pushed:
     run_ids: list[str] = field(default_factory=list)
     pushed: int = 0
     settled: int = 0
-    """Found to have been promoted or flagged by a worker that died before it could say so."""
+    """Promoted or flagged before, by a worker that died before it could acknowledge it."""
     gone: int = 0
     flagged: int = 0
     left: int = 0
     keys: dict[str, str] = field(default_factory=dict)
-    """Key → what would happen; only of a dry run."""
+    """Key → what would happen; dry run only."""
 
 
 async def push(
-    databases: Databases, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NOBODY
+    databases: Databases, entity: Entity, done: Pushed, *, dry_run: bool = False, progress: Progress = NO_PROGRESS
 ) -> None:
     """Carry every repaired record to the invalid table, without judging it.
 
@@ -46,13 +46,13 @@ async def push(
         entity: whose records.
         done: counts what was done; after a fault, call again with the same.
         dry_run: write nothing.
-        progress: told of every batch.
+        progress: informed of every batch.
 
     Raises:
         psycopg.Error: the batch is still in the queue.
     """
     if dry_run:
-        await _look(databases, entity, done)
+        await _dry_run(databases, entity, done)
         return
     if progress.shown:
         async with databases.supabase.connection() as supabase:
@@ -83,7 +83,7 @@ def _count(done: Pushed, tally: Tally) -> None:
     done.left += tally.outcomes["changed"] + tally.outcomes["busy"]
 
 
-async def _look(databases: Databases, entity: Entity, done: Pushed) -> None:
+async def _dry_run(databases: Databases, entity: Entity, done: Pushed) -> None:
     done.pushed, done.gone, done.keys = 0, 0, {}
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         skip = 0
@@ -109,7 +109,7 @@ async def revalidate(
     stale: bool = False,
     dry_run: bool = False,
     assumed: Collection[str] = (),
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
 
@@ -122,7 +122,7 @@ async def revalidate(
         progress: told of every batch.
 
     Raises:
-        psycopg.Error: judge again.
+        psycopg.Error: nothing is lost; retry.
     """
     run = Run(new_run_id("revalidate"), str(entity.invalid_table), str(entity.invalid_table))
     which = Which.STALE if stale else Which.ALL
@@ -133,7 +133,7 @@ async def revalidate(
         databases, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, assumed=assumed, progress=progress
     )
     if not dry_run:
-        # What failed was logged with its settlement; the row counts all that was judged.
+        # What failed was logged with its settlement; this row counts everything that was judged.
         await _log(databases, run, len(found.passed) + len(found.failed), len(found.passed), len(found.failed))
     return found
 
@@ -145,12 +145,12 @@ async def _log(databases: Databases, run: Run, total: int, passed: int, failed: 
 
 @dataclass
 class Promotion:
-    """A promotion under way. After a fault, :func:`promote` goes on with it where it was."""
+    """A running promotion. After a fault, :func:`promote` continues it."""
 
     keys: list[str]
-    """Which records; those dealt with are taken out."""
+    """The remaining records; finished ones are removed."""
     runs: dict[str, tuple[Run, Revalidated]] = field(default_factory=dict)
-    """Entity → what its promotions are booked under, and what became of its records."""
+    """Entity → the run that its promotions are booked under, and their results."""
 
 
 async def promote(
@@ -159,16 +159,16 @@ async def promote(
     work: Promotion,
     *,
     dry_run: bool = False,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge these records again and promote those that pass.
 
     Args:
         databases: both databases.
-        entities: the kinds of records that the keys may be of.
+        entities: the entities that the keys may belong to.
         work: the keys; after a fault, call again with the same.
         dry_run: write nothing.
-        progress: told of every batch.
+        progress: informed of every batch.
 
     Returns:
         ``promoted`` (``passed`` in a dry run), and in ``failed`` and ``left`` every key that was refused
@@ -184,13 +184,13 @@ async def promote(
             if not again:
                 run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
                 work.runs[entity.name] = run, Revalidated()
-            run, mine = work.runs[entity.name]
+            run, results = work.runs[entity.name]
             for some in chunks(list(work.keys), databases.batch_size):
                 rows = await invalid.read(neon, entity, some)
-                # Promoted by this very run, before a connection broke that should have said so.
+                # Promoted by this same run, before a connection broke and the answer was lost.
                 missing = [key for key in some if key not in rows]
                 if done := await invalid.promoted_in(neon, entity, run, missing) if again else []:
-                    await tell_gone(databases, neon, supabase, entity, done, run)
+                    await acknowledge_gone(databases, neon, supabase, entity, done, run)
                 judged = Revalidated(promoted=done)
                 if rows:
                     judged.add(
@@ -206,16 +206,16 @@ async def promote(
                             assumed=[key for _, others in work.runs.values() for key in others.passed],
                         )
                     )
-                mine.add(judged)
+                results.add(judged)
                 settled = {*rows, *done}
                 work.keys = [key for key in work.keys if key not in settled]
                 progress.advance(len(settled))
             if not dry_run:
-                refused = len(mine.failed) + len(mine.left)
-                everything = len(mine.promoted) + refused
-                step = books.log_run(run, everything, len(mine.promoted), refused)
+                refused = len(results.failed) + len(results.left)
+                everything = len(results.promoted) + refused
+                step = books.log_run(run, everything, len(results.promoted), refused)
                 await transact(neon, step)
     total = Revalidated(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
-    for _, mine in work.runs.values():
-        total.add(mine)
+    for _, results in work.runs.values():
+        total.add(results)
     return total

@@ -1,4 +1,4 @@
-"""Supabase: how a pull's rows come in."""
+"""Supabase: insert a pull's rows."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from worker.neon.invalid import PULLED
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_one, send, transact
-from worker.schema.causes import behind, common_cause, own_numbers, taken_number
+from worker.schema.causes import common_cause, is_taken_id, repeated_ids, sequence_behind
 from worker.supabase.queue import CODE
 
 PATIENCE = 60.0
 BATCH_BYTES = 64 * 1024 * 1024
-"""A batch of large rows ends here: a database takes 1 GB at once, and this process has less to spare."""
+"""A batch of large rows ends at this size: a database takes 1 GB at once, and this process has less memory."""
 TRIES = 3
-"""How often a batch is begun anew when the number that a row was given is taken, and the next one is free."""
+"""How often a batch is retried when the id that a row was given is taken, and the next one is free."""
 
 
-# The batch is small and the workspace may be huge: every row of it is looked up by the unique index.
+# The batch is small and the workspace may be huge: each of the batch's rows is looked up by the unique index.
 _PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 _COMPARE = statement("worker.sync", "compare")
 _INSERT = sql.SQL("""
@@ -35,30 +35,30 @@ ON CONFLICT ({key}) DO NOTHING
 
 @dataclass(frozen=True)
 class Staged:
-    """What a batch of Neon's rows turned out to be."""
+    """The result of staging a batch of Neon's rows."""
 
     new: int
     """How many were inserted."""
     would_be: list[str]
-    """The keys of those that would be; only where nothing is written."""
+    """The keys of those that would be inserted; dry run only."""
     changed: list[str]
-    """The keys of those that differ from the rows that are there."""
+    """The keys of those that differ from the existing rows."""
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What the workspace table is like when a pull begins."""
+class WorkspaceTable:
+    """The workspace table when a pull begins."""
 
     vacant: bool
-    """Whether it has no row."""
+    """Whether it has no rows."""
     direct: bool
-    """Whether it takes rows by COPY, as row level security does not."""
+    """Whether it takes rows by COPY; row level security forbids that."""
     types: Mapping[str, str]
-    """Column → its type, as SQL has it: with its length, so that what is too long is refused, and not cut."""
+    """Column → its type as SQL writes it, with its length, so that a value that is too long is refused, not cut."""
 
 
-async def ground(connection: Connection, entity: Entity) -> Ground:
-    """Look what the workspace table is like.
+async def inspect_table(connection: Connection, entity: Entity) -> WorkspaceTable:
+    """Inspect the workspace table.
 
     Raises:
         SetupMissing: it lacks a column.
@@ -69,7 +69,7 @@ async def ground(connection: Connection, entity: Entity) -> Ground:
         "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS types"
     ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
     row = await fetch_one(connection, statement)
-    found = Ground(row["vacant"], row["direct"], row["types"])
+    found = WorkspaceTable(row["vacant"], row["direct"], row["types"])
     if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
         raise cause
     return found
@@ -84,7 +84,7 @@ def _columns(entity: Entity) -> sql.Composed:
 
 
 async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Sequence[bytes]]) -> int:
-    """Copy a batch of Neon's rows straight into the workspace, where it is empty. Returns how many.
+    """Copy a batch of Neon's rows straight into the workspace, if it was empty. Returns how many.
 
     Args:
         connection: to Supabase.
@@ -92,10 +92,10 @@ async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Seq
         blocks: rows in COPY's text format, as :func:`worker.neon.invalid.stream` yields them.
 
     Raises:
-        psycopg.Error: none of them is there.
+        psycopg.Error: none of them was inserted.
     """
     into = sql.SQL("COPY {} ({}) FROM STDIN").format(entity.workspace_table.sql, _columns(entity))
-    # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
+    # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
     await send(connection, *begin(statement=300.0, durable=False))
     async with connection.cursor() as cursor:
         async with cursor.copy(into) as copy:
@@ -110,19 +110,19 @@ async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Seq
 async def stage(
     connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes], *, dry_run: bool
 ) -> Staged:
-    """Bring a batch of Neon's rows into the workspace: insert those that are new, name those that differ. It needs no
-    table to lay them in: DDL may be forbidden.
+    """Bring a batch of Neon's rows into the workspace: insert new ones, return those that differ. It needs no staging
+    table, because DDL may be forbidden.
 
     Args:
         connection: to Supabase.
         entity: which.
-        types: of the workspace's columns.
+        types: column → type of the workspace table.
         rows: as :func:`worker.neon.invalid.stream` yields them as JSON.
         dry_run: write nothing.
 
     Raises:
-        psycopg.Error: the workspace does not take one of them, or the database failed: none was inserted.
-        SetupMissing: the numbers that it gives to new rows are taken.
+        psycopg.Error: the workspace refuses one of them, or the database failed: none was inserted.
+        SetupMissing: the ids that it gives to new rows are taken.
     """
     heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
     parts = {"key": sql.Identifier(entity.key), "workspace": entity.workspace_table.sql, "code": CODE}
@@ -146,36 +146,36 @@ async def _insert(connection: Connection, entity: Entity, types: Mapping[str, st
         columns=_columns(entity),
         typed=sql.SQL(", ").join(typed),
     )
-    # What a crash takes back comes with the next pull: the position that passes it over waits for the disk.
+    # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
     opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
     for _ in range(TRIES):
         try:
             [inserted] = await transact(connection, (statement, params), opening=opening, seconds=600.0)
         except psycopg.errors.UniqueViolation as error:
             await send(connection, ROLLBACK)
-            if not await taken_number(connection, entity, error):
+            if not await is_taken_id(connection, entity, error):
                 raise
-            if fault := await behind(connection, entity):
+            if fault := await sequence_behind(connection, entity):
                 raise fault from error
-            continue  # it was the last number that was taken
+            continue  # only that id was taken
         return inserted.rowcount
-    raise await own_numbers(connection, entity)
+    raise await repeated_ids(connection, entity)
 
 
 def key_of(row: bytes) -> str:
     """The key of a row that :func:`worker.neon.invalid.stream` yields as JSON."""
-    # Its first member; what else there is may be nested deeper than Python reads.
+    # The first member; the others may be nested deeper than Python can read.
     text = _as_array([row.partition(b"\t")[0]]).removeprefix('[{"key":')
     return str(json.JSONDecoder().raw_decode(text)[0])
 
 
 def _as_array(objects: Iterable[bytes]) -> str:
-    """Objects in COPY's text format as one array. COPY doubles a backslash, and writes with one the blanks that a
-    column of the type ``json`` may have between its tokens.
+    """Objects in COPY's text format as one JSON array. COPY doubles backslashes, and escapes with a backslash the
+    whitespace that a ``json`` column may have between its tokens.
     """
     text = b",".join(objects)
     if b"\\" in text:
-        text = text.replace(rb"\\", b"\0")  # a byte that no text has
+        text = text.replace(rb"\\", b"\0")  # a byte that no text contains
         if b"\\" in text:
             for blank in (rb"\n", rb"\r", rb"\t"):
                 text = text.replace(blank, b" ")
@@ -184,7 +184,7 @@ def _as_array(objects: Iterable[bytes]) -> str:
 
 
 class Batches:
-    """Cuts a stream of rows into batches without holding more than one block beside them."""
+    """Cuts a stream of rows into batches, buffering at most one extra block."""
 
     def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
         self._source, self._size = rows, size
@@ -206,6 +206,6 @@ class Batches:
             size += sum(map(len, block))
             yield block
 
-    async def whole(self) -> list[bytes]:
+    async def next_batch(self) -> list[bytes]:
         """The next batch."""
         return [row async for block in self.blocks() for row in block]

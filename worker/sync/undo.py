@@ -11,11 +11,11 @@ import psycopg
 from psycopg import sql
 
 from worker.domain.model import new_run_id
-from worker.domain.progress import NOBODY, Progress
+from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import ENTITIES, Entity
 from worker.entities.worker_tables import LEDGER, Table
-from worker.neon.dependents import Dependent, Dependents, Hidden, Place, Pretence, Relation, dependents
-from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, restore, standing
+from worker.neon.dependents import Dependent, Dependents, Hidden, Relation, RowLocation, SimulatedUndo, dependents
+from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, read_promoted, restore
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
@@ -25,20 +25,20 @@ from worker.sync.databases import Databases
 
 @dataclass
 class Undone:
-    """What was taken back, or would be, and what was refused and why; by key."""
+    """What was undone, or would be, and what was refused and why; by key."""
 
     run_id: str = field(default_factory=partial(new_run_id, "undo"))
     undone: dict[str, str] = field(default_factory=dict)
     """Key → what became of the master row."""
     refused: dict[str, str] = field(default_factory=dict)
     dependents: dict[str, list[Dependent]] = field(default_factory=dict)
-    """Of what was refused: the rows that hang on the master row."""
+    """For refused keys: the rows that reference the master row."""
     hidden: dict[str, list[Hidden]] = field(default_factory=dict)
-    """Of what was refused: the tables that may hold such rows and cannot be looked into."""
+    """For refused keys: the tables that may hold such rows and cannot be read."""
 
 
 async def keys_of_run(databases: Databases, run_id: str) -> list[str]:
-    """The keys that a run promoted, none where there is no such run."""
+    """The keys that a run promoted; none if there is no such run."""
     statement = sql.SQL("SELECT key FROM {} WHERE run_id = %(run)s AND outcome = 'promoted' ORDER BY id DESC").format(
         LEDGER.sql
     )
@@ -54,29 +54,29 @@ async def undo(
     *,
     run_id: str | None = None,
     dry_run: bool = False,
-    progress: Progress = NOBODY,
+    progress: Progress = NO_PROGRESS,
 ) -> None:
-    """Take the last promotion of each record back: master row and invalid row as they were, workspace row
-    ``pending`` with what the enricher had typed. Each record in one Neon transaction. What was promoted last goes
-    first: nothing that came later, a company's people say, hangs on what goes then.
+    """Undo the last promotion of each record: master row and invalid row as they were, workspace row ``pending`` with
+    what the enricher had typed. Each record in one Neon transaction. The latest promotion is undone first, so that
+    later records, such as a company's people, no longer reference an earlier one.
 
     Args:
         databases: both databases.
         keys: which records.
-        done: what was taken back and refused; after a fault, call again with the same.
-        run_id: only where this run promoted them.
+        done: what was undone and refused; after a fault, call again with the same.
+        run_id: only promotions of this run.
         dry_run: write nothing.
-        progress: told of every record.
+        progress: informed of every record.
 
     Raises:
-        psycopg.Error: what was taken back stays so; call again for the rest.
+        psycopg.Error: what was undone stays undone; call again for the rest.
     """
-    pretences: dict[Table, Pretence] | None = None
+    simulated: dict[Table, SimulatedUndo] | None = None
     if dry_run:
-        # It begins anew: what it says of a record follows from what it said of those before.
-        pretences = {}
-        for said in (done.undone, done.refused, done.dependents, done.hidden):
-            said.clear()
+        # A dry run starts again: its answer for a record depends on the answers for earlier ones.
+        simulated = {}
+        for answers in (done.undone, done.refused, done.dependents, done.hidden):
+            answers.clear()
     todo = [key for key in dict.fromkeys(keys) if key not in done.undone and key not in done.refused]
     if progress.shown:
         progress.expect(len(todo))
@@ -84,11 +84,11 @@ async def undo(
         for key in await _newest_first(neon, todo, run_id):
             progress.advance(1)
             try:
-                done.undone[key] = await _undo(databases, neon, supabase, key, run_id, done.run_id, pretences)
+                done.undone[key] = await _undo(databases, neon, supabase, key, run_id, done.run_id, simulated)
             except Refused as refusal:
                 done.refused[key] = str(refusal)
-                if isinstance(refusal, _Held):
-                    done.dependents[key], done.hidden[key] = refusal.hanging.rows, refusal.hanging.hidden
+                if isinstance(refusal, _Referenced):
+                    done.dependents[key], done.hidden[key] = refusal.found.rows, refusal.found.hidden
             except psycopg.Error as error:
                 if kind_of(error) is not Kind.REFUSED:
                     raise
@@ -104,33 +104,35 @@ async def _undo(
     key: str,
     of_run: str | None,
     run_id: str,
-    pretences: dict[Table, Pretence] | None,
+    simulated: dict[Table, SimulatedUndo] | None,
 ) -> str:
-    """Take the last promotion of one record back, and tell its row.
+    """Undo the last promotion of one record, and acknowledge that in its row.
 
     Returns:
         What became of the master row.
 
     Raises:
-        Refused: it cannot be taken back.
+        Refused: it cannot be undone.
     """
     entity, entry = await _last_promotion(neon, key, of_run)
     if entity is None or entry is None:
         raise Refused(await _why_not_on_record(neon, key, of_run))
     if entry["undone_in"] and entry["undone_in"] != run_id:
-        # A row is told also where the one that took it back had died before it could.
-        late = pretences is None and not entry["promoted_again"]
-        told = await _tell(databases, neon, supabase, entity, key, entry["undone_in"]) if late else ""
-        raise Refused("it was taken back before" + told)
-    if entry["undone_in"]:  # by this very run, where a connection broke that should have said so
-        said = AS_IT_WAS if entry["master_before"] else REMOVED
+        # Acknowledge the row also if the process that undid it died before it could.
+        unacknowledged = simulated is None and not entry["promoted_again"]
+        note = await _acknowledge(databases, neon, supabase, entity, key, entry["undone_in"]) if unacknowledged else ""
+        raise Refused("it was taken back before" + note)
+    if entry["undone_in"]:  # by this same run, before a connection broke and the answer was lost
+        master = AS_IT_WAS if entry["master_before"] else REMOVED
     else:
-        said = await _take_back(neon, entity, entry, run_id, pretences)
-    return said + (await _tell(databases, neon, supabase, entity, key, run_id) if pretences is None else "")
+        master = await _undo_promotion(neon, entity, entry, run_id, simulated)
+    if simulated is not None:
+        return master
+    return master + await _acknowledge(databases, neon, supabase, entity, key, run_id)
 
 
 async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | None) -> list[str]:
-    """The keys by their promotions, the last one first; at the end those of which none is on record."""
+    """The keys in the order of their promotions, latest first; then those without a promotion on record."""
     statement = sql.SQL(
         "SELECT key FROM {} WHERE entity = ANY(%(entities)s) AND key = ANY(%(keys)s) AND outcome = 'promoted'"
         " AND (%(run)s::text IS NULL OR run_id = %(run)s) GROUP BY key ORDER BY max(id) DESC"
@@ -140,12 +142,12 @@ async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | Non
     return list(dict.fromkeys([*(row["key"] for row in rows), *keys]))
 
 
-async def _tell(
+async def _acknowledge(
     databases: Databases, neon: Connection, supabase: Connection, entity: Entity, key: str, run_id: str
 ) -> str:
-    """Reopen the workspace row, and announce that the promotion was taken back; says so where no row is there.
+    """Reopen the workspace row, and announce the undo. Returns a clause for the user if there is no row.
 
-    Where this does not come about, the next pull does it: Neon's ledger says so.
+    If this fails, the next pull does it from Neon's ledger.
     """
     caught_up = CaughtUp()
     await catch_up_rows(databases, neon, supabase, entity, [key], run_id, caught_up, wait=True)
@@ -185,39 +187,39 @@ async def _last_promotion(
     return (ENTITIES[row["entity"]], row) if row else (None, None)
 
 
-async def _take_back(
-    neon: Connection, entity: Entity, entry: dict[str, Any], run_id: str, pretences: dict[Table, Pretence] | None
+async def _undo_promotion(
+    neon: Connection, entity: Entity, entry: dict[str, Any], run_id: str, simulated: dict[Table, SimulatedUndo] | None
 ) -> str:
-    """Take it back in one transaction; with ``pretences``, a dry run's, only say what would come of it.
+    """Undo a promotion in one transaction; in a dry run, which has ``simulated``, only return what would happen.
 
     Returns:
         What became of the master row.
 
     Raises:
-        Refused: it cannot be taken back.
+        Refused: it cannot be undone.
     """
-    now = await standing(neon, entity, entry["key"], dry_run=pretences is not None)
-    there_now = await check_unchanged(neon, entity, entry, now)
+    now = await read_promoted(neon, entity, entry["key"], dry_run=simulated is not None)
+    master = await check_unchanged(neon, entity, entry, now)
     before = entry["master_before"]
-    # Put back, only what refers to a column that gets another value is touched.
-    event = frozenset(name for name in there_now if there_now[name] != before.get(name)) if before else None
-    place = Place(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
-    hanging = await dependents(neon, place, event, pretences or {})
-    if hanging:
-        raise _Held(hanging)
-    if pretences is None:
+    # If the row is put back, not deleted, only references to columns that change are affected.
+    event = frozenset(name for name in master if master[name] != before.get(name)) if before else None
+    location = RowLocation(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
+    found = await dependents(neon, location, event, simulated or {})
+    if found:
+        raise _Referenced(found)
+    if simulated is None:
         return await restore(neon, entity, entry, run_id)
     await send(neon, COMMIT)
-    pretence = pretences.setdefault(entity.master_table, Pretence(entity.key))
-    pretence.keys.append(entry["key"])
+    simulation = simulated.setdefault(entity.master_table, SimulatedUndo(entity.key))
+    simulation.keys.append(entry["key"])
     if before:
-        pretence.restored.append(entry["id"])
+        simulation.restored.append(entry["id"])
     return AS_IT_WAS if before else REMOVED
 
 
-class _Held(Refused):
-    """Other rows hang on the master row."""
+class _Referenced(Refused):
+    """Other rows reference the master row."""
 
-    def __init__(self, hanging: Dependents) -> None:
-        super().__init__(hanging.in_words())
-        self.hanging = hanging
+    def __init__(self, found: Dependents) -> None:
+        super().__init__(found.in_words())
+        self.found = found

@@ -1,4 +1,4 @@
-"""Rows that wait for something in Neon: put back in the queue when that came, or when Neon has corrected the record."""
+"""Rows that wait for something in Neon: released when it is there, or when Neon has corrected the record."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from worker.entities.declaration import Entity, data_of
 from worker.neon import invalid
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import fetch_all, transact
-from worker.supabase.bisect import Refusals, in_parts
+from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.release import release
 
 PAGE = 5_000
-"""Rows that are looked at together: 700,000 at once are more than a database takes."""
+"""Rows that are checked together: 700,000 at once are too many for a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class _Waiting:
 
 
 async def _waiting(connection: Connection, entity: Entity, after: str, limit: int) -> list[_Waiting]:
-    """Rows that wait, in the order of their keys: those with a greater key than ``after``, and ``limit`` at most."""
+    """Rows that wait, in key order: only keys greater than ``after``, and at most ``limit``."""
     statement = sql.SQL(
         "SELECT w.{key} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
         " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND w.{key} > %(after)s"
@@ -46,15 +46,15 @@ async def _waiting(connection: Connection, entity: Entity, after: str, limit: in
     ]
 
 
-async def wake_waiting(neon: Connection, supabase: Connection, entity: Entity, refusals: Refusals) -> int:
-    """Release every waiting row whose requirements are met by now, whose record is not in Neon any more, or whose
-    record has changed there since both sides agreed on it: it may wait for something else now. One page after another.
+async def release_waiting(neon: Connection, supabase: Connection, entity: Entity, refusals: Refusals) -> int:
+    """Release every waiting row whose requirements are now met, whose record is no longer in Neon, or whose record has
+    changed there since both sides agreed on it: it may wait for something else now. Page by page.
 
     Args:
         neon: to Neon.
         supabase: to Supabase.
         entity: whose rows.
-        refusals: counts those that the workspace does not let go.
+        refusals: counts the rows that the workspace refuses to release.
 
     Returns:
         How many were released.
@@ -77,8 +77,8 @@ async def wake_waiting(neon: Connection, supabase: Connection, entity: Entity, r
             (await invalid.corrected(neon, entity, left), messages.CORRECTED),
         ):
 
-            async def let_go(some: Sequence[str], note: str = note) -> None:
+            async def release_rows(some: Sequence[str], note: str = note) -> None:
                 await transact(supabase, release(entity, some, by=entity.key, note=note))
 
-            released += await in_parts(supabase, let_go, keys, refuse) if keys else 0
+            released += await for_each_accepted(supabase, release_rows, keys, refuse) if keys else 0
     return released

@@ -1,4 +1,4 @@
--- Ledger rows that no settlement writes. Those that are there already stay as they are.
+-- Writes ledger rows that no settlement writes. Existing ones stay as they are.
 WITH d AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(entries)s) AS d (key text, outcome text, hash text, record jsonb, conflicts jsonb,
     note text, note_code text)

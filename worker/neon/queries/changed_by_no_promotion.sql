@@ -1,6 +1,6 @@
--- Whether a promotion's ledger row was written by something else than that promotion.
--- What else the transaction wrote tells that it was no promotion: a restore in one transaction, or an ALTER TABLE that
--- rewrote the tables. That one wrote nearly all rows, so that a few are proof enough.
+-- Whether a promotion's ledger row was written by something other than that promotion.
+-- What else the same transaction wrote shows this: a restore in one transaction, or an ALTER TABLE that rewrote the
+-- tables, writes nearly all rows. So a few rows are proof enough.
 SELECT EXISTS (SELECT FROM pg_attribute a
     WHERE a.attrelid IN (%(ledger)s::regclass, %(master)s::regclass) AND a.xmin::text = %(written_in)s)
   OR EXISTS (SELECT FROM (

@@ -1,4 +1,4 @@
--- What a constraint or an index of a table says, and the columns that it is about.
+-- The definition of a constraint or an index of a table, and its columns.
 SELECT pg_get_constraintdef(c.oid) AS definition, c.confrelid::regclass::text AS other,
   ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.conrelid AND attnum = ANY(c.conkey)) AS columns
 FROM pg_constraint c WHERE c.conrelid = to_regclass(%(table)s) AND c.conname = %(name)s

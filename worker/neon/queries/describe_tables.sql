@@ -1,4 +1,4 @@
--- What the catalogue says of tables: their kind, columns, unique indexes, and what hangs on them; a row for each.
+-- What the catalogue says about tables: kind, columns, unique indexes, dependent views and triggers; a row for each.
 SELECT n.nr, c.relkind::text AS kind, columns.are AS columns, uniques.are AS unique, quote_ident(current_user) AS role,
   c.oid IS NOT NULL AND c.relkind IN ('r', 'p') AND row_security_active(c.oid) AND NOT EXISTS (
     SELECT FROM pg_policy p WHERE polrelid = c.oid AND polpermissive AND polcmd = '*'

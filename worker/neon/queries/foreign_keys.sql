@@ -1,5 +1,5 @@
--- The foreign keys that lead to tables, with the columns on both sides and what they do on DELETE and UPDATE.
--- A foreign key that a partition has from its parent is the parent's. PostgreSQL 18 has such as are not enforced.
+-- The foreign keys that reference these tables, with the columns on both sides and their ON DELETE and ON UPDATE actions.
+-- A partition's inherited foreign key counts as its parent's. PostgreSQL 18 has foreign keys that are NOT ENFORCED.
 SELECT t.leaf, c.conname AS name, s.nspname AS schema, r.relname AS table, r.relkind = 'p' AS partitioned,
   c.confdeltype::text AS on_delete, c.confupdtype::text AS on_update, k.*,
   ARRAY(SELECT a.attname::text FROM pg_attribute a
@@ -25,7 +25,7 @@ CROSS JOIN LATERAL (
   SELECT array_agg(f.attname::text ORDER BY x.place) AS columns,
     array_agg(m.attname::text ORDER BY x.place) AS referenced,
     array_agg(format('OPERATOR(%%I.%%s)', n.nspname, o.oprname) ORDER BY x.place) AS operators,
-    -- The referenced column's is the one that counts.
+    -- The referenced column's collation counts.
     array_agg(CASE WHEN f.attcollation <> m.attcollation THEN (
       SELECT format('%%I.%%I', y.nspname, l.collname) FROM pg_collation l
       JOIN pg_namespace y ON y.oid = l.collnamespace WHERE l.oid = m.attcollation) END ORDER BY x.place) AS collations

@@ -1,4 +1,4 @@
--- Rows of an invalid table, each with the ledger row by which its last promotion was taken back.
+-- Rows of an invalid table, each with the ledger row of the undo of its last promotion.
 SELECT i.{key} AS key, i.id, {data} AS data, md5({data}::text) AS hash, i.updated_at, i.reason_code,
   i.validation_errors AS errors, i.validation_warnings AS warnings, i.enriched_by, i.enriched_at,
   i.still_invalid IS TRUE AS still_invalid,

@@ -1,4 +1,4 @@
--- Promote, flag or push a batch, with its ledger and its log; a row says what became of each record.
+-- Promotes, flags or pushes a batch, with its ledger and its log. Returns a row with the outcome of each record.
 WITH d AS MATERIALIZED (
   SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
     reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, note_code,
@@ -7,7 +7,7 @@ WITH d AS MATERIALIZED (
     data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
     enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp)
 ), gate AS MATERIALIZED (
-  -- What the workspace was told last must be on record: else this database was restored to an earlier moment.
+  -- The ledger must have the latest outcome that the workspace shows: else Neon was restored to an earlier moment.
   SELECT CASE WHEN %(known_id)s::bigint IS NULL THEN true
     WHEN EXISTS (SELECT FROM {ledger} l WHERE l.id = %(known_id)s::bigint
                  AND l.delivery_hash IS NOT DISTINCT FROM %(known_hash)s::text) THEN true
@@ -17,15 +17,15 @@ WITH d AS MATERIALIZED (
   SELECT l.id, l.key, l.outcome, l.delivery_hash, l.row_version FROM {ledger} l
   WHERE l.entity = %(entity)s AND l.key = ANY (ARRAY(SELECT key FROM d)) AND l.outcome <> 'merged'
 ), sent AS MATERIALIZED (
-  -- As its record comes back, a delivery is booked again: under its hash and the number of the row before (`became`).
-  -- LIMIT keeps the planner from joining: a young ledger's statistics would have it read the whole of it.
+  -- If its record came back, a delivery is booked again: under its hash and the id of the previous row (`became`).
+  -- LIMIT keeps the planner from joining: with a young ledger's statistics it would read the whole ledger.
   SELECT l.*, EXISTS (SELECT FROM told u WHERE u.key = s.key AND u.id > s.id AND u.outcome = 'undone') AS undone
   FROM (SELECT DISTINCT ON (t.key) t.key, t.id FROM told t JOIN d USING (key)
     WHERE t.outcome IN ('promoted', 'flagged') AND left(t.delivery_hash, 32) = left(d.hash, 32)
     ORDER BY t.key, t.id DESC) s
   CROSS JOIN LATERAL (SELECT * FROM {ledger} l WHERE l.id = s.id LIMIT 1) l
 ), older AS MATERIALIZED (
-  -- Of a restored workspace: carried since in a newer version. It is to hear what became of that.
+  -- The workspace was restored, and a newer version was carried before that. The row gets the outcome of that version.
   SELECT d.key, l.outcome
   FROM (SELECT DISTINCT ON (key) key, outcome, row_version FROM told ORDER BY key, id DESC) l JOIN d USING (key)
   WHERE l.outcome IN ('flagged', 'waiting') AND l.row_version > d.version
@@ -36,14 +36,14 @@ WITH d AS MATERIALIZED (
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
 ), past AS MATERIALIZED (
   -- A record that was promoted and is in the invalid table has come back: that is no repeat, unless it was undone.
-  -- Nor is what an older version of a row hears of the newer one.
+  -- An older version of a row that gets the outcome of a newer one is no repeat, either.
   SELECT s.* FROM sent s WHERE NOT EXISTS (SELECT FROM older o WHERE o.key = s.key)
     AND (s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key))
 ), prior AS MATERIALIZED (
   SELECT m.{key} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
 ), held AS MATERIALIZED (
-  -- In the master, and locked by somebody else.
+  -- In the master, and locked by another transaction.
   SELECT m.{key} AS key FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote' EXCEPT SELECT key FROM prior))
 ), todo AS MATERIALIZED (
@@ -65,8 +65,8 @@ WITH d AS MATERIALIZED (
   INSERT INTO {master} AS m ({key}, {master_columns})
   SELECT d.key, {master_values}
   FROM todo d JOIN going USING (key) LEFT JOIN prior p USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
-  -- A row that came in this very moment is somebody else's, and not as it was: nothing is settled, and all is looked
-  -- at anew.
+  -- A row that another transaction has just inserted is not in `prior`: then the CHECK on the ledger fails, nothing is
+  -- settled, and the batch is settled again.
   ON CONFLICT ({key}) DO UPDATE SET {master_updates} WHERE m.{key} = ANY (ARRAY(SELECT key FROM prior))
   RETURNING m.{key} AS key, to_jsonb(m) AS row
 ), kept AS (
@@ -111,7 +111,7 @@ WITH d AS MATERIALIZED (
 SELECT d.key,
   CASE WHEN NOT (SELECT open FROM gate) THEN 'restored'
        WHEN v.outcome = 'promoted' THEN 'gone'
-       -- What waited goes on, with the values that waited.
+       -- A waiting record goes on, with the values that waited.
        WHEN h.key IS NOT NULL AND v.outcome = 'waiting' THEN 'changed'
        WHEN h.key IS NOT NULL AND v.key IS NOT NULL THEN 'repeat'
        WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
@@ -120,7 +120,7 @@ SELECT d.key,
   CASE WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN v.outcome WHEN p.undone THEN 'undone'
        ELSE coalesce(p.outcome, b.outcome,
          CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
-  -- What was applied as it was sent is not sent back.
+  -- What was applied unchanged is not returned.
   CASE WHEN v.outcome = 'promoted' THEN l.record WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN h.data
        WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
        WHEN b.record <> d.data THEN b.record END AS record,
@@ -135,7 +135,7 @@ SELECT d.key,
        WHEN h.key IS NOT NULL AND p.key IS NULL AND b.key IS NULL THEN h.updated_at
        ELSE coalesce(p.recorded_at, l.recorded_at, now()) AT TIME ZONE 'UTC' END AS at,
   h.hash, coalesce(k.id, p.id, l.id, CASE WHEN b.outcome = 'waiting' THEN (
-    -- Who waits is settled again each time; it is on record from the first.
+    -- A waiting record is settled again each time; its ledger row is from the first time.
     SELECT e.id FROM {ledger} e WHERE e.entity = %(entity)s AND e.key = d.key AND e.delivery_hash = b.booked_as
       AND e.outcome = 'waiting') END) AS receipt_id,
   nullif(coalesce(k.delivery_hash, b.booked_as, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
@@ -148,7 +148,7 @@ FROM d LEFT JOIN past p USING (key) LEFT JOIN became b USING (key) LEFT JOIN her
 LEFT JOIN older v USING (key) LEFT JOIN (SELECT * FROM booked UNION ALL SELECT * FROM noted) k USING (key)
 LEFT JOIN LATERAL (
   SELECT * FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = d.key AND (h.key IS NULL OR v.key IS NOT NULL)
-    -- What was flagged, or waited, after it had been promoted had come back: the promotion is no word on how it left.
+    -- A record that was flagged or waited after its promotion had come back: the promotion does not say how it left.
     AND l.outcome IN ('promoted', 'flagged', 'waiting', 'withdrawn', 'undone') ORDER BY l.id DESC LIMIT 1) l ON true
 LEFT JOIN LATERAL (
   SELECT o.id, o.record, o.row_version, o.enriched_fields, o.enriched_at FROM {ledger} o

@@ -1,7 +1,7 @@
--- Settle what can be settled of a batch, and say why each other record is refused: PL/pgSQL, filled in by `%`.
--- Settles a batch part by part, each in a subtransaction, until every record stands alone that is refused or held: its
--- cost grows with the number of these. One round trip, however many there are. No function is made for it: DDL may be
--- forbidden. What DO is given, and what it says, are settings of the transaction.
+-- Settles what can be settled of a batch, and says why each other record is refused: PL/pgSQL, filled in by `%`.
+-- Settles the batch part by part, each in a subtransaction, until every refused or locked record is alone. The cost
+-- grows with the number of these; it is always one round trip. It creates no function: DDL may be forbidden. DO takes
+-- its input from, and returns its answers in, settings of the transaction.
 DO $enrichment$
 #variable_conflict use_column
 DECLARE
@@ -30,7 +30,7 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
       GET STACKED DIAGNOSTICS the_code = RETURNED_SQLSTATE, the_message = MESSAGE_TEXT,
         the_constraint = CONSTRAINT_NAME, the_schema = SCHEMA_NAME, the_table = TABLE_NAME, the_column = COLUMN_NAME;
-      -- What passes by itself is everybody's, but for somebody's lock.
+      -- A transient error concerns the whole batch, unless it is a row lock.
       IF the_code <> %(locked)s AND (left(the_code, 2) = ANY (ARRAY[%(classes)s])
           OR the_code = ANY (ARRAY[%(codes)s])) THEN
         RAISE;
@@ -38,14 +38,14 @@ BEGIN
     END;
     the_waits := the_waits + (the_code = %(locked)s)::int;
     IF the_size > 1 THEN
-      -- Each lock costs its wait on every level: fewer levels for them.
+      -- Each locked record costs a wait on every level: split into more parts, for fewer levels.
       the_step := greatest(1, ceil(the_size / CASE WHEN the_code = %(locked)s THEN 16.0 ELSE 2.0 END)::int);
       FOR the_start IN REVERSE the_first + (the_size - 1) / the_step * the_step .. the_first BY the_step LOOP
         the_from := the_start || the_from;
         the_to := least(the_start + the_step - 1, the_last) || the_to;
       END LOOP;
     ELSIF the_constraint = %(swallowed)s AND the_again <> the_first THEN
-      -- A master row that came in that very moment is seen by the next look.
+      -- Another transaction has just inserted the master row: the next try sees it.
       the_again := the_first;
       the_from := the_first || the_from; the_to := the_last || the_to;
     ELSE

@@ -1,4 +1,4 @@
--- The rows of a workspace table by status, its queue, and how far its pull is.
+-- The rows of a workspace table by status, its queue, and the position of its pull.
 SELECT {name} AS entity, s.*, q.queue, q.oldest, clock_timestamp() AT TIME ZONE 'UTC' AS at,
   (SELECT count(*) FROM {workspace} WHERE waiting_for IS NOT NULL) AS waiting,
   (SELECT count(*) FROM {workspace} WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NOT NULL

@@ -1,4 +1,4 @@
--- What a database holds of what `setup` makes: a name and a shape for each thing.
+-- The objects of the kinds that `setup` creates: a name and a shape for each.
 SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname = ANY({schemas})
 UNION ALL
 SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass,

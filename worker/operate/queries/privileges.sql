@@ -1,5 +1,5 @@
 -- Which of the privileges that the worker needs its role has.
--- What is not there is another finding's business: NULL, not an error.
+-- A missing object has its own finding: NULL, not an error.
 SELECT n.nr, t.target, CASE n.kind
     WHEN 'DATABASE' THEN has_database_privilege(current_database(), n.privilege)
     WHEN 'SCHEMA' THEN has_schema_privilege(s.oid, n.privilege)

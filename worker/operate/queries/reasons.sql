@@ -1,4 +1,4 @@
--- Why failed rows failed: each reason with its records, and the keys and fields of the latest.
+-- Why rows failed: each reason with its number of records, and the keys and fields of the latest ones.
 (SELECT {name} AS entity, g.code, g.carried, g.records, latest.keys, latest.fields
 FROM (SELECT left(coalesce(reason_code, ''), 64) AS code, pushed_to_neon_at IS NOT NULL AS carried,
         count(*) AS records

@@ -1,4 +1,4 @@
--- Tell rows what became of their records; a row that was edited meanwhile is left as it is.
+-- Writes outcomes into workspace rows; a row that was edited meanwhile is left as it is.
 WITH a AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset(%(replies)s) AS a (key text, version timestamp, status text, note text,
     data jsonb, snapshot jsonb, errors jsonb, warnings jsonb, reason_code text, pushed boolean,
@@ -23,6 +23,6 @@ UPDATE {workspace} w SET
   receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END
 FROM a
 WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
-  -- Compared as it was read: the worker's calendar has four digits for a year.
+  -- Compared as it was read: the worker's years have four digits.
   AND CASE WHEN w.updated_at IS NOT NULL THEN least(greatest(w.updated_at, '0001-01-01'),
     '9999-12-31 23:59:59.999999') END IS NOT DISTINCT FROM a.version

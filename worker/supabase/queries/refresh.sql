@@ -1,4 +1,4 @@
--- Bring changed records to their workspace rows.
+-- Writes changed records into their workspace rows.
 UPDATE {workspace} w SET
   updated_at = greatest(w.updated_at, a.as_of),
   queued_versions = {versions},

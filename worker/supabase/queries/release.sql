@@ -1,4 +1,4 @@
--- Put waiting rows back in the queue, and say whether somebody held one.
+-- Puts waiting rows back in the queue; returns whether another transaction holds one.
 WITH due AS MATERIALIZED (
   SELECT id FROM {workspace} WHERE waiting_for IS NOT NULL AND {column} = ANY(%(keys)s)
 ), freed AS (

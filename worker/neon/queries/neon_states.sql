@@ -1,6 +1,6 @@
--- What Neon knows of records, beside what their workspace rows were told.
+-- What Neon knows about records, compared with what their workspace rows show.
 SELECT t.key, g.forgotten,
-  -- What releases without row_version wrote was told, or nobody can say.
+  -- Rows written by releases without row_version count as acknowledged: nothing shows otherwise.
   coalesce((SELECT jsonb_object_agg(f.name, f.value ORDER BY l.id)
     FROM {ledger} l CROSS JOIN LATERAL jsonb_each(l.record) f (name, value)
     WHERE {wrote} AND (l.enriched_fields ? f.name OR l.invalid_before -> f.name IS DISTINCT FROM f.value)),
@@ -14,7 +14,7 @@ FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, 
   CROSS JOIN LATERAL (
     SELECT coalesce(t.id > coalesce(p.pruned_id, 0) AND NOT EXISTS (
       SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash), false) AS forgotten) g
-  -- A forgotten number says nothing of what this ledger has under it.
+  -- A forgotten id says nothing about the row that this ledger has under it.
   CROSS JOIN LATERAL (SELECT CASE WHEN g.forgotten THEN 0 ELSE coalesce(t.id, 0) END AS since) s
   LEFT JOIN LATERAL (
     SELECT {said} FROM {ledger} l WHERE l.entity = %(entity)s AND l.key = t.key
