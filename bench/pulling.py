@@ -9,7 +9,7 @@ import time
 
 import structlog
 
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 from worker.settings import load_settings
 from worker.sync.databases import open_databases
 from worker.sync.pull import pull

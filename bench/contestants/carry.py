@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 
 COLUMNS = COMPANY.columns
 _SET = ", ".join(f"{column} = %({column})s" for column in COLUMNS)

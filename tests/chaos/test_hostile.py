@@ -20,7 +20,8 @@ from worker.daemon.listener import _entity_in
 from worker.domain.company_rules import CompanyRules
 from worker.domain.merge import merge
 from worker.domain.people_rules import PeopleRules
-from worker.entities.declaration import COMPANY, ENTITIES
+from worker.entities.company import COMPANY
+from worker.entities.registry import ENTITIES
 from worker.observe.host_guard import CONNECTIONS, _names_this_machine
 from worker.operate.history import _plain
 

@@ -27,7 +27,7 @@ from records import (
 from steps import Steps
 
 from worker.domain.postponed import Cause
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 from worker.supabase.queue import claim
 from worker.sync.databases import Databases
 

@@ -30,7 +30,7 @@ from records import (
     work,
 )
 
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 from worker.postgres.errors import Restored
 from worker.postgres.pool import Database
 from worker.postgres.transaction import COMMIT, begin, send

@@ -16,7 +16,7 @@ from records import add_companies, add_master, company, complete, invalid, ledge
 
 from worker.domain.model import Data
 from worker.domain.steps import Verdict
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 from worker.settings import load_settings
 from worker.sync.databases import open_databases
 from worker.sync.stages import Pushed, push

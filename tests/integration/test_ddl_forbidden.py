@@ -8,7 +8,7 @@ import pytest
 from psycopg import sql
 from records import add_companies, add_people, company, complete, edit, ledger, master, work
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from worker.domain import recent as recent_module
 from worker.domain.model import OutcomeSummary
 from worker.domain.pulled import Pulled
 from worker.domain.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.observe import page as page_module
 from worker.observe.broadcast import BACKLOG, WATCHERS
 from worker.observe.health import LATE, LATE_SECONDS, MISSED_NOTIFICATIONS, STUCK_SECONDS

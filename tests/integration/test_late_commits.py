@@ -26,7 +26,7 @@ from worker.demo.embedded import EmbeddedServer
 from worker.domain import horizon
 from worker.domain.horizon import Horizon, Observation, OpenTransaction, Since
 from worker.domain.pulled import Pulled
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 from worker.neon import open_transactions
 from worker.neon.open_transactions import changed
 from worker.settings import load_settings

@@ -24,7 +24,8 @@ from records import (
 )
 
 from worker.domain.model import stamp
-from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.company import COMPANY
+from worker.entities.people import PEOPLE
 
 WAITING = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 GATE = "SELECT pg_advisory_lock(7)"

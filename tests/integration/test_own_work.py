@@ -26,7 +26,8 @@ from records import (
 from steps import Steps
 
 from worker.domain.model import Receipt, new_run_id
-from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.company import COMPANY
+from worker.entities.people import PEOPLE
 from worker.neon.books import Run
 from worker.supabase import queue
 from worker.sync import acknowledge

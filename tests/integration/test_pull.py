@@ -20,7 +20,7 @@ from records import (
     work,
 )
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 
 
 def pull(cli, *options: str) -> dict[str, dict]:

@@ -31,7 +31,7 @@ from records import (
 )
 from release_0_1_0 import COMMIT, COMPANIES, PEOPLE, checkout, co, load, number_of, pe, start
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 
 PROMOTED = "Promoted to the master table."
 PROMOTED_BEFORE = "This record was promoted on "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from records import add_companies, company, complete, edit, ledger, master, work
 
-from worker.entities.declaration import COMPANY
+from worker.entities.company import COMPANY
 from worker.sync.prune import prune
 
 

@@ -9,7 +9,7 @@ from worker.daemon.consumer import Consumer
 from worker.daemon.puller import Puller
 from worker.daemon.retry import RetryTimer
 from worker.daemon.wakeup import Wakeup
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.observe.monitor import Monitor
 from worker.settings import Settings
 from worker.sync.databases import Databases, open_databases

@@ -28,7 +28,8 @@ from records import (
     work,
 )
 
-from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.company import COMPANY
+from worker.entities.people import PEOPLE
 from worker.entities.worker_tables import Table
 from worker.operate.history import history
 from worker.operate.privileges import needs

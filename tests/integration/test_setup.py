@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from conftest import connect
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.schema.scripts import scripts
 
 GUIDE_WORKSPACE = """

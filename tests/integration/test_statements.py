@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 from records import add_companies, company, complete, edit, work
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.neon import settle
 from worker.postgres import pool, transaction
 from worker.settings import load_settings

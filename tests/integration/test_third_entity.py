@@ -11,7 +11,8 @@ from pydantic import field_validator
 from pydantic_core import PydanticCustomError
 
 from worker.domain.rules import RecordRules
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import Table
 from worker.operate.setup import require_adoptable, setup
 from worker.postgres.errors import SetupMissing

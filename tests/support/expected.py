@@ -14,7 +14,8 @@ from typing import Any
 
 from oracle import Known
 
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 
 DERIVED = {"domain", "full_name", "first_name", "last_name"}
 """Columns that normalising fills in from others."""

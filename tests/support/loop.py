@@ -26,7 +26,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 from records import company, insert
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 
 T = TypeVar("T")
 QUIET_SECONDS = 120.0

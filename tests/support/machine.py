@@ -38,7 +38,7 @@ from loop import MOVED, Base, Held, correct, insert_record, struck, touched, typ
 from psycopg import sql
 from records import add_master, add_slot, company, person
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 
 AT_LEAST = 12
 """So much is done to it between two quiet moments."""

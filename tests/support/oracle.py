@@ -9,7 +9,8 @@ from typing import Any
 from psycopg import sql
 from records import Connection
 
-from worker.entities.declaration import COMPANY, Entity, data_of
+from worker.entities.company import COMPANY
+from worker.entities.declaration import Entity, data_of
 
 # One row for each key that any table knows. A promotion stands that was not undone.
 _NEON = """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from worker.domain.pulled import Pulled
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.settings import load_settings
 from worker.sync import databases as worker_databases
 from worker.sync import stages

@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 
 from worker.cli.commands import WORK, commands
-from worker.entities.declaration import ENTITIES
 from worker.entities.entity_names import NAMES
+from worker.entities.registry import ENTITIES
 
 SLOW = ("psycopg", "anyio", "asyncio", "pydantic", "rich", "structlog", "uvloop", "starlette", "orjson", "worker.sync")
 FRESH = f"""

@@ -14,7 +14,8 @@ from worker.domain.normalise import split_name
 from worker.domain.people_rules import PeopleRules
 from worker.domain.rules import RecordRules
 from worker.domain.steps import Verdict
-from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.company import COMPANY
+from worker.entities.people import PEOPLE
 
 GOOD_COMPANY: Data = {
     **dict.fromkeys(COMPANY.columns),

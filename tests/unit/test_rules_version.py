@@ -9,7 +9,8 @@ from typing import Any
 from worker.domain.company_rules import CompanyRules
 from worker.domain.people_rules import PeopleRules
 from worker.domain.rules import RecordRules
-from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.company import COMPANY
+from worker.entities.people import PEOPLE
 
 NAMES = (
     None, "", " ", "A", "Ab", "Abc", "Alder Works", "test", "TEST", "n/a", "N/A", "none", "null", "example", " Alder ",

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from worker.entities.declaration import COMPANY, ENTITIES
+from worker.entities.company import COMPANY
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import Table
 from worker.schema.scripts import fill, scripts
 

@@ -29,7 +29,7 @@ from worker.cli.console import say, shown
 from worker.daemon import signals
 from worker.daemon.signals import Stopped
 from worker.domain.progress import NO_PROGRESS, Progress
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.observe import logs
 from worker.postgres.backoff import backoff
 from worker.postgres.errors import Kind, Restored, kind_of, with_database

@@ -14,7 +14,7 @@ import click
 from worker.cli.common import check_keys, open_in_words, progress, read_settings, run_async, with_databases
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import POSITION
 from worker.operate.doctor import examine
 from worker.operate.history import History

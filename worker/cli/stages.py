@@ -12,7 +12,8 @@ import click
 from worker.cli.common import check_keys, one_by_one, open_in_words, progress, with_databases
 from worker.cli.console import say, shown
 from worker.domain.pulled import Pulled
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.observe import output
 from worker.sync import stages
 from worker.sync.databases import Databases, entities_named

@@ -10,7 +10,7 @@ import psycopg
 import structlog
 
 from worker.daemon.wakeup import Wakeup
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.observe.monitor import Monitor
 from worker.operate.status import COUNT_SECONDS, read_status
 from worker.postgres.backoff import LogThrottle

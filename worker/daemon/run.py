@@ -25,7 +25,7 @@ from worker.daemon.sweeper import sweep
 from worker.daemon.systemd import Supervisor
 from worker.daemon.wakeup import Wakeup
 from worker.daemon.webhook import Webhook, new_client, post_events
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.observe.http import Server, bind, server
 from worker.observe.monitor import Monitor
 from worker.settings import Settings, SettingsError

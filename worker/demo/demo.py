@@ -30,7 +30,8 @@ from worker.demo.process import DemoFailed, Worker
 from worker.demo.progress import count_records, idle, watch
 from worker.demo.stage import ENRICHERS, Connection, Stage, connect_to
 from worker.demo.summary import print_invitation, print_summary
-from worker.entities.declaration import COMPANY, PEOPLE
+from worker.entities.company import COMPANY
+from worker.entities.people import PEOPLE
 
 ROOT = Path(__file__).parents[2]
 """The folder of the package."""

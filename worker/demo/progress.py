@@ -12,7 +12,7 @@ from rich.table import Table
 
 from worker.demo.process import PATIENCE, DemoFailed
 from worker.demo.stage import Stage
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 
 _STATE = sql.SQL("""
 SELECT CASE WHEN promoted_at IS NOT NULL AND enrichment_status = 'complete' THEN 'promoted'

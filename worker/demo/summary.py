@@ -9,7 +9,8 @@ from psycopg import sql
 from worker.demo import data
 from worker.demo.process import DemoFailed
 from worker.demo.stage import Connection, Stage
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 
 
 def print_summary(stage: Stage) -> None:

@@ -13,7 +13,7 @@ from worker import __version__
 from worker.domain.postponed import Postponed
 from worker.domain.pulled import Pulled
 from worker.domain.recent import Recent
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.observe import output
 from worker.observe.broadcast import Feed
 from worker.observe.health import MISSED_NOTIFICATIONS, Health

@@ -12,7 +12,7 @@ from psycopg import sql
 from worker.domain.findings import Finding, Level
 from worker.domain.findings import ok as _ok
 from worker.domain.findings import problem as _problem
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import POSITION, Table
 from worker.neon.catalogue import Found
 from worker.operate import public_api

@@ -9,7 +9,8 @@ from typing import Any
 from psycopg import sql
 
 from worker.domain.model import utc, utc_now
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER
 from worker.postgres.transaction import fetch_first, read
 from worker.supabase import outbox

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement

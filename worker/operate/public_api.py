@@ -22,7 +22,7 @@ from anyio import to_thread
 from psycopg import sql
 
 from worker.domain.findings import Finding, ok, problem, warning
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import OUTBOX, POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from worker.entities.declaration import ENTITIES
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER, LOG, POSITION
 from worker.postgres.connection import within
 from worker.postgres.errors import SetupMissing

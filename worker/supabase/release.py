@@ -8,7 +8,8 @@ from functools import cache
 from psycopg import sql
 
 from worker.domain import messages
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed
 

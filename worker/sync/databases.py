@@ -14,7 +14,8 @@ from anyio import Event
 
 from worker.domain.model import Receipt
 from worker.domain.postponed import Postponed
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.neon.settle import Settlement, settlement
 from worker.postgres.address import safe_address
 from worker.postgres.connection import UTF8

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 
 from worker.domain.model import Action, Outcome, State, Status
 from worker.domain.steps import Claimed, Judged, Settled, Verdict
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.neon import invalid
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow

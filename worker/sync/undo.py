@@ -12,7 +12,8 @@ from psycopg import sql
 
 from worker.domain.model import new_run_id
 from worker.domain.progress import NO_PROGRESS, Progress
-from worker.entities.declaration import ENTITIES, Entity
+from worker.entities.declaration import Entity
+from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Relation, RowLocation, SimulatedUndo, dependents
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, read_promoted, restore
