@@ -11,6 +11,7 @@ from worker.demo.process import DemoFailed
 from worker.demo.stage import Connection, Stage
 from worker.entities.declaration import Entity
 from worker.entities.registry import ENTITIES
+from worker.entities.worker_tables import LEDGER
 
 
 def print_summary(stage: Stage) -> None:
@@ -23,7 +24,7 @@ def print_summary(stage: Stage) -> None:
     outcomes = {
         row["outcome"]: row["number"]
         for row in stage.neon.execute(
-            "SELECT outcome, count(*) AS number FROM marketing.enrichment_ledger GROUP BY 1"
+            sql.SQL("SELECT outcome, count(*) AS number FROM {} GROUP BY 1").format(LEDGER.sql)
         ).fetchall()
     }
     [delay] = stage.supabase.execute(
