@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
 
+from worker import __version__
 from worker.domain import recent as recent_module
 from worker.domain.model import OutcomeSummary
 from worker.domain.pulled import Pulled
@@ -135,7 +136,7 @@ def test_metrics_agree_with_the_databases(worked, neon, supabase) -> None:
     assert of(found, "pulled_records_total", entity="company", change="new") == 12
     assert of(found, "last_pull_records", entity="people", change="new") == 2
     assert of(found, "pool_connections", database="supabase", state="limit") > 0
-    assert ("build_info", (("python", sys.version.split()[0]), ("version", "0.1.0"))) in found
+    assert ("build_info", (("python", sys.version.split()[0]), ("version", __version__))) in found
 
 
 def test_the_delay_is_that_between_the_flip_and_the_answer(running, neon, supabase, eventually) -> None:

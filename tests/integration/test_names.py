@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from records import add_companies, add_master, add_people, add_slot, company, complete, master, person, work
+from records import add_companies, add_master, add_people, add_slot, company, complete, master, person, untell, work
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,37 @@ def test_a_placeholder_does_not_reach_a_companys_master_row(steps, neon, supabas
     there = master(neon, company(1))
     assert (there["industry"], there["company_phone"]) == ("Mills", "+13045550199")
     assert "industry, phone" in work(supabase, company(1))["sync_note"]
+
+
+def test_a_corrected_first_name_stays_corrected_when_its_row_was_never_told(steps, neon, supabase) -> None:
+    """The full name that the worker made of it is no edit of the enricher's."""
+    add_master(neon, 1)
+    add_slot(neon, 1, 1)
+    add_people(neon, 1, full_name="Jon Smith", first_name="Jon", last_name="Smith", title="CEO")
+    steps.pull("people")
+    complete(supabase, person(1), first_name="John", email="nobody")
+    before = work(supabase, person(1))
+    steps.deliver("people")
+    untell(supabase, person(1), before)
+    complete(supabase, person(1), email="john@alder.example")
+    steps.deliver("people")
+    there = master(neon, person(1))
+    assert (there["first_name"], there["last_name"]) == ("John", "Smith")
+    assert work(supabase, person(1))["full_name"] == "John Smith"
+
+
+def test_a_batch_that_is_bisected_tells_of_an_earlier_promotion(steps, neon, supabase) -> None:
+    add_companies(neon, 1, 2)
+    steps.pull()
+    complete(supabase, company(1), website="https://a.example")
+    steps.deliver()
+    add_companies(neon, 1)
+    steps.pull()
+    complete(supabase, company(1), website="n/a")
+    steps.deliver()
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    complete(supabase, company(1), website="https://b.example")
+    complete(supabase, company(2), website="https://c.example", employee_count=-1)
+    steps.deliver()
+    assert "came back after its promotion" in work(supabase, company(1))["sync_note"]
+    assert "employee_count" in work(supabase, company(2))["validation_errors"]

@@ -54,6 +54,15 @@ def one(cli, env, prepared, neon, supabase) -> str:
     return company(1)
 
 
+def idle(connection) -> bool:
+    """Whether no session of a worker is in the middle of something."""
+    busy = connection.execute(
+        "SELECT FROM pg_stat_activity WHERE application_name = 'enrichment-worker' AND state <> 'idle'"
+        " AND datname = current_database()"
+    )
+    return busy.rowcount == 0
+
+
 @pytest.mark.parametrize("way", ["database", "role in database"])
 @pytest.mark.parametrize("side", ["Neon", "Supabase"])
 def test_what_was_made_read_only_under_open_sessions_is_not_written_and_goes_on_by_itself(
@@ -63,6 +72,8 @@ def test_what_was_made_read_only_under_open_sessions_is_not_written_and_goes_on_
     # The pooled sessions are open, and took the default of before.
     complete(supabase, company(2), website="https://two.example")
     eventually(lambda: work(supabase, company(2))["promoted_at"])
+    # What was begun before the database was closed may still write.
+    eventually(lambda: idle(neon) and idle(supabase))
     lid = Lid(neon if side == "Neon" else supabase, way)
     lid.put()
     complete(supabase, one, website="https://one.example")

@@ -128,3 +128,22 @@ def test_a_person_whose_company_passes_in_the_same_run_passes_if_there_is_a_slot
     assert before[1] == both(neon, supabase)[1]
     assert cli("promote", input=done.stdout).returncode == 0
     assert master(neon, person(1))
+
+
+def test_people_of_two_companies_that_are_not_promoted_together_wait(steps, cli, neon, supabase) -> None:
+    neon.execute("CREATE UNIQUE INDEX ON marketing.company_master (website_url)")
+    add_companies(neon, 1, 2, 3)
+    for number in (1, 3):
+        add_slot(neon, number, number)
+        add_people(neon, number, of=number)
+    steps.pull()
+    steps.pull("people")
+    for number in (1, 2, 3):
+        complete(supabase, company(number), website=f"https://a{number % 2}.example")
+    for number in (1, 3):
+        complete(supabase, person(number), email=f"robin{number}@alder.example")
+    steps.push()
+    steps.push("people")
+    done = cli("revalidate", "--dry-run", "--batch-size", "2")
+    assert done.returncode == 0, done.stderr
+    assert {company(1), company(2)} <= set(done.stdout.split())

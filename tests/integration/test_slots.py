@@ -113,6 +113,14 @@ def test_the_customers_170_people_find_as_many_slots_as_he_counted(steps, neon, 
         ([{"slot_type": "default", "slot_label": "CEO"}], "CFO", None),
         ([{"slot_type": "executive", "slot_label": "Director"}], "CEO", 1),
         ([{"slot_type": "executive", "slot_label": "CFO"}], "CEO", None),
+        (
+            [{"slot_type": "Human Resources", "slot_label": "Human Resources"}, {"slot_type": "CEO"}],
+            "Chief  Executive Officer",
+            2,
+        ),
+        ([{"slot_type": "Human Resources"}], "CTO", None),
+        ([{"slot_type": "hr_director"}], "CTO", None),
+        ([{"slot_type": "executive", "slot_label": "Chief Finance Officer"}], "CEO", None),
     ],
 )
 def test_who_has_no_role_takes_the_default_slot_or_the_only_one_without_a_role(
@@ -176,3 +184,23 @@ def test_a_company_that_is_in_the_master_keeps_where_it_came_from(steps, neon, s
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert after["website_url"] == "https://new1.example"
     assert master(neon, company(2))["import_batch_id"] == "B2", "what was empty is filled"
+
+
+def test_the_slots_may_have_columns_of_the_customers_own(steps, neon, supabase) -> None:
+    for name in ("role", "named", "nameless", "slot", "since", "wanted", "by_default"):
+        neon.execute(f"ALTER TABLE marketing.company_slots ADD COLUMN {name} TEXT")
+    add_master(neon, 1)
+    three_slots(neon, "label")
+    add_people(neon, 1, title="CFO")
+    promote(steps, supabase, 1)
+    assert master(neon, person(1))["company_slot_unique_id"] == slot(2)
+
+
+def test_a_company_id_with_a_blank_behind_it_waits_and_is_not_carried_again_and_again(steps, neon, supabase) -> None:
+    add_people(neon, 1)
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example", company_unique_id=f"{company(9)} ")
+    assert steps.deliver("people").claimed == 1
+    assert work(supabase, person(1))["waiting_for"] == company(9)
+    assert steps.deliver("people").claimed == 0
+    assert steps.pull("people").released == 0

@@ -350,7 +350,11 @@ def test_only_what_can_be_dialled_goes_to_e164(typed: str, kept: str) -> None:
     assert CompanyRules.normalise({"phone": typed})["phone"] == kept
 
 
-@pytest.mark.parametrize("phone", ["(3O4) 555-O1O1", "1111111111", "+11111111111", "12", "call me", "5" * 300])
+@pytest.mark.parametrize(
+    "phone",
+    ["(3O4) 555-O1O1", "1111111111", "+11111111111", "12", "call me", "5" * 300, "+12025550", "+1202555012345",
+     "+99912345678"],
+)  # fmt: skip
 def test_a_phone_that_nobody_can_dial_is_a_warning(phone: str) -> None:
     assert set(company(phone=phone).warnings) == set(person(phone=phone).warnings) == {"phone"}
     assert company(phone=phone).passed
@@ -410,6 +414,13 @@ def name(full: str | None, first: str | None, last: str | None) -> dict[str, str
         (name(None, "Ana", "Smith"), ("full_name",), name("Ana Smith", "Ana", "Smith")),
         (name("Ana B", "Eve", "C"), ("full_name", "first_name", "last_name"), name("Ana B", "Eve", "C")),
         (name("Ana B", "Eve", "C"), ("email",), name("Ana B", "Eve", "C")),
+        (name("Smith", None, "Smith"), ("last_name",), name("Smith", None, "Smith")),
+        (name("Smith", "Anna", None), ("first_name",), name("Anna Smith", "Anna", "Smith")),
+        (name("Anna", "Anna", None), ("first_name",), name("Anna", "Anna", None)),
+        (name("n/a", "Anna", "Smith"), ("full_name",), name("n/a", "Anna", "Smith")),
+        (name("X", "Anna", "Smith"), ("full_name",), name("X", "Anna", "Smith")),
+        (name("Strauss Müller", "Strauß", None), (), name("Strauss Müller", "Strauß", "Müller")),
+        (name("Anna Strauss", None, "Strauß"), (), name("Anna Strauss", "Anna", "Strauß")),
     ],
 )  # fmt: skip
 def test_of_a_name_and_its_parts_what_was_edited_counts(typed, edited, becomes) -> None:

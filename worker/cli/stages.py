@@ -127,7 +127,7 @@ def _revalidate(
         results: dict[str, Revalidated] = {}
         with progress("judging") as bar:
             for one in entities_named(entity):
-                passed = [key for result in results.values() for key in result.passed]
+                passed = {key for result in results.values() for key in result.passed}
                 results[one.name] = await stages.revalidate(
                     databases, one, stale=stale, dry_run=dry_run, assumed=passed, progress=bar
                 )
@@ -143,10 +143,10 @@ def _say_judged(results: dict[str, Revalidated], dry_run: bool) -> None:
         others = f", {len(result.otherwise)} for other reasons than before" if result.otherwise else ""
         say(f"FAILED: {ENTITIES[name].count(len(result.failed))}{still if result.failed else ''}{others}")
         if dry_run:
-            for line in one_by_one({key: f"would be flagged: {why}" for key, why in result.failed.items()}):
+            for line in one_by_one({key: f"would be flagged: {shown(why)}" for key, why in result.failed.items()}):
                 say(line)
         for key, why in result.left.items():
-            say(f"  {shown(key)} was left: {why}")
+            say(f"  {shown(key)} was left: {shown(why)}")
 
 
 def promote(
@@ -191,7 +191,7 @@ def _print_promoted(result: Revalidated, *, dry_run: bool, as_json: bool) -> int
     else:
         click.echo(f"promoted {len(result.promoted)} records")
     for key, why in refused.items():
-        say(f"refused {shown(key)}: {why}")
+        say(f"refused {shown(key)}: {shown(why)}")
     return 1 if refused else 0
 
 

@@ -36,7 +36,7 @@ USER_PART = re.compile(r"(?:https?://)?[^/?#]*@", re.IGNORECASE)
 _LABELS = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])"
 _HOST = re.compile(_LABELS)
 # Browsers open names with an underscore in a label before the domain; no domain has one.
-_WEB_LABELS = rf"(?:[a-z0-9_](?:[a-z0-9_-]{{0,61}}[a-z0-9_])?\.)*?{_LABELS}"
+_WEB_LABELS = r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])"
 _WEB_HOST = re.compile(_WEB_LABELS)
 
 # A web address as nearly everybody types it. What it takes has no blanks, no port, no user, and a host in lower case.
@@ -90,7 +90,7 @@ def split_name(full_name: str) -> tuple[str | None, str | None]:
 
 def begins_with(full_name: str, first: str) -> bool:
     """Whether a full name is this first name, and something after it."""
-    return trim(full_name).casefold().startswith(f"{trim(first).casefold()} ")
+    return _after(full_name.split(), first.split()) is not None
 
 
 def name_parts(full_name: str, first: object, last: object) -> tuple[object, object]:
@@ -99,10 +99,11 @@ def name_parts(full_name: str, first: object, last: object) -> tuple[object, obj
     What stands after a given first name is the last name, and what stands before a given last name the first:
     ``Vincent van Gogh``.
     """
-    if isinstance(first, str) and last is None and begins_with(full_name, first):
-        return first, trim(full_name[len(trim(first)) :])
-    if isinstance(last, str) and first is None and full_name.casefold().endswith(f" {last.casefold()}"):
-        return trim(full_name[: -len(last)]), last
+    words = full_name.split()
+    if isinstance(first, str) and last is None and (after := _after(words, first.split())):
+        return first, " ".join(after)
+    if isinstance(last, str) and first is None and (before := _after(words[::-1], last.split()[::-1])):
+        return " ".join(before[::-1]), last
     split_first, split_last = split_name(full_name)
     # A one-word full name that repeats the last name says nothing of the first.
     return (
@@ -111,24 +112,33 @@ def name_parts(full_name: str, first: object, last: object) -> tuple[object, obj
     )
 
 
+def _after(words: list[str], start: list[str]) -> list[str] | None:
+    """The words after those at the start; None if they do not begin so, or nothing follows."""
+    begins = [word.casefold() for word in words[: len(start)]] == [word.casefold() for word in start]
+    return words[len(start) :] or None if start and begins else None
+
+
+@lru_cache(maxsize=16384)
 def can_be_dialled(phone: str, region: str) -> bool:
-    """Whether a normalised phone is a number, or a number with an extension."""
-    number = phone if E164.fullmatch(phone) else _number_before_extension(phone, region)
-    return number is not None and not number.startswith(("+10", "+11"))
-
-
-def _number_before_extension(phone: str, region: str) -> str | None:
+    """Whether a normalised phone is a possible number, with an extension or without."""
+    if plain := _NORTH_AMERICAN.fullmatch(phone):
+        return bool(plain["country"])
     if len(phone) > MAX_PHONE:
-        return None
+        return False
     try:
         number = phonenumbers.parse(phone, region)
     except phonenumbers.NumberParseException:
-        return None
+        return False
     if not number.extension:
-        return None
+        return bool(E164.fullmatch(phone)) and _is_possible(number)
     number.extension = None
-    plain = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-    return plain if e164(plain, region) == plain and phonenumbers.is_possible_number(number) else None
+    return _is_possible(number)
+
+
+def _is_possible(number: phonenumbers.PhoneNumber) -> bool:
+    """Whether a parsed number without extension is possible, and no area code of North America begins with 0 or 1."""
+    possible = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
+    return possible and not (number.country_code == 1 and str(number.national_number)[0] in "01")
 
 
 @lru_cache(maxsize=16384)
@@ -186,7 +196,13 @@ def host_name(text: str, *, web: bool = False) -> Host | None:
         name = shown if shown.isascii() and "xn--" not in shown else ".".join(map(_ascii_label, shown.split(".")))
     except UnicodeError:  # idna's own errors are of this kind
         return None
-    return Host(shown, name) if len(name) <= MAX_HOST and (_WEB_HOST if web else _HOST).fullmatch(name) else None
+    fits = len(name) <= MAX_HOST and (_WEB_HOST if web else _HOST).fullmatch(name) and _is_domain(name)
+    return Host(shown, name) if fits else None
+
+
+def _is_domain(host: str) -> bool:
+    """Whether the last two labels have no underscore."""
+    return "_" not in "".join(host.split(".")[-2:])
 
 
 def _ascii_label(label: str) -> str:
@@ -206,7 +222,8 @@ def web_address(website: object) -> WebAddress | None:
 @lru_cache(maxsize=1024)  # the rules ask three times for one record
 def _web_address(website: str) -> WebAddress | None:
     # The way below takes four times as long.
-    if (plain := _PLAIN_URL.fullmatch(website)) and len(host := plain["host"]) <= MAX_HOST and "xn--" not in host:
+    plain = _PLAIN_URL.fullmatch(website)
+    if plain and len(host := plain["host"]) <= MAX_HOST and "xn--" not in host and _is_domain(host):
         return WebAddress(f"{plain['scheme'] or 'https'}://{host}{plain['rest'] or ''}", Host(host, host))
     if BLANK_INSIDE.search(website):
         return None

@@ -79,15 +79,19 @@ class PeopleRules(RecordRules):
         if not changed or not all(value is None or isinstance(value, str) for value in (full, first, last)):
             return data
         if "full_name" not in changed:
-            # A part that nobody knew yet is in the name as it was.
+            # A part that nobody knew yet is in the name as it was. A name of one word is either of them.
             was_first, was_last = split_name(full) if full else (None, None)
-            first = first if "first_name" in changed else first or was_first
-            last = last if "last_name" in changed else last or was_last
+            if was_last is None and was_first and was_first.casefold() != (first or "").casefold() and not last:
+                was_last = was_first
+            if "first_name" not in changed:
+                first = first or (was_first if was_first != last else None)
+            if "last_name" not in changed:
+                last = last or was_last
             parts = {"first_name": first, "last_name": last}
             joined = " ".join(trim(part) for part in parts.values() if part and trim(part)) or None
             return data | {name: value for name, value in {**parts, "full_name": joined}.items() if name in data}
-        if not full or not trim(full):
-            return data
+        if not full or len(trim(full)) < MIN_FULL_NAME or trim(full).casefold() in PLACEHOLDERS:
+            return data  # no name, to be refused: the parts stay
         # A first name that the new name still begins with stays: what follows it is the last name.
         stays = {"first_name"} if first and begins_with(full, first) else set()
         return data | {

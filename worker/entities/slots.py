@@ -23,28 +23,37 @@ _TITLES = {
 }  # fmt: skip
 
 
+# What a slot's type or label may say beside that.
+_SLOTS = {
+    "CEO": (r"\mceo\M",),
+    "CFO": (r"\mcfo\M", r"\mchief\M.*\mfinance\M"),
+    "HR": (r"\mhr\M", r"\mhuman resources\M"),
+}
+
+
 def _role(text: str, *, slot: bool = False) -> str:
-    """The role that a text names; a slot also by the role's own name."""
+    """The role that a text names."""
     whens = []
     for role, patterns in _TITLES.items():
-        words = "|".join((*patterns, rf"\m{role}\M") if slot else patterns)
+        words = "|".join((*patterns, *_SLOTS[role]) if slot else patterns).replace(" ", r"\s+")
         whens.append(f"WHEN {text} ~* '{words}' THEN '{role}'")
     return f"CASE {' '.join(whens)} END"
 
 
-# Either column may carry a slot's role; read together, two of them could make a third one.
-_OF_COMPANY = f"""
-  SELECT s.*, coalesce({_role("s.slot_type", slot=True)}, {_role("s.slot_label", slot=True)}) AS role
-  FROM {SLOTS} s WHERE s.company_unique_id = r.company_unique_id
-"""  # noqa: S608 - made of constants
+def _slot_role(column: str) -> str:
+    return _role(f"translate(s.{column}, '_-', '  ')", slot=True)
 
+
+# OFFSET 0: each role is found once. Either column may carry a slot's role; read together, two could make a third one.
 SLOT = f"""(
-  SELECT c.company_slot_unique_id
-  FROM (SELECT o.*, count(*) FILTER (WHERE o.role IS NULL) OVER () AS roleless FROM ({_OF_COMPANY}) o) c
-    CROSS JOIN (SELECT {_role("r.title")} AS role) title
-  WHERE c.role = title.role OR c.role IS NULL AND (lower(c.slot_type) = 'default' OR c.roleless = 1)
-  ORDER BY (c.role = title.role) DESC NULLS LAST, (lower(c.slot_type) = 'default') DESC NULLS LAST, c.created_at,
-    c.company_slot_unique_id
+  SELECT c.slot
+  FROM (SELECT o.*, count(*) FILTER (WHERE o.named IS NULL) OVER () AS nameless FROM (
+      SELECT s.company_slot_unique_id AS slot, lower(s.slot_type) = 'default' AS by_default, s.created_at AS since,
+        coalesce({_slot_role("slot_type")}, {_slot_role("slot_label")}) AS named
+      FROM {SLOTS} s WHERE s.company_unique_id = r.company_unique_id OFFSET 0) o OFFSET 0) c
+    CROSS JOIN (SELECT {_role("r.title")} AS wanted OFFSET 0) t
+  WHERE c.named = t.wanted OR c.named IS NULL AND (c.by_default OR c.nameless = 1)
+  ORDER BY (c.named = t.wanted) DESC NULLS LAST, c.by_default DESC NULLS LAST, c.since, c.slot
   LIMIT 1
 )"""  # noqa: S608 - made of constants
 """The slot's key: of the role that the title names, else of type ``default``, else the only one without a role. NULL if
@@ -55,6 +64,8 @@ TITLE_AND_SLOTS = f"""concat(
   CASE WHEN nullif(r.title, '') IS NULL THEN 'a person without a title'
     ELSE concat('the title "', left(r.title, 200), '"') END,
   '; it has ',
-  (SELECT string_agg(DISTINCT coalesce(CASE WHEN s.slot_label <> 'Primary Slot' THEN s.slot_label END, s.slot_type,
-     s.slot_label, 'one without a name'), ', ') FROM {SLOTS} s WHERE s.company_unique_id = r.company_unique_id))"""  # noqa: S608 - made of constants
+  left((
+    SELECT string_agg(DISTINCT left(coalesce(CASE WHEN s.slot_label <> 'Primary Slot' THEN s.slot_label END,
+      s.slot_type, s.slot_label, 'one without a name'), 60), ', ')
+    FROM {SLOTS} s WHERE s.company_unique_id = r.company_unique_id), 500))"""  # noqa: S608 - made of constants
 """In words: the title, and the slots that there are."""

@@ -68,7 +68,7 @@ async def settle_by_bisection(
     rows = [row["answer"] for row in taken.fetchall()]
     refused = {row["key"]: Refusal(**row["refused"]) for row in rows if "refused" in row}
     answered = (
-        row | {name: moment(row[name]) for name in ("at", "row_version", "enriched_at")}
+        row | {name: moment(row[name]) for name in ("at", "row_version", "enriched_at", "promoted_before")}
         for row in rows
         if "refused" not in row
     )

@@ -206,6 +206,6 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
 
 
 def _field_in(expression: str) -> str | None:
-    """The data field that a computed column is made of; None if it is not exactly one."""
-    names = set(re.findall(r"\br\.(\w+)", expression))
-    return names.pop() if len(names) == 1 else None
+    """The data field that a computed column is made of, the first where there are several; None if there is none."""
+    found = re.search(r"\br\.(\w+)", expression)
+    return found[1] if found else None

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.messages import LEDGER_NOTES
-from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
+from worker.domain.model import Action, NoteCode, Outcome, Receipt, Requirement, State
 from worker.domain.steps import Answer, Conflict, Judged, Sent
 from worker.entities.declaration import Entity, data_of
 from worker.entities.worker_tables import LEDGER, LOG, RECEIPTS
@@ -88,7 +88,6 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
         else value
         for name, value in values.items()
     ]
-    unmet = [(sql.SQL(r.unmet), sql.SQL(r.waits_for)) for r in entity.requirements]
     key = sql.Identifier(entity.key)
     lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
     return Settlement(
@@ -109,9 +108,9 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                 master=entity.master_table.sql,
                 data_i=data_of(entity, "i"),
                 data_r=data_of(entity, "r"),
-                waits_for=_case(unmet, [what for _, what in unmet], "text"),
-                requirement=_case(unmet, [sql.Literal(n) for n in range(len(unmet))], "integer"),
-                about=_case(unmet, [sql.SQL(one.about) for one in entity.requirements], "text"),
+                waits_for=_of_requirement([one.waits_for for one in entity.requirements]),
+                requirement=_first_unmet(entity.requirements),
+                about=_of_requirement([one.about for one in entity.requirements]),
                 master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
                 master_values=sql.SQL(", ").join(written),
                 master_updates=sql.SQL(", ").join(updates),
@@ -124,15 +123,19 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
     )
 
 
-def _case(
-    unmet: Sequence[tuple[sql.Composable, sql.Composable]], then: Sequence[sql.Composable], kind: str
-) -> sql.Composable:
+def _first_unmet(requirements: Sequence[Requirement]) -> sql.Composable:
+    """The number of the first requirement that is not met."""
     whens = [
-        sql.SQL("WHEN {} THEN {}").format(condition, value) for (condition, _), value in zip(unmet, then, strict=True)
+        sql.SQL("WHEN {} THEN {}").format(sql.SQL(one.unmet), sql.Literal(number))
+        for number, one in enumerate(requirements)
     ]
-    if not whens:
-        return sql.SQL(f"NULL::{kind}")
-    return sql.SQL("CASE {} END").format(sql.SQL(" ").join(whens))
+    return sql.SQL("CASE {} END").format(sql.SQL(" ").join(whens)) if whens else sql.SQL("NULL::integer")
+
+
+def _of_requirement(texts: Sequence[str]) -> sql.Composable:
+    """The text of the requirement whose number is ``q.requirement``."""
+    whens = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(n), sql.SQL(text)) for n, text in enumerate(texts)]
+    return sql.SQL("CASE q.requirement {} END").format(sql.SQL(" ").join(whens)) if whens else sql.SQL("NULL::text")
 
 
 async def settle(

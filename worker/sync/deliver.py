@@ -206,7 +206,7 @@ def _postpone(postponed: Postponed, settled: Sequence[Settled], blocked: Blocked
 
 def waiting_in(settled: Sequence[Settled]) -> dict[str, Data]:
     """Key → data of the settled rows that wait for another record."""
-    return {one.key: one.claimed.data for one in settled if one.answer.waits_for}
+    return {one.key: one.judged.merged.data for one in settled if one.answer.waits_for}
 
 
 def _gone_without_trace(one: Settled) -> bool:

@@ -90,7 +90,8 @@ def agreed_on(entity: Entity, claimed: Claimed, neon_data: Data, neon_state: Neo
     agreed = {**claimed.snapshot, **_written_by_worker(claimed, neon_state)}
     if neon_state.written:
         # A value that the enricher left alone, and was only normalised, is not the enricher's.
-        normalised = entity.rules.normalise(claimed.data)
+        edited = frozenset(name for name, value in claimed.data.items() if value != claimed.snapshot.get(name))
+        normalised = entity.rules.normalise(entity.rules.follow(claimed.data, edited))
         for name, value in claimed.data.items():
             if value == claimed.snapshot.get(name) and normalised.get(name) == agreed.get(name):
                 agreed[name] = value

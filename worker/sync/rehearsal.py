@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+
+import psycopg
 
 from worker.domain.model import Action, Outcome, State, Status
 from worker.domain.steps import Claimed, Judged, Settled, Verdict
@@ -16,7 +18,8 @@ from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import Step
+from worker.postgres.errors import LOCKED, Kind, kind_of
+from worker.postgres.transaction import ROLLBACK, Step, send
 from worker.supabase import queue
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
@@ -72,7 +75,7 @@ async def rehearse(
     judgements: Sequence[Judged],
     run: Run,
     found: Revalidated,
-    assumed: Collection[str],
+    assumed: Set[str],
 ) -> list[Judged]:
     """Ask the master table what it would say of those that pass. Those that it refuses are flags by now, and those that
     would wait, or are held, are left. What waits for records that pass in this very run, ``assumed``, is asked again
@@ -82,11 +85,19 @@ async def rehearse(
     settled, blocked = await settle_batch(databases, neon, entity, passed, replace(run, rehearsal=()))
     raise_blocked(blocked)
     said = {one.key: one for one in settled}
-    if waiting := [one for one in settled if one.answer.waits_for in assumed]:
+    if waiting := [one for one in settled if one.answer.waits_for and one.answer.waits_for in assumed]:
         steps = await _promotions(databases, neon, entity, {str(one.answer.waits_for) for one in waiting}, run)
         later = replace(run, rehearsal=tuple(steps))
-        settled, _ = await settle_batch(databases, neon, entity, [one.judged for one in waiting], later)
-        said |= {one.key: one for one in settled}
+        try:
+            settled, blocked = await settle_batch(databases, neon, entity, [one.judged for one in waiting], later)
+        except psycopg.Error as error:
+            # Together those records are not promoted, such as two with one web address: these wait for them.
+            if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
+                raise
+            await send(neon, ROLLBACK)
+        else:
+            raise_blocked(blocked)
+            said |= {one.key: one for one in settled}
     left: list[Judged] = []
     for judged in judgements:
         one = said.get(judged.key)

@@ -4,7 +4,7 @@ hand. The steps are those of a delivery, but they start in Neon.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 from worker.domain.model import Action, Outcome, Status
 from worker.domain.progress import NO_PROGRESS, Progress
@@ -36,7 +36,7 @@ async def judge_rows(
     apply: Collection[Action],
     rebook: bool = False,
     dry_run: bool = False,
-    assumed: Collection[str] = (),
+    assumed: Set[str] = frozenset(),
 ) -> Revalidated:
     """Judge a batch of invalid rows, settle those whose action is in ``apply``, and acknowledge their workspace rows.
 
@@ -134,7 +134,7 @@ async def judge_pushed(
     apply: Collection[Action],
     which: Which = Which.ALL,
     dry_run: bool = False,
-    assumed: Collection[str] = (),
+    assumed: Set[str] = frozenset(),
     progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record in Neon that is marked ``complete``, batch by batch.

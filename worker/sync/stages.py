@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, new_run_id
@@ -108,7 +108,7 @@ async def revalidate(
     *,
     stale: bool = False,
     dry_run: bool = False,
-    assumed: Collection[str] = (),
+    assumed: Set[str] = frozenset(),
     progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record marked ``complete`` in Neon; flag those that fail, there and in the workspace.
@@ -203,7 +203,7 @@ async def promote(
                             run,
                             apply=(Action.PROMOTE,),
                             dry_run=dry_run,
-                            assumed=[key for _, others in work.runs.values() for key in others.passed],
+                            assumed={key for _, others in work.runs.values() for key in others.passed},
                         )
                     )
                 results.add(judged)

@@ -68,7 +68,7 @@ async def release_waiting(neon: Connection, supabase: Connection, entity: Entity
     released, after = 0, ""
     while page := await _waiting(supabase, entity, after, PAGE):
         after = page[-1].key
-        ready = await invalid.ready(neon, entity, {row.key: row.data for row in page})
+        ready = await invalid.ready(neon, entity, {row.key: entity.rules.normalise(row.data) for row in page})
         left = {row.key: row.snapshot for row in page}
         for key in ready:
             del left[key]

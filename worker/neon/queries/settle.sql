@@ -53,10 +53,12 @@ WITH d AS MATERIALIZED (
     AND NOT EXISTS (SELECT FROM older o WHERE o.key = d.key)
     AND NOT EXISTS (SELECT FROM held m WHERE m.key = d.key)
 ), waits AS MATERIALIZED (
-  SELECT * FROM (
-    SELECT d.key, {waits_for} AS waits_for, {requirement} AS requirement, {about} AS about
-    FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote') w
-  WHERE w.waits_for IS NOT NULL
+  SELECT q.key, q.requirement, {waits_for} AS waits_for, {about} AS about
+  FROM (
+    SELECT d.key, d.r, {requirement} AS requirement
+    FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote' OFFSET 0) q
+  CROSS JOIN LATERAL (SELECT (q.r).*) r
+  WHERE q.requirement IS NOT NULL
 ), going AS (
   DELETE FROM {invalid} i
   WHERE i.{key} = ANY (ARRAY(SELECT key FROM todo WHERE action = 'promote' EXCEPT SELECT key FROM waits))
