@@ -61,13 +61,12 @@ class Entity:
         """The data columns whose value does not reach the master as it was typed: a placeholder, or a phone with an
         extension.
         """
-        return tuple(
-            name
-            for name in self.columns
-            if isinstance(value := typed.get(name), str)
-            and trim(value)
-            and (carried.get(name) is None or (name in self.dialled and not E164.fullmatch(str(carried[name]))))
-        )
+        # Nearly every value is carried: nothing is looked at twice.
+        lost = [name for name in self.columns if carried.get(name) is None and typed.get(name) is not None]
+        lost += [
+            name for name in self.dialled if carried.get(name) is not None and not E164.fullmatch(str(carried[name]))
+        ]
+        return tuple(name for name in lost if isinstance(value := typed.get(name), str) and trim(value)) if lost else ()
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
