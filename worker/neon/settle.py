@@ -110,6 +110,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                 data_r=data_of(entity, "r"),
                 waits_for=_of_requirement([one.waits_for for one in entity.requirements]),
                 requirement=_first_unmet(entity.requirements),
+                may_wait=sql.Literal(bool(entity.requirements)),
                 about=_of_requirement([one.about for one in entity.requirements]),
                 master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
                 master_values=sql.SQL(", ").join(written),

@@ -56,7 +56,7 @@ WITH d AS MATERIALIZED (
   SELECT q.key, q.requirement, {waits_for} AS waits_for, {about} AS about
   FROM (
     SELECT d.key, d.r, {requirement} AS requirement
-    FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote' OFFSET 0) q
+    FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote' AND {may_wait} OFFSET 0) q
   CROSS JOIN LATERAL (SELECT (q.r).*) r
   WHERE q.requirement IS NOT NULL
 ), going AS (
