@@ -95,13 +95,13 @@ async def catch_up(
         caught_up.held |= bool(await _newer(neon, supabase, entity, unacknowledged.queued))
         await _wake_newer(neon, supabase, entity, unacknowledged.waiting, dry_run=dry_run)
         caught_up.absent = (caught_up.absent - chunk.latest.keys()) | (unacknowledged.absent & chunk.open)
-        for start in range(0, len(keys), databases.batch_size):
+        for batch in databases.batches(keys):
             await catch_up_rows(
                 databases,
                 neon,
                 supabase,
                 entity,
-                keys[start : start + databases.batch_size],
+                batch,
                 run_id,
                 caught_up,
                 dry_run=dry_run,

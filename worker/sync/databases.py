@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -56,6 +56,10 @@ class Databases:
     """Entity → number of this process's batches in which a record was promoted."""
     doubted: dict[tuple[str, str], int] = field(default_factory=dict)
     """Entity and key of a record that Neon refused as if it refused all → ``promotions`` at that time."""
+
+    def batches(self, keys: Sequence[str]) -> list[Sequence[str]]:
+        """The keys, ``batch_size`` at a time."""
+        return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
 
 
 async def probe(database: Database, setting: str) -> None:

@@ -34,7 +34,6 @@ from worker.sync.deliver import outcome_events_of
 from worker.sync.recovery import bring_together
 from worker.sync.refresh import MissingRows, bring_up_to_date, sort_missing, turned_invalid_again
 from worker.sync.restore import Comparison, recognise
-from worker.sync.revalidate import chunks
 from worker.sync.staging import Batches, WorkspaceTable
 from worker.sync.waiting import release_waiting
 
@@ -158,7 +157,7 @@ class PullRun:
             changed.extend(staged.changed)
 
         await self._for_each_accepted(stage, await batches.next_batch(), staging.key_of)
-        for keys in chunks(sorted(changed), self.databases.batch_size):
+        for keys in self.databases.batches(sorted(changed)):
             await self._for_each_accepted(self._refresh, keys, str)
             await self._go_on()
 
@@ -226,7 +225,7 @@ class PullRun:
             return
         if not self.pulled.full:
             await self._stream(invalid.among(self.entity, keys), batch_size, progress, self._stage, by_index=True)
-        for some in chunks(keys, self.databases.batch_size):
+        for some in self.databases.batches(keys):
             await catch_up_rows(
                 self.databases, self.neon, self.supabase, self.entity, some, self.run.run_id, found.caught_up
             )
@@ -238,7 +237,7 @@ class PullRun:
         while keys := await workspace.pulled_keys(self.supabase, self.entity, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
             gone = await self._missing(keys)
-            for some in chunks(gone, self.databases.batch_size):
+            for some in self.databases.batches(gone):
                 await self._for_each_accepted(partial(self._withdraw, found=found), some, str)
             await self._go_on()
 

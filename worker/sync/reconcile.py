@@ -19,7 +19,6 @@ from worker.sync.catch_up import catch_up
 from worker.sync.databases import Databases
 from worker.sync.pull import pull
 from worker.sync.restore import held_back
-from worker.sync.revalidate import chunks
 
 
 @dataclass
@@ -108,7 +107,7 @@ async def _find_unpromoted(neon: Connection, supabase: Connection, entity: Entit
 async def _give_up(databases: Databases, neon: Connection, supabase: Connection, entity: Entity, run_id: str) -> None:
     """Book records that a restored Neon no longer has as withdrawn, with their data; the rows stay, with a note."""
     lost = await workspace.lost(supabase, entity)
-    for keys in chunks(list(lost), databases.batch_size):
+    for keys in databases.batches(list(lost)):
         rows = await queue.lock(supabase, entity, list(keys))
         still = await invalid.missing(neon, entity.invalid_table, entity.key, list(rows))
         rows = {key: rows[key] for key in still if rows[key].code == Code.LOST}

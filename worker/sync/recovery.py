@@ -71,9 +71,9 @@ async def bring_together(
         refusals.add(entity, key, error)
 
     refusals = Refusals("restore.refused")
-    for start in range(0, len(found.forgotten), databases.batch_size):
+    for batch in databases.batches(found.forgotten):
         # What took effect in Neon before the workspace refused a row is found there when the others are retried.
-        await for_each_accepted(supabase, recover, found.forgotten[start : start + databases.batch_size], refuse)
+        await for_each_accepted(supabase, recover, batch, refuse)
     refusals.sum_up(entity)
     since = 0 if found.neon_restored else position.ledger_id or 0
     found.caught_up = await catch_up(databases, neon, supabase, entity, since, run.run_id)

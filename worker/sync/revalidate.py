@@ -228,8 +228,3 @@ async def acknowledge_gone(
         outcome_events(databases, entity, run.run_id, settled, promoted=promoted),
     )
     raise_blocked(blocked)
-
-
-def chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:
-    """The keys in batches."""
-    return [keys[start : start + size] for start in range(0, len(keys), size)]

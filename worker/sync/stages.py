@@ -18,7 +18,7 @@ from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.judging import judge
 from worker.sync.rehearsal import Revalidated
-from worker.sync.revalidate import acknowledge_gone, chunks, judge_pushed, judge_rows
+from worker.sync.revalidate import acknowledge_gone, judge_pushed, judge_rows
 
 
 @dataclass
@@ -185,7 +185,7 @@ async def promote(
                 run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
                 work.runs[entity.name] = run, Revalidated()
             run, results = work.runs[entity.name]
-            for some in chunks(list(work.keys), databases.batch_size):
+            for some in databases.batches(list(work.keys)):
                 rows = await invalid.read(neon, entity, some)
                 # Promoted by this same run, before a connection broke and the answer was lost.
                 missing = [key for key in some if key not in rows]
