@@ -136,7 +136,7 @@ def can_be_dialled(phone: str, region: str) -> bool:
 
 
 def _is_possible(number: phonenumbers.PhoneNumber) -> bool:
-    """Whether a parsed number without extension is possible, and no area code of North America begins with 0 or 1."""
+    """Whether a number, without its extension, is possible; no area code of North America begins with 0 or 1."""
     possible = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
     return possible and not (number.country_code == 1 and str(number.national_number)[0] in "01")
 
@@ -159,11 +159,8 @@ def e164(phone: str, region: str) -> str:
     # E.164 has no room for an extension. A number of the right length goes through, listed as valid or not,
     # as ranges are opened faster than lists are published; but a leading zero is another country's way of
     # writing, and the number would become somebody else's.
-    complete = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
-    if not _spells_a_number(phone) or (number.country_code == 1 and str(number.national_number)[0] in "01"):
-        return phone
-    plausible = complete and not number.italian_leading_zero
-    if number.extension or not (plausible or phonenumbers.is_valid_number(number)):
+    plausible = _is_possible(number) and not number.italian_leading_zero
+    if number.extension or not _spells_a_number(phone) or not (plausible or phonenumbers.is_valid_number(number)):
         return phone
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
