@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -24,6 +26,16 @@ def backlog(cli, prepared, env, neon, supabase) -> list[str]:
     return keys
 
 
+@contextmanager
+def both_batches_held(databases: Any, daemon: Any, supabase: psycopg.Connection[Any], eventually: Any) -> Iterator[Any]:
+    """A daemon with two batches on their way, which the intake's lock holds up in Neon."""
+    with psycopg.connect(databases.neon_url) as intake:
+        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
+        worker = daemon()
+        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+        yield worker
+
+
 def answered(supabase: psycopg.Connection[Any], keys: list[str]) -> bool:
     return all(work(supabase, key)["promoted_at"] for key in keys)
 
@@ -31,10 +43,7 @@ def answered(supabase: psycopg.Connection[Any], keys: list[str]) -> bool:
 def test_the_next_batch_is_claimed_while_the_first_is_settled(
     backlog, databases, daemon, neon, supabase, eventually
 ) -> None:
-    with psycopg.connect(databases.neon_url) as intake:
-        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
-        worker = daemon()
-        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+    with both_batches_held(databases, daemon, supabase, eventually) as worker:
         assert master(neon, company(1)) is None
     eventually(lambda: answered(supabase, backlog))
     assert [len(ledger(neon, key)) for key in backlog] == [1] * 7
@@ -45,10 +54,7 @@ def test_the_next_batch_is_claimed_while_the_first_is_settled(
 def test_both_batches_on_their_way_are_finished_when_the_worker_stops(
     backlog, databases, daemon, neon, supabase, eventually
 ) -> None:
-    with psycopg.connect(databases.neon_url) as intake:
-        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
-        worker = daemon()
-        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+    with both_batches_held(databases, daemon, supabase, eventually) as worker:
         worker.process.terminate()
         worker.wait_event("worker.stopping")
     assert worker.process.wait(30) == 0
@@ -61,10 +67,7 @@ def test_both_batches_on_their_way_are_finished_when_the_worker_stops(
 def test_what_the_second_loop_cannot_deliver_the_first_does(
     backlog, databases, daemon, neon, supabase, eventually
 ) -> None:
-    with psycopg.connect(databases.neon_url) as intake:
-        intake.execute("LOCK TABLE marketing.company_invalid IN ACCESS EXCLUSIVE MODE")
-        worker = daemon()
-        eventually(lambda: len(supabase.execute(FREE).fetchall()) == 3)
+    with both_batches_held(databases, daemon, supabase, eventually) as worker:
         ended = neon.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             " AND datname = current_database() ORDER BY xact_start DESC LIMIT 1"
