@@ -9,7 +9,7 @@ import time
 
 import structlog
 
-from worker.entities.company import COMPANY
+from worker.entities.loader import load_entities
 from worker.settings import load_settings
 from worker.sync.databases import open_databases
 from worker.sync.pull import pull
@@ -20,7 +20,7 @@ async def _main() -> None:
     async with open_databases(load_settings()) as opened:
         while await asyncio.to_thread(sys.stdin.readline):
             began = time.perf_counter()
-            pulled = await pull(opened, COMPANY)
+            pulled = await pull(opened, load_entities()["company"])
             took = time.perf_counter() - began
             assert pulled is not None
             sys.stdout.write(json.dumps({"seconds": took, "new": pulled.new, "full": pulled.full}) + "\n")

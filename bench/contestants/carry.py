@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from worker.entities.company import COMPANY
+from worker.entities.loader import load_entities
 
+COMPANY = load_entities()["company"]
 COLUMNS = COMPANY.columns
 _SET = ", ".join(f"{column} = %({column})s" for column in COLUMNS)
 _MASTER = {**COMPANY.mapping, "validated_by": "enriched_by"}

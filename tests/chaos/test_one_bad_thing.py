@@ -10,6 +10,7 @@ from datetime import datetime
 import psycopg
 import pytest
 from conftest import SECRET, as_role, connect
+from declared import COMPANY
 from records import (
     add_companies,
     add_people,
@@ -27,7 +28,6 @@ from records import (
 from steps import Steps
 
 from worker.domain.postponed import Cause
-from worker.entities.company import COMPANY
 from worker.supabase.queue import claim
 from worker.sync.databases import Databases
 

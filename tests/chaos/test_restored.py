@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from conftest import connect
 from copies import Copy
+from declared import COMPANY
 from psycopg import sql
 from records import (
     add_companies,
@@ -30,7 +31,6 @@ from records import (
     work,
 )
 
-from worker.entities.company import COMPANY
 from worker.postgres.errors import Restored
 from worker.postgres.pool import Database
 from worker.postgres.transaction import COMMIT, begin, send

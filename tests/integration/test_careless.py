@@ -11,12 +11,12 @@ import anyio
 import psycopg
 import pytest
 from conftest import ROOT, Daemon, _environment
+from declared import COMPANY
 from psycopg import sql
 from records import add_companies, add_master, company, complete, invalid, ledger, master, work
 
 from worker.domain.model import Data
 from worker.domain.steps import Verdict
-from worker.entities.company import COMPANY
 from worker.settings import load_settings
 from worker.sync.databases import open_databases
 from worker.sync.stages import Pushed, push

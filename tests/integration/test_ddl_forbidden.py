@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from declared import ENTITIES
 from psycopg import sql
 from records import add_companies, add_people, company, complete, edit, ledger, master, work
-
-from worker.entities.registry import ENTITIES
 
 
 @pytest.fixture

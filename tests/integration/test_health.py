@@ -14,6 +14,7 @@ import anyio
 import psycopg
 import pytest
 from conftest import PATIENCE, connect
+from declared import ENTITIES
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg import sql
 from records import add_companies, add_people, add_slot, company, complete, edit, ledger, master, person, work
@@ -23,7 +24,6 @@ from worker.domain import recent as recent_module
 from worker.domain.model import OutcomeSummary
 from worker.domain.pulled import Pulled
 from worker.domain.recent import BUCKET_SECONDS, BUCKETS, LATEST, Recent
-from worker.entities.registry import ENTITIES
 from worker.observe import page as page_module
 from worker.observe.broadcast import BACKLOG, WATCHERS
 from worker.observe.health import LATE, LATE_SECONDS, MISSED_NOTIFICATIONS, STUCK_SECONDS

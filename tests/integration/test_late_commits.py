@@ -17,6 +17,7 @@ import anyio
 import psycopg
 import pytest
 from conftest import ROOT, SECRET, Databases, as_role, connect, with_secret
+from declared import COMPANY
 from embedded import embedded
 from psycopg import sql
 from records import add_companies, company, edit, invalid, ledger, work
@@ -26,7 +27,6 @@ from worker.demo.embedded import EmbeddedServer
 from worker.domain import horizon
 from worker.domain.horizon import Horizon, Observation, OpenTransaction, Since
 from worker.domain.pulled import Pulled
-from worker.entities.company import COMPANY
 from worker.neon import open_transactions
 from worker.neon.open_transactions import changed
 from worker.settings import load_settings

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from conftest import connect
+from declared import COMPANY, PEOPLE
 from oracle import check
 from records import (
     add_companies,
@@ -24,8 +25,6 @@ from records import (
 )
 
 from worker.domain.model import stamp
-from worker.entities.company import COMPANY
-from worker.entities.people import PEOPLE
 
 WAITING = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 GATE = "SELECT pg_advisory_lock(7)"

@@ -8,6 +8,7 @@ import anyio
 import psycopg
 import pytest
 from conftest import connect
+from declared import COMPANY, PEOPLE
 from records import (
     add_companies,
     add_master,
@@ -26,8 +27,6 @@ from records import (
 from steps import Steps
 
 from worker.domain.model import Receipt, new_run_id
-from worker.entities.company import COMPANY
-from worker.entities.people import PEOPLE
 from worker.neon.books import Run
 from worker.supabase import queue
 from worker.sync import acknowledge

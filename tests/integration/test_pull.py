@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 import psycopg
 import pytest
+from declared import ENTITIES
 from records import (
     Connection,
     add_companies,
@@ -19,8 +20,6 @@ from records import (
     person,
     work,
 )
-
-from worker.entities.registry import ENTITIES
 
 
 def pull(cli, *options: str) -> dict[str, dict]:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from declared import ENTITIES
 from oracle import Known, check
 from receiver import Receiver
 from records import (
@@ -30,8 +31,6 @@ from records import (
     workspace_of,
 )
 from release_0_1_0 import COMMIT, COMPANIES, PEOPLE, checkout, co, load, number_of, pe, start
-
-from worker.entities.registry import ENTITIES
 
 PROMOTED = "Promoted to the master table."
 PROMOTED_BEFORE = "This record was promoted on "

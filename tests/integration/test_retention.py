@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from declared import COMPANY
 from records import add_companies, company, complete, edit, ledger, master, work
 
-from worker.entities.company import COMPANY
 from worker.sync.prune import prune
 
 

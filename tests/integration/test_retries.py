@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import anyio
 import psycopg
+from declared import ENTITIES
 
 from worker.daemon.consumer import Consumer
 from worker.daemon.puller import Puller
 from worker.daemon.retry import RetryTimer
 from worker.daemon.wakeup import Wakeup
-from worker.entities.registry import ENTITIES
 from worker.observe.monitor import Monitor
 from worker.settings import Settings
 from worker.sync.databases import Databases, open_databases

@@ -11,6 +11,7 @@ import anyio
 import psycopg
 import pytest
 from conftest import ROOT, Databases, as_role, connect
+from declared import COMPANY, PEOPLE
 from psycopg import sql
 from records import (
     Connection,
@@ -28,8 +29,6 @@ from records import (
     work,
 )
 
-from worker.entities.company import COMPANY
-from worker.entities.people import PEOPLE
 from worker.entities.worker_tables import Table
 from worker.operate.history import history
 from worker.operate.privileges import needs

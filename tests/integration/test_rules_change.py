@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from declared import COMPANY, rules_of
 from records import add_companies, company, complete, everything, invalid, ledger, master, work
-
-from worker.domain.company_rules import CompanyRules
 
 OLD = "0123456789ab"
 
@@ -42,7 +41,7 @@ def test_what_an_older_version_refused_is_judged_again_and_passed_on(cli, refuse
     assert "FAILED: 2 companies (validation_errors still present), 1 for other reasons than before" in done.stderr
     assert invalid(neon, company(2))["validation_errors"] == work(supabase, company(2))["validation_errors"]
     for number in (2, 3):
-        assert ledger(neon, company(number))[-1]["rules_version"] == CompanyRules.version()
+        assert ledger(neon, company(number))[-1]["rules_version"] == COMPANY.rules.version()
     assert len(ledger(neon, company(4))) == 2, "refused by today's rules: left alone"
     # It is told when it is promoted, as ever.
     assert cli("promote", input=done.stdout).returncode == 0
@@ -67,14 +66,13 @@ def test_a_dry_run_says_what_a_change_of_rules_would_do_and_writes_nothing(cli, 
 def test_history_and_status_tell_the_version_of_the_rules(cli, refused, daemon) -> None:
     assert f"by the rules of version {OLD}" in cli("history", company(1)).stdout
     worker = daemon()
-    version = CompanyRules.version()
+    version = COMPANY.rules.version()
     assert json.loads(worker.health("/status.json")[1])["worker"]["rules_versions"]["company"] == version
     assert f'rules_info{{entity="company",rules_version="{version}"}} 1.0' in worker.health("/metrics")[1]
 
 
 def test_the_same_rules_for_phones_of_another_region_are_another_version() -> None:
-    def rules_of(region: str) -> type[CompanyRules]:
-        body = {"__module__": CompanyRules.__module__, "__qualname__": "Regional", "phone_region": region}
-        return type("Regional", (CompanyRules,), body)
+    def version(region: str) -> str:
+        return rules_of({"phone": "TEXT"}, {"field": "phone", "rule": "phone", "region": region}).version()
 
-    assert rules_of("US").version() == rules_of("US").version() != rules_of("DE").version()
+    assert version("US") == version("US") != version("DE")

@@ -4,9 +4,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from conftest import connect
+from declared import ENTITIES
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
-from worker.entities.registry import ENTITIES
 from worker.schema.scripts import scripts
 
 GUIDE_WORKSPACE = """

@@ -9,10 +9,10 @@ import re
 import anyio
 import psycopg
 import pytest
+from declared import ENTITIES
 from psycopg import sql
 from records import add_companies, company, complete, edit, work
 
-from worker.entities.registry import ENTITIES
 from worker.neon import settle
 from worker.postgres import pool, transaction
 from worker.settings import load_settings

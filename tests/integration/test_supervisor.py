@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 from conftest import PATIENCE, ROOT, Daemon
+from declared import ENTITIES
 from records import add_companies
 
 from worker.daemon import systemd as module
 from worker.daemon.puller import PullHeartbeat
 from worker.daemon.systemd import STATUS_EVERY, Supervisor
-from worker.entities.registry import ENTITIES
 from worker.observe.health import STALLED_SECONDS
 from worker.observe.monitor import Monitor
 from worker.settings import Settings

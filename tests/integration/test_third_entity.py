@@ -1,19 +1,16 @@
-"""A third entity is one declaration: its tables are made from it, and it goes round the loop with no change elsewhere."""
+"""A third entity is one file: its tables are made from it, and it goes round the loop with no change elsewhere."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import anyio
 import psycopg
 import pytest
-from pydantic import field_validator
-from pydantic_core import PydanticCustomError
 
-from worker.domain.rules import RecordRules
-from worker.entities.declaration import Entity
+from worker.entities.loader import load_entities
 from worker.entities.registry import ENTITIES
-from worker.entities.worker_tables import Table
 from worker.operate.setup import require_adoptable, setup
 from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database
@@ -29,42 +26,7 @@ HOURS = '{"mon":\r\n\t"9 to 5",\r\n\t"sat": "\\"noon\\"\\n \\\\"}'
 """As somebody typed it: a column of the type json keeps the blanks between its tokens."""
 
 
-class ShopRules(RecordRules):
-    label: str | None = None
-
-    @field_validator("label")
-    @classmethod
-    def _label_is_there(cls, value: str | None) -> str | None:
-        if not value:
-            raise PydanticCustomError("EMPTY_LABEL", "is empty: enter the name over the door")
-        return value
-
-
-SHOPS = Entity(
-    name="shop",
-    plural="shops",
-    key="shop_id",
-    invalid_table=Table("retail", "shop_invalid"),
-    master_table=Table("retail", "shop_master"),
-    workspace_table=Table("public", "shop_needs_enrichment"),
-    # A name that needs quotes, and types that the other entities do not have.
-    column_types={
-        "label": "TEXT", "opened": "DATE", "floor_area": "NUMERIC(8, 2)", "tags": "TEXT[]", "open_sunday": "BOOLEAN",
-        "hours": "JSON", "order": "TEXT",
-    },
-    label="label",
-    master_columns={
-        "shop_id": r"TEXT PRIMARY KEY CHECK (shop_id ~ '^04\.04\.09\.[0-9]{2}\.[0-9]{5}\.[0-9]{3}$')",
-        "display_name": "TEXT NOT NULL", "opened": "DATE", "floor_area": "NUMERIC(8, 2)", "tags": "TEXT[]",
-        "open_sunday": "BOOLEAN", "hours": "JSON", "order": "TEXT", "origin": "TEXT NOT NULL",
-    },
-    mapping={
-        "display_name": "label", "opened": "opened", "floor_area": "floor_area", "tags": "tags",
-        "open_sunday": "open_sunday", "hours": "hours", "order": "order",
-    },
-    computed={"origin": "'enrichment'"},
-    rules=ShopRules,
-)  # fmt: skip
+SHOPS = load_entities(Path(__file__).parents[1] / "data/entities")["shop"]
 
 
 async def _set_up() -> list[str]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from declared import ENTITIES
 from oracle import Known
 
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
 
 DERIVED = {"domain", "full_name", "first_name", "last_name"}
 """Columns that normalising fills in from others."""

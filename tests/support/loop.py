@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import psycopg
 from conftest import ROOT, _environment, as_role, connect
 from copies import Copy
+from declared import ENTITIES
 from expected import Backup, Expected, Typed, entity_of
 from forks import Fork
 from ground import ROLE, Ground
@@ -25,8 +26,6 @@ from proxy import Proxy
 from psycopg import sql
 from psycopg.rows import dict_row
 from records import company, insert
-
-from worker.entities.registry import ENTITIES
 
 T = TypeVar("T")
 QUIET_SECONDS = 120.0

@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 from conftest import connect
 from copies import Copy
+from declared import ENTITIES
 from expected import Theirs, Typed, entity_of
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
@@ -37,8 +38,6 @@ from inputs import (
 from loop import MOVED, Base, Held, correct, insert_record, struck, touched, type_into
 from psycopg import sql
 from records import add_master, add_slot, company, person
-
-from worker.entities.registry import ENTITIES
 
 AT_LEAST = 12
 """So much is done to it between two quiet moments."""

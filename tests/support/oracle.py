@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from declared import COMPANY
 from psycopg import sql
 from records import Connection
 
-from worker.entities.company import COMPANY
 from worker.entities.declaration import Entity, data_of
 
 # One row for each key that any table knows. A promotion stands that was not undone.

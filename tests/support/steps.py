@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+from declared import ENTITIES
 
 from worker.domain.pulled import Pulled
-from worker.entities.registry import ENTITIES
 from worker.settings import load_settings
 from worker.sync import databases as worker_databases
 from worker.sync import stages

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from declared import ENTITIES
 
 from worker.cli.commands import WORK, commands
 from worker.entities.entity_names import NAMES
-from worker.entities.registry import ENTITIES
 
 SLOW = ("psycopg", "anyio", "asyncio", "pydantic", "rich", "structlog", "uvloop", "starlette", "orjson", "worker.sync")
 FRESH = f"""

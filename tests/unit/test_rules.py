@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from declared import COMPANY, PEOPLE, rules_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain.company_rules import CompanyRules
 from worker.domain.model import Data
 from worker.domain.normalise import split_name
-from worker.domain.people_rules import PeopleRules
-from worker.domain.rules import RecordRules
 from worker.domain.steps import Verdict
-from worker.entities.company import COMPANY
-from worker.entities.people import PEOPLE
 
 GOOD_COMPANY: Data = {
     **dict.fromkeys(COMPANY.columns),
@@ -36,11 +32,11 @@ GOOD_PERSON: Data = {
 
 
 def company(**fields: Any) -> Verdict:
-    return CompanyRules.judge(CompanyRules.normalise({**GOOD_COMPANY, **fields}))
+    return COMPANY.rules.judge(COMPANY.rules.normalise({**GOOD_COMPANY, **fields}))
 
 
 def person(**fields: Any) -> Verdict:
-    return PeopleRules.judge(PeopleRules.normalise({**GOOD_PERSON, **fields}))
+    return PEOPLE.rules.judge(PEOPLE.rules.normalise({**GOOD_PERSON, **fields}))
 
 
 def test_a_good_record_passes_without_a_warning() -> None:
@@ -152,7 +148,7 @@ def test_a_message_says_what_to_do_and_stays_short() -> None:
     ],
 )
 def test_website_is_normalised(typed: str, kept: str | None) -> None:
-    assert CompanyRules.normalise({"website": typed})["website"] == kept
+    assert COMPANY.rules.normalise({"website": typed})["website"] == kept
 
 
 @pytest.mark.parametrize(
@@ -170,7 +166,7 @@ def test_website_is_normalised(typed: str, kept: str | None) -> None:
     ],
 )
 def test_domain_follows_the_website(domain: str | None, website: str | None, kept: str | None) -> None:
-    assert CompanyRules.normalise({"domain": domain, "website": website})["domain"] == kept
+    assert COMPANY.rules.normalise({"domain": domain, "website": website})["domain"] == kept
 
 
 @pytest.mark.parametrize(
@@ -189,8 +185,8 @@ def test_domain_follows_the_website(domain: str | None, website: str | None, kep
     ],
 )
 def test_phones_go_to_e164_where_they_can(typed: str, kept: str | None) -> None:
-    assert CompanyRules.normalise({"phone": typed})["phone"] == kept
-    assert PeopleRules.normalise({"phone": typed})["phone"] == kept
+    assert COMPANY.rules.normalise({"phone": typed})["phone"] == kept
+    assert PEOPLE.rules.normalise({"phone": typed})["phone"] == kept
 
 
 def test_company_warnings() -> None:
@@ -259,9 +255,9 @@ def test_a_full_name_is_split(full: str, first: str | None, last: str | None) ->
 
 def test_missing_parts_of_a_name_come_from_the_whole_and_given_ones_stay() -> None:
     data = {"full_name": "Robin Alder", "first_name": None, "last_name": "Birch"}
-    assert PeopleRules.normalise(data) == {"full_name": "Robin Alder", "first_name": "Robin", "last_name": "Birch"}
+    assert PEOPLE.rules.normalise(data) == {"full_name": "Robin Alder", "first_name": "Robin", "last_name": "Birch"}
     data = {"full_name": "", "first_name": "Robin", "last_name": "Birch"}
-    assert PeopleRules.normalise(data)["full_name"] == "Robin Birch"
+    assert PEOPLE.rules.normalise(data)["full_name"] == "Robin Birch"
 
 
 @pytest.mark.parametrize(
@@ -322,14 +318,12 @@ def test_normalising_twice_is_the_same_as_once_and_keeps_the_columns(entity, dat
     assert set(once) == set(record)
 
 
-class ShopRules(RecordRules):
-    floor_area: int
-
-
 def test_a_third_entitys_rules_need_only_their_fields() -> None:
-    assert ShopRules.normalise({"label": " \u00a0x "}) == {"label": "x"}
-    assert ShopRules.judge({"floor_area": 3}).passed
-    verdict = ShopRules.judge({"floor_area": "wide"})
+    shop = rules_of({"label": "TEXT", "floor_area": "INTEGER"}, {"field": "floor_area", "rule": "required"})
+    assert shop.normalise({"label": " \u00a0x "}) == {"label": "x"}
+    assert shop.judge({"floor_area": 3}).passed
+    assert shop.judge({}).reason_code == "EMPTY_FLOOR_AREA"
+    verdict = shop.judge({"floor_area": "wide"})
     assert verdict.reason_code == "INVALID_FLOOR_AREA"
     assert set(verdict.errors) == {"floor_area"}
 
@@ -346,8 +340,8 @@ def test_a_third_entitys_rules_need_only_their_fields() -> None:
     ],
 )  # fmt: skip
 def test_only_what_can_be_dialled_goes_to_e164(typed: str, kept: str) -> None:
-    assert PeopleRules.normalise({"phone": typed})["phone"] == kept
-    assert CompanyRules.normalise({"phone": typed})["phone"] == kept
+    assert PEOPLE.rules.normalise({"phone": typed})["phone"] == kept
+    assert COMPANY.rules.normalise({"phone": typed})["phone"] == kept
 
 
 @pytest.mark.parametrize(
@@ -370,8 +364,8 @@ def test_a_phone_with_an_extension_or_a_word_is_none(phone: str) -> None:
 @pytest.mark.parametrize("word", ["N/A", "n/a", " None ", "NULL", "test", "Example"])
 @pytest.mark.parametrize(
     ("rules", "field"),
-    [(CompanyRules, "phone"), (CompanyRules, "industry"), (PeopleRules, "title"), (PeopleRules, "phone"),
-     (PeopleRules, "linkedin_url")],
+    [(COMPANY.rules, "phone"), (COMPANY.rules, "industry"), (PEOPLE.rules, "title"), (PEOPLE.rules, "phone"),
+     (PEOPLE.rules, "linkedin_url")],
 )  # fmt: skip
 def test_a_placeholder_in_a_field_that_only_warns_counts_as_missing(rules, field: str, word: str) -> None:
     data = rules.normalise({field: word})
@@ -424,6 +418,6 @@ def name(full: str | None, first: str | None, last: str | None) -> dict[str, str
     ],
 )  # fmt: skip
 def test_of_a_name_and_its_parts_what_was_edited_counts(typed, edited, becomes) -> None:
-    followed = PeopleRules.normalise(PeopleRules.follow(typed, frozenset(edited)))
+    followed = PEOPLE.rules.normalise(PEOPLE.rules.follow(typed, frozenset(edited)))
     assert followed == becomes
-    assert PeopleRules.normalise(PeopleRules.follow(followed, frozenset(edited))) == becomes, "twice is as once"
+    assert PEOPLE.rules.normalise(PEOPLE.rules.follow(followed, frozenset(edited))) == becomes, "twice is as once"

@@ -6,9 +6,8 @@ import re
 from dataclasses import replace
 
 import pytest
+from declared import COMPANY, ENTITIES
 
-from worker.entities.company import COMPANY
-from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import Table
 from worker.schema.scripts import fill, scripts
 

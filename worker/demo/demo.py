@@ -28,10 +28,8 @@ from worker.demo import data
 from worker.demo.embedded import EmbeddedServer, EmbeddedUnavailable
 from worker.demo.process import DemoFailed, Worker
 from worker.demo.progress import count_records, idle, watch
-from worker.demo.stage import ENRICHERS, Connection, Stage, connect_to
+from worker.demo.stage import COMPANY, ENRICHERS, PEOPLE, Connection, Stage, connect_to
 from worker.demo.summary import print_invitation, print_summary
-from worker.entities.company import COMPANY
-from worker.entities.people import PEOPLE
 
 ROOT = Path(__file__).parents[2]
 """The folder of the package."""

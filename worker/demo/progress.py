@@ -11,8 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from worker.demo.process import PATIENCE, DemoFailed
-from worker.demo.stage import Stage
-from worker.entities.registry import ENTITIES
+from worker.demo.stage import ENTITIES, Stage
 
 _STATE = sql.SQL("""
 SELECT CASE WHEN promoted_at IS NOT NULL AND enrichment_status = 'complete' THEN 'promoted'

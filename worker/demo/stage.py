@@ -10,7 +10,11 @@ from psycopg.rows import DictRow, dict_row
 from rich.console import Console
 
 from worker.demo.process import Worker
+from worker.entities.loader import load_entities
 
+ENTITIES = load_entities()
+"""The demo carries the entities that come with the worker."""
+COMPANY, PEOPLE = ENTITIES["company"], ENTITIES["people"]
 ENRICHERS = ("ana@enrichers.example", "ben@enrichers.example", "chi@enrichers.example")
 
 

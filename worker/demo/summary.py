@@ -8,9 +8,8 @@ from psycopg import sql
 
 from worker.demo import data
 from worker.demo.process import DemoFailed
-from worker.demo.stage import Connection, Stage
+from worker.demo.stage import ENTITIES, Connection, Stage
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER
 
 

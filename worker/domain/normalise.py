@@ -66,6 +66,11 @@ class WebAddress(NamedTuple):
     text: str
     host: Host
 
+    @property
+    def bare(self) -> str:
+        """The host in ASCII, without ``www.``."""
+        return without_www(self.host.ascii)
+
 
 def trim(text: str) -> str:
     """Text without the blanks around it, invisible ones included; inside nothing changes."""

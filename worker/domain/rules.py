@@ -1,34 +1,39 @@
-"""What makes a record good enough for the master table: normalisation and rules, one class an entity.
+"""What makes a record good enough for the master table: the rules of an entity, compiled once into a pydantic model.
 
-Pure: no I/O, no network, no clock. A rule is a field of a subclass of `RecordRules` with a validator that
-raises ``PydanticCustomError(reason_code, message)``; a warning is an entry of ``warn_when_missing``.
-Messages are read by enrichers next to the field's name: what is wrong, then what to do.
+Pure: no I/O, no network, no clock.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Set
-from functools import cache
+import json
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from importlib.metadata import version as installed
-from typing import ClassVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from worker.domain.model import Data
-from worker.domain.normalise import (
-    MAX_PHONE,
-    can_be_dialled,
-    e164,
-    trim,
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    create_model,
 )
+from pydantic_core import PydanticCustomError
+
+from worker.domain.formats import Email, PersonName, Phone, Placeholder, WebAddress, placeholders_of
+from worker.domain.model import Data
+from worker.domain.normalise import MAX_PHONE, e164, fitting_domain, host_name, trim, web_address
+from worker.domain.person_name import NameColumns
+from worker.domain.rule import ColumnRules, Rule, Test
 from worker.domain.steps import Verdict
 
-Text = str | None
-
-PLACEHOLDERS = frozenset({"test", "example", "n/a", "none", "null"})
-NOT_DIALABLE = "is no number that can be dialled: enter it with its area code, in digits"
-
+REVISION = "2"
+"""To be raised with every change of a verdict, a message or a normal form that the code makes, not a file."""
 _DECIDING = ("email-validator", "idna", "phonenumberslite")
 """Libraries whose release may change a verdict."""
 
@@ -36,81 +41,102 @@ _DECIDING = ("email-validator", "idna", "phonenumberslite")
 _PLAIN_WORDS = {
     "string": "is not text: enter text",
     "int": "is not a whole number: enter digits only",
-    "float": "is not a number: enter digits, with a point where needed",
-    "decimal": "is not a number: enter digits, with a point where needed",
     "bool": "is neither true nor false: enter one of them",
-    "date": "is not a date: enter it as year-month-day",
 }
 
+# Other types are carried as they come.
+_TYPES: Mapping[str, Any] = {
+    "TEXT": str, "VARCHAR": str, "CHARACTER VARYING": str, "SMALLINT": StrictInt, "INTEGER": StrictInt,
+    "BIGINT": StrictInt, "BOOLEAN": StrictBool,
+}  # fmt: skip
 
-class RecordRules(BaseModel):
-    """The rules of one entity. A subclass declares its fields in the order in which errors are reported.
+Step = Callable[[Data], None]
 
-    What a field's type or validator refuses is an error and blocks promotion. A ``PydanticCustomError``
-    brings its reason code (in capitals) and message; whatever else is refused is ``INVALID_<FIELD>``.
-    Columns that are not declared are carried as they are.
+
+class Rules:
+    """The rules of an entity: normalise, follow and judge a record.
+
+    What a column's type or a rule refuses is an error and blocks promotion. A rule brings its reason code and message;
+    what the type refuses is ``INVALID_<COLUMN>``. The order of the rules is the order in which errors are reported.
     """
 
-    model_config = ConfigDict(extra="ignore", validate_default=True)
+    def __init__(self, columns: Mapping[str, str], rules: Sequence[Rule]) -> None:
+        """Compile the rules.
 
-    revision: ClassVar[str] = "2"
-    """To be raised with every change of a verdict, a message or a normal form that the code alone makes."""
-    warn_when_missing: ClassVar[Mapping[str, str]] = {}
-    """``{field: message}``: a warning where the field is empty or zero."""
-    phone_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields that go to E.164."""
-    phone_region: ClassVar[str] = "US"
-    """Where a phone number without country code is from: ISO 3166-1 alpha-2."""
+        Args:
+            columns: data column → SQL type, in capitals, without length.
+            rules: in the order in which errors are reported.
+        """
+        self.columns = dict(columns)
+        self.rules = tuple(rules)
+        of = {name: ColumnRules([rule for rule in rules if name in rule.field]) for name in columns}
+        self._steps = [step for name, column in of.items() for step in _placeholder_steps(name, column)]
+        for name, column in of.items():
+            self._steps += _format_steps(name, column)
+        self._phones = [(name, phone.region) for name, column in of.items() if (phone := column.first(Phone))]
+        self._names = [
+            NameColumns(name, it.first_name, it.last_name, it.min_length, placeholders_of(column))
+            for name, column in of.items()
+            if (it := column.first(PersonName))
+        ]
+        self._steps += [names.fill_in for names in self._names]
+        warnings = {name: _Tests.of(name, column, "warning") for name, column in of.items()}
+        self._warnings = [(name, tests) for name, tests in warnings.items() if tests.present or tests.missing]
+        self._model = _model(columns, of, rules)
+        self._validate = self._model.__pydantic_validator__.validate_python
+        self._fields = {name: str(field.validation_alias) for name, field in self._model.model_fields.items()}
+        self._version = self._hash()
 
-    @classmethod
-    @cache
-    def version(cls) -> str:
+    def version(self) -> str:
         """The version of these rules: twelve hex digits that change whenever a verdict might. The ledger keeps it
         with each outcome.
 
-        A hash of what the class declares, its ``revision``, and the versions of the libraries that decide: the same on
-        every machine, and wherever the code lies.
+        A hash of what the file says, of `REVISION`, and of the versions of the libraries that decide: the same on every
+        machine, wherever the code lies, and whatever the file's comments and the order of its tables and keys are.
         """
-        fields = [f"{name} {field.annotation}" for name, field in cls.model_fields.items()]
-        parts = [cls.__qualname__, cls.revision, *fields, *cls.phone_fields, cls.phone_region]
-        parts += [f"{name} {message}" for name, message in cls.warn_when_missing.items()]
-        parts += [f"{name} {installed(name)}" for name in _DECIDING]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+        return self._version
 
-    @classmethod
-    def normalise(cls, data: Data) -> Data:
+    def _hash(self) -> str:
+        parts = {
+            "columns": self.columns,
+            "rules": [rule.model_dump(mode="json") for rule in self.rules],
+            "revision": REVISION,
+            "libraries": {name: installed(name) for name in _DECIDING},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+    def normalise(self, data: Data) -> Data:
         """Return a new record with the same keys and tidied values. Idempotent.
 
-        Text loses the blanks around it, blank text becomes None, phones go to E.164. Values of other types
-        stay as they are.
+        Text loses the blanks around it, blank text becomes None, phones go to E.164, a bare host gets ``https://``, and
+        a placeholder that is only a warning becomes None. Values of other types stay as they are.
 
         Args:
             data: JSON values by column name; not changed.
         """
         tidy = {name: trim(value) or None if isinstance(value, str) else value for name, value in data.items()}
-        for name in cls.phone_fields:
+        for name, region in self._phones:
             # Longer ones are no numbers, and not worth a place in the cache.
             if isinstance(phone := tidy.get(name), str) and len(phone) <= MAX_PHONE:
-                tidy[name] = e164(phone, cls.phone_region)
-        for name in cls.warn_when_missing:
-            # A placeholder where only a warning would follow is as good as nothing.
-            if isinstance(word := tidy.get(name), str) and word.casefold() in PLACEHOLDERS:
-                tidy[name] = None
+                tidy[name] = e164(phone, region)
+        for step in self._steps:
+            step(tidy)
         return tidy
 
-    @classmethod
-    def follow(cls, data: Data, edited: Set[str]) -> Data:
+    def follow(self, data: Data, edited: Set[str]) -> Data:
         """Bring columns that say the same in line with those that the enricher edited.
 
         Args:
             data: JSON values by column name; not changed.
             edited: the columns whose value came from the enricher.
         """
+        for names in self._names:
+            data = names.follow(data, edited)
         return data
 
-    @classmethod
-    def judge(cls, data: Data) -> Verdict:
-        """Judge a normalised record; a missing key counts as empty. Never raises on a JSON value.
+    def judge(self, data: Data) -> Verdict:
+        """Judge a normalised record; a missing key counts as empty. Only a function that a file names may raise on a
+        JSON value.
 
         Args:
             data: JSON values by column name, as `normalise` returns them.
@@ -118,26 +144,141 @@ class RecordRules(BaseModel):
         errors: dict[str, str] = {}
         reason_code: str | None = None
         try:
-            cls.model_validate(data)
-        except ValidationError as refused:
-            for error in refused.errors(include_url=False, include_context=False, include_input=False):
+            self._validate(data, context=data)
+        except ValidationError as faults:
+            for error in faults.errors(include_url=False, include_context=False, include_input=False):
+                # A missing key is told by the model's name of the field.
                 field = str(error["loc"][0]) if error["loc"] else "record"
+                field = self._fields.get(field, field)
                 code, message = error["type"], error["msg"]
                 if not code.isupper():  # one of pydantic's own
                     message = _PLAIN_WORDS.get(code.partition("_")[0], f"cannot be read: {message}")
                     code = f"INVALID_{field.upper()}"
                 errors.setdefault(field, message)
                 reason_code = reason_code or code
-        warnings = {
-            name: message
-            for name, message in cls.warn_when_missing.items()
-            if name not in errors and not (value := data.get(name)) and value is not False
-        }
-        for name in cls.phone_fields:
-            if (
-                name not in errors
-                and isinstance(phone := data.get(name), str)
-                and not can_be_dialled(phone, cls.phone_region)
-            ):
-                warnings[name] = NOT_DIALABLE
+        warnings: dict[str, str] = {}
+        for name, tests in self._warnings:
+            if name not in errors and (refused := tests.refuse(data.get(name), data)):
+                warnings[name] = refused[1]
         return Verdict(errors, warnings, reason_code)
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None and value not in ("", [])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tests:
+    """The tests of a column: most values are there, and most tests pass."""
+
+    present: tuple[tuple[str, Test], ...]
+    """Reason code and test: for a value that is there."""
+    missing: tuple[tuple[str, Test], ...]
+    """For an empty one."""
+    of_record: bool
+
+    @classmethod
+    def of(cls, name: str, column: ColumnRules, severity: str) -> _Tests:
+        rules = [rule for rule in column.rules if rule.severity == severity and not is_dropped(rule)]
+        tests = [(rule, (rule.code_of(name), rule.test(name, column))) for rule in rules]
+        return cls(
+            tuple(test for rule, test in tests if rule.looks_at_present()),
+            tuple(test for rule, test in tests if rule.looks_at_missing(column)),
+            any(rule.looks_at_record(column) for rule in rules),
+        )
+
+    def refuse(self, value: Any, record: Data) -> tuple[str, str] | None:
+        """Reason code and message of the first test that refuses the value."""
+        for code, test in self.present if value or _is_there(value) else self.missing:
+            if message := test(value, record):
+                return code, message
+        return None
+
+
+def is_dropped(rule: Rule) -> bool:
+    """Whether what the rule finds is dropped: a placeholder where only a warning would follow is as good as nothing."""
+    return isinstance(rule, Placeholder) and rule.severity == "warning"
+
+
+def _model(columns: Mapping[str, str], of: Mapping[str, ColumnRules], rules: Sequence[Rule]) -> type[BaseModel]:
+    """The pydantic model: a field for each column that may be refused, those with rules first, in the rules' order."""
+    with_rules = dict.fromkeys(name for rule in rules if rule.severity == "error" for name in rule.field)
+    fields: dict[str, Any] = {}
+    for number, name in enumerate((*with_rules, *(name for name in columns if name not in with_rules))):
+        type_, tests = _TYPES.get(columns[name]), _Tests.of(name, of[name], "error")
+        if type_ is None and name not in with_rules:
+            continue
+        asked: Any = Any if type_ is None else type_ | None
+        if name in with_rules:
+            asked = Annotated[asked, AfterValidator(_validator(tests))]
+        # An alias: a column may be named like an attribute of pydantic's, or as no Python name.
+        fields[f"f{number}"] = (asked, Field(None, validation_alias=name))
+    return create_model("Record", __config__=ConfigDict(extra="ignore", validate_default=True), **fields)
+
+
+def _validator(tests: _Tests) -> Callable[..., Any]:
+    """A validator of a field. Of tests that look at the value alone, pydantic need not say what stands around it."""
+    present, missing = tests.present, tests.missing
+
+    def with_record(value: Any, info: ValidationInfo[Data]) -> Any:
+        if refused := tests.refuse(value, info.context):
+            raise _refusal(*refused)
+        return value
+
+    def alone(value: Any) -> Any:
+        # As `refuse`, without a call more: this is asked of every record.
+        for code, test in present if value or _is_there(value) else missing:
+            if message := test(value, _NO_RECORD):
+                raise _refusal(code, message)
+        return value
+
+    return with_record if tests.of_record else alone
+
+
+def _refusal(code: str, message: str) -> PydanticCustomError:
+    # The message is no template, as it has no context.
+    return PydanticCustomError(code, message)
+
+
+_NO_RECORD: Data = {}
+
+
+def _placeholder_steps(name: str, column: ColumnRules) -> list[Step]:
+    """A placeholder where only a warning would follow is as good as nothing."""
+    steps: list[Step] = []
+    for rule in column.rules:
+        if is_dropped(rule):
+            test = rule.test(name, column)
+
+            def drop(data: Data, test: Test = test) -> None:
+                if isinstance(value := data.get(name), str) and test(value, data):
+                    data[name] = None
+
+            steps.append(drop)
+    return steps
+
+
+def _format_steps(name: str, column: ColumnRules) -> list[Step]:
+    """Bring web addresses and e-mail addresses to their normal form."""
+    steps: list[Step] = []
+    if rule := column.first(WebAddress):
+        domain, placeholders = rule.domain, placeholders_of(column)
+
+        def web(data: Data) -> None:
+            if address := web_address(data.get(name)):
+                data[name] = address.text
+                # Of a website that is refused nothing better is known.
+                if domain and domain in data and address.bare not in placeholders:
+                    data[domain] = fitting_domain(data[domain], address.host)
+
+        steps.append(web)
+    if column.first(Email):
+
+        def email(data: Data) -> None:
+            if isinstance(value := data.get(name), str):
+                local, _, domain = value.rpartition("@")
+                if local and (host := host_name(domain)):
+                    data[name] = f"{local}@{host.shown}"
+
+        steps.append(email)
+    return steps

@@ -1,19 +1,21 @@
-"""The kinds of record the worker carries. A new one is one declaration: ``sql/`` is filled in from it."""
+"""An entity as the rest of the worker knows it: made of an entity file, frozen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from psycopg import sql
 
 from worker.domain.model import Data, Requirement
 from worker.domain.normalise import E164, trim
-from worker.domain.rules import RecordRules
+from worker.domain.rules import Rules
+from worker.entities.names import plain_type
 from worker.entities.worker_tables import Table
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Entity:
     """One kind of record: where it lives, what is carried, how it maps to the master, what judges it.
 
@@ -38,20 +40,27 @@ class Entity:
     """Master column → data column."""
     computed: Mapping[str, str]
     """Master column → SQL expression."""
-    rules: type[RecordRules]
+    rules: Rules
+    singular: str = ""
+    key_type: str = "TEXT"
     dialled: tuple[str, ...] = ()
     """Data columns whose phone the master takes only in E.164."""
     kept: tuple[str, ...] = ()
     """Master columns that a record which is in the master already keeps: where it came from, and its place."""
     requirements: tuple[Requirement, ...] = ()
-    releases: tuple[str, ...] = ()
+    releases: tuple[Entity, ...] = ()
     """Entities that may wait for a record of this one."""
-    reads: tuple[Table, ...] = ()
-    """Other tables in Neon that ``computed`` and ``requirements`` look at."""
+    reads: Mapping[Table, Mapping[str, str]] = field(default_factory=dict)
+    """Other tables in Neon that ``computed`` and ``requirements`` look at: column → its type, empty if any will do."""
     raw_table: Table | None = None
     """Where the records come from that turned out invalid: what ``source_table`` says where nobody fills it."""
+    file: Path | None = None
+    """The entity file."""
     columns: tuple[str, ...] = field(init=False)
     """The data columns' names, in order."""
+
+    def __repr__(self) -> str:
+        return f"Entity({self.name!r})"
 
     def __post_init__(self) -> None:
         # Kept, not made anew: they are asked for with every record.
@@ -70,7 +79,7 @@ class Entity:
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
-        return f"{number} {self.name if number == 1 else self.plural}"
+        return f"{number} {(self.singular or self.name) if number == 1 else self.plural}"
 
 
 def data_of(entity: Entity, row: str) -> sql.Composed:
@@ -78,5 +87,13 @@ def data_of(entity: Entity, row: str) -> sql.Composed:
 
     JSONB has one text for one value whatever the session's settings, so its MD5 is the same on both sides.
     """
-    pairs = (sql.SQL("{}, {}").format(sql.Literal(column), sql.Identifier(row, column)) for column in entity.columns)
+    pairs = (
+        sql.SQL("{}, {}").format(sql.Literal(column), _value(sql.Identifier(row, column), type_))
+        for column, type_ in entity.column_types.items()
+    )
     return sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
+
+
+def _value(column: sql.Identifier, type_: str) -> sql.Composable:
+    # As a JSON number, a NUMERIC would lose digits in Python.
+    return sql.SQL("{}::text").format(column) if plain_type(type_) == "NUMERIC" else column

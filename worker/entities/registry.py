@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from worker.entities.company import COMPANY
 from worker.entities.declaration import Entity
-from worker.entities.people import PEOPLE
+from worker.entities.loader import load_entities
 
-# Companies first: people wait for theirs.
-ENTITIES: dict[str, Entity] = {entity.name: entity for entity in (COMPANY, PEOPLE)}
+ENTITIES: dict[str, Entity] = load_entities()

@@ -28,3 +28,12 @@ RECEIPTS = Table("marketing", "enrichment_receipts")
 LOG = Table("public", "shq_validation_log")
 POSITION = Table("public", "enrichment_pull_position")
 OUTBOX = Table("public", "enrichment_outbox")
+
+RESERVED_COLUMNS = frozenset({
+    "id", "neon_id", "source_batch_id", "original_validation_errors", "original_validation_warnings", "reason_code",
+    "enrichment_status", "enrichment_notes", "enriched_by", "enriched_at", "pulled_from_neon_at", "pushed_to_neon_at",
+    "last_sync_hash", "created_at", "updated_at", "neon_snapshot", "validation_errors", "validation_warnings",
+    "sync_note", "promoted_at", "waiting_for", "sync_code", "receipt_id", "receipt_hash", "queued_versions",
+    "validation_status", "failed_at", "reviewed", "batch_id", "source_table", "still_invalid",
+})  # fmt: skip
+"""The columns of every workspace and invalid table beside the key and the data: no data column may have their names."""

@@ -142,8 +142,10 @@ def _workspace(entity: Entity) -> Shape:
 
 
 def _read(entity: Entity, table: Table) -> Shape:
-    texts = {"company_slots": ("company_slot_unique_id", "company_unique_id", "slot_type", "slot_label")}
-    columns = [Wanted(name, added=False, loose=True, read=True) for name in texts.get(table.name, ())]
+    columns = [
+        Wanted(name, Kind.TEXT if type_ == "TEXT" else Kind.ANY, added=False, loose=True, read=True)
+        for name, type_ in entity.reads[table].items()
+    ]
     return Shape(NEON, f"{entity.name}: Neon's tables", table, columns)
 
 

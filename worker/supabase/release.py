@@ -9,7 +9,6 @@ from psycopg import sql
 
 from worker.domain import messages
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed
 
@@ -38,4 +37,4 @@ def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
     """The steps that release the rows that wait for these records of ``entity``."""
     if not promoted:
         return []
-    return [release(ENTITIES[name], promoted) for name in entity.releases if name in ENTITIES]
+    return [release(other, promoted) for other in entity.releases]

@@ -119,7 +119,7 @@ async def _promotions(
     """The steps that promote the records that ``entity`` waits for, in a rehearsal."""
     steps: list[Step] = []
     for other in ENTITIES.values():
-        if entity.name in other.releases:
+        if entity.name in [one.name for one in other.releases]:
             rows = await invalid.read(neon, other, list(keys))
             batch = [begin_in_neon(other, row, None) for row in rows.values()]
             how = databases.settlements[other.name]

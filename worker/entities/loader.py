@@ -1,0 +1,212 @@
+"""Read entity files, check them, and make the entities of them. Every mistake is told with file and line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.domain.model import Requirement
+from worker.domain.rules import Rules
+from worker.entities.declaration import Entity
+from worker.entities.file_format import EntityFile, Wait
+from worker.entities.mistakes import EntityFileError, Mistake, Source, read
+from worker.entities.names import in_sql, literal, plain_type
+from worker.entities.slots import quoted, slot_requirements, slot_sql
+from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+
+FOLDER = Path(__file__).parent
+"""The entity files that come with the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A file that was read."""
+
+    name: str
+    source: Source
+    file: EntityFile
+
+
+def load_entities(folder: Path | None = None) -> dict[str, Entity]:
+    """The entities of a folder by name, those that others wait for first.
+
+    Args:
+        folder: of the entity files; by default the ones that come with the worker.
+
+    Raises:
+        EntityFileError: a file is wrong, or the folder has none.
+    """
+    paths = entity_files(folder)
+    if folder:
+        # A rule may name a function of a module beside the files.
+        sys.path[:] = [*dict.fromkeys((*sys.path, str(folder.resolve())))]
+    declared, mistakes = {}, []
+    for path in paths:
+        one, found = read_file(path)
+        mistakes += found
+        if one:
+            declared[one.name] = one
+    mistakes += together(declared.values())
+    if mistakes:
+        raise EntityFileError(mistakes)
+    return entities_of(declared)
+
+
+def entity_files(folder: Path | None = None) -> list[Path]:
+    """The entity files of a folder.
+
+    Raises:
+        EntityFileError: there is no such folder, or no such file in it.
+    """
+    where = folder or FOLDER
+    try:
+        paths = sorted(path for path in where.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
+    except OSError as error:
+        raise EntityFileError([Mistake(str(where), None, f"cannot be read ({error.strerror})")]) from None
+    if not paths:
+        hint = (
+            "has no entity file; copy company.toml and people.toml there to begin with (`enrichment-worker entities`)"
+        )
+        raise EntityFileError([Mistake(str(where), None, hint)])
+    return paths
+
+
+def read_file(path: Path) -> tuple[Declared | None, list[Mistake]]:
+    """Read one file by itself: its mistakes, and what it declares if there are none."""
+    name = path.stem
+    source, file, mistakes = read(path)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        mistakes.append(
+            Mistake(str(path), None, "names no entity: use lower-case letters, digits and underscores: shop.toml")
+        )
+    if len(name) > 40:
+        mistakes.append(Mistake(str(path), None, "has a name of more than 40 characters: shorten it"))
+    if source is None or file is None or mistakes:
+        return None, mistakes
+    return Declared(name, source, file), []
+
+
+def together(declared: Iterable[Declared]) -> list[Mistake]:
+    """The mistakes that only several files make: two with one table, one that waits for an entity that there is not."""
+    mistakes, files = [], list(declared)
+    names = {one.name for one in files}
+    taken: dict[Table, str] = dict.fromkeys((LEDGER, RECEIPTS, LOG, POSITION, OUTBOX), "the worker itself")
+    for one in files:
+        for what in ("invalid", "master", "workspace"):
+            table = getattr(one.file.tables, what)
+            if table in taken:
+                text = f"{table} is a table of {taken[table]} already: every entity has tables of its own"
+                mistakes.append(one.source.mistake(("tables", what), text))
+            taken.setdefault(table, one.name)
+        for number, wait in enumerate(one.file.waits):
+            if wait.entity and wait.entity not in names:
+                text = f"there is no entity {wait.entity}; known: {', '.join(sorted(names))}"
+                mistakes.append(one.source.mistake(("waits", number, "entity"), text))
+    if not mistakes:
+        mistakes += _cycles(files)
+    return mistakes
+
+
+def _cycles(files: list[Declared]) -> list[Mistake]:
+    waits = {one.name: {wait.entity for wait in one.file.waits if wait.entity} for one in files}
+    done: set[str] = set()
+    while ready := [name for name in waits if name not in done and waits[name] <= done]:
+        done.update(ready)
+    rest = [one for one in files if one.name not in done]
+    if not rest:
+        return []
+    text = f"{', '.join(one.name for one in rest)} wait for each other: none could ever go on"
+    return [rest[0].source.mistake(("waits", 0, "entity"), text)]
+
+
+def entities_of(declared: Mapping[str, Declared]) -> dict[str, Entity]:
+    """Make the entities of files without mistakes, those that others wait for first."""
+    waits = {name: {wait.entity for wait in one.file.waits if wait.entity} for name, one in declared.items()}
+    order: list[str] = []
+    while len(order) < len(declared):
+        order += [name for name in declared if name not in order and waits[name] <= set(order)]
+    entities: dict[str, Entity] = {}
+    for name in reversed(order):  # a record releases others: those are made first
+        releases = tuple(entities[other] for other in order if name in waits[other])
+        entities[name] = _entity(declared[name], declared, releases)
+    return {name: entities[name] for name in order}
+
+
+def _entity(one: Declared, declared: Mapping[str, Declared], releases: tuple[Entity, ...]) -> Entity:
+    file = one.file
+    singular, key = file.singular or one.name, file.key.column
+    mapping = {name: it.column for name, it in file.master.mapping.items() if it.form == "as_is"}
+    dialled = {name: it.column for name, it in file.master.mapping.items() if it.form == "e164"}
+    computed = {name: _dialled(column) for name, column in dialled.items()} | file.master.computed
+    kept = file.master.kept
+    requirements = [_requirement(file, wait, declared) for wait in file.waits]
+    reads: dict[Table, dict[str, str]] = {}
+    for wait in file.waits:
+        if wait.entity:
+            other = declared[wait.entity].file
+            reads[other.tables.master] = {other.key.column: other.key.type}
+    if slot := file.slot:
+        computed[slot.master_column] = slot_sql(slot)
+        kept = (slot.master_column, *kept)
+        texts = {slot.key, slot.owner, *slot.named_by}
+        reads[slot.table] = dict.fromkeys(sorted(texts), "TEXT") | ({slot.since: ""} if slot.since else {})
+        new = f"NOT EXISTS (SELECT FROM {quoted(file.tables.master)} p WHERE p.{in_sql(key)} = r.{in_sql(key)})"
+        formats = [_has_form(wait) for wait in file.waits if wait.field == slot.owner and wait.format]
+        requirements += slot_requirements(slot, singular, file.plural, new, " AND ".join(formats) or "true")
+    return Entity(
+        name=one.name,
+        singular=singular,
+        plural=file.plural,
+        key=key,
+        key_type=file.key.type,
+        invalid_table=file.tables.invalid,
+        master_table=file.tables.master,
+        workspace_table=file.tables.workspace,
+        column_types=file.columns,
+        label=file.label,
+        master_columns=file.master.create or _created(file, mapping, computed),
+        mapping=mapping,
+        computed=computed,
+        kept=kept,
+        dialled=tuple(dialled.values()),
+        rules=Rules({name: plain_type(type_) for name, type_ in file.columns.items()}, file.rules),
+        requirements=tuple(requirements),
+        releases=releases,
+        reads=reads,
+        raw_table=file.tables.raw,
+        file=one.source.path,
+    )
+
+
+def _dialled(column: str) -> str:
+    """A phone in E.164; one that is left as typed is not carried."""
+    return rf"CASE WHEN r.{in_sql(column)} ~ '^\+[1-9][0-9]{{6,14}}$' THEN r.{in_sql(column)} END"
+
+
+def _created(file: EntityFile, mapping: Mapping[str, str], computed: Mapping[str, str]) -> dict[str, str]:
+    """The columns of a master table that the file says nothing of."""
+    columns = {file.key.column: f"{file.key.type} PRIMARY KEY"}
+    columns |= {name: file.columns[column] for name, column in mapping.items()}
+    return columns | dict.fromkeys(computed, "TEXT")
+
+
+def _has_form(wait: Wait) -> str:
+    return f"r.{in_sql(wait.field)}::text ~ {literal(wait.format or '')}"
+
+
+def _requirement(file: EntityFile, wait: Wait, declared: Mapping[str, Declared]) -> Requirement:
+    field = f"r.{in_sql(wait.field)}"
+    if wait.unmet:
+        unmet = f"({wait.unmet})"
+    else:
+        other = declared[wait.entity or ""].file
+        key = f"m.{in_sql(other.key.column)}"
+        # As text, keys of different types can be compared, but no index helps.
+        same = plain_type(file.columns[wait.field]) == other.key.type
+        equal = f"{key} = {field}" if same else f"{key}::text = {field}::text"
+        unmet = f"NOT EXISTS (SELECT FROM {quoted(other.tables.master)} m WHERE {equal})"
+    possible = f"{_has_form(wait)} AND " if wait.format else ""
+    return Requirement(waits_for=f"{field}::text", unmet=possible + unmet, note=wait.note)
