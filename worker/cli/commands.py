@@ -5,20 +5,55 @@ version, completion and usage errors are fast. Nothing here may import slow modu
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import wraps
 from importlib import import_module
 from typing import Any
 
 import click
+import click.shell_completion
 
 from worker import __version__
 from worker.daemon import signals
-from worker.entities.entity_names import NAMES
+from worker.entities import folder
 
 WORK: dict[str, str] = {}
 """Command → the function that runs it, as ``module:function``. It takes the command's arguments by name."""
 
-entity_option = click.option("--entity", type=click.Choice(NAMES), help="Only this kind of record; default both.")
+
+class EntityName(click.ParamType[str]):
+    """The name of an entity: that of a file, which is looked for when a name is given."""
+
+    name = "NAME"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse a name that no file has."""
+        try:
+            known = _entity_names()
+        except folder.NoEntityFiles:
+            return value  # told when the files are loaded
+        if value not in known:
+            near = get_close_matches(value, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+            self.fail(f"there is no entity {value[:60]!r}; {hint}", param, ctx)
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[click.shell_completion.CompletionItem]:
+        """The names that begin like this."""
+        try:
+            known = _entity_names()
+        except folder.NoEntityFiles:
+            known = []
+        return [click.shell_completion.CompletionItem(name) for name in known if name.startswith(incomplete)]
+
+
+def _entity_names() -> list[str]:
+    return [path.stem for path in folder.entity_files(folder.entity_folder())]
+
+
+entity_option = click.option("--entity", type=EntityName(), help="Only this kind of record; default all.")
 batch_option = click.option(
     "--batch-size", type=click.IntRange(1, 100_000), metavar="N", help="Records handled at a time."
 )
@@ -32,7 +67,7 @@ def commands() -> None:
     """Carry repaired records from the Supabase workspace to Neon, the moment they are complete."""
 
 
-def command(work: str) -> Callable[[Callable[[], None]], click.Command]:
+def command(work: str, group: click.Group = commands) -> Callable[[Callable[[], None]], click.Command]:
     """Declare a command from a function's name, options and docstring; ``work`` names the function that runs it."""
 
     def declare(declared: Callable[[], None]) -> click.Command:
@@ -40,7 +75,7 @@ def command(work: str) -> Callable[[Callable[[], None]], click.Command]:
         def run(**arguments: Any) -> Any:
             return load(work)(**arguments)
 
-        made: click.Command = commands.command()(run)
+        made: click.Command = group.command()(run)
         WORK[made.name or ""] = work
         return made
 
@@ -161,3 +196,30 @@ def reconcile() -> None:
 @json_option
 def doctor() -> None:
     """Check settings, connections, schema, triggers, privileges, LISTEN, security; each with its fix."""
+
+
+@commands.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def entities(context: click.Context, as_json: bool) -> None:
+    """List the entities and their files; check a file, or draft one."""
+    if context.invoked_subcommand is None:
+        load(WORK["entities"])(as_json=as_json)
+
+
+WORK["entities"] = "worker.cli.entities:listed"
+
+
+@command("worker.cli.entities:check", entities)
+@click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
+def check() -> None:
+    """Check an entity file: every mistake with its line; against both databases if they can be reached."""
+
+
+@command("worker.cli.entities:new", entities)
+@click.argument("name", metavar="NAME")
+@click.option("--invalid", required=True, metavar="SCHEMA.TABLE", help="The invalid table in Neon.")
+@click.option("--master", required=True, metavar="SCHEMA.TABLE", help="The master table in Neon.")
+@click.option("--out", type=click.Path(dir_okay=False), metavar="FILE", help="Default NAME.toml in WORKER_ENTITIES.")
+def new() -> None:
+    """Write an entity file from an existing invalid and master table."""

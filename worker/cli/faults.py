@@ -8,6 +8,8 @@ from typing import NoReturn
 import psycopg
 
 from worker.cli.console import fail
+from worker.entities.folder import NoEntityFiles
+from worker.entities.mistakes import EntityFileError
 from worker.postgres.errors import Kind, SetupMissing, in_one_line, kind_of, metric_label, with_database
 from worker.postgres.hints import hint_for, with_hint
 from worker.settings import SettingsError
@@ -19,7 +21,7 @@ NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
 
 def report(error: BaseException) -> NoReturn:
     """Print the error and a hint, and exit."""
-    if isinstance(error, SettingsError):
+    if isinstance(error, SettingsError | EntityFileError | NoEntityFiles):
         fail(str(error), 2)
     if isinstance(error, Unreachable):
         fail(str(error), 3)

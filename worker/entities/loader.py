@@ -12,13 +12,11 @@ from worker.domain.model import Requirement
 from worker.domain.rules import Rules
 from worker.entities.declaration import Entity
 from worker.entities.file_format import EntityFile, Wait
+from worker.entities.folder import FOLDER, entity_files
 from worker.entities.mistakes import EntityFileError, Mistake, Source, read
 from worker.entities.names import in_sql, literal, plain_type
 from worker.entities.slots import quoted, slot_requirements, slot_sql
 from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
-
-FOLDER = Path(__file__).parent
-"""The entity files that come with the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +28,18 @@ class Declared:
     file: EntityFile
 
 
-def load_entities(folder: Path | None = None) -> dict[str, Entity]:
+def load_entities(folder: Path = FOLDER) -> dict[str, Entity]:
     """The entities of a folder by name, those that others wait for first.
 
     Args:
         folder: of the entity files; by default the ones that come with the worker.
 
     Raises:
-        EntityFileError: a file is wrong, or the folder has none.
+        NoEntityFiles: there are none.
+        EntityFileError: a file is wrong.
     """
     paths = entity_files(folder)
-    if folder:
+    if folder != FOLDER:
         # A rule may name a function of a module beside the files.
         sys.path[:] = [*dict.fromkeys((*sys.path, str(folder.resolve())))]
     declared, mistakes = {}, []
@@ -53,25 +52,6 @@ def load_entities(folder: Path | None = None) -> dict[str, Entity]:
     if mistakes:
         raise EntityFileError(mistakes)
     return entities_of(declared)
-
-
-def entity_files(folder: Path | None = None) -> list[Path]:
-    """The entity files of a folder.
-
-    Raises:
-        EntityFileError: there is no such folder, or no such file in it.
-    """
-    where = folder or FOLDER
-    try:
-        paths = sorted(path for path in where.iterdir() if path.suffix == ".toml" and not path.name.startswith("."))
-    except OSError as error:
-        raise EntityFileError([Mistake(str(where), None, f"cannot be read ({error.strerror})")]) from None
-    if not paths:
-        hint = (
-            "has no entity file; copy company.toml and people.toml there to begin with (`enrichment-worker entities`)"
-        )
-        raise EntityFileError([Mistake(str(where), None, hint)])
-    return paths
 
 
 def read_file(path: Path) -> tuple[Declared | None, list[Mistake]]:

@@ -1,0 +1,129 @@
+"""``entities``: list the entity files, check one, or draft one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from worker.cli.common import read_settings, run_async
+from worker.cli.console import fail, say, shown
+from worker.entities.declaration import Entity
+from worker.entities.draft import NoDraft
+from worker.entities.folder import FOLDER, entity_folder
+from worker.entities.loader import Declared, entities_of, load_entities, read_file, together
+from worker.entities.names import table_name
+from worker.operate.entity_check import compared, drafted
+from worker.postgres.pool import Database
+from worker.settings import Settings, SettingsError
+from worker.sync.databases import Unreachable, probe
+
+
+def listed(as_json: bool) -> None:
+    """List the entities and their files."""
+    entities = load_entities(entity_folder())
+    rows = [
+        {
+            "name": one.name, "file": str(one.file), "invalid": str(one.invalid_table),
+            "master": str(one.master_table), "workspace": str(one.workspace_table),
+            "rules_version": one.rules.version(),
+        }
+        for one in entities.values()
+    ]  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    for row in rows:
+        click.echo(f"{row['name']}: {row['file']}")
+        click.echo(
+            f"  {row['invalid']} -> {row['workspace']} -> {row['master']}, rules of version {row['rules_version']}"
+        )
+
+
+def check(file: str) -> None:
+    """Check an entity file: by itself, with those beside it, and against the databases if they can be reached."""
+    path = Path(file)
+    declared, mistakes = read_file(path)
+    beside: dict[str, Declared] = {}
+    if declared:
+        beside = _beside(declared)
+        mistakes += [one for one in together([*beside.values(), declared]) if one.file == str(path)]
+    if mistakes or not declared:
+        _tell(mistakes)
+    entities = entities_of({**beside, declared.name: declared})
+    compared = _compare(entities, declared.name)
+    click.echo(f"{path}: {declared.name} is in order" + (", and the databases fit" if compared else ""))
+
+
+def _beside(declared: Declared) -> dict[str, Declared]:
+    """The sound files in the same folder; what the entity waits for may be one that the worker carries now."""
+    folder = declared.source.path.parent
+    others = {path.stem: path for path in sorted(folder.glob("*.toml")) if path.stem != declared.name}
+    for wait in declared.file.waits:
+        if wait.entity and wait.entity not in others:
+            others[wait.entity] = entity_folder() / f"{wait.entity}.toml"
+    return {name: one for name, path in others.items() if path.is_file() and (one := read_file(path)[0])}
+
+
+def _tell(mistakes: Iterable[object]) -> NoReturn:
+    for mistake in mistakes:
+        click.echo(str(mistake))
+    raise SystemExit(1)
+
+
+def _compare(entities: Mapping[str, Entity], name: str) -> bool:
+    """Compare an entity with the databases; whether they could be reached."""
+    try:
+        wrong, added = run_async(_compared, read_settings(), entities, name)
+    except (SettingsError, Unreachable) as error:
+        say(f"not compared with the databases: {str(error).splitlines()[0]}")
+        return False
+    for line in dict.fromkeys(added):
+        say(f"`setup` would add: {line}")
+    if wrong:
+        _tell(wrong)
+    return True
+
+
+async def _compared(settings: Settings, entities: Mapping[str, Entity], name: str) -> tuple[list[str], list[str]]:
+    sides = {
+        "Neon": (settings.neon_conninfo, "NEON_DATABASE_URL"),
+        "Supabase": (settings.supabase_conninfo, "SUPABASE_DATABASE_URL"),
+    }
+    for side, (conninfo, setting) in sides.items():
+        await probe(Database(side, conninfo), setting)
+    neon, supabase = (Database(side, conninfo) for side, (conninfo, _) in sides.items())
+    async with neon, supabase:
+        mismatches = await compared(neon, supabase, list(entities.values()), [name])
+    wrong = [str(one.problem) for one in mismatches if not one.by_setup]
+    return wrong, [one.by_setup for one in mismatches if one.by_setup]
+
+
+def new(name: str, invalid: str, master: str, out: str | None) -> None:
+    """Write an entity file from an existing invalid and master table."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+        raise click.UsageError(f"{shown(name)} names no entity: use lower-case letters, digits and underscores")
+    try:
+        tables = table_name(invalid), table_name(master)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    path = Path(out) if out else (Path() if entity_folder() == FOLDER else entity_folder()) / f"{name}.toml"
+    if path.exists():
+        fail(f"{path} is there already: remove it, or write to another file (--out)", 1)
+    try:
+        text = run_async(_drafted, read_settings(), name, *tables)
+    except NoDraft as error:
+        fail(str(error), 1)
+    path.write_text(text, encoding="utf-8")
+    click.echo(f"{path} is written: decide where its comments say so, then `enrichment-worker entities check {path}`")
+
+
+async def _drafted(settings: Settings, name: str, *tables: object) -> str:
+    await probe(Database("Neon", settings.neon_conninfo), "NEON_DATABASE_URL")
+    async with Database("Neon", settings.neon_conninfo) as neon:
+        invalid, master = tables
+        return await drafted(neon, name, invalid, master)  # type: ignore[arg-type]
