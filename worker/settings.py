@@ -20,7 +20,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.entities.folder import FOLDER, SETTING
 from worker.postgres.address import AddressError, check_address, is_local, is_remote, listen_fault
 
 SECRETS = (
@@ -99,7 +98,7 @@ class Settings(BaseSettings):
     supabase_api_key: str | None = Field(None, validation_alias="SUPABASE_API_KEY", repr=False)
     n8n_webhook_url: str | None = Field(None, validation_alias="N8N_WEBHOOK_URL", repr=False)
     n8n_webhook_token: str | None = Field(None, validation_alias="N8N_WEBHOOK_TOKEN", repr=False)
-    entities: Path = Field(FOLDER, validation_alias=SETTING)
+    entities: Path | None = Field(None, validation_alias="WORKER_ENTITIES")
     pull_interval: Seconds = Field(3600.0, validation_alias="WORKER_PULL_INTERVAL")
     sweep_interval: Seconds = Field(5.0, validation_alias="WORKER_SWEEP_INTERVAL")
     ledger_retention: Days | None = Field(None, validation_alias="WORKER_LEDGER_RETENTION")

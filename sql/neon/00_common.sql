@@ -71,6 +71,14 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
   pulled_at TIMESTAMPTZ
 );
 
+-- Which tables each entity has, for `sql/roles/neon.sql`. The worker itself goes by the entity files.
+CREATE TABLE IF NOT EXISTS marketing.enrichment_entities (
+  entity  TEXT PRIMARY KEY,
+  invalid TEXT NOT NULL,
+  master  TEXT NOT NULL,
+  reads   TEXT[] NOT NULL DEFAULT '{}'  -- tables that a promotion only looks at
+);
+
 -- The slots of each company, which people are assigned to.
 CREATE TABLE IF NOT EXISTS marketing.company_slots (
   company_slot_unique_id TEXT PRIMARY KEY,

@@ -4,14 +4,17 @@
 --   invalid, master                 the tables, with their schemas
 --   invalid_schema, master_schema   the schemas alone
 --   invalid.SUFFIX                  a name made of a table's, such as company_invalid_SUFFIX
---   key                             the key column
+--   key, key_type                   the key column, and its type
 --   columns, master_columns         column definitions, with commas between them
+--   name                            the entity's name, as a literal
+--   invalid_literal, master_literal the tables' names as SQL writes them, as literals
+--   reads                           the other tables that it looks at, as an array
 --   raw_table                       where the invalid records come from, as a literal
 CREATE SCHEMA IF NOT EXISTS {invalid_schema};
 CREATE SCHEMA IF NOT EXISTS {master_schema};
 CREATE TABLE IF NOT EXISTS {invalid} (
   id BIGSERIAL PRIMARY KEY,
-  {key} TEXT UNIQUE NOT NULL,
+  {key} {key_type} UNIQUE NOT NULL,
   {columns},
   validation_status TEXT DEFAULT 'FAILED',
   reason_code TEXT NOT NULL,
@@ -47,3 +50,11 @@ CREATE INDEX IF NOT EXISTS {invalid.unjudged_idx} ON {invalid} ({key})
 CREATE TABLE IF NOT EXISTS {master} (
   {master_columns}
 );
+
+INSERT INTO marketing.enrichment_entities (entity, invalid, master, reads)
+VALUES ({name}, {invalid_literal}, {master_literal}, {reads}::text[])
+ON CONFLICT (entity) DO NOTHING;
+UPDATE marketing.enrichment_entities
+SET invalid = {invalid_literal}, master = {master_literal}, reads = {reads}::text[]
+WHERE entity = {name}
+  AND (invalid, master, reads) IS DISTINCT FROM ({invalid_literal}, {master_literal}, {reads}::text[]);

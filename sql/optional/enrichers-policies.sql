@@ -11,37 +11,40 @@
 -- Enrichers see what they need, and edit the data columns, the status and their notes. They cannot change the columns in
 -- which the worker keeps a record's state, and cannot insert or delete rows. `select=*` is refused: name the columns.
 -- enriched_by is filled in automatically with the e-mail of the signed-in user who sets a row to complete.
+-- The workspace tables, their keys and data columns are those that `setup` gave their triggers.
 BEGIN;
-REVOKE ALL ON public.company_needs_enrichment, public.people_needs_enrichment FROM authenticated;
-
-GRANT SELECT (id, company_unique_id, company_name, domain, industry, employee_count, website, phone, address, city,
-    state, zip, original_validation_errors, original_validation_warnings, reason_code, validation_errors,
-    validation_warnings, enrichment_status, enrichment_notes, enriched_by, enriched_at, sync_note, promoted_at,
-    created_at, updated_at),
-  UPDATE (company_name, domain, industry, employee_count, website, phone, address, city, state, zip,
-    enrichment_status, enrichment_notes)
-  ON public.company_needs_enrichment TO authenticated;
-
-GRANT SELECT (id, unique_id, full_name, first_name, last_name, email, phone, title, company_name,
-    company_unique_id, linkedin_url, city, state, original_validation_errors, original_validation_warnings,
-    reason_code, validation_errors, validation_warnings, enrichment_status, enrichment_notes, enriched_by,
-    enriched_at, sync_note, promoted_at, created_at, updated_at),
-  UPDATE (full_name, first_name, last_name, email, phone, title, company_name, company_unique_id, linkedin_url,
-    city, state, enrichment_status, enrichment_notes)
-  ON public.people_needs_enrichment TO authenticated;
-
 DO $$
 DECLARE
-  it regclass;
+  it record;
   enricher constant text := $who$(SELECT coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb
     -> 'app_metadata' @> '{"enricher": true}', false))$who$;
 BEGIN
-  FOREACH it IN ARRAY ARRAY['public.company_needs_enrichment', 'public.people_needs_enrichment']::regclass[] LOOP
-    EXECUTE format('DROP POLICY IF EXISTS enrichers_see ON %s', it);
-    EXECUTE format('DROP POLICY IF EXISTS enrichers_edit ON %s', it);
-    EXECUTE format('CREATE POLICY enrichers_see ON %s FOR SELECT TO authenticated USING (%s)', it, enricher);
+  FOR it IN
+    SELECT a.workspace, a.schema,
+      string_agg(quote_ident(a.name), ', ' ORDER BY a.name) FILTER (WHERE NOT a.is_key) AS data,
+      string_agg(quote_ident(a.name), ', ') FILTER (WHERE a.is_key) AS key
+    FROM (
+      SELECT t.tgrelid::regclass AS workspace, n.nspname AS schema, t.tgname = 'enrichment_a_key' AS is_key,
+        convert_from(decode(part, 'hex'), 'UTF8') AS name
+      FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+      -- A trigger's arguments end in a zero byte each.
+      CROSS JOIN LATERAL regexp_split_to_table(
+        regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ') WITH ORDINALITY AS s (spaced, at)
+      CROSS JOIN LATERAL (SELECT replace(s.spaced, ' ', '') AS part) p
+      WHERE t.tgname IN ('enrichment_a_key', 'enrichment_b_row') AND NOT t.tgisinternal AND p.part <> '') a
+    GROUP BY a.workspace, a.schema
+  LOOP
+    EXECUTE format('REVOKE ALL ON %s FROM authenticated', it.workspace);
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO authenticated', it.schema);
+    EXECUTE format('GRANT SELECT (id, %1$s, %2$s, original_validation_errors, original_validation_warnings,'
+      ' reason_code, validation_errors, validation_warnings, enrichment_status, enrichment_notes, enriched_by,'
+      ' enriched_at, sync_note, promoted_at, created_at, updated_at),'
+      ' UPDATE (%2$s, enrichment_status, enrichment_notes) ON %3$s TO authenticated', it.key, it.data, it.workspace);
+    EXECUTE format('DROP POLICY IF EXISTS enrichers_see ON %s', it.workspace);
+    EXECUTE format('DROP POLICY IF EXISTS enrichers_edit ON %s', it.workspace);
+    EXECUTE format('CREATE POLICY enrichers_see ON %s FOR SELECT TO authenticated USING (%s)', it.workspace, enricher);
     EXECUTE format('CREATE POLICY enrichers_edit ON %s FOR UPDATE TO authenticated USING (%s) WITH CHECK (%s)',
-                   it, enricher, enricher);
+                   it.workspace, enricher, enricher);
   END LOOP;
   -- The view asks the tables with its reader's own rights.
   IF to_regclass('public.needs_attention') IS NOT NULL THEN

@@ -8,7 +8,7 @@
 -- enrichment_worker.PROJECT.
 --
 -- `setup` runs as the owner; `run` and every other command as this role. `enrichment-worker doctor` names every missing
--- grant. For an entity of your own, add lines below like those of `company` and `people`.
+-- grant. The workspace tables are those that `setup` gave their triggers.
 BEGIN;
 DO $$ BEGIN
   IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'enrichment_worker') THEN
@@ -18,31 +18,34 @@ DO $$ BEGIN
 END $$;
 GRANT USAGE ON SCHEMA public TO enrichment_worker;
 
-GRANT SELECT, INSERT, UPDATE, DELETE ON public.company_needs_enrichment, public.people_needs_enrichment
-  TO enrichment_worker;
 GRANT SELECT, INSERT, UPDATE ON public.enrichment_pull_position TO enrichment_worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON public.enrichment_outbox TO enrichment_worker;
-
--- The sequences that number the rows of a pull; a column GENERATED AS IDENTITY needs no grant.
-DO $$
-DECLARE numbers text;
-BEGIN
-  FOR numbers IN
-    SELECT d.objid::regclass::text FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
-    WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
-      AND d.refobjid IN ('public.company_needs_enrichment'::regclass, 'public.people_needs_enrichment'::regclass)
-  LOOP
-    EXECUTE format('GRANT USAGE ON SEQUENCE %s TO enrichment_worker', numbers);
-  END LOOP;
-END $$;
 
 -- With row level security, this role sees every row by its own policy. BYPASSRLS would open every table of the project,
 -- and Supabase's `postgres` is not a superuser and cannot grant it.
 DO $$
-DECLARE it regclass;
+DECLARE
+  it regclass;
+  schema name;
+  numbers regclass;
+  workspaces regclass[] := ARRAY(
+    SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'enrichment_b_row' AND NOT tgisinternal ORDER BY 1);
 BEGIN
-  FOREACH it IN ARRAY ARRAY['public.company_needs_enrichment', 'public.people_needs_enrichment',
-                            'public.enrichment_pull_position', 'public.enrichment_outbox']::regclass[] LOOP
+  FOREACH it IN ARRAY workspaces LOOP
+    SELECT nspname INTO schema FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = it;
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO enrichment_worker', schema);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO enrichment_worker', it);
+    -- The sequences that number the rows of a pull; a column GENERATED AS IDENTITY needs no grant.
+    FOR numbers IN
+      SELECT d.objid::regclass FROM pg_depend d JOIN pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+      WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.deptype = 'a'
+        AND d.refobjid = it
+    LOOP
+      EXECUTE format('GRANT USAGE ON SEQUENCE %s TO enrichment_worker', numbers);
+    END LOOP;
+  END LOOP;
+  FOREACH it IN ARRAY workspaces || ARRAY['public.enrichment_pull_position', 'public.enrichment_outbox']::regclass[]
+  LOOP
     IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = it AND polname = 'enrichment_worker') THEN
       EXECUTE format('CREATE POLICY enrichment_worker ON %s FOR ALL TO enrichment_worker USING (true)'
                      ' WITH CHECK (true)', it);

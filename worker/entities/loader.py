@@ -28,7 +28,7 @@ class Declared:
     file: EntityFile
 
 
-def load_entities(folder: Path = FOLDER) -> dict[str, Entity]:
+def load_entities(folder: Path | None = None) -> dict[str, Entity]:
     """The entities of a folder by name, those that others wait for first.
 
     Args:
@@ -38,8 +38,8 @@ def load_entities(folder: Path = FOLDER) -> dict[str, Entity]:
         NoEntityFiles: there are none.
         EntityFileError: a file is wrong.
     """
-    paths = entity_files(folder)
-    if folder != FOLDER:
+    paths = entity_files(folder or FOLDER)
+    if folder:
         # A rule may name a function of a module beside the files.
         sys.path[:] = [*dict.fromkeys((*sys.path, str(folder.resolve())))]
     declared, mistakes = {}, []

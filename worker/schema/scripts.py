@@ -85,6 +85,10 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
     return {
         "name": sql.Literal(entity.name),
         "invalid": entity.invalid_table.sql,
+        "invalid_literal": sql.Literal(entity.invalid_table.sql.as_string()),
+        "master_literal": sql.Literal(entity.master_table.sql.as_string()),
+        "reads": sql.Literal([table.sql.as_string() for table in entity.reads]),
+        "key_type": sql.SQL(entity.key_type),
         "invalid_schema": sql.Identifier(entity.invalid_table.schema),
         "master": entity.master_table.sql,
         "master_schema": sql.Identifier(entity.master_table.schema),
