@@ -86,7 +86,7 @@ async def _run_tasks(
     address, interval = _address(link), settings.sweep_interval
     monitor = Monitor(
         ENTITIES, (databases.neon, databases.supabase), rest=interval, pull_interval=settings.pull_interval,
-        postponed=databases.postponed,
+        postponed={name: route.postponed for name, route in databases.routes.items()},
     )  # fmt: skip
     pull_now, counts_changed = Wakeup(), Wakeup()
     consumers = [

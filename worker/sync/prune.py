@@ -10,7 +10,6 @@ from psycopg import sql
 
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER
-from worker.neon.ledger import mark_pruned
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of, with_database
 from worker.postgres.hints import hint_for
@@ -79,7 +78,7 @@ _OLDEST = sql.SQL(
 
 
 async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: Pruned) -> None:
-    after = 0
+    after, mark_pruned = 0, databases.routes[entity.name].ledger.mark_pruned
     delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(LEDGER.sql)
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
@@ -96,7 +95,7 @@ async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: P
             ids = [row["id"] for row in old_of_entity if row["key"] not in needed]
             if ids:
                 # The mark commits with them: rows removed by retention were not forgotten in a restore.
-                _, removed = await transact(neon, mark_pruned(entity, ids), (delete, {"ids": ids}))
+                _, removed = await transact(neon, mark_pruned(ids), (delete, {"ids": ids}))
                 done.ledger += removed.rowcount
 
 

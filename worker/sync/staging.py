@@ -89,7 +89,7 @@ async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Seq
     Args:
         connection: to Supabase.
         entity: which.
-        blocks: rows in COPY's text format, as :func:`worker.neon.invalid.stream` yields them.
+        blocks: rows in COPY's text format, as :meth:`worker.neon.invalid.Invalid.stream` yields them.
 
     Raises:
         psycopg.Error: none of them was inserted.
@@ -117,7 +117,7 @@ async def stage(
         connection: to Supabase.
         entity: which.
         types: column → type of the workspace table.
-        rows: as :func:`worker.neon.invalid.stream` yields them as JSON.
+        rows: as :meth:`worker.neon.invalid.Invalid.stream` yields them as JSON.
         dry_run: write nothing.
 
     Raises:
@@ -163,7 +163,7 @@ async def _insert(connection: Connection, entity: Entity, types: Mapping[str, st
 
 
 def key_of(row: bytes) -> str:
-    """The key of a row that :func:`worker.neon.invalid.stream` yields as JSON."""
+    """The key of a row that :meth:`worker.neon.invalid.Invalid.stream` yields as JSON."""
     # The first member; the others may be nested deeper than Python can read.
     text = _as_array([row.partition(b"\t")[0]]).removeprefix('[{"key":')
     return str(json.JSONDecoder().raw_decode(text)[0])

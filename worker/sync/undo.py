@@ -20,7 +20,7 @@ from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, r
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
-from worker.sync.catch_up import CaughtUp, catch_up_rows
+from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 
 
@@ -150,9 +150,9 @@ async def _acknowledge(
 
     If this fails, the next pull does it from Neon's ledger.
     """
-    caught_up = CaughtUp()
-    await catch_up_rows(databases, neon, supabase, entity, [key], run_id, caught_up, wait=True)
-    gone = key in caught_up.absent
+    catching_up = CatchUp(databases.routes[entity.name], neon, supabase, run_id)
+    await catching_up.rows([key], wait=True)
+    gone = key in catching_up.done.absent
     return "; its workspace row is gone: the next pull brings it back" if gone else ""
 
 
