@@ -26,7 +26,6 @@ from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
-from worker.sync import staging
 from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 from worker.sync.deliver import outcome_events_of
@@ -34,7 +33,7 @@ from worker.sync.recovery import bring_together
 from worker.sync.refresh import MissingRows, bring_up_to_date, sort_missing, turned_invalid_again
 from worker.sync.restore import Comparison, recognise
 from worker.sync.route import Route
-from worker.sync.staging import Batches, WorkspaceTable
+from worker.sync.staging import Batches, WorkspaceTable, key_of
 from worker.sync.waiting import release_waiting
 
 T = TypeVar("T")
@@ -144,7 +143,7 @@ class PullRun:
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
-        rows = await staging.load(self.supabase, self.route.entity, batches.blocks())
+        rows = await self.table.load(self.supabase, batches.blocks())
         self.pulled.new += rows
         self.refusals.taken += rows
 
@@ -152,13 +151,12 @@ class PullRun:
         changed: list[str] = []
 
         async def stage(rows: Sequence[bytes]) -> None:
-            entity, types = self.route.entity, self.table.types
-            staged = await staging.stage(self.supabase, entity, types, rows, dry_run=self.dry_run)
+            staged = await self.table.stage(self.supabase, rows, dry_run=self.dry_run)
             self.pulled.new += staged.new or len(staged.would_be)
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
-        await self._for_each_accepted(stage, await batches.next_batch(), staging.key_of)
+        await self._for_each_accepted(stage, await batches.next_batch(), key_of)
         for keys in self.route.batches(sorted(changed)):
             await self._for_each_accepted(self._refresh, keys, str)
             await self._go_on()
