@@ -4,11 +4,12 @@ count. Knows no rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from worker.domain.lineage import is_older
 from worker.domain.messages import LEDGER_NOTES
@@ -16,9 +17,10 @@ from worker.domain.model import Data, NoteCode, Outcome, Receipt, moment
 from worker.domain.steps import Claimed, Sent
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, RECEIPTS
+from worker.neon.books import BOOK, Entry
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, composed, fetch_all, fetch_one
+from worker.postgres.transaction import Step, composed, fetch_all, fetch_one, transact
 
 CHUNK = 5000
 
@@ -177,6 +179,12 @@ class Ledger:
     def mark_pruned(self, ids: Sequence[int]) -> Step:
         """The step that records that retention removed these ledger rows: they were not forgotten in a restore."""
         return _MARK_PRUNED, {"entity": self._entity, "id": max(ids)}
+
+    async def book(self, connection: Connection, run_id: str, entries: Iterable[Entry]) -> None:
+        """Write rows that no settlement writes; existing ones stay as they are."""
+        if rows := [asdict(entry) for entry in entries]:
+            params = {"run_id": run_id, "entity": self._entity, "entries": Jsonb(rows)}
+            await transact(connection, (BOOK, params))
 
     async def forgotten(self, connection: Connection, receipts: Mapping[str, Receipt]) -> list[str]:
         """The keys whose ledger row Neon lacks, although retention did not remove it."""

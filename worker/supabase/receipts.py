@@ -30,6 +30,10 @@ _FIRST_ACKNOWLEDGED = sql.SQL(
     "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {workspace} WHERE {key} = ANY(%(keys)s)"
 )
 _PULLS_KEPT = sql.SQL("SELECT pulls FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
+_LACKING = sql.SQL(
+    "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
+    " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
+)
 _UNACKNOWLEDGED = sql.SQL(
     "SELECT a.key, w.{key} IS NULL AS absent, w.waiting_for IS NOT NULL AS waits,"
     " w.updated_at < a.version AS older,"
@@ -63,6 +67,7 @@ class Receipts:
         self._newest = composed(_NEWEST.format(**names))
         self._after = composed(_AFTER.format(**names))
         self._first_acknowledged = composed(_FIRST_ACKNOWLEDGED.format(**names))
+        self._lacking = composed(_LACKING.format(**names))
         self._unacknowledged = composed(_UNACKNOWLEDGED.format(**names))
 
     async def newest(self, connection: Connection) -> Receipt | None:
@@ -85,6 +90,11 @@ class Receipts:
         cursor = await connection.execute(_PULLS_KEPT, {"entity": self._entity})
         row = await cursor.fetchone()
         return int(row["pulls"]) if row else 0
+
+    async def lacking(self, connection: Connection, keys: Sequence[str]) -> set[str]:
+        """The keys among these whose row was set to complete and not acknowledged: that needs the ledger."""
+        rows = await fetch_all(connection, self._lacking, {"keys": list(keys)})
+        return {row["key"] for row in rows}
 
     async def unacknowledged(
         self, connection: Connection, latest: Mapping[str, int], versions: Mapping[str, datetime | None]

@@ -16,7 +16,7 @@ from worker.domain.horizon import Since
 from worker.domain.model import Code, Outcome
 from worker.domain.progress import Heartbeat, Progress
 from worker.domain.pulled import Pulled
-from worker.neon import books, open_transactions
+from worker.neon import open_transactions
 from worker.neon.books import Entry, Run
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of
@@ -212,7 +212,7 @@ class PullRun:
         else:
             # The ledger books only what the workspace has taken, and before that is committed.
             await send(self.supabase, self.route.workspace.refresh(refreshed))
-            await books.book(self.neon, self.route.entity, self.run.run_id, entries)
+            await self.route.ledger.book(self.neon, self.run.run_id, entries)
             await send(self.supabase, COMMIT)
         self.pulled.changed += len(refreshed)
 
@@ -271,8 +271,8 @@ class PullRun:
             *route.release.waiting_for([reply.key for reply in left.promoted]),
             *outcome_events_of(route, self.run.run_id, events),
         )
-        await books.book(
-            self.neon, route.entity, self.run.run_id,
+        await route.ledger.book(
+            self.neon, self.run.run_id,
             [
                 Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].claimed.version}", rows[key].claimed.data,
                       note="left the invalid table by another way")

@@ -9,7 +9,6 @@ from worker.domain import messages
 from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
-from worker.neon import books
 from worker.neon.books import Entry
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, send, transact
@@ -118,7 +117,7 @@ async def _give_up(route: Route, neon: Connection, supabase: Connection, run_id:
                   note="lost when Neon was restored to an earlier moment; its row in the workspace is kept")
             for key, row in rows.items()
         ]  # fmt: skip
-        await books.book(neon, entity, run_id, entries)
+        await route.ledger.book(neon, run_id, entries)
         await send(supabase, route.workspace.give_up(list(rows), messages.GIVEN_UP), COMMIT)
     position = await read_position(supabase, entity)
     if position.restored and not held_back(position) and not await route.workspace.lost(supabase):

@@ -17,7 +17,6 @@ from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Code, NoteCode, Outcome, Status, utc_now
 from worker.domain.steps import Judged
 from worker.entities.declaration import Entity
-from worker.neon import books
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
 from worker.neon.ledger import NeonState, minimum_receipt
@@ -148,7 +147,7 @@ async def _recover(
         )
         for one in refreshes
     ]
-    await books.book(neon, entity, run.run_id, entries)
+    await route.ledger.book(neon, run.run_id, entries)
     steps: list[Step] = [route.workspace.refresh([*refreshes, *updates])] if refreshes or updates else []
     steps += [route.workspace.await_return(lost, messages.LOST)] if lost else []
     promoted = keys_with(settled, Outcome.PROMOTED)

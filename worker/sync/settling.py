@@ -11,7 +11,6 @@ import structlog
 
 from worker.domain.model import Action, NoteCode, Outcome, State
 from worker.domain.steps import Answer, Judged, Merged, Settled, Verdict
-from worker.neon import books
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.books import Entry, Run
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
@@ -257,7 +256,7 @@ class _Settling:
             )
             for one in stuck
         ]  # fmt: skip
-        await books.book(self.neon, self.route.entity, self.run.run_id, entries)
+        await self.route.ledger.book(self.neon, self.run.run_id, entries)
 
 
 def _applied(batch: Sequence[Judged], answers: Mapping[str, Answer], action: Action) -> bool:
