@@ -16,9 +16,9 @@ from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.errors import Kind, in_one_line, kind_of
+from worker.postgres.errors import in_one_line
 from worker.postgres.hints import concerns_all_records
-from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
+from worker.postgres.transaction import COMMIT, Step, begin, roll_back_refusal, send, transact
 from worker.supabase.acknowledgement import Reply
 from worker.sync.databases import Databases
 from worker.sync.route import Route
@@ -67,9 +67,7 @@ async def acknowledge(
     try:
         written, *others = await send(supabase, route.workspace.acknowledge(replies), *released, *events, COMMIT)
     except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT:
-            raise
-        await send(supabase, ROLLBACK)
+        await roll_back_refusal(supabase, error)
         acknowledged = await _acknowledge_singly(route, supabase, replies)
         await _release_singly(route, supabase, promoted)
         if events:
@@ -96,9 +94,7 @@ async def _acknowledge_singly(route: Route, supabase: Connection, replies: Seque
         try:
             written = await _acknowledge_one(route, supabase, reply)
         except psycopg.Error as error:
-            if kind_of(error) is Kind.TRANSIENT:
-                raise
-            await send(supabase, ROLLBACK)
+            await roll_back_refusal(supabase, error)
             latest = error
             acknowledged.refused[reply.key] = reply, in_one_line(error)
         else:
@@ -115,9 +111,9 @@ async def _acknowledge_one(route: Route, supabase: Connection, reply: Reply) -> 
     try:
         [written] = await transact(supabase, route.workspace.acknowledge([reply]))
     except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT or reply.data is None:
+        if reply.data is None:
             raise
-        await send(supabase, ROLLBACK)
+        await roll_back_refusal(supabase, error)
         note = messages.does_not_fit(reply.note, in_one_line(error))
         return await _acknowledge_one(route, supabase, replace(reply, data=None, note=note))
     return written.rowcount
@@ -151,9 +147,7 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
         try:
             released = await transact(supabase, *route.release.waiting_for(keys))
         except psycopg.Error as error:
-            if kind_of(error) is Kind.TRANSIENT:
-                raise
-            await send(supabase, ROLLBACK)
+            await roll_back_refusal(supabase, error)
             waiting.forget(keys)
             await _release_singly(route, supabase, keys)
             return
@@ -171,9 +165,7 @@ async def _release_singly(route: Route, supabase: Connection, promoted: Sequence
             try:
                 [released] = await transact(supabase, step)
             except psycopg.Error as error:
-                if kind_of(error) is Kind.TRANSIENT:
-                    raise
-                await send(supabase, ROLLBACK)
+                await roll_back_refusal(supabase, error)
                 _log_refused("release.refused", route, key, in_one_line(error))
             else:
                 if any(row["held"] for row in released.fetchall()):
@@ -190,9 +182,7 @@ async def release_ready(route: Route, neon: Connection, supabase: Connection, wa
     try:
         await transact(supabase, route.release.rows(keys))
     except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT:
-            raise
-        await send(supabase, ROLLBACK)
+        await roll_back_refusal(supabase, error)
         if len(keys) == 1:
             _log_refused("release.refused", route, keys[0], in_one_line(error))
             return []

@@ -19,8 +19,7 @@ from worker.domain.pulled import Pulled
 from worker.neon import open_transactions
 from worker.neon.books import Entry, Run
 from worker.postgres.connection import Connection
-from worker.postgres.errors import Kind, kind_of
-from worker.postgres.transaction import COMMIT, ROLLBACK, begin, send
+from worker.postgres.transaction import COMMIT, begin, roll_back_refusal, send
 from worker.schema.causes import common_cause
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
@@ -112,9 +111,7 @@ class PullRun:
         try:
             await self._stream(None, batch_size, progress, self._load)
         except psycopg.Error as error:
-            if kind_of(error) is Kind.TRANSIENT:
-                raise
-            await send(self.supabase, ROLLBACK)
+            await roll_back_refusal(self.supabase, error)
             return False
         return True
 

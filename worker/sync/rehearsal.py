@@ -16,11 +16,11 @@ from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import Step
+from worker.postgres.transaction import Step, roll_back_refusal
 from worker.supabase.queue import Row
 from worker.sync.judging import judge
 from worker.sync.route import Route
-from worker.sync.settling import REFUSED, Blocked, raise_blocked, roll_back_refusal, settle_batch
+from worker.sync.settling import REFUSED, Blocked, raise_blocked, settle_batch
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Rehearsal:
                 again, blocked = await self._settle([one.judged for one in waiting], promotions)
             except psycopg.Error as error:
                 # Together those records are not promoted, such as two with one web address: these wait for them.
-                await roll_back_refusal(self.neon, error)
+                await roll_back_refusal(self.neon, error, or_locked=True)
             else:
                 raise_blocked(blocked)
                 said |= again

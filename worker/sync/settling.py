@@ -18,7 +18,7 @@ from worker.neon.invalid import InvalidRow
 from worker.neon.settle import settle
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, NOT_ABOUT_RECORDS, Kind, kind_of
-from worker.postgres.transaction import ROLLBACK, send
+from worker.postgres.transaction import roll_back_refusal
 from worker.sync.judging import judge
 from worker.sync.route import Route
 
@@ -112,17 +112,6 @@ async def settle_batch(
     return [done.settled[judged.key] for judged in batch], done.blocked
 
 
-async def roll_back_refusal(neon: Connection, error: psycopg.Error) -> None:
-    """End the transaction that Neon refused, a lock that it did not get included.
-
-    Raises:
-        psycopg.Error: the error itself, if it is a transient fault.
-    """
-    if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
-        raise error
-    await send(neon, ROLLBACK)
-
-
 @dataclass(frozen=True, slots=True)
 class _Settling:
     """The settling of one batch: on which connection, and for which run."""
@@ -137,7 +126,7 @@ class _Settling:
         try:
             answers = await settle(self.neon, how, batch, self.run, self.route.known)
         except psycopg.Error as error:
-            await roll_back_refusal(self.neon, error)
+            await roll_back_refusal(self.neon, error, or_locked=True)
             if how.cannot_fill(error):
                 return await self._without_promotions(batch, error)
             return await self._bisect(batch, error)
