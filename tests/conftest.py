@@ -26,6 +26,7 @@ from zlib import crc32
 import hypothesis
 import psycopg
 import pytest
+from declared import ENTITIES
 from embedded import embedded
 from forks import Forked, Nursery
 from psycopg import sql
@@ -253,7 +254,7 @@ SIDES = "Neon", "Supabase"
 def set_up(url: str, side: str) -> None:
     """Bring a database to what ``setup`` makes of it, by the same SQL; ``test_setup.py`` runs the command."""
     with connect(url) as connection:
-        connection.execute(script(side))
+        connection.execute(script(side, ENTITIES.values()))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from datetime import datetime
 import psycopg
 import pytest
 from conftest import SECRET, as_role, connect
-from declared import COMPANY
 from records import (
     add_companies,
     add_people,
@@ -28,7 +27,6 @@ from records import (
 from steps import Steps
 
 from worker.domain.postponed import Cause
-from worker.supabase.queue import claim
 from worker.sync.databases import Databases
 
 
@@ -398,10 +396,10 @@ def test_a_row_that_was_put_aside_is_passed_over_to_the_microsecond(filled, prep
         )
 
     async def claimed(opened: Databases) -> list[str]:
-        postponed = opened.postponed["company"]
+        postponed = opened.routes["company"].postponed
         postponed.put(Cause.HELD, [(company(1), datetime(2025, 11, 7, 16, 32, 9, 123456))], "held")
         async with opened.supabase.connection() as here:
-            batch = await claim(here, COMPANY, 10, postponed=postponed.row_versions())
+            batch = await opened.routes["company"].queue.claim(here, 10, postponed=postponed.row_versions())
             return [delivery.key for delivery in batch]
 
     assert Steps(prepared, monkeypatch.setenv).run(claimed) == [company(2)]

@@ -30,7 +30,7 @@ from worker.domain.pulled import Pulled
 from worker.neon import open_transactions
 from worker.neon.open_transactions import changed
 from worker.settings import load_settings
-from worker.supabase import queue
+from worker.supabase.queue import Queue, Row
 from worker.sync.databases import open_databases
 from worker.sync.pull import pull
 
@@ -592,14 +592,14 @@ def test_a_record_that_comes_back_in_the_moment_of_its_withdrawal_keeps_its_row(
     add_companies(neon, 1, 2, updated_at=LONG_AGO)
     pulled()
     neon.execute("DELETE FROM marketing.company_invalid")
-    lock = queue.lock
+    lock = Queue.lock
 
-    async def late(*arguments: Any, **options: Any) -> dict[str, queue.Row]:
+    async def late(*arguments: Any, **options: Any) -> dict[str, Row]:
         if invalid(neon, company(1)) is None:
             add_companies(neon, 1, updated_at=LONG_AGO)
         return await lock(*arguments, **options)
 
-    monkeypatch.setattr(queue, "lock", late)
+    monkeypatch.setattr(Queue, "lock", late)
     assert pulled(full=True).withdrawn == 1
     assert work(supabase, company(1))["enrichment_status"] == "pending"
     assert ledger(neon, company(1)) == []

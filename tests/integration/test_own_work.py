@@ -28,7 +28,6 @@ from steps import Steps
 
 from worker.domain.model import Receipt, new_run_id
 from worker.neon.books import Run
-from worker.supabase import queue
 from worker.sync import acknowledge
 from worker.sync.catch_up import acknowledge_missed
 from worker.sync.deliver import deliver
@@ -47,13 +46,14 @@ def settle_and_lose_the_claim(steps: Steps, between=lambda: None, entity=COMPANY
     """A delivery whose connection to the workspace breaks before the settlement commits. Returns the receipts that were not shown."""
 
     async def work_(opened) -> list[Receipt | None]:
+        route = opened.routes[entity.name]
         async with opened.neon.connection() as there:
             async with opened.supabase.connection() as here:
-                batch = await queue.claim(here, entity, 10)
+                batch = await route.queue.claim(here, 10)
             between()  # the claim is gone with its connection: the row may be edited
             judged = [judge(entity, claimed, claimed.snapshot, claimed.snapshot_hash) for claimed in batch]
             run = Run(new_run_id("deliver"), "w", "m")
-            settled, _ = await settle_batch(opened, there, entity, judged, run)
+            settled, _ = await settle_batch(route, there, judged, run)
         return [one.answer.receipt for one in settled]
 
     return steps.run(work_)

@@ -11,7 +11,7 @@ import anyio
 import psycopg
 import pytest
 from conftest import ROOT, Databases, as_role, connect
-from declared import COMPANY, PEOPLE
+from declared import COMPANY, ENTITIES, PEOPLE
 from psycopg import sql
 from records import (
     Connection,
@@ -201,7 +201,9 @@ def test_every_grant_is_needed(roles, neon, supabase, env, monkeypatch) -> None:
             connection.execute(f"GRANT {what} TO {ROLE}")
             assert "permission denied" in _story(caught.value), (what, _story(caught.value))
             tried.append(what)
-    assert len(tried) == len({(side, need.privilege, need.kind, need.on) for side in SIDES for need in needs(side)})
+    assert len(tried) == len(
+        {(side, need.privilege, need.kind, need.on) for side in SIDES for need in needs(side, ENTITIES.values())}
+    )
     number += 20
     anyio.run(_loop, neon, supabase, number)
 
@@ -234,7 +236,7 @@ def test_the_grants_are_those_that_doctor_looks_for(roles, neon, supabase) -> No
             for g in connection.execute(GRANTED).fetchall()
         }
         wanted = set()
-        for need in needs(side):
+        for need in needs(side, ENTITIES.values()):
             name = str(need.on).removeprefix("public.") + ("_id_seq" if need.kind == "SEQUENCE" else "")
             wanted.add((need.privilege, need.kind, name))
         assert granted == wanted
@@ -242,7 +244,7 @@ def test_the_grants_are_those_that_doctor_looks_for(roles, neon, supabase) -> No
 
 def test_no_other_table_can_be_read_and_nothing_else_be_done(roles, neon, supabase) -> None:
     for url, connection, side in ((roles.neon_url, neon, "Neon"), (roles.supabase_url, supabase, "Supabase")):
-        mine = {str(need.on) for need in needs(side) if isinstance(need.on, Table)}
+        mine = {str(need.on) for need in needs(side, ENTITIES.values()) if isinstance(need.on, Table)}
         tables = connection.execute(
             "SELECT nspname || '.' || relname AS name, relkind, c.oid FROM pg_class c JOIN pg_namespace n"
             " ON n.oid = relnamespace WHERE relkind IN ('r', 'p', 'v', 'm', 'f')"

@@ -16,7 +16,7 @@ from records import add_companies, company, complete, edit, work
 from worker.neon import settle
 from worker.postgres import pool, transaction
 from worker.settings import load_settings
-from worker.supabase import acknowledgement, queue
+from worker.supabase import queue
 from worker.sync.databases import open_databases
 from worker.sync.deliver import deliver
 from worker.sync.pull import pull
@@ -106,7 +106,7 @@ def test_a_row_edited_while_its_lock_is_awaited_is_read_as_it_is_then(
         async with open_databases(settings) as opened, opened.supabase.connection() as here:
             with psycopg.connect(databases.supabase_url) as enricher:
                 edit(enricher, company(1), website="https://after.example")
-                locking = asyncio.create_task(queue.lock(here, ENTITIES["company"], [company(1)]))
+                locking = asyncio.create_task(opened.routes["company"].queue.lock(here, [company(1)]))
                 waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
                 await asyncio.to_thread(eventually, lambda: supabase.execute(waits).fetchone() is not None)
             return (await locking)[company(1)]
@@ -131,7 +131,7 @@ def test_a_claim_reads_its_batch_and_not_the_queue(settings, supabase) -> None:
 
     async def read_by_a_claim() -> tuple[int, int]:
         async with open_databases(settings) as opened, opened.supabase.connection() as here:
-            batch = await queue.claim(here, ENTITIES["company"], 10)
+            batch = await opened.routes["company"].queue.claim(here, 10)
             cursor = await here.execute(
                 "SELECT seq_tup_read + idx_tup_fetch AS rows FROM pg_stat_xact_user_tables"
                 " WHERE relname = 'company_needs_enrichment'"
@@ -160,14 +160,14 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
     async def plans() -> dict[str, str]:
         async with open_databases(settings) as opened:
             found = {}
-            for name, entity in ENTITIES.items():
-                how = opened.settlements[name]
+            for name, route in opened.routes.items():
+                how = route.settlement
                 for what, statement in (("i", how.lock_invalid), ("m", how.lock_master), ("settle", how.settle)):
                     found[f"{name}: {what}"] = await plan(opened.neon, statement, settle.PLANNER)
                 for what, step in (
-                    ("claim", queue._claim(entity, "work")), ("acknowledge", acknowledgement._acknowledge(entity))
+                    ("claim", route.queue._claims["work"]), ("acknowledge", route.workspace._acknowledge)
                 ):  # fmt: skip
-                    found[f"{name}: {what}"] = await plan(opened.supabase, step, queue._PLANNER)
+                    found[f"{name}: {what}"] = await plan(opened.supabase, step, queue.PLANNER)
             return found
 
     for what, found in anyio.run(plans).items():

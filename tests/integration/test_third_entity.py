@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from worker.entities.loader import load_entities
-from worker.entities.registry import ENTITIES
 from worker.operate.setup import require_adoptable, setup
 from worker.postgres.errors import SetupMissing
 from worker.postgres.pool import Database
@@ -26,7 +25,8 @@ HOURS = '{"mon":\r\n\t"9 to 5",\r\n\t"sat": "\\"noon\\"\\n \\\\"}'
 """As somebody typed it: a column of the type json keeps the blanks between its tokens."""
 
 
-SHOPS = load_entities(Path(__file__).parents[1] / "data/entities")["shop"]
+FILES = Path(__file__).parents[1] / "data/entities"
+SHOPS = load_entities(FILES)["shop"]
 
 
 async def _set_up() -> list[str]:
@@ -35,15 +35,16 @@ async def _set_up() -> list[str]:
         Database("Neon", settings.neon_conninfo) as neon,
         Database("Supabase", settings.supabase_conninfo) as workspace,
     ):
-        await require_adoptable(neon, workspace)
-        changes = [*await setup(neon), *await setup(workspace)]
+        entities = load_entities(settings.entities).values()
+        await require_adoptable(neon, workspace, entities)
+        changes = [*await setup(neon, entities), *await setup(workspace, entities)]
     return [f"{change.what} {change.thing}" for change in changes]
 
 
 @pytest.fixture
 def shops(prepared, neon, env, monkeypatch) -> list[str]:
     """What ``setup`` does for a declaration that is new; a record besides."""
-    monkeypatch.setitem(ENTITIES, "shop", SHOPS)
+    env["WORKER_ENTITIES"] = str(FILES)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     changes = anyio.run(_set_up)

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Self
 
 from conftest import ROOT, connect
+from declared import ENTITIES
 from embedded import embedded
 from forks import Nursery
 from psycopg import sql
@@ -30,7 +31,7 @@ class Ground:
         for server, side in zip(self.servers, SIDES, strict=True):
             server.create_database("template")
             with connect(server.url("template")) as connection:
-                connection.execute(script(side))
+                connection.execute(script(side, ENTITIES.values()))
                 connection.execute((ROOT / "sql/roles" / f"{side.lower()}.sql").read_text(encoding="utf-8"))
                 if side == "Neon":  # as that file says, for retention
                     connection.execute(f"GRANT DELETE ON marketing.enrichment_ledger TO {ROLE}")

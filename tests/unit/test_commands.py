@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 from conftest import ROOT
 from declared import ENTITIES
 
-from worker.cli.commands import WORK, commands
-from worker.entities.entity_names import NAMES
+from worker.cli.commands import WORK, EntityName, commands
 
 SLOW = ("psycopg", "anyio", "asyncio", "pydantic", "rich", "structlog", "uvloop", "starlette", "orjson", "worker.sync")
 FRESH = f"""
@@ -44,7 +44,13 @@ for _ in lines:
     os.wait()
 """
 """An interpreter that has loaded what every command line needs, and a copy of it for each line."""
-HELP = [["--help"], ["--version"], ["pul"], ["pull", "--nothing"], *([name, "--help"] for name in sorted(WORK))]
+HELP = [
+    ["--help"],
+    ["--version"],
+    ["pul"],
+    ["pull", "--nothing"],
+    *([*name.split(), "--help"] for name in sorted(WORK)),
+]
 COMPLETED = [("", "reconcile"), ("pull --", "--full"), ("pull --entity ", "people")]
 
 
@@ -112,16 +118,37 @@ def test_what_cannot_be_loaded_is_told_without_a_traceback(tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def _declared(group: click.Group, path: str = "") -> dict[str, click.Command]:
+    found = {}
+    for name, one in group.commands.items():
+        found[f"{path}{name}"] = one
+        if isinstance(one, click.Group):
+            found |= _declared(one, f"{path}{name} ")
+    return found
+
+
 def test_every_command_is_declared_with_what_does_its_work() -> None:
-    assert set(WORK) == set(commands.commands)
+    assert set(WORK) == set(_declared(commands))
 
 
 @pytest.mark.parametrize("name", sorted(WORK))
 def test_a_command_declares_what_its_work_takes(name) -> None:
     module, _, function = WORK[name].partition(":")
     work = getattr(import_module(module), function)
-    assert set(inspect.signature(work).parameters) == {one.name for one in commands.commands[name].params}
+    assert set(inspect.signature(work).parameters) == {one.name for one in _declared(commands)[name].params}
 
 
-def test_the_entities_that_can_be_named_are_those_declared() -> None:
-    assert tuple(ENTITIES) == NAMES
+def test_the_entities_that_can_be_named_are_those_of_the_files(monkeypatch, tmp_path) -> None:
+    def named(value: str) -> str:
+        return EntityName().convert(value, None, None)
+
+    assert [named(name) for name in ENTITIES] == list(ENTITIES)
+    with pytest.raises(click.UsageError, match="there is no entity 'peple'; did you mean people"):
+        named("peple")
+    (tmp_path / "shop.toml").touch()
+    monkeypatch.setenv("WORKER_ENTITIES", str(tmp_path))
+    assert named("shop") == "shop"
+    with pytest.raises(click.UsageError, match="there is no entity 'company'; choose from shop"):
+        named("company")
+    parameter = click.Option(["--entity"])
+    assert [one.value for one in EntityName().shell_complete(click.Context(commands), parameter, "s")] == ["shop"]

@@ -76,7 +76,7 @@ def command(work: str, group: click.Group = commands) -> Callable[[Callable[[], 
             return load(work)(**arguments)
 
         made: click.Command = group.command()(run)
-        WORK[made.name or ""] = work
+        WORK[" ".join(filter(None, ("" if group is commands else group.name, made.name)))] = work
         return made
 
     return declare

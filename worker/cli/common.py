@@ -29,7 +29,8 @@ from worker.cli.console import say, shown
 from worker.daemon import signals
 from worker.daemon.signals import Stopped
 from worker.domain.progress import NO_PROGRESS, Progress
-from worker.entities.registry import ENTITIES
+from worker.entities.declaration import Entity
+from worker.entities.loader import load_entities
 from worker.observe import logs
 from worker.postgres.backoff import backoff
 from worker.postgres.errors import Kind, Restored, kind_of, with_database
@@ -71,6 +72,21 @@ def read_settings() -> Settings:
     settings = load_settings()
     logs.configure(settings.log_format)
     return settings
+
+
+def all_entities() -> dict[str, Entity]:
+    """The entities by name, in their order.
+
+    Raises:
+        SettingsError, EntityFileError, NoEntityFiles: a setting or a file is wrong.
+    """
+    return load_entities(read_settings().entities)
+
+
+def entities_named(name: str | None) -> list[Entity]:
+    """The entities a command works on: the one named, or all."""
+    entities = all_entities()
+    return [entities[name]] if name else list(entities.values())
 
 
 _received: list[signal.Signals] = []
@@ -142,7 +158,7 @@ async def _after_comparison(databases: Databases, work: Callable[[Databases], Aw
             return await work(databases)
         except Restored as error:
             say(str(error))
-            await pull(databases, ENTITIES[error.entity])
+            await pull(databases, databases.entities[error.entity])
     return await work(databases)
 
 

@@ -11,10 +11,18 @@ from typing import Any
 import anyio
 import click
 
-from worker.cli.common import check_keys, open_in_words, progress, read_settings, run_async, with_databases
+from worker.cli.common import (
+    all_entities,
+    check_keys,
+    entities_named,
+    open_in_words,
+    progress,
+    read_settings,
+    run_async,
+    with_databases,
+)
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
-from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import POSITION
 from worker.operate.doctor import examine
 from worker.operate.history import History
@@ -23,7 +31,7 @@ from worker.operate.status import read_status
 from worker.postgres.pool import Database
 from worker.schema import examination
 from worker.schema.shape import shapes
-from worker.sync.databases import Databases, entities_named, probe
+from worker.sync.databases import Databases, probe
 from worker.sync.reconcile import Compared
 from worker.sync.reconcile import reconcile as compare
 from worker.sync.undo import Undone, keys_of_run
@@ -41,7 +49,7 @@ def status(as_json: bool, watch: bool) -> None:
             while True:
                 async with database.connection() as supabase:
                     await examination.require(supabase, [shape for shape in shapes([]) if shape.table == POSITION])
-                    found = await read_status(supabase, ENTITIES.values())
+                    found = await read_status(supabase, entities_named(None))
                 if as_json:
                     click.echo(json.dumps(found))
                 else:
@@ -147,7 +155,7 @@ def reconcile(entity: str | None, repair: bool, as_json: bool) -> None:
 
 def compared_in_words(result: Compared) -> Iterator[str]:
     """What ``reconcile`` prints of an entity, line by line."""
-    plural = ENTITIES[result.entity].plural
+    plural = all_entities()[result.entity].plural
     if result.settled:
         yield f"{plural}: {result.settled} brought together"
     if result.agrees:

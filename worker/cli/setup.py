@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import anyio
 import click
 import psycopg
 
 from worker.cli.common import TRIES, read_settings, run_async
 from worker.cli.console import fail, say
+from worker.entities.declaration import Entity
+from worker.entities.folder import entity_folder
+from worker.entities.loader import load_entities
 from worker.operate import setup as schema
 from worker.postgres.backoff import backoff
 from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
@@ -29,10 +34,11 @@ def setup(dry_run: bool) -> None:
         run_async(_setup, settings, dry_run)
     if dry_run:
         for name in (NEON, SUPABASE):
-            click.echo(schema.script(name))
+            click.echo(schema.script(name, load_entities(entity_folder()).values()))
 
 
 async def _setup(settings: Settings, dry_run: bool) -> None:
+    entities = load_entities(settings.entities).values()
     sides = {
         "Neon": (settings.neon_conninfo, "NEON_DATABASE_URL"),
         "Supabase": (settings.supabase_conninfo, "SUPABASE_DATABASE_URL"),
@@ -41,10 +47,10 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
         await probe(Database(name, conninfo), setting)
     neon, supabase = (Database(name, conninfo) for name, (conninfo, _) in sides.items())
     async with neon, supabase:
-        ahead = await schema.require_adoptable(neon, supabase)
+        ahead = await schema.require_adoptable(neon, supabase, entities)
         for database in () if dry_run else (neon, supabase):
             try:
-                changes = [*ahead[database.name], *await _set_up(database)]
+                changes = [*ahead[database.name], *await _set_up(database, entities)]
             except psycopg.Error as error:
                 if kind_of(error) is Kind.TRANSIENT:
                     raise
@@ -61,15 +67,15 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                 click.echo(f"{database.name}: everything is in place")
 
 
-async def _set_up(database: Database) -> list[schema.Change]:
+async def _set_up(database: Database, entities: Collection[Entity]) -> list[schema.Change]:
     """Run the scripts. A running worker may hold a table that they alter, and deadlock with them: so retry."""
     pauses = backoff()
     for _ in range(TRIES - 1):
         try:
-            return await schema.setup(database)
+            return await schema.setup(database, entities)
         except psycopg.Error as error:
             if kind_of(error) is not Kind.TRANSIENT:
                 raise
             say(f"trying again: {with_database(error)}")
             await anyio.sleep(next(pauses))
-    return await schema.setup(database)
+    return await schema.setup(database, entities)

@@ -9,14 +9,21 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.common import check_keys, one_by_one, open_in_words, progress, with_databases
+from worker.cli.common import (
+    all_entities,
+    check_keys,
+    entities_named,
+    one_by_one,
+    open_in_words,
+    progress,
+    with_databases,
+)
 from worker.cli.console import say, shown
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
 from worker.observe import output
 from worker.sync import stages
-from worker.sync.databases import Databases, entities_named
+from worker.sync.databases import Databases
 from worker.sync.pull import pull as pull_entity
 from worker.sync.pull_run import STAGE_ROWS
 from worker.sync.rehearsal import Revalidated
@@ -28,8 +35,8 @@ def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
     if as_json:
         click.echo(json.dumps([asdict(result) for result in results if result]))
         return
-    for name, result in zip([e.name for e in entities_named(entity)], results, strict=True):
-        click.echo(_pulled_in_words(ENTITIES[name], result, dry_run))
+    for one, result in zip(entities_named(entity), results, strict=True):
+        click.echo(_pulled_in_words(one, result, dry_run))
 
 
 def _pull(entity: str | None, batch_size: int | None, *, dry_run: bool, full: bool) -> list[Pulled | None]:
@@ -79,7 +86,7 @@ def push(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
         click.echo(json.dumps({name: asdict(result) for name, result in results.items()}))
         return
     for name, result in results.items():
-        click.echo(_pushed_in_words(ENTITIES[name], result, dry_run))
+        click.echo(_pushed_in_words(all_entities()[name], result, dry_run))
 
 
 def _push(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[str, stages.Pushed]:
@@ -88,7 +95,7 @@ def _push(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[
     async def work(databases: Databases) -> None:
         with progress("pushing") as bar:
             for name, counts in done.items():
-                await stages.push(databases, ENTITIES[name], counts, dry_run=dry_run, progress=bar)
+                await stages.push(databases, databases.entities[name], counts, dry_run=dry_run, progress=bar)
 
     with_databases(work, batch_size)
     return done
@@ -138,10 +145,10 @@ def _revalidate(
 
 def _say_judged(results: dict[str, Revalidated], dry_run: bool) -> None:
     for name, result in results.items():
-        say(f"PASSED: {ENTITIES[name].count(len(result.passed))}")
+        say(f"PASSED: {all_entities()[name].count(len(result.passed))}")
         still = "" if dry_run else " (validation_errors still present)"
         others = f", {len(result.otherwise)} for other reasons than before" if result.otherwise else ""
-        say(f"FAILED: {ENTITIES[name].count(len(result.failed))}{still if result.failed else ''}{others}")
+        say(f"FAILED: {all_entities()[name].count(len(result.failed))}{still if result.failed else ''}{others}")
         if dry_run:
             for line in one_by_one({key: f"would be flagged: {shown(why)}" for key, why in result.failed.items()}):
                 say(line)
@@ -199,17 +206,16 @@ def pipeline(entity: str | None, batch_size: int | None, dry_run: bool, yes: boo
     """Pull, pause for the enrichment, push, revalidate, promote."""
     if not yes and not dry_run and not sys.stdin.isatty():
         raise click.UsageError("pipeline pauses for the enrichment and has no terminal to wait at: add --yes")
-    names = [one.name for one in entities_named(entity)]
     pulled = _pull(entity, batch_size, dry_run=dry_run, full=False)
-    for name, one in zip(names, pulled, strict=True):
-        click.echo(_pulled_in_words(ENTITIES[name], one, dry_run))
+    for one, its in zip(entities_named(entity), pulled, strict=True):
+        click.echo(_pulled_in_words(one, its, dry_run))
     if not yes and not dry_run:
         click.prompt(
             "Complete the enrichment in Supabase, then press Enter", default="", show_default=False,
             prompt_suffix=" … ", err=True,
         )  # fmt: skip
     for name, result in _push(entity, batch_size, dry_run=dry_run).items():
-        click.echo(_pushed_in_words(ENTITIES[name], result, dry_run))
+        click.echo(_pushed_in_words(all_entities()[name], result, dry_run))
     judged = _revalidate(entity, batch_size, dry_run=dry_run)
     _say_judged(judged, dry_run)
     keys = [key for one in judged.values() for key in one.passed]

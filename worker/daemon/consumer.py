@@ -13,7 +13,7 @@ from worker.entities.declaration import Entity
 from worker.observe.monitor import Monitor
 from worker.postgres.backoff import FIRST_PAUSE, LogThrottle, backoff
 from worker.postgres.errors import Restored, with_database
-from worker.supabase import queue
+from worker.supabase.queue import with_work
 from worker.sync.acknowledge import acknowledge_again, release_again
 from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
@@ -57,6 +57,7 @@ class Consumer:
         self.missed = True
         """Whether rows may lack their acknowledgement: a worker died, or a link broke, in the middle of it."""
         self._databases, self._monitor, self._interval = databases, monitor, interval
+        self._route = databases.routes[entity.name]
         self._pull_now, self._counts_changed = pull_now, counts_changed
         self._sizer = BatchSizer(databases.batch_size)
         self._retry = Retry(entity.name, databases, monitor)
@@ -151,7 +152,7 @@ class Consumer:
 
     async def _has_work(self) -> bool:
         async with self._databases.supabase.connection() as supabase:
-            return bool(await queue.has_work(supabase, [self.entity], self._databases.postponed))
+            return bool(await with_work(supabase, {self._route.queue: self._route.postponed}))
 
     def _claimed(self, records: int) -> None:
         self._in_flight = records
@@ -185,7 +186,7 @@ class Consumer:
 
     async def _retry_postponed(self) -> None:
         """Retry postponed rows when they are due, in a loop of their own: what holds them up holds up no other row."""
-        postponed = self._databases.postponed[self.name], self._databases.unreleased[self.name]
+        postponed = self._route.postponed, self._route.unreleased
         delays, throttle = backoff(), LogThrottle()
         while True:
             due = [seconds for rows in postponed if (seconds := rows.next_due()) is not None]
@@ -206,7 +207,7 @@ class Consumer:
     async def _retry_due(self) -> None:
         """Retry what is due by now: releases, acknowledgements, deliveries."""
         databases, entity = self._databases, self.entity
-        postponed, unreleased = databases.postponed[self.name], databases.unreleased[self.name]
+        postponed, unreleased = self._route.postponed, self._route.unreleased
         if keys := unreleased.due(databases.batch_size, acknowledge=False):
             await release_again(databases, entity, keys)
         if keys := postponed.due(databases.batch_size, acknowledge=True):

@@ -10,7 +10,6 @@ import psycopg
 import structlog
 
 from worker.daemon.wakeup import Wakeup
-from worker.entities.registry import ENTITIES
 from worker.observe.monitor import Monitor
 from worker.operate.status import COUNT_SECONDS, read_status
 from worker.postgres.backoff import LogThrottle
@@ -40,7 +39,7 @@ async def count_records(databases: Databases, monitor: Monitor, changed: Wakeup,
         try:
             async with databases.supabase.connection() as supabase:
                 began = time.perf_counter()
-                status = await read_status(supabase, ENTITIES.values())
+                status = await read_status(supabase, databases.entities.values())
             counting = time.perf_counter() - began
         except (psycopg.Error, OSError) as error:
             # The pause follows a count that kept the server busy, not a wait for a lost connection.

@@ -25,7 +25,6 @@ from worker.daemon.sweeper import sweep
 from worker.daemon.systemd import Supervisor
 from worker.daemon.wakeup import Wakeup
 from worker.daemon.webhook import Webhook, new_client, post_events
-from worker.entities.registry import ENTITIES
 from worker.observe.http import Server, bind, server
 from worker.observe.monitor import Monitor
 from worker.settings import Settings, SettingsError
@@ -85,13 +84,14 @@ async def _run_tasks(
     """Start all tasks, wait for a signal, and stop them."""
     address, interval = _address(link), settings.sweep_interval
     monitor = Monitor(
-        ENTITIES, (databases.neon, databases.supabase), rest=interval, pull_interval=settings.pull_interval,
-        postponed=databases.postponed,
+        databases.entities, (databases.neon, databases.supabase), rest=interval, pull_interval=settings.pull_interval,
+        postponed={name: route.postponed for name, route in databases.routes.items()},
+        rules_versions={name: entity.rules.version() for name, entity in databases.entities.items()},
     )  # fmt: skip
     pull_now, counts_changed = Wakeup(), Wakeup()
     consumers = [
         Consumer(entity, databases, monitor, interval=interval, pull_now=pull_now, counts_changed=counts_changed)
-        for entity in ENTITIES.values()
+        for entity in databases.entities.values()
     ]
     puller = Puller(databases, settings, monitor, consumers=consumers, pull_now=pull_now)
     listens = False

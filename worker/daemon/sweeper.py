@@ -11,7 +11,7 @@ import psycopg
 from worker.daemon.consumer import Consumer
 from worker.daemon.retry import Retry
 from worker.observe.monitor import Monitor
-from worker.supabase import queue
+from worker.supabase.queue import with_work
 from worker.sync.databases import Databases
 
 TASK = "sweep"
@@ -34,10 +34,10 @@ async def sweep(databases: Databases, consumers: Sequence[Consumer], monitor: Mo
 
 async def _wake_those_with_work(databases: Databases, consumers: Sequence[Consumer], monitor: Monitor) -> None:
     async with databases.supabase.connection() as supabase:
-        entities = [consumer.entity for consumer in consumers]
-        with_work = await queue.has_work(supabase, entities, databases.postponed)
+        routes = [databases.routes[consumer.name] for consumer in consumers]
+        found = await with_work(supabase, {route.queue: route.postponed for route in routes})
         for consumer in consumers:
-            if consumer.name in with_work:
+            if consumer.name in found:
                 if consumer.idle:
                     monitor.swept(consumer.name)
                 consumer.wakeup.set()

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from worker.domain.model import Requirement
@@ -28,8 +29,9 @@ class Declared:
     file: EntityFile
 
 
+@cache
 def load_entities(folder: Path | None = None) -> dict[str, Entity]:
-    """The entities of a folder by name, those that others wait for first.
+    """The entities of a folder by name, those that others wait for first. The files are read once.
 
     Args:
         folder: of the entity files; by default the ones that come with the worker.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data, NoteCode, Outcome
 from worker.domain.steps import Conflict
-from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, LOG
-from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, transact
+from worker.postgres.transaction import Step
 
 EXECUTED_BY = "enrichment-worker"
 
@@ -55,7 +51,7 @@ ONCE_EACH = sql.SQL(
 """The same for outcomes that may be followed by another."""
 
 
-_BOOK = statement("worker.neon", "book").format(
+BOOK = statement("worker.neon", "book").format(
     once=ONCE,
     once_each=ONCE_EACH,
     insert=sql.SQL(
@@ -64,14 +60,7 @@ _BOOK = statement("worker.neon", "book").format(
         " d.note_code FROM d"
     ).format(ledger=LEDGER.sql),
 )
-
-
-async def book(connection: Connection, entity: Entity, run_id: str, entries: Iterable[Entry]) -> None:
-    """Write ledger rows; existing ones stay as they are."""
-    rows = [asdict(entry) for entry in entries]
-    if rows:
-        params = {"run_id": run_id, "entity": entity.name, "entries": Jsonb(rows)}
-        await transact(connection, (_BOOK, params))
+"""Writes entries; existing ones stay as they are."""
 
 
 def log_run(run: Run, total: int, passed: int, failed: int) -> Step:

@@ -13,11 +13,11 @@ from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data
 from worker.entities.declaration import Entity, data_of
-from worker.entities.worker_tables import LEDGER, Table
+from worker.entities.worker_tables import LEDGER
 from worker.neon.books import Run
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, fetch_all, fetch_one
+from worker.postgres.transaction import Step, composed, fetch_all, fetch_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,8 @@ class InvalidRow:
 
 
 _READ = statement("worker.neon", "read_invalid")
-
-
-def _read(entity: Entity, where: sql.SQL, **parts: sql.Composable) -> sql.Composed:
-    return _READ.format(
-        key=sql.Identifier(entity.key),
-        data=data_of(entity, "i"),
-        invalid=entity.invalid_table.sql,
-        ledger=LEDGER.sql,
-        entity=sql.Literal(entity.name),
-    ) + where.format(key=sql.Identifier("i", entity.key), **parts)
+_AMONG = sql.SQL("WHERE {key} = ANY(%(keys)s)")
+_PUSHED = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
 
 
 class Which(Enum):
@@ -68,76 +60,9 @@ class Which(Enum):
     """Those that another version of the rules refused, or an unknown one."""
 
 
-def _which(entity: Entity, which: Which) -> sql.Composed:
-    return sql.SQL(which.value).format(ledger=LEDGER.sql, key=sql.Identifier(entity.key))
-
-
-def _version(entity: Entity) -> dict[str, str]:
-    return {"entity": entity.name, "rules_version": entity.rules.version()}
-
-
-async def read(connection: Connection, entity: Entity, keys: Sequence[str]) -> dict[str, InvalidRow]:
-    """The invalid rows with these keys, as they are now, by key."""
-    statement = _read(entity, sql.SQL("WHERE {key} = ANY(%(keys)s)"))
-    rows = await fetch_all(connection, statement, {"keys": list(keys)})
-    return {row["key"]: InvalidRow(**row) for row in rows}
-
-
-async def read_pushed(
-    connection: Connection, entity: Entity, after: str, limit: int, *, which: Which
-) -> list[InvalidRow]:
-    """Invalid rows marked ``complete``, in key order.
-
-    Args:
-        connection: to Neon.
-        entity: which.
-        after: only keys greater than this one; empty for the first batch.
-        limit: maximum number of rows.
-        which: which of those.
-    """
-    where = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
-    statement = _read(entity, where, which=_which(entity, which))
-    params = {"after": after, "limit": limit, **_version(entity)}
-    rows = await fetch_all(connection, statement, params)
-    return [InvalidRow(**row) for row in rows]
-
-
-async def count_pushed(connection: Connection, entity: Entity, which: Which) -> int:
-    """How many invalid rows are marked ``complete``; ``which`` of those."""
-    statement = sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}")
-    step = statement.format(entity.invalid_table.sql, _which(entity, which)), _version(entity)
-    row = await fetch_one(connection, *step)
-    return int(row["records"])
-
-
-async def promoted_in(connection: Connection, entity: Entity, run: Run, keys: Sequence[str]) -> list[str]:
-    """The keys among these that this run promoted."""
-    statement = sql.SQL(
-        "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
-        " AND outcome = 'promoted' ORDER BY id"
-    ).format(LEDGER.sql)
-    params = {"entity": entity.name, "keys": list(keys), "run": run.run_id}
-    rows = await fetch_all(connection, statement, params)
-    return [row["key"] for row in rows]
-
-
 _TOTALS = statement("worker.neon", "totals")
 SMALL = 8 * 1024 * 1024
 """A table of up to this many bytes is counted, not estimated."""
-
-
-def totals(entity: Entity) -> Step:
-    """The step that counts the records of the invalid and the master table, or estimates large tables."""
-    return (
-        _TOTALS.format(
-            small=sql.Literal(SMALL),
-            invalid=entity.invalid_table.sql,
-            master=entity.master_table.sql,
-            invalid_name=sql.Literal(entity.invalid_table.sql.as_string()),
-            master_name=sql.Literal(entity.master_table.sql.as_string()),
-        ),
-        None,
-    )
 
 
 STREAM_ROWS = 500
@@ -175,84 +100,155 @@ COPY (SELECT row_to_json(h), row_to_json(r) FROM ({rows}) r CROSS JOIN LATERAL (
 _AS_JSON = {**PULLED, "neon_snapshot": "d.data::json"}
 
 
-async def stream(
-    connection: Connection, entity: Entity, where: sql.Composable | None, *, patience: float, as_json: bool
-) -> AsyncGenerator[list[bytes]]:
-    """The invalid rows as new workspace rows in COPY's text format, a few hundred at a time, as the server sends them.
-
-    As JSON, a row is two objects: first what is compared with the existing workspace row, which is all that most rows
-    need, then the whole row.
-
-    Args:
-        connection: to Neon, in a transaction that the caller opened.
-        entity: which.
-        where: a condition over ``i``, the invalid row; None for all rows.
-        patience: seconds to wait for the next rows.
-        as_json: two objects for each row, instead of a column for each value.
-
-    Raises:
-        psycopg.OperationalError: the next rows did not come.
-    """
-    pulled = (_AS_JSON if as_json else PULLED).items()
-    rows_ = _ROWS.format(
-        columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
-        pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in pulled),
-        invalid=entity.invalid_table.sql,
-        data=data_of(entity, "i"),
-        where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
-    )
-    statement = _STREAM[as_json].format(rows=rows_, key=sql.Identifier(entity.key))
-    async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-        row: Any = b"first"
-        while row:
-            rows: list[bytes] = []
-            size = 0
-            # A timer for each row would cost more than the row.
-            with within(connection, patience):
-                while len(rows) < STREAM_ROWS and size < STREAM_BYTES and (row := await copy.read()):
-                    rows.append(bytes(row))
-                    size += len(row)
-            if rows:
-                yield rows
+_PROMOTED_IN = sql.SQL(
+    "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
+    " AND outcome = 'promoted' ORDER BY id"
+).format(LEDGER.sql)
+_MISSING = sql.SQL("SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)")
+_READY = sql.SQL(
+    "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
+    " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"
+    " WHERE i.{key} = d.key AND ({unmet}))"
+)
+_CORRECTED = sql.SQL(
+    "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
+    " JOIN {invalid} i ON i.{key} = d.key WHERE {data} <> d.data"
+)
 
 
-def among(entity: Entity, keys: Sequence[str]) -> sql.Composed:
-    """The condition on ``i`` that selects these records."""
-    return sql.SQL("i.{} = ANY({})").format(sql.Identifier(entity.key), sql.Literal(list(keys)))
+class Invalid:
+    """The invalid table of an entity. Its statements are composed once."""
+
+    def __init__(self, entity: Entity) -> None:
+        """Compose the statements."""
+        self.entity = entity
+        invalid, master, key = entity.invalid_table.sql, entity.master_table.sql, sql.Identifier(entity.key)
+        data = data_of(entity, "i")
+        read = _READ.format(key=key, data=data, invalid=invalid, ledger=LEDGER.sql, entity=sql.Literal(entity.name))
+        those = {which: sql.SQL(which.value).format(ledger=LEDGER.sql, key=key) for which in Which}
+        unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(one.unmet)) for one in entity.requirements)
+        self._read = composed(read + _AMONG.format(key=sql.Identifier("i", entity.key)))
+        self._read_pushed = {
+            which: composed(read + _PUSHED.format(key=sql.Identifier("i", entity.key), which=condition))
+            for which, condition in those.items()
+        }
+        self._count_pushed = {
+            which: composed(sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}").format(invalid, condition))
+            for which, condition in those.items()
+        }
+        self._missing = composed(_MISSING.format(invalid, key))
+        self._missing_in_master = composed(_MISSING.format(master, key))
+        self._ready = composed(_READY.format(invalid=invalid, key=key, unmet=unmet))
+        self._corrected = composed(_CORRECTED.format(invalid=invalid, key=key, data=data))
+        self.totals: Step = (
+            composed(
+                _TOTALS.format(
+                    small=sql.Literal(SMALL),
+                    invalid=invalid,
+                    master=master,
+                    invalid_name=sql.Literal(invalid.as_string()),
+                    master_name=sql.Literal(master.as_string()),
+                )
+            ),
+            None,
+        )
+        """Counts the records of the invalid and the master table, or estimates large tables."""
+
+    async def read(self, connection: Connection, keys: Sequence[str]) -> dict[str, InvalidRow]:
+        """The rows with these keys, as they are now, by key."""
+        rows = await fetch_all(connection, self._read, {"keys": list(keys)})
+        return {row["key"]: InvalidRow(**row) for row in rows}
+
+    async def read_pushed(self, connection: Connection, after: str, limit: int, *, which: Which) -> list[InvalidRow]:
+        """Rows marked ``complete``, in key order.
+
+        Args:
+            connection: to Neon.
+            after: only keys greater than this one; empty for the first batch.
+            limit: maximum number of rows.
+            which: which of those.
+        """
+        params = {"after": after, "limit": limit, **self._version()}
+        return [InvalidRow(**row) for row in await fetch_all(connection, self._read_pushed[which], params)]
+
+    async def count_pushed(self, connection: Connection, which: Which) -> int:
+        """How many rows are marked ``complete``; ``which`` of those."""
+        row = await fetch_one(connection, self._count_pushed[which], self._version())
+        return int(row["records"])
+
+    def _version(self) -> dict[str, str]:
+        return {"entity": self.entity.name, "rules_version": self.entity.rules.version()}
+
+    async def promoted_in(self, connection: Connection, run: Run, keys: Sequence[str]) -> list[str]:
+        """The keys among these that this run promoted."""
+        params = {"entity": self.entity.name, "keys": list(keys), "run": run.run_id}
+        return await _keys(connection, _PROMOTED_IN, params)
+
+    async def missing(self, connection: Connection, keys: Sequence[str]) -> list[str]:
+        """The keys among these that are not in the invalid table."""
+        return await _keys(connection, self._missing, {"keys": list(keys)})
+
+    async def missing_in_master(self, connection: Connection, keys: Sequence[str]) -> list[str]:
+        """The keys among these that are not in the master table."""
+        return await _keys(connection, self._missing_in_master, {"keys": list(keys)})
+
+    async def ready(self, connection: Connection, records: Mapping[str, Data]) -> list[str]:
+        """The keys of the waiting records whose requirements are now met, or that are gone."""
+        if not records or not self.entity.requirements:
+            return []
+        return await _keys(connection, self._ready, _with_data(records))
+
+    async def corrected(self, connection: Connection, agreed: Mapping[str, Data]) -> list[str]:
+        """The keys of the records that have changed since both sides agreed on them."""
+        return await _keys(connection, self._corrected, _with_data(agreed)) if agreed else []
+
+    def among(self, keys: Sequence[str]) -> sql.Composed:
+        """The condition on ``i`` that selects these records."""
+        return sql.SQL("i.{} = ANY({})").format(sql.Identifier(self.entity.key), sql.Literal(list(keys)))
+
+    async def stream(
+        self, connection: Connection, where: sql.Composable | None, *, patience: float, as_json: bool
+    ) -> AsyncGenerator[list[bytes]]:
+        """The rows as new workspace rows in COPY's text format, a few hundred at a time, as the server sends them.
+
+        As JSON, a row is two objects: first what is compared with the existing workspace row, which is all that most
+        rows need, then the whole row.
+
+        Args:
+            connection: to Neon, in a transaction that the caller opened.
+            where: a condition over ``i``, the invalid row; None for all rows.
+            patience: seconds to wait for the next rows.
+            as_json: two objects for each row, instead of a column for each value.
+
+        Raises:
+            psycopg.OperationalError: the next rows did not come.
+        """
+        entity, pulled = self.entity, _AS_JSON if as_json else PULLED
+        selected = _ROWS.format(
+            columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
+            pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in pulled.items()),
+            invalid=entity.invalid_table.sql,
+            data=data_of(entity, "i"),
+            where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
+        )
+        statement = _STREAM[as_json].format(rows=selected, key=sql.Identifier(entity.key))
+        async with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            row: Any = b"first"
+            while row:
+                rows: list[bytes] = []
+                size = 0
+                # A timer for each row would cost more than the row.
+                with within(connection, patience):
+                    while len(rows) < STREAM_ROWS and size < STREAM_BYTES and (row := await copy.read()):
+                        rows.append(bytes(row))
+                        size += len(row)
+                if rows:
+                    yield rows
 
 
-async def missing(connection: Connection, table: Table, key: str, keys: Sequence[str]) -> list[str]:
-    """The keys among these that are not in the table; its key column is ``key``."""
-    statement = sql.SQL(
-        "SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)"
-    ).format(table.sql, sql.Identifier(key))
-    rows = await fetch_all(connection, statement, {"keys": list(keys)})
-    return [row["key"] for row in rows]
+async def _keys(connection: Connection, statement: sql.SQL | sql.Composed, params: Mapping[str, Any]) -> list[str]:
+    return [row["key"] for row in await fetch_all(connection, statement, params)]
 
 
-async def ready(connection: Connection, entity: Entity, records: Mapping[str, Data]) -> list[str]:
-    """The keys of the waiting records whose requirements are now met, or that are gone."""
-    if not records or not entity.requirements:
-        return []
-    unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(r.unmet)) for r in entity.requirements)
-    statement = sql.SQL(
-        "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
-        " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"
-        " WHERE i.{key} = d.key AND ({unmet}))"
-    ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), unmet=unmet)
-    params = {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}
-    rows = await fetch_all(connection, statement, params)
-    return [row["key"] for row in rows]
-
-
-async def corrected(connection: Connection, entity: Entity, agreed: Mapping[str, Data]) -> list[str]:
-    """The keys of the records that have changed since both sides agreed on them."""
-    if not agreed:
-        return []
-    statement = sql.SQL(
-        "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
-        " JOIN {invalid} i ON i.{key} = d.key WHERE {data} <> d.data"
-    ).format(invalid=entity.invalid_table.sql, key=sql.Identifier(entity.key), data=data_of(entity, "i"))
-    params = {"records": Jsonb([{"key": key, "data": data} for key, data in agreed.items()])}
-    rows = await fetch_all(connection, statement, params)
-    return [row["key"] for row in rows]
+def _with_data(records: Mapping[str, Data]) -> dict[str, Jsonb]:
+    return {"records": Jsonb([{"key": key, "data": data} for key, data in records.items()])}

@@ -4,11 +4,12 @@ count. Knows no rules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from worker.domain.lineage import is_older
 from worker.domain.messages import LEDGER_NOTES
@@ -16,9 +17,10 @@ from worker.domain.model import Data, NoteCode, Outcome, Receipt, moment
 from worker.domain.steps import Claimed, Sent
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, RECEIPTS
+from worker.neon.books import BOOK, Entry
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, fetch_all, fetch_one
+from worker.postgres.transaction import Step, composed, fetch_all, fetch_one, transact
 
 CHUNK = 5000
 
@@ -36,63 +38,27 @@ class Counts:
     """When the last pull that Neon remembers ended; UTC without zone. Ledger rows may be newer than a restore."""
 
 
-_COUNTS = statement("worker.neon", "counts")
-
-
-async def counts(connection: Connection, entity: Entity) -> Counts:
-    """What Neon knows about the pulls of an entity."""
-    statement = _COUNTS.format(receipts=RECEIPTS.sql, ledger=LEDGER.sql)
-    row = await fetch_one(connection, statement, {"entity": entity.name})
-    return Counts(**row)
-
-
-def count_pull(entity: Entity, pulls: int, confirmed: int) -> Step:
-    """The step that counts a pull in Neon, and stores how many the workspace had kept when it began."""
-    statement = sql.SQL(
-        "INSERT INTO {} AS r (entity, pulls, confirmed, pulled_at) VALUES (%(entity)s, %(pulls)s, %(confirmed)s, now())"
-        " ON CONFLICT (entity) DO UPDATE SET pulls = EXCLUDED.pulls, confirmed = EXCLUDED.confirmed,"
-        " pulled_at = EXCLUDED.pulled_at"
-    ).format(RECEIPTS.sql)
-    return statement, {"entity": entity.name, "pulls": pulls, "confirmed": confirmed}
-
-
-def mark_pruned(entity: Entity, ids: Sequence[int]) -> Step:
-    """The step that records that retention removed these ledger rows: they were not forgotten in a restore."""
-    statement = sql.SQL(
-        "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
-        " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
-    ).format(RECEIPTS.sql)
-    return statement, {"entity": entity.name, "id": max(ids)}
-
-
+_COUNTS = statement("worker.neon", "counts").format(receipts=RECEIPTS.sql, ledger=LEDGER.sql)
+_COUNT_PULL = sql.SQL(
+    "INSERT INTO {} AS r (entity, pulls, confirmed, pulled_at) VALUES (%(entity)s, %(pulls)s, %(confirmed)s, now())"
+    " ON CONFLICT (entity) DO UPDATE SET pulls = EXCLUDED.pulls, confirmed = EXCLUDED.confirmed,"
+    " pulled_at = EXCLUDED.pulled_at"
+).format(RECEIPTS.sql)
+_MARK_PRUNED = sql.SQL(
+    "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
+    " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
+).format(RECEIPTS.sql)
 _FORGOTTEN = sql.SQL("""
 SELECT t.key FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
 WHERE NOT EXISTS (SELECT FROM {ledger} l WHERE l.id = t.id AND l.delivery_hash IS NOT DISTINCT FROM t.hash)
   AND t.id > coalesce((SELECT pruned_id FROM {receipts} WHERE entity = %(entity)s), 0)
-""")
-
-
-async def forgotten(connection: Connection, entity: Entity, receipts: Mapping[str, Receipt]) -> list[str]:
-    """The keys whose ledger row Neon lacks, although retention did not remove it."""
-    if not receipts:
-        return []
-    params = {
-        "entity": entity.name,
-        "keys": list(receipts),
-        "ids": [receipt.id for receipt in receipts.values()],
-        "hashes": [receipt.hash for receipt in receipts.values()],
-    }
-    statement = _FORGOTTEN.format(ledger=LEDGER.sql, receipts=RECEIPTS.sql)
-    rows = await fetch_all(connection, statement, params)
-    return [row["key"] for row in rows]
-
-
+""").format(ledger=LEDGER.sql, receipts=RECEIPTS.sql)
 # In id order, of every entity: searching for the few rows of a rare entity would read the whole ledger.
 _ENTRIES = sql.SQL("""
 SELECT id, key, outcome IN ('waiting', 'undone') AS open,
   entity = %(entity)s AND outcome IN ('promoted', 'flagged', 'waiting', 'undone') AS is_outcome, row_version
 FROM {ledger} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
-""")
+""").format(ledger=LEDGER.sql)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +73,6 @@ class Chunk:
     """The keys that wait, or whose promotion was undone: only the ledger has what the enricher sent."""
     versions: dict[str, datetime | None]
     """Key → the version of the workspace row that was last carried; None if the release did not keep it."""
-
-
-async def read_chunk(connection: Connection, entity: Entity, after: int) -> Chunk | None:
-    """The next part of the ledger after an id, for an entity's records; None at its end."""
-    params = {"entity": entity.name, "after": after, "limit": CHUNK}
-    rows = await fetch_all(connection, _ENTRIES.format(ledger=LEDGER.sql), params)
-    if not rows:
-        return None
-    outcomes = {row["key"]: row for row in rows if row["is_outcome"]}
-    open_ = {key for key, row in outcomes.items() if row["open"]}
-    versions = {key: row["row_version"] for key, row in outcomes.items()}
-    return Chunk(rows[-1]["id"], {key: row["id"] for key, row in outcomes.items()}, open_, versions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,41 +150,86 @@ _OUTCOME_COLUMNS = sql.SQL(
 ).format(pushed=_PUSHED)
 
 
-async def neon_states(
-    connection: Connection, entity: Entity, receipts: Mapping[str, Receipt | None]
-) -> dict[str, NeonState]:
-    """What Neon knows about these records, by key.
+class Ledger:
+    """The ledger, as to the records of one entity. The statements are composed once."""
 
-    Args:
-        connection: to Neon.
-        entity: whose records.
-        receipts: key → the receipt of its workspace row.
-    """
-    if not receipts:
-        return {}
-    statement = _NEON_STATES.format(
-        ledger=LEDGER.sql,
-        receipts=RECEIPTS.sql,
-        master=entity.master_table.sql,
-        key=sql.Identifier(entity.key),
-        wrote=_WRITTEN_BY_WORKER,
-        said=_OUTCOME_COLUMNS,
-    )
-    params = {
-        "entity": entity.name,
+    def __init__(self, entity: Entity) -> None:
+        """Compose the statements."""
+        self._entity = entity.name
+        self._neon_states = composed(
+            _NEON_STATES.format(
+                ledger=LEDGER.sql,
+                receipts=RECEIPTS.sql,
+                master=entity.master_table.sql,
+                key=sql.Identifier(entity.key),
+                wrote=_WRITTEN_BY_WORKER,
+                said=_OUTCOME_COLUMNS,
+            )
+        )
+
+    async def counts(self, connection: Connection) -> Counts:
+        """What Neon knows about the pulls."""
+        row = await fetch_one(connection, _COUNTS, {"entity": self._entity})
+        return Counts(**row)
+
+    def count_pull(self, pulls: int, confirmed: int) -> Step:
+        """The step that counts a pull in Neon, and stores how many the workspace had kept when it began."""
+        return _COUNT_PULL, {"entity": self._entity, "pulls": pulls, "confirmed": confirmed}
+
+    def mark_pruned(self, ids: Sequence[int]) -> Step:
+        """The step that records that retention removed these ledger rows: they were not forgotten in a restore."""
+        return _MARK_PRUNED, {"entity": self._entity, "id": max(ids)}
+
+    async def book(self, connection: Connection, run_id: str, entries: Iterable[Entry]) -> None:
+        """Write rows that no settlement writes; existing ones stay as they are."""
+        if rows := [asdict(entry) for entry in entries]:
+            params = {"run_id": run_id, "entity": self._entity, "entries": Jsonb(rows)}
+            await transact(connection, (BOOK, params))
+
+    async def forgotten(self, connection: Connection, receipts: Mapping[str, Receipt]) -> list[str]:
+        """The keys whose ledger row Neon lacks, although retention did not remove it."""
+        if not receipts:
+            return []
+        params = {"entity": self._entity, **_as_arrays(receipts)}
+        return [row["key"] for row in await fetch_all(connection, _FORGOTTEN, params)]
+
+    async def read_chunk(self, connection: Connection, after: int) -> Chunk | None:
+        """The next part of the ledger after an id; None at its end."""
+        rows = await fetch_all(connection, _ENTRIES, {"entity": self._entity, "after": after, "limit": CHUNK})
+        if not rows:
+            return None
+        outcomes = {row["key"]: row for row in rows if row["is_outcome"]}
+        open_ = {key for key, row in outcomes.items() if row["open"]}
+        versions = {key: row["row_version"] for key, row in outcomes.items()}
+        return Chunk(rows[-1]["id"], {key: row["id"] for key, row in outcomes.items()}, open_, versions)
+
+    async def neon_states(self, connection: Connection, receipts: Mapping[str, Receipt | None]) -> dict[str, NeonState]:
+        """What Neon knows about these records, by key.
+
+        Args:
+            connection: to Neon.
+            receipts: key → the receipt of its workspace row.
+        """
+        if not receipts:
+            return {}
+        params = {"entity": self._entity, **_as_arrays(receipts)}
+        rows = await fetch_all(connection, self._neon_states, params)
+        return {
+            row["key"]: NeonState(
+                row["key"], row["forgotten"], row["written"],
+                {at: moment(before) for one, before in row["writes"] or () if (at := moment(one))},
+                _ledger_outcome(row["latest"]), _ledger_outcome(row["carried"]), row["master"],
+            )
+            for row in rows
+        }  # fmt: skip
+
+
+def _as_arrays(receipts: Mapping[str, Receipt | None]) -> dict[str, Sequence[object]]:
+    return {
         "keys": list(receipts),
         "ids": [receipt.id if receipt else None for receipt in receipts.values()],
         "hashes": [receipt.hash if receipt else None for receipt in receipts.values()],
     }
-    rows = await fetch_all(connection, statement, params)
-    return {
-        row["key"]: NeonState(
-            row["key"], row["forgotten"], row["written"],
-            {at: moment(before) for one, before in row["writes"] or () if (at := moment(one))},
-            _ledger_outcome(row["latest"]), _ledger_outcome(row["carried"]), row["master"],
-        )
-        for row in rows
-    }  # fmt: skip
 
 
 def _ledger_outcome(row: dict[str, object] | None) -> LedgerOutcome | None:

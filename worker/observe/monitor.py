@@ -13,7 +13,6 @@ from worker import __version__
 from worker.domain.postponed import Postponed
 from worker.domain.pulled import Pulled
 from worker.domain.recent import Recent
-from worker.entities.registry import ENTITIES
 from worker.observe import output
 from worker.observe.broadcast import Feed
 from worker.observe.health import MISSED_NOTIFICATIONS, Health
@@ -40,6 +39,7 @@ class Monitor:
         rest: float = 0.0,
         pull_interval: float | None = None,
         postponed: Mapping[str, Postponed] | None = None,
+        rules_versions: Mapping[str, str] | None = None,
     ) -> None:
         """Begin with a worker that does not listen yet.
 
@@ -50,13 +50,15 @@ class Monitor:
             rest: see :class:`~worker.observe.health.Health`, and the following two.
             pull_interval: likewise.
             postponed: likewise.
+            rules_versions: entity → the version of its rules.
         """
+        self._rules_versions = dict(rules_versions or {})
         self._names, self._pools, self._clock = list(entities), list(pools), clock
         self.health = Health(self._names, clock, rest, pull_interval, postponed)
         self.metrics = Metrics(self._names)
         for name in self._names:
-            if name in ENTITIES:
-                self.metrics.rules.labels(name, ENTITIES[name].rules.version()).set(1)
+            if name in self._rules_versions:
+                self.metrics.rules.labels(name, self._rules_versions[name]).set(1)
         self.recent, self.feed = Recent(), Feed()
         self._started_at = datetime.now(UTC)
         self._has_listened = False
@@ -178,7 +180,7 @@ class Monitor:
             **self._count,
             "worker": {
                 "version": __version__,
-                "rules_versions": {name: entity.rules.version() for name, entity in ENTITIES.items()},
+                "rules_versions": self._rules_versions,
                 "ready": not reasons,
                 "reasons": reasons,
                 "warnings": self.health.warnings(),

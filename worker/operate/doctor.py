@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,8 @@ from psycopg import sql
 from worker.domain.findings import Finding, Level
 from worker.domain.findings import ok as _ok
 from worker.domain.findings import problem as _problem
-from worker.entities.registry import ENTITIES
+from worker.entities.declaration import Entity
+from worker.entities.loader import load_entities
 from worker.entities.worker_tables import POSITION, Table
 from worker.neon.catalogue import Found
 from worker.operate import public_api
@@ -42,6 +43,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         ("Neon", "NEON_DATABASE_URL", settings.neon_conninfo),
         ("Supabase", "SUPABASE_DATABASE_URL", settings.supabase_conninfo),
     )
+    entities = load_entities(settings.entities).values()
     seen: dict[Table, Found] = {}
     at_fault = False
     tables: dict[str, public_api.TableFacts] | None = None
@@ -57,13 +59,13 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
             yield _ok(f"{name} connection", safe_address(conninfo))
             if name == "Supabase":
                 with suppress(psycopg.Error):
-                    tables = await public_api.read_tables(connection)
+                    tables = await public_api.read_tables(connection, entities)
             try:
                 for finding in await server(connection, name, setting, conninfo):
                     yield finding
-                for finding in await _privileges(connection, name, settings):
+                for finding in await _privileges(connection, name, settings, entities):
                     yield finding
-                async for finding in _tables(connection, name, settings, seen):
+                async for finding in _tables(connection, name, settings, entities, seen):
                     at_fault |= finding.level is Level.PROBLEM
                     yield finding
             except psycopg.errors.InsufficientPrivilege as error:
@@ -74,16 +76,16 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
                 hint = "run doctor again when the database answers" if kind_of(error) is Kind.TRANSIENT else ""
                 yield _problem(name, in_one_line(error), hint_for(error, asked=True) or hint)
     if not at_fault:
-        yield await _restored(settings)
-    yield await public_api.ask(settings, tables)
+        yield await _restored(settings, entities)
+    yield await public_api.ask(settings, entities, tables)
 
 
-async def _restored(settings: Settings) -> Finding:
+async def _restored(settings: Settings, entities: Collection[Entity]) -> Finding:
     """Whether a database was restored to an earlier moment, and that is not settled."""
     check = "restored databases"
     try:
         async with await connect(settings.neon_conninfo) as neon, await connect(settings.supabase_conninfo) as supabase:
-            found = {entity.name: await unsettled(entity, neon, supabase) for entity in ENTITIES.values()}
+            found = {entity.name: await unsettled(entity, neon, supabase) for entity in entities}
     except psycopg.Error as error:
         return Finding(Level.WARNING, check, f"not looked: {in_one_line(error)}", "run doctor again")
     lines = [f"{name}: {text}" for name, text in found.items() if text]
@@ -97,11 +99,11 @@ async def _restored(settings: Settings) -> Finding:
 
 
 async def _tables(
-    connection: Connection, name: str, settings: Settings, seen: dict[Table, Found]
+    connection: Connection, name: str, settings: Settings, entities: Collection[Entity], seen: dict[Table, Found]
 ) -> AsyncIterator[Finding]:
     """One finding for each mismatch of a table, and one for each group of tables without any."""
-    wanted = shapes(ENTITIES.values(), announces=settings.n8n_webhook_url is not None)
-    mismatches, found = await examination.examine(connection, name, wanted, ENTITIES.values(), seen)
+    wanted = shapes(entities, announces=settings.n8n_webhook_url is not None)
+    mismatches, found = await examination.examine(connection, name, wanted, entities, seen)
     seen |= found
     if name != "Neon":
         mismatches = [mismatch for mismatch in mismatches if not mismatch.hides]  # the finding of each table says more
@@ -110,11 +112,11 @@ async def _tables(
         yield _problem(mismatch.shape.subject, mismatch.problem.text, mismatch.problem.hint)
     for subject in dict.fromkeys(shape.subject for shape in wanted if shape.database == name):
         # The worker's own tables have findings on what they are used for.
-        if subject not in at_fault and subject.startswith(tuple(f"{entity}: " for entity in ENTITIES)):
+        if subject not in at_fault and subject.startswith(tuple(f"{entity.name}: " for entity in entities)):
             yield _ok(subject, "every table is as it has to be")
     if name == "Neon":
         return
-    for entity in ENTITIES.values():
+    for entity in entities:
         if found[entity.workspace_table].kind in ("r", "p"):
             yield await _triggers(connection, entity.name, entity.workspace_table)
             yield await _row_level_security(connection, entity.workspace_table)
@@ -179,10 +181,12 @@ async def _row_level_security(connection: Connection, table: Table) -> Finding:
     return _ok(check, "on" + (", with policies of your own" if row["policy"] else ", and strangers have no grants"))
 
 
-async def _privileges(connection: Connection, database: str, settings: Settings) -> list[Finding]:
+async def _privileges(
+    connection: Connection, database: str, settings: Settings, entities: Collection[Entity]
+) -> list[Finding]:
     """One finding for each task of the worker: whether its role may do it."""
     found: dict[str, list[Privilege]] = {}
-    for one in await check(connection, needs(database, prunes=settings.ledger_retention is not None)):
+    for one in await check(connection, needs(database, entities, prunes=settings.ledger_retention is not None)):
         if one.may is not None:
             found.setdefault(one.need.subject, []).append(one)
     return [_may(subject, ones) for subject, ones in found.items()]

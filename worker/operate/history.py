@@ -10,7 +10,6 @@ from psycopg import sql
 
 from worker.domain.model import utc, utc_now
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER
 from worker.postgres.transaction import fetch_first, read
 from worker.supabase import outbox
@@ -43,7 +42,7 @@ async def history(databases: Databases, key: str) -> History | None:
     Raises:
         psycopg.Error: a database did not answer.
     """
-    for entity in ENTITIES.values():
+    for entity in databases.entities.values():
         found = await _history(databases, entity, key)
         if found:
             return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from psycopg.types.json import Jsonb
 
-from worker.entities.registry import ENTITIES
+from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
@@ -39,15 +39,16 @@ def _tables(subject: str, table: Table, privileges: Iterable[str]) -> Iterator[N
         yield Need(privilege, "TABLE", table, subject)
 
 
-def needs(database: str, *, prunes: bool = False) -> list[Need]:
+def needs(database: str, entities: Iterable[Entity], *, prunes: bool = False) -> list[Need]:
     """The privileges that the worker needs in ``Neon`` or ``Supabase``: on the database, its schemas, its tables.
 
     Args:
         database: which of them.
+        entities: whose tables.
         prunes: whether it removes old ledger rows.
     """
     tables: list[Need] = []
-    for entity in ENTITIES.values():
+    for entity in entities:
         if database == "Neon":
             subject = f"{entity.name}: Neon's privileges"
             # `undo` inserts into the invalid table and deletes from the master.

@@ -22,7 +22,7 @@ from anyio import to_thread
 from psycopg import sql
 
 from worker.domain.findings import Finding, ok, problem, warning
-from worker.entities.registry import ENTITIES
+from worker.entities.declaration import Entity
 from worker.entities.worker_tables import OUTBOX, POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
@@ -70,13 +70,13 @@ class TableFacts:
 _TABLES = statement("worker.operate", "shown_tables")
 
 
-async def read_tables(connection: Connection) -> dict[str, TableFacts]:
+async def read_tables(connection: Connection, entities: Iterable[Entity]) -> dict[str, TableFacts]:
     """The tables and views in ``public`` that ``setup`` creates, as they are in the database.
 
     Raises:
         psycopg.Error: the query failed.
     """
-    cursor = await connection.execute(_TABLES, {"names": _names()})
+    cursor = await connection.execute(_TABLES, {"names": _names(entities)})
     found: dict[str, TableFacts] = {}
     closed = True
     for row in await cursor.fetchall():
@@ -90,15 +90,18 @@ async def read_tables(connection: Connection) -> dict[str, TableFacts]:
     return found
 
 
-def _names() -> list[str]:
-    return [*(entity.workspace_table.name for entity in ENTITIES.values()), POSITION.name, OUTBOX.name, VIEW]
+def _names(entities: Iterable[Entity]) -> list[str]:
+    """The API serves the schema ``public``."""
+    workspaces = [entity.workspace_table for entity in entities]
+    return [*(table.name for table in workspaces if table.schema == "public"), POSITION.name, OUTBOX.name, VIEW]
 
 
-async def ask(settings: Settings, tables: Mapping[str, TableFacts] | None) -> Finding:
+async def ask(settings: Settings, entities: Iterable[Entity], tables: Mapping[str, TableFacts] | None) -> Finding:
     """Query every table through the API, as anybody on the internet could.
 
     Args:
         settings: its address and key.
+        entities: whose workspace tables.
         tables: what the database has; None if that could not be read.
     """
     url, key = settings.supabase_url, settings.supabase_api_key
@@ -108,7 +111,7 @@ async def ask(settings: Settings, tables: Mapping[str, TableFacts] | None) -> Fi
         text = "not tried: SUPABASE_API_KEY is the service key, which sees everything"
         return warning(CHECK, text, "give the anon key instead")
     answers = {}
-    for name in tables or _names():
+    for name in tables or _names(entities):
         answer = await to_thread.run_sync(_ask, url, key, name)
         answers[name] = _interpret(answer, tables[name] if tables else None)
     return _found(answers)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from psycopg import sql
 
-from worker.entities.registry import ENTITIES
+from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, LOG, POSITION
 from worker.postgres.connection import within
 from worker.postgres.errors import SetupMissing
@@ -21,9 +22,9 @@ from worker.schema.shape import NEON, SUPABASE, shapes
 SECONDS = 600.0
 
 
-def script(database: str) -> str:
+def script(database: str, entities: Iterable[Entity]) -> str:
     """What setup runs in ``Neon`` or ``Supabase``, as one transaction that psql can run, too."""
-    parts = [f"-- {one.name}\n{one.text}" for one in scripts(database, ENTITIES.values())]
+    parts = [f"-- {one.name}\n{one.text}" for one in scripts(database, entities)]
     return "\n".join([f"-- {database}", "BEGIN;", *parts, "COMMIT;", ""])
 
 
@@ -39,7 +40,9 @@ class Change:
     thing: str
 
 
-async def require_adoptable(neon: Database, supabase: Database) -> dict[str, list[Change]]:
+async def require_adoptable(
+    neon: Database, supabase: Database, entities: Collection[Entity]
+) -> dict[str, list[Change]]:
     """Compare both databases with what the worker needs, before anything is written in either.
 
     Returns:
@@ -48,7 +51,6 @@ async def require_adoptable(neon: Database, supabase: Database) -> dict[str, lis
     Raises:
         SetupMissing: something is wrong that `setup` neither creates nor adds.
     """
-    entities = list(ENTITIES.values())
     wanted = shapes(entities, announces=True)
     async with neon.connection() as neon_connection, supabase.connection() as supabase_connection:
         mismatches, found = await examine(neon_connection, NEON, wanted, entities, {})
@@ -62,7 +64,7 @@ async def require_adoptable(neon: Database, supabase: Database) -> dict[str, lis
     return ahead
 
 
-async def setup(database: Database) -> list[Change]:
+async def setup(database: Database, entities: Collection[Entity]) -> list[Change]:
     """Run the scripts in one transaction: all of it takes effect, or nothing.
 
     Returns:
@@ -71,21 +73,21 @@ async def setup(database: Database) -> list[Change]:
     Raises:
         psycopg.Error: nothing was changed.
     """
-    inventory = _INVENTORY.format(schemas=sql.Literal(_schemas()))
+    inventory = _INVENTORY.format(schemas=sql.Literal(_schemas(entities)))
     async with database.connection() as connection:
         rows = await begin_and_fetch(connection, begin(statement=SECONDS, idle=60.0), (inventory, None))
         before = {row["thing"]: row["shape"] for row in rows}
         with within(connection, SECONDS):
-            for one in scripts(database.name, ENTITIES.values()):
+            for one in scripts(database.name, entities):
                 await connection.execute(one.text.encode())
         found, _ = await send(connection, (inventory, None), COMMIT)
         after = {row["thing"]: row["shape"] for row in found.fetchall()}
     return _changes(before, after)
 
 
-def _schemas() -> list[str]:
+def _schemas(entities: Iterable[Entity]) -> list[str]:
     """The schemas in which the scripts create something."""
-    tables = (table for e in ENTITIES.values() for table in (e.invalid_table, e.master_table, e.workspace_table))
+    tables = (table for e in entities for table in (e.invalid_table, e.master_table, e.workspace_table))
     return list(dict.fromkeys([LEDGER.schema, LOG.schema, POSITION.schema, *(table.schema for table in tables)]))
 
 

@@ -17,7 +17,7 @@ from psycopg import sql
 from psycopg.rows import DictRow
 
 from worker.postgres.connection import Connection, within
-from worker.postgres.errors import is_stale_plan
+from worker.postgres.errors import LOCKED, Kind, is_stale_plan, kind_of
 from worker.postgres.pipeline import Result, exchange, may_prepare
 from worker.postgres.read_only import APPLY_DEFAULT
 
@@ -169,6 +169,22 @@ async def transact(
     first = begin() if opening is None else opening
     last = ROLLBACK if rehearse else COMMIT
     return (await send(connection, *first, *steps, last, seconds=seconds))[len(first) : -1]
+
+
+async def roll_back_refusal(connection: Connection, error: psycopg.Error, *, or_locked: bool = False) -> None:
+    """End a transaction that the database refused, so that the connection may be used for another.
+
+    Args:
+        connection: with the transaction.
+        error: what the transaction ended with.
+        or_locked: also if a lock was not to be had in time.
+
+    Raises:
+        psycopg.Error: the error itself, if it is a transient fault.
+    """
+    if kind_of(error) is Kind.TRANSIENT and not (or_locked and error.sqlstate == LOCKED):
+        raise error
+    await send(connection, ROLLBACK)
 
 
 async def read(connection: Connection, *steps: Step) -> list[list[DictRow]]:

@@ -1,20 +1,15 @@
-"""Supabase: write the outcomes of settled records into their rows."""
+"""Supabase: what the rows of settled records are to show."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data, Receipt
-from worker.entities.declaration import Entity
-from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, composed
 from worker.supabase.queue import STAMP
 
 
@@ -58,29 +53,8 @@ VERSIONS = sql.SQL(
 _PLAIN_FIELDS = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))
 
 
-_ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
-
-
-def acknowledge(entity: Entity, replies: Iterable[Reply]) -> Step:
-    """The step that writes the replies into their rows."""
-    return _acknowledge(entity), {"replies": Jsonb([_as_json(reply) for reply in replies])}
-
-
-@cache
-def _acknowledge(entity: Entity) -> sql.SQL:
-    columns = [sql.Identifier(column) for column in entity.columns]
-    return composed(
-        _ACKNOWLEDGE.format(
-            workspace=entity.workspace_table.sql,
-            key=sql.Identifier(entity.key),
-            columns=sql.SQL(", ").join(columns),
-            versions=VERSIONS,
-            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
-        )
-    )
-
-
-def _as_json(reply: Reply) -> dict[str, Any]:
+def as_json(reply: Reply) -> dict[str, Any]:
+    """The reply as the acknowledging statement reads it; cells that stay as they are are left out."""
     cells = {name: value for name in _PLAIN_FIELDS if (value := getattr(reply, name)) is not None}
     if reply.version:
         cells["version"] = reply.version

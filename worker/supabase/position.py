@@ -40,19 +40,38 @@ class Position:
     """The last restore that was recognised."""
 
 
+_ADD = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
+_READ = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
+_TAKE = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
+_SAVE_RESTORED = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION.sql)
+_SAVE = sql.SQL(
+    "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
+    " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
+    " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
+    " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
+    " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
+    " WHERE entity = %(entity)s"
+).format(POSITION.sql)
+_DUE = sql.SQL(
+    "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
+    " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
+    " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
+    " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
+    " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
+).format(POSITION.sql)
+
+
 async def take_position(connection: Connection, entity: Entity) -> Position | None:
     """Become the only puller of an entity until this transaction ends; None if another worker is."""
-    add = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
-    await transact(connection, (add, {"entity": entity.name}))
-    take = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
-    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (take, {"entity": entity.name}))
+    params = {"entity": entity.name}
+    await transact(connection, (_ADD, params))
+    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (_TAKE, params))
     return _position(rows[0]) if rows else None
 
 
 async def read_position(connection: Connection, entity: Entity) -> Position:
     """Read the position of an entity's pull without a lock."""
-    statement = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
-    row = await fetch_first(connection, statement, {"entity": entity.name})
+    row = await fetch_first(connection, _READ, {"entity": entity.name})
     return _position(row) if row else Position(None, None, None)
 
 
@@ -67,8 +86,7 @@ def _position(row: Mapping[str, Any]) -> Position:
 
 def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
     """The step that stores what is known about a restore."""
-    statement = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION.sql)
-    return statement, {"restored": Jsonb(dict(restored)), "entity": entity.name}
+    return _SAVE_RESTORED, {"restored": Jsonb(dict(restored)), "entity": entity.name}
 
 
 def save_position(
@@ -82,15 +100,7 @@ def save_position(
     ledger_id: int | None,
 ) -> Step:
     """The step that saves the position, or keeps the old one if ``reached`` is None. The holder must commit it."""
-    statement = sql.SQL(
-        "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
-        " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
-        " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
-        " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
-        " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
-        " WHERE entity = %(entity)s"
-    ).format(POSITION.sql)
-    return statement, {
+    return _SAVE, {
         "position": reached and reached.position,
         "last_id": reached and reached.last_id,
         "open": Jsonb({"run_id": run_id, **reached.as_json()}) if reached else None,
@@ -107,15 +117,8 @@ async def due(connection: Connection, entities: Iterable[Entity], interval: floa
     """The entities whose last pull, by any worker, is more than ``interval`` seconds ago or in the future. The latter
     means that the server's clock went back, so the age of the pull is unknown.
     """
-    statement = sql.SQL(
-        "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
-        " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
-        " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
-        " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
-        " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
-    ).format(POSITION.sql)
     params = {"entities": [entity.name for entity in entities], "interval": interval}
-    rows = await fetch_all(connection, statement, params)
+    rows = await fetch_all(connection, _DUE, params)
     found = {row["entity"]: row["ahead"] for row in rows}
     ahead = sorted(name for name, is_ahead in found.items() if is_ahead)
     if ahead and (times := _AHEAD.seen(", ".join(ahead))) is not None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
 from psycopg import sql
@@ -17,7 +16,7 @@ from worker.domain.steps import Claimed
 from worker.entities.declaration import Entity, data_of
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import begin, begin_and_fetch, composed, fetch_all, fetch_one
+from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
 
 CHANNEL = "enrichment_complete"
 STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
@@ -63,85 +62,18 @@ _ROWS = {
 }
 
 
-def _not_postponed(entity: Entity, which: str = "postponed") -> sql.Composed:
-    """The condition that a row is not postponed. No join, so that the queue's index is used."""
-    return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
-        sql.Identifier(entity.key), STAMP, sql.Placeholder(which)
-    )
-
-
-@cache
-def _claim(entity: Entity, rows: str) -> sql.SQL:
-    return composed(
-        _CLAIM.format(
-            key=sql.Identifier(entity.key),
-            data=data_of(entity, "w"),
-            workspace=entity.workspace_table.sql,
-            released=sql.Literal(messages.RELEASED),
-            more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
-        )
-        + _ROWS[rows].format(is_work=IS_WORK, key=sql.Identifier(entity.key), not_postponed=_not_postponed(entity))
-        + sql.SQL(") c")
-    )
-
-
 _CLAIMED_FIELDS = (
     "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
     "age", "pushed_at", "promoted_at", "queued_versions",
 )  # fmt: skip
+_ROW_FIELDS = ("neon_id", "pulled_at", "noted", "code")
 
 
-def _claimed(entity: Entity, row: dict[str, Any]) -> Claimed:
-    cells = {name: row[name] for name in _CLAIMED_FIELDS}
-    # A row adopted from a hand-made table has no snapshot: all its values count as the enricher's.
-    # A snapshot of another release may have other columns: on a missing one, nothing was agreed.
-    cells["snapshot"] = {**dict.fromkeys(entity.columns), **(row["snapshot"] or {})}
-    cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
-    if row["receipt_id"] is not None:
-        cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
-    return Claimed(**cells)
-
-
-_PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
+PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
 """The queue's index has the oldest first. After a flip of many rows, and until the next ANALYZE, the planner believes
 the queue is short, and would read and sort all of it for each batch. Acknowledged rows are looked up by index and
 joined by hash, even if the workspace was small when the statement was prepared.
 """
-
-
-async def claim(
-    connection: Connection,
-    entity: Entity,
-    limit: int,
-    *,
-    read_only: bool = False,
-    skip: int = 0,
-    durable: bool = True,
-    postponed: Sequence[str] = (),
-    among: Sequence[str] | None = None,
-) -> list[Claimed]:
-    """The oldest work of an entity, locked for this worker in a transaction that stays open.
-
-    The claim is the row locks themselves: it ends with the transaction, however that ends.
-
-    Args:
-        connection: to Supabase; its transaction stays open.
-        entity: which.
-        limit: maximum number of rows.
-        read_only: read only and lock nothing.
-        skip: number of rows to skip.
-        durable: the transaction's COMMIT waits for the disk.
-        postponed: row versions to skip, as from :class:`worker.domain.postponed.Postponed`.
-        among: only rows with these keys.
-    """
-    rows = "work, not locked" if read_only else "work, without postponed" if postponed else "work"
-    params: dict[str, Any] = {"limit": limit, "skip": skip}
-    if among is not None:
-        rows, params = "work among some", {"limit": limit, "keys": list(among)}
-    elif rows == "work, without postponed":
-        params["postponed"] = list(postponed)
-    opening = begin(read_only=read_only, planner=_PLANNER, planned_once=True, durable=durable)
-    return [_claimed(entity, row) for row in await begin_and_fetch(connection, opening, (_claim(entity, rows), params))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,55 +129,128 @@ class Row:
         return self.claimed.status == Status.PENDING and not self.edited and not self.noted
 
 
-async def lock(
-    connection: Connection, entity: Entity, keys: Sequence[str], *, read_only: bool = False, wait: bool = True
-) -> dict[str, Row]:
-    """The workspace rows with these keys, locked in a transaction that stays open.
+class Queue:
+    """The queue of an entity. Its statements are composed once."""
 
-    Args:
-        connection: to Supabase.
-        entity: whose rows.
-        keys: which.
-        read_only: read only and lock nothing.
-        wait: wait for other transactions' locks; else locked rows are left out.
-    """
-    which = "keys, not locked" if read_only else "keys" if wait else "free keys"
-    step = _claim(entity, which), {"keys": list(keys)}
-    rows = await begin_and_fetch(connection, begin(read_only=read_only), step)
-    names = ("neon_id", "pulled_at", "noted", "code")
-    return {row["key"]: Row(_claimed(entity, row), **{name: row[name] for name in names}) for row in rows}
+    def __init__(self, entity: Entity) -> None:
+        """Compose the statements."""
+        self.entity = entity
+        key, workspace = sql.Identifier(entity.key), entity.workspace_table.sql
+        self._claims = {rows: self._compose_claim(rows) for rows in _ROWS}
+        self._count = composed(sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(workspace, IS_WORK))
+        self._carried = composed(
+            sql.SQL(
+                "SELECT w.id, w.{key} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"
+                " AND w.pushed_to_neon_at IS NOT NULL AND w.promoted_at IS NULL AND w.id > %(after)s"
+                " ORDER BY w.id LIMIT %(limit)s"
+            ).format(key=key, workspace=workspace)
+        )
 
+    def _compose_claim(self, rows: str) -> sql.SQL:
+        entity, key = self.entity, sql.Identifier(self.entity.key)
+        return composed(
+            _CLAIM.format(
+                key=key,
+                data=data_of(entity, "w"),
+                workspace=entity.workspace_table.sql,
+                released=sql.Literal(messages.RELEASED),
+                more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
+            )
+            + _ROWS[rows].format(is_work=IS_WORK, key=key, not_postponed=self._not_postponed("postponed"))
+            + sql.SQL(") c")
+        )
 
-async def has_work(connection: Connection, entities: Iterable[Entity], postponed: Mapping[str, Postponed]) -> set[str]:
-    """The names of the entities that have work which is not postponed."""
-    one = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
-    parts, params = [], {}
-    for entity in entities:
+    def _not_postponed(self, parameter: str) -> sql.Composed:
+        """The condition that a row is not postponed. No join, so that the queue's index is used."""
+        return sql.SQL("concat(w.{}, '|', to_char(w.updated_at, {})) <> ALL({})").format(
+            sql.Identifier(self.entity.key), STAMP, sql.Placeholder(parameter)
+        )
+
+    async def claim(
+        self,
+        connection: Connection,
+        limit: int,
+        *,
+        read_only: bool = False,
+        skip: int = 0,
+        durable: bool = True,
+        postponed: Sequence[str] = (),
+        among: Sequence[str] | None = None,
+    ) -> list[Claimed]:
+        """The oldest work, locked for this worker in a transaction that stays open.
+
+        The claim is the row locks themselves: it ends with the transaction, however that ends.
+
+        Args:
+            connection: to Supabase; its transaction stays open.
+            limit: maximum number of rows.
+            read_only: read only and lock nothing.
+            skip: number of rows to skip.
+            durable: the transaction's COMMIT waits for the disk.
+            postponed: row versions to skip, as from :class:`worker.domain.postponed.Postponed`.
+            among: only rows with these keys.
+        """
+        rows = "work, not locked" if read_only else "work, without postponed" if postponed else "work"
+        params: dict[str, Any] = {"limit": limit, "skip": skip}
+        if among is not None:
+            rows, params = "work among some", {"limit": limit, "keys": list(among)}
+        elif rows == "work, without postponed":
+            params["postponed"] = list(postponed)
+        opening = begin(read_only=read_only, planner=PLANNER, planned_once=True, durable=durable)
+        found = await begin_and_fetch(connection, opening, (self._claims[rows], params))
+        return [self._claimed(row) for row in found]
+
+    async def lock(
+        self, connection: Connection, keys: Sequence[str], *, read_only: bool = False, wait: bool = True
+    ) -> dict[str, Row]:
+        """The workspace rows with these keys, locked in a transaction that stays open.
+
+        Args:
+            connection: to Supabase.
+            keys: which.
+            read_only: read only and lock nothing.
+            wait: wait for other transactions' locks; else locked rows are left out.
+        """
+        rows = "keys, not locked" if read_only else "keys" if wait else "free keys"
+        step = self._claims[rows], {"keys": list(keys)}
+        found = await begin_and_fetch(connection, begin(read_only=read_only), step)
+        return {row["key"]: Row(self._claimed(row), **{name: row[name] for name in _ROW_FIELDS}) for row in found}
+
+    def _claimed(self, row: Mapping[str, Any]) -> Claimed:
+        cells = {name: row[name] for name in _CLAIMED_FIELDS}
+        # A row adopted from a hand-made table has no snapshot: all its values count as the enricher's.
+        # A snapshot of another release may have other columns: on a missing one, nothing was agreed.
+        cells["snapshot"] = {**dict.fromkeys(self.entity.columns), **(row["snapshot"] or {})}
+        cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
+        if row["receipt_id"] is not None:
+            cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
+        return Claimed(**cells)
+
+    async def count_work(self, connection: Connection) -> int:
+        """How many rows are work."""
+        row = await fetch_one(connection, self._count)
+        return int(row["rows"])
+
+    async def carried(self, connection: Connection, after: int, limit: int) -> dict[int, str]:
+        """Id → key of rows that were carried to Neon and whose outcome was not acknowledged yet, in id order, after
+        ``after``.
+        """
+        rows = await fetch_all(connection, self._carried, {"after": after, "limit": limit})
+        return {row["id"]: row["key"] for row in rows}
+
+    def has_work(self, postponed: Postponed) -> Step:
+        """The step that returns a row with the entity's name if there is work which is not postponed."""
+        name, params = self.entity.name, None
         but: sql.Composable = sql.SQL("")
-        if row_versions := postponed[entity.name].row_versions():
-            but, params[entity.name] = sql.SQL(" AND ") + _not_postponed(entity, entity.name), row_versions
-        parts.append(one.format(sql.Literal(entity.name), entity.workspace_table.sql, IS_WORK, but))
-    statement = sql.SQL(" UNION ALL ").join(parts)
-    rows = await fetch_all(connection, statement, params or None)
+        if row_versions := postponed.row_versions():
+            but, params = sql.SQL(" AND {}").format(self._not_postponed(name)), {name: row_versions}
+        statement = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
+        return statement.format(sql.Literal(name), self.entity.workspace_table.sql, IS_WORK, but), params
+
+
+async def with_work(connection: Connection, queues: Mapping[Queue, Postponed]) -> set[str]:
+    """The names of the entities whose queue has work which is not postponed."""
+    steps = [queue.has_work(postponed) for queue, postponed in queues.items()]
+    params = {name: value for _, some in steps for name, value in (some or {}).items()}
+    rows = await fetch_all(connection, sql.SQL(" UNION ALL ").join(part for part, _ in steps), params or None)
     return {row["entity"] for row in rows}
-
-
-async def count_work(connection: Connection, entity: Entity) -> int:
-    """How many rows of an entity are work."""
-    statement = sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(entity.workspace_table.sql, IS_WORK)
-    row = await fetch_one(connection, statement)
-    return int(row["rows"])
-
-
-async def carried(connection: Connection, entity: Entity, after: int, limit: int) -> dict[int, str]:
-    """Id → key of rows that were carried to Neon and whose outcome was not acknowledged yet, in id order, after
-    ``after``.
-    """
-    statement = sql.SQL(
-        "SELECT w.id, w.{key} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"
-        " AND w.pushed_to_neon_at IS NOT NULL AND w.promoted_at IS NULL AND w.id > %(after)s"
-        " ORDER BY w.id LIMIT %(limit)s"
-    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"after": after, "limit": limit}
-    rows = await fetch_all(connection, statement, params)
-    return {row["id"]: row["key"] for row in rows}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 from psycopg import sql
 
@@ -15,26 +14,28 @@ from worker.postgres.transaction import Step, composed
 _RELEASE = statement("worker.supabase", "release")
 
 
-def release(entity: Entity, keys: Sequence[str], *, by: str = "waiting_for", note: str = messages.RELEASED) -> Step:
-    """The step that puts waiting rows back in the queue, and returns whether another transaction holds one. An edited
-    row goes back by itself.
+class Release:
+    """Puts waiting rows back in the queue: of an entity, and of others that wait for its records.
 
-    Args:
-        entity: whose rows wait.
-        keys: the keys that they wait for, or their own.
-        by: the column that ``keys`` are from.
-        note: the new note of the rows.
+    Its steps return whether another transaction holds a row. An edited row goes back by itself.
     """
-    return _release(entity, by), {"keys": list(keys), "note": note}
+
+    def __init__(self, entity: Entity) -> None:
+        """Compose the statements."""
+        self._own = _compose(entity, entity.key)
+        self._others = [_compose(other, "waiting_for") for other in entity.releases]
+
+    def rows(self, keys: Sequence[str], note: str = messages.RELEASED) -> Step:
+        """The step that releases the rows with these keys, which get this note."""
+        return self._own, {"keys": list(keys), "note": note}
+
+    def waiting_for(self, promoted: Sequence[str]) -> list[Step]:
+        """The steps that release the rows, of other entities, that wait for these records."""
+        if not promoted:
+            return []
+        return [(other, {"keys": list(promoted), "note": messages.RELEASED}) for other in self._others]
 
 
-@cache
-def _release(entity: Entity, by: str) -> sql.SQL:
+def _compose(entity: Entity, by: str) -> sql.SQL:
+    """Release the rows of an entity by the values of a column."""
     return composed(_RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)))
-
-
-def releases(entity: Entity, promoted: Sequence[str]) -> list[Step]:
-    """The steps that release the rows that wait for these records of ``entity``."""
-    if not promoted:
-        return []
-    return [release(other, promoted) for other in entity.releases]

@@ -1,4 +1,4 @@
-"""Supabase: which existing workspace rows a pull looks at, and what it changes in them."""
+"""Supabase: the workspace rows that are looked at beside the queue, and all that is written in rows."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from worker.domain.model import Code, Data, Receipt
 from worker.entities.declaration import Entity, data_of
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, fetch_all, fetch_inside
-from worker.supabase.acknowledgement import VERSIONS
+from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
+from worker.supabase.acknowledgement import VERSIONS, Reply, as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,115 +48,136 @@ class Refresh:
     """If the row is older because its database was restored: the version that the values are from."""
 
 
+_ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
 _REFRESH = statement("worker.supabase", "refresh")
+_PULLED = sql.SQL(
+    "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
+    " AND sync_code IS DISTINCT FROM 'lost'"
+    " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
+    " ORDER BY {key} LIMIT %(limit)s"
+)
+_PROMOTED = sql.SQL(
+    "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
+    " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
+)
+_LOST = sql.SQL("SELECT w.{key} AS key, {data} AS data FROM {workspace} w WHERE w.sync_code = 'lost' ORDER BY 1")
+_WAITING = sql.SQL(
+    "SELECT w.{key} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
+    " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND w.{key} > %(after)s"
+    " ORDER BY w.{key} LIMIT %(limit)s"
+)
+_GIVE_UP = sql.SQL(
+    "UPDATE {workspace} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
+    " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
+    " WHERE {key} = ANY(%(keys)s)"
+)
+_REMOVE = sql.SQL("DELETE FROM {workspace} WHERE {key} = ANY(%(keys)s)")
+_NOTE = sql.SQL("UPDATE {workspace} SET sync_note = %(text)s, sync_code = %(code)s WHERE {key} = ANY(%(keys)s)")
+_AWAIT_RETURN = sql.SQL(
+    "UPDATE {workspace} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"
+    " receipt_hash = NULL, pushed_to_neon_at = NULL,"
+    " waiting_for = CASE WHEN enrichment_status = 'complete' THEN 'the record itself' END"
+    " WHERE {key} = ANY(%(keys)s)"
+)
 
 
-def refresh(entity: Entity, rows: Iterable[Refresh]) -> Step:
-    """The step that writes changed records into their workspace rows, which the caller has locked."""
-    return (
-        _REFRESH.format(
-            workspace=entity.workspace_table.sql,
-            key=sql.Identifier(entity.key),
-            versions=VERSIONS,
-            columns=sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
-            columns_r=sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
-        ),
-        {"rows": Jsonb([_refresh_as_json(row) for row in rows])},
-    )
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A row that waits for something in Neon."""
+
+    key: str
+    data: Data
+    snapshot: Data
+    """The data columns as Neon and the workspace last agreed on them."""
+
+
+class Workspace:
+    """The workspace table of an entity. The statements are composed once. The steps change rows that are locked."""
+
+    def __init__(self, entity: Entity) -> None:
+        """Compose the statements."""
+        self._columns = entity.columns
+        names = {
+            "key": sql.Identifier(entity.key),
+            "workspace": entity.workspace_table.sql,
+            "data": data_of(entity, "w"),
+            "versions": VERSIONS,
+            "columns": sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
+            "columns_r": sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
+        }
+
+        def compose(template: sql.SQL) -> sql.SQL:
+            return composed(template.format(**names))
+
+        self._acknowledge, self._refresh = compose(_ACKNOWLEDGE), compose(_REFRESH)
+        self._pulled, self._promoted = compose(_PULLED), compose(_PROMOTED)
+        self._lost, self._waiting = compose(_LOST), compose(_WAITING)
+        self._remove, self._note = compose(_REMOVE), compose(_NOTE)
+        self._await_return, self._give_up = compose(_AWAIT_RETURN), compose(_GIVE_UP)
+
+    async def pulled_keys(self, connection: Connection, after: str, limit: int, *, queued: bool = False) -> list[str]:
+        """Keys of rows whose record should be in the invalid table, in order, after ``after``.
+
+        Args:
+            connection: to Supabase.
+            after: only keys greater than this one.
+            limit: maximum number of keys.
+            queued: also queued rows, which their delivery would acknowledge.
+        """
+        rows = await fetch_all(connection, self._pulled, {"after": after, "limit": limit, "queued": queued})
+        return [row["key"] for row in rows]
+
+    async def promoted_keys(self, connection: Connection, after: str, limit: int) -> list[str]:
+        """Keys of rows that show a promotion, in order, after ``after``."""
+        rows = await fetch_all(connection, self._promoted, {"after": after, "limit": limit})
+        return [row["key"] for row in rows]
+
+    async def lost(self, connection: Connection, *, inside: bool = False) -> dict[str, Data]:
+        """Key → data of the rows whose record a restored Neon no longer has.
+
+        Args:
+            connection: to Supabase.
+            inside: within the open transaction.
+        """
+        rows = await (fetch_inside if inside else fetch_all)(connection, self._lost)
+        return {row["key"]: row["data"] for row in rows}
+
+    async def waiting(self, connection: Connection, after: str, limit: int) -> list[Waiting]:
+        """Rows that wait, in key order: only keys greater than ``after``, and at most ``limit``."""
+        rows = await fetch_all(connection, self._waiting, {"after": after, "limit": limit})
+        return [
+            Waiting(row["key"], row["data"], {name: (row["snapshot"] or {}).get(name) for name in self._columns})
+            for row in rows
+        ]
+
+    def acknowledge(self, replies: Iterable[Reply]) -> Step:
+        """The step that writes the replies into their rows."""
+        return self._acknowledge, {"replies": Jsonb([as_json(reply) for reply in replies])}
+
+    def refresh(self, rows: Iterable[Refresh]) -> Step:
+        """The step that writes changed records into their rows."""
+        return self._refresh, {"rows": Jsonb([_refresh_as_json(row) for row in rows])}
+
+    def give_up(self, keys: Sequence[str], text: str) -> Step:
+        """The step that ends the wait of rows for their lost record."""
+        return self._give_up, {"keys": list(keys), "text": text}
+
+    def remove(self, keys: Sequence[str]) -> Step:
+        """The step that removes withdrawn rows."""
+        return self._remove, {"keys": list(keys)}
+
+    def note(self, keys: Sequence[str], text: str, code: Code) -> Step:
+        """The step that writes a note on rows."""
+        return self._note, {"keys": list(keys), "text": text, "code": code}
+
+    def await_return(self, keys: Sequence[str], text: str) -> Step:
+        """The step that makes rows wait until their record is in Neon again: then rows set to complete go on by
+        themselves. The outcomes that they show are removed, because Neon has forgotten them.
+        """
+        return self._await_return, {"keys": list(keys), "text": text}
 
 
 def _refresh_as_json(row: Refresh) -> dict[str, Any]:
     cells = asdict(row)
     receipt = cells.pop("receipt") or {"id": None, "hash": None}
     return {**cells, "receipt_id": receipt["id"], "receipt_hash": receipt["hash"]}
-
-
-async def pulled_keys(
-    connection: Connection, entity: Entity, after: str, limit: int, *, queued: bool = False
-) -> list[str]:
-    """Keys of rows whose record should be in the invalid table, in order, after ``after``.
-
-    Args:
-        connection: to Supabase.
-        entity: whose rows.
-        after: only keys greater than this one.
-        limit: maximum number of keys.
-        queued: also queued rows, which their delivery would acknowledge.
-    """
-    statement = sql.SQL(
-        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
-        " AND sync_code IS DISTINCT FROM 'lost'"
-        " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
-        " ORDER BY {key} LIMIT %(limit)s"
-    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"after": after, "limit": limit, "queued": queued}
-    rows = await fetch_all(connection, statement, params)
-    return [row["key"] for row in rows]
-
-
-COMPARED_AT_ONCE = 10_000
-"""This many rows are compared at once."""
-
-
-async def promoted_keys(connection: Connection, entity: Entity, after: str, limit: int) -> list[str]:
-    """Keys of rows that show a promotion, in order, after ``after``."""
-    statement = sql.SQL(
-        "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
-        " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
-    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    params = {"after": after, "limit": limit}
-    rows = await fetch_all(connection, statement, params)
-    return [row["key"] for row in rows]
-
-
-async def lost(connection: Connection, entity: Entity, *, inside: bool = False) -> dict[str, Data]:
-    """Key → data of the rows whose record a restored Neon no longer has.
-
-    Args:
-        connection: to Supabase.
-        entity: whose rows.
-        inside: within the open transaction.
-    """
-    statement = sql.SQL("SELECT w.{} AS key, {} AS data FROM {} w WHERE w.sync_code = 'lost' ORDER BY 1").format(
-        sql.Identifier(entity.key), data_of(entity, "w"), entity.workspace_table.sql
-    )
-    rows = await (fetch_inside if inside else fetch_all)(connection, statement)
-    return {row["key"]: row["data"] for row in rows}
-
-
-def give_up(entity: Entity, keys: Sequence[str], text: str) -> Step:
-    """The step that ends the wait of rows for their lost record; the caller has locked them."""
-    statement = sql.SQL(
-        "UPDATE {} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
-        " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
-        " WHERE {} = ANY(%(keys)s)"
-    )
-    params = {"keys": list(keys), "text": text}
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
-
-
-def remove(entity: Entity, keys: Sequence[str]) -> Step:
-    """The step that removes withdrawn rows, which the caller has locked."""
-    statement = sql.SQL("DELETE FROM {} WHERE {} = ANY(%(keys)s)")
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), {"keys": list(keys)}
-
-
-def note(entity: Entity, keys: Sequence[str], text: str, code: Code) -> Step:
-    """The step that writes a note on rows, which the caller has locked."""
-    statement = sql.SQL("UPDATE {} SET sync_note = %(text)s, sync_code = %(code)s WHERE {} = ANY(%(keys)s)")
-    params = {"keys": list(keys), "text": text, "code": code}
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params
-
-
-def await_return(entity: Entity, keys: Sequence[str], text: str) -> Step:
-    """The step that makes rows, which the caller has locked, wait until their record is in Neon again: then rows set to
-    complete go on by themselves. The outcomes that they show are removed, because Neon has forgotten them.
-    """
-    statement = sql.SQL(
-        "UPDATE {} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"
-        " receipt_hash = NULL, pushed_to_neon_at = NULL,"
-        " waiting_for = CASE WHEN enrichment_status = 'complete' THEN 'the record itself' END"
-        " WHERE {} = ANY(%(keys)s)"
-    )
-    params = {"keys": list(keys), "text": text}
-    return statement.format(entity.workspace_table.sql, sql.Identifier(entity.key)), params

@@ -14,15 +14,14 @@ from worker.domain import messages
 from worker.domain.model import Data
 from worker.domain.postponed import Cause
 from worker.entities.declaration import Entity
-from worker.neon import invalid
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.errors import Kind, in_one_line, kind_of
+from worker.postgres.errors import in_one_line
 from worker.postgres.hints import concerns_all_records
-from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, send, transact
-from worker.supabase import acknowledgement, release
+from worker.postgres.transaction import COMMIT, Step, begin, roll_back_refusal, send, transact
 from worker.supabase.acknowledgement import Reply
 from worker.sync.databases import Databases
+from worker.sync.route import Route
 
 log = structlog.get_logger("worker.delivery")
 
@@ -43,9 +42,8 @@ class Acknowledged:
 
 
 async def acknowledge(
-    databases: Databases,
+    route: Route,
     supabase: Connection,
-    entity: Entity,
     replies: Sequence[Reply],
     promoted: Sequence[str],
     events: Sequence[Step] = (),
@@ -56,9 +54,8 @@ async def acknowledge(
     reply, or could not be released, is postponed and retried.
 
     Args:
-        databases: keeps what is postponed.
+        route: of the rows; keeps what is postponed.
         supabase: to Supabase, in the transaction of the claim.
-        entity: whose rows.
         replies: what the rows are to show.
         promoted: keys of the records that others may wait for.
         events: the steps that announce it.
@@ -66,32 +63,27 @@ async def acknowledge(
     Raises:
         psycopg.Error: the rows are still in the queue, and Neon has their outcomes.
     """
-    released = release.releases(entity, promoted)
+    released = route.release.waiting_for(promoted)
     try:
-        written, *others = await send(
-            supabase, acknowledgement.acknowledge(entity, replies), *released, *events, COMMIT
-        )
+        written, *others = await send(supabase, route.workspace.acknowledge(replies), *released, *events, COMMIT)
     except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT:
-            raise
-        await send(supabase, ROLLBACK)
-        acknowledged = await _acknowledge_singly(supabase, entity, replies)
-        await _release_singly(databases, supabase, entity, promoted)
+        await roll_back_refusal(supabase, error)
+        acknowledged = await _acknowledge_singly(route, supabase, replies)
+        await _release_singly(route, supabase, promoted)
         if events:
             await transact(supabase, *events)
     else:
         acknowledged = Acknowledged(written.rowcount, len(replies) - written.rowcount)
         acknowledged.unreleased = any(row["held"] for result in others[: len(released)] for row in result.fetchall())
     if acknowledged.unreleased:
-        databases.unreleased[entity.name].put(Cause.HELD, [(key, None) for key in promoted], "")
-    postponed = databases.postponed[entity.name]
-    postponed.forget(reply.key for reply in replies if reply.key not in acknowledged.refused)
+        route.unreleased.put(Cause.HELD, [(key, None) for key in promoted], "")
+    route.postponed.forget(reply.key for reply in replies if reply.key not in acknowledged.refused)
     for key, (reply, reason) in acknowledged.refused.items():
-        postponed.put(Cause.REPLY, [(key, reply.version)], reason, reply=reply)
+        route.postponed.put(Cause.REPLY, [(key, reply.version)], reason, reply=reply)
     return acknowledged
 
 
-async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Sequence[Reply]) -> Acknowledged:
+async def _acknowledge_singly(route: Route, supabase: Connection, replies: Sequence[Reply]) -> Acknowledged:
     """Acknowledge each row on its own.
 
     Raises:
@@ -100,11 +92,9 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
     acknowledged, latest = Acknowledged(), None
     for reply in replies:
         try:
-            written = await _acknowledge_one(supabase, entity, reply)
+            written = await _acknowledge_one(route, supabase, reply)
         except psycopg.Error as error:
-            if kind_of(error) is Kind.TRANSIENT:
-                raise
-            await send(supabase, ROLLBACK)
+            await roll_back_refusal(supabase, error)
             latest = error
             acknowledged.refused[reply.key] = reply, in_one_line(error)
         else:
@@ -113,19 +103,19 @@ async def _acknowledge_singly(supabase: Connection, entity: Entity, replies: Seq
     if latest and len(acknowledged.refused) == len(replies) and concerns_all_records(latest):
         raise latest
     for key, (_, reason) in acknowledged.refused.items():
-        _log_refused("reply.refused", entity, key, reason)
+        _log_refused("reply.refused", route, key, reason)
     return acknowledged
 
 
-async def _acknowledge_one(supabase: Connection, entity: Entity, reply: Reply) -> int:
+async def _acknowledge_one(route: Route, supabase: Connection, reply: Reply) -> int:
     try:
-        [written] = await transact(supabase, acknowledgement.acknowledge(entity, [reply]))
+        [written] = await transact(supabase, route.workspace.acknowledge([reply]))
     except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT or reply.data is None:
+        if reply.data is None:
             raise
-        await send(supabase, ROLLBACK)
+        await roll_back_refusal(supabase, error)
         note = messages.does_not_fit(reply.note, in_one_line(error))
-        return await _acknowledge_one(supabase, entity, replace(reply, data=None, note=note))
+        return await _acknowledge_one(route, supabase, replace(reply, data=None, note=note))
     return written.rowcount
 
 
@@ -138,11 +128,11 @@ async def acknowledge_again(databases: Databases, entity: Entity, keys: Sequence
     Raises:
         psycopg.Error: a transient fault; retry.
     """
-    postponed = databases.postponed[entity.name]
-    replies = [reply for reply in postponed.replies(keys) if isinstance(reply, Reply)]
+    route = databases.routes[entity.name]
+    replies = [reply for reply in route.postponed.replies(keys) if isinstance(reply, Reply)]
     async with databases.supabase.connection() as supabase:
         await send(supabase, *begin())
-        return await acknowledge(databases, supabase, entity, replies, [])
+        return await acknowledge(route, supabase, replies, [])
 
 
 async def release_again(databases: Databases, entity: Entity, keys: Sequence[str]) -> None:
@@ -151,17 +141,15 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
     Raises:
         psycopg.Error: a transient fault; retry.
     """
-    waiting = databases.unreleased[entity.name]
+    route = databases.routes[entity.name]
+    waiting = route.unreleased
     async with databases.supabase.connection() as supabase:
-        steps = release.releases(entity, keys)
         try:
-            released = await transact(supabase, *steps)
+            released = await transact(supabase, *route.release.waiting_for(keys))
         except psycopg.Error as error:
-            if kind_of(error) is Kind.TRANSIENT:
-                raise
-            await send(supabase, ROLLBACK)
+            await roll_back_refusal(supabase, error)
             waiting.forget(keys)
-            await _release_singly(databases, supabase, entity, keys)
+            await _release_singly(route, supabase, keys)
             return
         held = any(row["held"] for result in released for row in result.fetchall())
     if held:
@@ -170,45 +158,41 @@ async def release_again(databases: Databases, entity: Entity, keys: Sequence[str
         waiting.forget(keys)
 
 
-async def _release_singly(databases: Databases, supabase: Connection, entity: Entity, promoted: Sequence[str]) -> None:
+async def _release_singly(route: Route, supabase: Connection, promoted: Sequence[str]) -> None:
     """Release waiting rows one record at a time, after one refused: a row that refuses is left to the pull."""
     for key in promoted:
-        for step in release.releases(entity, [key]):
+        for step in route.release.waiting_for([key]):
             try:
                 [released] = await transact(supabase, step)
             except psycopg.Error as error:
-                if kind_of(error) is Kind.TRANSIENT:
-                    raise
-                await send(supabase, ROLLBACK)
-                _log_refused("release.refused", entity, key, in_one_line(error))
+                await roll_back_refusal(supabase, error)
+                _log_refused("release.refused", route, key, in_one_line(error))
             else:
                 if any(row["held"] for row in released.fetchall()):
-                    databases.unreleased[entity.name].put(Cause.HELD, [(key, None)], "")
+                    route.unreleased.put(Cause.HELD, [(key, None)], "")
 
 
-async def release_ready(neon: Connection, supabase: Connection, entity: Entity, waiting: dict[str, Data]) -> list[str]:
+async def release_ready(route: Route, neon: Connection, supabase: Connection, waiting: dict[str, Data]) -> list[str]:
     """Put the waiting rows whose requirements are now met back in the queue. A row that is locked, or refuses, is left
     for the next time.
     """
-    keys = await invalid.ready(neon, entity, waiting)
+    keys = await route.invalid.ready(neon, waiting)
     if not keys:
         return []
     try:
-        await transact(supabase, release.release(entity, keys, by=entity.key))
+        await transact(supabase, route.release.rows(keys))
     except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT:
-            raise
-        await send(supabase, ROLLBACK)
+        await roll_back_refusal(supabase, error)
         if len(keys) == 1:
-            _log_refused("release.refused", entity, keys[0], in_one_line(error))
+            _log_refused("release.refused", route, keys[0], in_one_line(error))
             return []
         half = len(keys) // 2
         parts = ({key: waiting[key] for key in some} for some in (keys[:half], keys[half:]))
-        return [key for part in parts for key in await release_ready(neon, supabase, entity, part)]
+        return [key for part in parts for key in await release_ready(route, neon, supabase, part)]
     return keys
 
 
-def _log_refused(event: str, entity: Entity, key: str, reason: str) -> None:
+def _log_refused(event: str, route: Route, key: str, reason: str) -> None:
     """Log one line for a reason that repeats."""
     if (times := _throttle.seen(reason)) is not None:
-        log.warning(event, entity=entity.name, key=key, error=reason, times=times)
+        log.warning(event, entity=route.entity.name, key=key, error=reason, times=times)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 import psycopg
 import structlog
 from anyio import Event
 
-from worker.domain.model import Receipt
-from worker.domain.postponed import Postponed
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
-from worker.neon.settle import Settlement, settlement
+from worker.entities.loader import load_entities
+from worker.neon.catalogue import Column
 from worker.postgres.address import safe_address
 from worker.postgres.connection import UTF8
 from worker.postgres.errors import Kind, SchemaProblem, SetupMissing, in_one_line, kind_of, with_database
@@ -25,7 +22,7 @@ from worker.postgres.pool import Database
 from worker.schema.examination import examine, problems_of
 from worker.schema.shape import NEON, SUPABASE, shapes
 from worker.settings import Settings
-from worker.supabase import receipts
+from worker.sync.route import Route, route_of
 
 log = structlog.get_logger("worker.databases")
 
@@ -36,30 +33,18 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Databases:
-    """Both databases, and the settlement of each entity."""
+    """Both databases, and the route of each entity."""
 
     neon: Database
     supabase: Database
-    settlements: Mapping[str, Settlement]
+    entities: Mapping[str, Entity]
+    """By name, those that others wait for first."""
+    routes: Mapping[str, Route]
     batch_size: int
     stop: Event
     """Set when no new batch may begin."""
     announces: bool = False
-    """Whether outcomes and pulls are announced: an event is written with each."""
-    known: dict[str, Receipt] = field(default_factory=dict)
-    """Entity → the latest receipt in the workspace: a Neon that lacks this ledger row was restored."""
-    postponed: defaultdict[str, Postponed] = field(default_factory=lambda: defaultdict(Postponed))
-    """Entity → its postponed rows."""
-    unreleased: defaultdict[str, Postponed] = field(default_factory=lambda: defaultdict(Postponed))
-    """Entity → promoted records whose waiting rows were locked, and are still to be released."""
-    promotions: Counter[str] = field(default_factory=Counter)
-    """Entity → number of this process's batches in which a record was promoted."""
-    doubted: dict[tuple[str, str], int] = field(default_factory=dict)
-    """Entity and key of a record that Neon refused as if it refused all → ``promotions`` at that time."""
-
-    def batches(self, keys: Sequence[str]) -> list[Sequence[str]]:
-        """The keys, ``batch_size`` at a time."""
-        return [keys[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+    """Whether outcomes and pulls are announced."""
 
 
 async def probe(database: Database, setting: str) -> None:
@@ -80,13 +65,18 @@ async def probe(database: Database, setting: str) -> None:
         )
 
 
-async def check(neon: Database, supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
-    """Check both schemas and compose the settlements: two round trips to each database.
+async def check(
+    neon: Database, supabase: Database, entities: Collection[Entity], *, announces: bool = False
+) -> dict[str, list[Column]]:
+    """Check both schemas: two round trips to each database.
+
+    Returns:
+        Entity → the columns of its master table that can be written.
 
     Raises:
         SetupMissing: a table is not as the worker needs it.
     """
-    wanted, entities = shapes(ENTITIES.values(), announces=announces), list(ENTITIES.values())
+    wanted = shapes(entities, announces=announces)
     async with neon.connection() as neon_connection, supabase.connection() as supabase_connection:
         mismatches, found = await examine(neon_connection, NEON, wanted, entities, {})
         more, _ = await examine(supabase_connection, SUPABASE, wanted, entities, found)
@@ -103,7 +93,7 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
     if blocking := [mismatch for mismatch in mismatches if not mismatch.harmless]:
         raise SetupMissing(problems_of(blocking))
     return {
-        entity.name: settlement(entity, [c for c in found[entity.master_table].columns.values() if c.writable])
+        entity.name: [column for column in found[entity.master_table].columns.values() if column.writable]
         for entity in entities
     }
 
@@ -111,11 +101,9 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
 async def recall(databases: Databases, entity: Entity | None = None) -> None:
     """Read the workspace's latest receipt, of one entity or of all."""
     async with databases.supabase.connection() as supabase_connection:
-        for one in [entity] if entity else ENTITIES.values():
-            if newest := await receipts.newest(supabase_connection, one):
-                databases.known[one.name] = newest
-            else:
-                databases.known.pop(one.name, None)
+        for one in [entity] if entity else databases.entities.values():
+            route = databases.routes[one.name]
+            route.known = await route.receipts.newest(supabase_connection)
 
 
 @asynccontextmanager
@@ -126,19 +114,27 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
         Unreachable: a database did not answer.
         SetupMissing: a database is not as the worker needs it.
     """
-    size = 3 * len(ENTITIES) + 1  # deliveries, retries, and a pull
+    entities = load_entities(settings.entities)
+    connections = 3 * len(entities) + 1  # deliveries, retries, and a pull
     announces = settings.n8n_webhook_url is not None
     # Neon's compute sleeps when nothing is connected: close connections soon after the work.
-    neon = Database("Neon", settings.neon_conninfo, max_size=size, max_idle=15.0)
+    neon = Database("Neon", settings.neon_conninfo, max_size=connections, max_idle=15.0)
     # Besides those: the sweep, the count, two more for a pull; and one that posts events for each entity.
-    more = 3 + (len(ENTITIES) if announces else 0)
-    supabase = Database("Supabase", settings.supabase_conninfo, max_size=size + more, max_idle=300.0)
+    more = 3 + (len(entities) if announces else 0)
+    supabase = Database("Supabase", settings.supabase_conninfo, max_size=connections + more, max_idle=300.0)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_probe_both, neon, supabase)
     async with neon, supabase:
         try:
-            settlements = await check(neon, supabase, announces=announces)
-            databases = Databases(neon, supabase, settlements, batch_size or settings.batch_size, Event(), announces)
+            size = batch_size or settings.batch_size
+            routes = {
+                name: route_of(entities[name], columns, batch_size=size, announces=announces)
+                for name, columns in (await check(neon, supabase, entities.values(), announces=announces)).items()
+            }
+            for route in routes.values():
+                for waiting in route.entity.releases:
+                    routes[waiting.name].awaited.append(route)
+            databases = Databases(neon, supabase, entities, routes, size, Event(), announces)
             await recall(databases)
         except psycopg.Error as error:
             if kind_of(error) is Kind.TRANSIENT:
@@ -150,8 +146,3 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
 async def _probe_both(neon: Database, supabase: Database) -> None:
     await probe(neon, "NEON_DATABASE_URL")
     await probe(supabase, "SUPABASE_DATABASE_URL")
-
-
-def entities_named(name: str | None) -> list[Entity]:
-    """The entities a command works on: the one named, or all."""
-    return [ENTITIES[name]] if name else list(ENTITIES.values())

@@ -17,19 +17,19 @@ from worker.domain.model import Action, Data, Outcome, OutcomeSummary, State, ne
 from worker.domain.postponed import Cause, Postponed
 from worker.domain.steps import Settled
 from worker.entities.declaration import Entity
-from worker.neon import ledger
 from worker.neon.books import Run
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, with_database
 from worker.postgres.hints import hint_for, with_hint
 from worker.postgres.transaction import Step
-from worker.supabase import outbox, queue, receipts
+from worker.supabase import outbox
 from worker.supabase.acknowledgement import Reply
 from worker.sync.acknowledge import Acknowledged, acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
 from worker.sync.replies import reply_to
 from worker.sync.reporting import report_flagged
+from worker.sync.route import Route
 from worker.sync.settling import Blocked, settle_batch
 
 log = structlog.get_logger("worker.delivery")
@@ -98,27 +98,24 @@ def _became(one: Settled) -> tuple[str, str, str | None]:
 
 
 def outcome_events(
-    databases: Databases, entity: Entity, run_id: str, batch: Sequence[Settled], *, promoted: Collection[str] = ()
+    route: Route, run_id: str, batch: Sequence[Settled], *, promoted: Collection[str] = ()
 ) -> list[Step]:
     """The steps that announce the outcomes of a settled batch; none if nothing is announced.
 
     Args:
-        databases: whether outcomes are announced.
-        entity: of the batch.
+        route: of the batch.
         run_id: of the batch.
         batch: settled.
         promoted: keys that are gone because they were promoted, which was not announced then.
     """
     ended = [one for one in batch if one.ended]
     became = [(one.key, str(Outcome.PROMOTED), None) if one.key in promoted else _became(one) for one in ended]
-    return outcome_events_of(databases, entity, run_id, became)
+    return outcome_events_of(route, run_id, became)
 
 
-def outcome_events_of(
-    databases: Databases, entity: Entity, run_id: str, became: Sequence[tuple[str, str, str | None]]
-) -> list[Step]:
+def outcome_events_of(route: Route, run_id: str, became: Sequence[tuple[str, str, str | None]]) -> list[Step]:
     """The steps that announce outcomes, by key, outcome and reason code; none if nothing is announced."""
-    return outbox.outcomes(entity, run_id, became) if databases.announces and became else []
+    return outbox.outcomes(route.entity, run_id, became) if route.announces and became else []
 
 
 async def deliver(
@@ -149,19 +146,19 @@ async def deliver(
     tally = Tally(new_run_id("push" if action is Action.PUSH else "deliver"))
     target = entity.invalid_table if action is Action.PUSH else entity.master_table
     run = Run(tally.run_id, str(entity.workspace_table), str(target))
-    postponed = databases.postponed[entity.name]
+    route = databases.routes[entity.name]
     # Neon's connection first: no enricher's row is locked while a sleeping compute wakes.
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         with tally.timing("claim"):
             # An acknowledgement that is lost in a crash of Supabase is repeated from Neon's ledger. Only an event that
             # was already posted could not be recalled.
-            rows = await queue.claim(
-                supabase, entity, limit or databases.batch_size, skip=skip, durable=databases.announces,
-                postponed=postponed.row_versions(), among=among,
+            rows = await route.queue.claim(
+                supabase, limit or route.batch_size, skip=skip, durable=route.announces,
+                postponed=route.postponed.row_versions(), among=among,
             )  # fmt: skip
         if among is not None:
             # Rows that are no longer work, or have another version, are treated like any other row.
-            postponed.forget(set(among) - {row.key for row in rows})
+            route.postponed.forget(set(among) - {row.key for row in rows})
         tally.claimed = len(rows)
         claimed(tally.claimed)
         if not rows:
@@ -169,20 +166,20 @@ async def deliver(
         with tally.timing("judge"):
             judged = [judge(entity, row, row.snapshot, row.snapshot_hash, action=action) for row in rows]
         with tally.timing("settle"):
-            settled, blocked = await settle_batch(databases, neon, entity, judged, run)
+            settled, blocked = await settle_batch(route, neon, judged, run)
             if any(map(_gone_without_trace, settled)):
-                await check_restored(neon, supabase, entity)
+                await check_restored(route, neon, supabase)
         replies = [reply for one in settled if (reply := reply_to(one))]
         promoted = keys_with(settled, Outcome.PROMOTED)
-        events = outcome_events(databases, entity, tally.run_id, settled)
-        tally.postponed = _postpone(postponed, settled, blocked)
+        events = outcome_events(route, tally.run_id, settled)
+        tally.postponed = _postpone(route.postponed, settled, blocked)
         with tally.timing("acknowledge"):
-            acknowledged = await acknowledge(databases, supabase, entity, replies, promoted, events)
-        remember(databases, entity, [reply for reply in replies if reply.key not in acknowledged.refused])
+            acknowledged = await acknowledge(route, supabase, replies, promoted, events)
+        route.remember(reply.receipt for reply in replies if reply.key not in acknowledged.refused)
         tally.count(settled, replies, acknowledged, blocked)
         # What a record waits for may have come between the settlement and the acknowledgement.
         if waiting := waiting_in(settled):
-            await release_ready(neon, supabase, entity, waiting)
+            await release_ready(route, neon, supabase, waiting)
     took = {f"{stage}_ms": round(seconds * 1000, 1) for stage, seconds in tally.seconds.items()}
     fields = {**tally.outcomes, **report_flagged(entity.name, tally.run_id, tally.summaries), **took}
     log.info("delivery.batch", entity=entity.name, run_id=tally.run_id, claimed=tally.claimed, **fields)
@@ -214,24 +211,14 @@ def _gone_without_trace(one: Settled) -> bool:
     return answer.state is State.GONE and answer.outcome is None and not answer.in_master and one.claimed.pulled
 
 
-async def check_restored(neon: Connection, supabase: Connection, entity: Entity) -> None:
+async def check_restored(route: Route, neon: Connection, supabase: Connection) -> None:
     """Check whether Neon has forgotten a pull that the workspace remembers, and with it the records of that pull.
 
     Raises:
         Restored: it has.
     """
-    if await receipts.pulls_kept(supabase, entity) > (await ledger.counts(neon, entity)).pulls:
-        raise Restored(entity.name, "Neon")
-
-
-def remember(databases: Databases, entity: Entity, replies: Sequence[Reply]) -> None:
-    """Remember the latest receipt that the workspace has got."""
-    known = databases.known.get(entity.name)
-    for reply in replies:
-        if reply.receipt and (known is None or reply.receipt.id > known.id):
-            known = reply.receipt
-    if known:
-        databases.known[entity.name] = known
+    if await route.receipts.pulls_kept(supabase) > (await route.ledger.counts(neon)).pulls:
+        raise Restored(route.entity.name, "Neon")
 
 
 def keys_with(batch: Sequence[Settled], outcome: Outcome) -> list[str]:

@@ -10,13 +10,12 @@ from psycopg import sql
 
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER
-from worker.neon.ledger import mark_pruned
-from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, kind_of, with_database
 from worker.postgres.hints import hint_for
 from worker.postgres.statements import statement
 from worker.postgres.transaction import fetch_all, transact
 from worker.sync.databases import Databases
+from worker.sync.route import Route
 
 log = structlog.get_logger("worker.retention")
 
@@ -46,7 +45,7 @@ async def prune(databases: Databases, entity: Entity, *, ledger_days: int | None
         if workspace_days is not None:
             await _prune_workspace(databases, entity, workspace_days, done)
         if ledger_days is not None:
-            await _prune_ledger(databases, entity, ledger_days, done)
+            await _prune_ledger(databases, databases.routes[entity.name], ledger_days, done)
     except psycopg.Error as error:
         if kind_of(error) is Kind.TRANSIENT:
             raise
@@ -78,12 +77,12 @@ _OLDEST = sql.SQL(
 )
 
 
-async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: Pruned) -> None:
+async def _prune_ledger(databases: Databases, route: Route, days: int, done: Pruned) -> None:
     after = 0
     delete = sql.SQL("DELETE FROM {} WHERE id = ANY(%(ids)s)").format(LEDGER.sql)
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         while not databases.stop.is_set():
-            params = {"days": days, "after": after, "entity": entity.name, "limit": BATCH}
+            params = {"days": days, "after": after, "entity": route.entity.name, "limit": BATCH}
             rows = await fetch_all(neon, _OLDEST.format(ledger=LEDGER.sql), params)
             old = [row for row in rows if row["old"]]
             if not old:
@@ -92,19 +91,9 @@ async def _prune_ledger(databases: Databases, entity: Entity, days: int, done: P
             old_of_entity = [row for row in old if row["of_entity"]]
             if not old_of_entity:
                 continue
-            needed = await _unacknowledged(supabase, entity, [row["key"] for row in old_of_entity])
+            needed = await route.receipts.lacking(supabase, [row["key"] for row in old_of_entity])
             ids = [row["id"] for row in old_of_entity if row["key"] not in needed]
             if ids:
                 # The mark commits with them: rows removed by retention were not forgotten in a restore.
-                _, removed = await transact(neon, mark_pruned(entity, ids), (delete, {"ids": ids}))
+                _, removed = await transact(neon, route.ledger.mark_pruned(ids), (delete, {"ids": ids}))
                 done.ledger += removed.rowcount
-
-
-async def _unacknowledged(supabase: Connection, entity: Entity, keys: list[str]) -> set[str]:
-    """The keys among these whose row was not acknowledged: that needs the ledger."""
-    statement = sql.SQL(
-        "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
-        " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
-    ).format(key=sql.Identifier(entity.key), workspace=entity.workspace_table.sql)
-    rows = await fetch_all(supabase, statement, {"keys": keys})
-    return {row["key"] for row in rows}

@@ -11,18 +11,19 @@ from worker.domain.model import Action, new_run_id, utc_now
 from worker.domain.progress import NO_PROGRESS, Heartbeat, Progress
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
-from worker.neon import books, invalid, ledger, open_transactions
+from worker.neon import books, open_transactions
 from worker.neon.books import Run
 from worker.neon.invalid import Which
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, fetch_all, send, transact
-from worker.supabase import outbox, workspace
+from worker.supabase import outbox
 from worker.supabase.position import Position, read_position, save_position, save_restored, take_position
 from worker.sync import staging
 from worker.sync.databases import Databases, recall
 from worker.sync.pull_run import STAGE_ROWS, PullRun, Stopped
 from worker.sync.restore import Comparison
 from worker.sync.revalidate import finish_carried, judge_pushed
+from worker.sync.route import Route
 
 log = structlog.get_logger("worker.pull")
 
@@ -56,6 +57,7 @@ async def pull(
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
         SetupMissing: the same; the workspace refuses records through no fault of theirs. The text says the fix.
     """
+    route = databases.routes[entity.name]
     async with databases.supabase.connection() as guard:
         position = await (read_position if dry_run else take_position)(guard, entity)
         if position is None:
@@ -65,7 +67,7 @@ async def pull(
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
             table = await staging.inspect_table(supabase, entity)
-            task = PullRun(databases, entity, pulled, run, neon, supabase, guard, dry_run, Heartbeat(progress), table)
+            task = PullRun(databases, route, pulled, run, neon, supabase, guard, dry_run, Heartbeat(progress), table)
             since, reached = await open_transactions.reach(neon, entity, position.horizon)
             found = await task.compare(position)
             # After a restore, what one side lacks may be older than the position. A worker that died between the two
@@ -74,7 +76,7 @@ async def pull(
             full = pulled.full = full or since is None or compare_all or table.vacant
             pulled.open_transactions = reached.listed()
             if full and progress.shown:
-                totals = await fetch_all(neon, *invalid.totals(entity))
+                totals = await fetch_all(neon, *route.invalid.totals)
                 progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
             try:
                 await task.bring(None if full else since, batch_size, progress)
@@ -89,9 +91,10 @@ async def pull(
                 return None
             changed = pulled.new + pulled.changed + pulled.withdrawn
             number = max(position.pulls, found.counts.pulls) + 1
-            counted = ledger.count_pull(entity, number, position.pulls)
             logged = books.log_run(run, changed, changed, 0)
-            *_, now = await transact(neon, counted, logged, invalid.totals(entity))
+            *_, now = await transact(
+                neon, route.ledger.count_pull(number, position.pulls), logged, route.invalid.totals
+            )
             for row in now.fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
@@ -107,7 +110,7 @@ async def pull(
                 ledger_id=acknowledged_to,
             )
         ]  # fmt: skip
-        if restored := await _restore_to_store(guard, entity, position, found, held=task.held):
+        if restored := await _restore_to_store(route, guard, position, found, held=task.held):
             steps.append(save_restored(entity, restored))
         await send(guard, *steps, *outcome_events, COMMIT)
     await recall(databases, entity)
@@ -130,7 +133,7 @@ async def pull(
 
 
 async def _restore_to_store(
-    guard: Connection, entity: Entity, position: Position, found: Comparison, *, held: bool
+    route: Route, guard: Connection, position: Position, found: Comparison, *, held: bool
 ) -> dict[str, Any] | None:
     """What the workspace stores about a restore until it is settled: until every row was checked, and no record is lost
     any more.
@@ -138,7 +141,7 @@ async def _restore_to_store(
     restored = found.stored if found.side else position.restored
     if not restored or restored.get("settled_at"):
         return None
-    lost = len(await workspace.lost(guard, entity, inside=True))
+    lost = len(await route.workspace.lost(guard, inside=True))
     held = held and found.neon_restored
     return {**restored, "lost": lost, "held": held, "settled_at": None if lost or held else utc_now().isoformat()}
 

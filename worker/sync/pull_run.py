@@ -16,25 +16,23 @@ from worker.domain.horizon import Since
 from worker.domain.model import Code, Outcome
 from worker.domain.progress import Heartbeat, Progress
 from worker.domain.pulled import Pulled
-from worker.entities.declaration import Entity
-from worker.neon import books, invalid, ledger, open_transactions
+from worker.neon import open_transactions
 from worker.neon.books import Entry, Run
 from worker.postgres.connection import Connection
-from worker.postgres.errors import Kind, kind_of
-from worker.postgres.transaction import COMMIT, ROLLBACK, begin, send
+from worker.postgres.transaction import COMMIT, begin, roll_back_refusal, send
 from worker.schema.causes import common_cause
-from worker.supabase import acknowledgement, queue, release, workspace
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
+from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
-from worker.sync import staging
-from worker.sync.catch_up import catch_up_rows
+from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 from worker.sync.deliver import outcome_events_of
 from worker.sync.recovery import bring_together
 from worker.sync.refresh import MissingRows, bring_up_to_date, sort_missing, turned_invalid_again
 from worker.sync.restore import Comparison, recognise
-from worker.sync.staging import Batches, WorkspaceTable
+from worker.sync.route import Route
+from worker.sync.staging import Batches, WorkspaceTable, key_of
 from worker.sync.waiting import release_waiting
 
 T = TypeVar("T")
@@ -58,7 +56,7 @@ class PullRun:
     """One running pull, with its connections."""
 
     databases: Databases
-    entity: Entity
+    route: Route
     pulled: Pulled
     run: Run
     neon: Connection
@@ -83,12 +81,12 @@ class PullRun:
     async def compare(self, position: Position) -> Comparison:
         """Before a snapshot is trusted: check whether a database was restored, and acknowledge missed outcomes."""
         if self.dry_run:
-            found = await recognise(self.entity, position, self.neon, self.supabase)
+            found = await recognise(self.route, position, self.neon, self.supabase)
             self.pulled.keys |= dict.fromkeys(
                 found.forgotten, "Neon has forgotten its outcome: would be brought together"
             )
         else:
-            found = await bring_together(self.databases, self.entity, position, self.neon, self.supabase, self.run)
+            found = await bring_together(self.route, position, self.neon, self.supabase, self.run)
             self.held |= found.held
         self.pulled.told = found.caught_up.acknowledged
         self.pulled.lost += found.lost
@@ -113,9 +111,7 @@ class PullRun:
         try:
             await self._stream(None, batch_size, progress, self._load)
         except psycopg.Error as error:
-            if kind_of(error) is Kind.TRANSIENT:
-                raise
-            await send(self.supabase, ROLLBACK)
+            await roll_back_refusal(self.supabase, error)
             return False
         return True
 
@@ -133,7 +129,8 @@ class PullRun:
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             as_json = take == self._stage
             # Closed at once when a batch fails: an open COPY would block its connection, and the pull, for ever.
-            async with aclosing(invalid.stream(source, self.entity, where, patience=PATIENCE, as_json=as_json)) as rows:
+            rows = self.route.invalid.stream(source, where, patience=PATIENCE, as_json=as_json)
+            async with aclosing(rows):
                 batches = Batches(rows, batch_size)
                 while await batches.more():
                     await take(batches)
@@ -143,7 +140,7 @@ class PullRun:
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
-        rows = await staging.load(self.supabase, self.entity, batches.blocks())
+        rows = await self.table.load(self.supabase, batches.blocks())
         self.pulled.new += rows
         self.refusals.taken += rows
 
@@ -151,13 +148,13 @@ class PullRun:
         changed: list[str] = []
 
         async def stage(rows: Sequence[bytes]) -> None:
-            staged = await staging.stage(self.supabase, self.entity, self.table.types, rows, dry_run=self.dry_run)
+            staged = await self.table.stage(self.supabase, rows, dry_run=self.dry_run)
             self.pulled.new += staged.new or len(staged.would_be)
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
-        await self._for_each_accepted(stage, await batches.next_batch(), staging.key_of)
-        for keys in self.databases.batches(sorted(changed)):
+        await self._for_each_accepted(stage, await batches.next_batch(), key_of)
+        for keys in self.route.batches(sorted(changed)):
             await self._for_each_accepted(self._refresh, keys, str)
             await self._go_on()
 
@@ -173,12 +170,12 @@ class PullRun:
 
         async def refuse(item: T, error: psycopg.Error) -> None:
             nonlocal checked_cause
-            if not checked_cause and (cause := await common_cause(self.supabase, self.entity)):
+            if not checked_cause and (cause := await common_cause(self.supabase, self.route.entity)):
                 raise cause from error
             checked_cause = True
             self.pulled.refused += 1
-            self.refusals.add(self.entity, key(item), error)
-            self.refusals.check(self.entity)
+            self.refusals.add(self.route.entity, key(item), error)
+            self.refusals.check(self.route.entity)
 
         async def take(some: Sequence[T]) -> None:
             await step(some)
@@ -189,11 +186,11 @@ class PullRun:
     async def _refresh(self, keys: Sequence[str]) -> None:
         """Write changed records into their rows, from a fresh read while the rows are locked."""
         # A row that an enricher's open transaction holds is left to the next pull, which starts where this one started.
-        rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
+        rows = await self.route.queue.lock(self.supabase, keys, read_only=self.dry_run, wait=False)
         self.held |= len(rows) < len(keys)
         shown = {key: row.claimed.receipt for key, row in rows.items()}
-        neon_states = await ledger.neon_states(self.neon, self.entity, shown)
-        fresh = await invalid.read(self.neon, self.entity, keys)
+        neon_states = await self.route.ledger.neon_states(self.neon, shown)
+        fresh = await self.route.invalid.read(self.neon, keys)
         refreshed: list[Refresh] = []
         entries: list[Entry] = []
         for key, row in rows.items():
@@ -203,7 +200,7 @@ class PullRun:
             if row.promoted and not turned_invalid_again(row, neon_states[key]):
                 self.held = True  # it was locked when rows were acknowledged and both databases brought together
                 continue
-            refresh, entry = bring_up_to_date(self.entity, row, fresh[key], neon_states[key])
+            refresh, entry = bring_up_to_date(self.route.entity, row, fresh[key], neon_states[key])
             refreshed.append(refresh)
             entries += entry
         if self.dry_run:
@@ -211,8 +208,8 @@ class PullRun:
             await send(self.supabase, COMMIT)
         else:
             # The ledger books only what the workspace has taken, and before that is committed.
-            await send(self.supabase, workspace.refresh(self.entity, refreshed))
-            await books.book(self.neon, self.entity, self.run.run_id, entries)
+            await send(self.supabase, self.route.workspace.refresh(refreshed))
+            await self.route.ledger.book(self.neon, self.run.run_id, entries)
             await send(self.supabase, COMMIT)
         self.pulled.changed += len(refreshed)
 
@@ -224,33 +221,29 @@ class PullRun:
         if self.dry_run or not keys:
             return
         if not self.pulled.full:
-            await self._stream(invalid.among(self.entity, keys), batch_size, progress, self._stage, by_index=True)
-        for some in self.databases.batches(keys):
-            await catch_up_rows(
-                self.databases, self.neon, self.supabase, self.entity, some, self.run.run_id, found.caught_up
-            )
+            await self._stream(self.route.invalid.among(keys), batch_size, progress, self._stage, by_index=True)
+        catching_up = CatchUp(self.route, self.neon, self.supabase, self.run.run_id, done=found.caught_up)
+        for some in self.route.batches(keys):
+            await catching_up.rows(some)
 
     async def withdraw(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; leave a note on the others."""
         after = ""
         queued = found.neon_restored
-        while keys := await workspace.pulled_keys(self.supabase, self.entity, after, STAGE_ROWS, queued=queued):
+        while keys := await self.route.workspace.pulled_keys(self.supabase, after, STAGE_ROWS, queued=queued):
             after = keys[-1]
-            gone = await self._missing(keys)
-            for some in self.databases.batches(gone):
+            gone = await self.route.invalid.missing(self.neon, keys)
+            for some in self.route.batches(gone):
                 await self._for_each_accepted(partial(self._withdraw, found=found), some, str)
             await self._go_on()
 
-    async def _missing(self, keys: Sequence[str]) -> list[str]:
-        return await invalid.missing(self.neon, self.entity.invalid_table, self.entity.key, keys)
-
     async def _withdraw(self, keys: Sequence[str], found: Comparison) -> None:
-        rows = await queue.lock(self.supabase, self.entity, keys, read_only=self.dry_run, wait=False)
-        still = await self._missing(keys)
+        rows = await self.route.queue.lock(self.supabase, keys, read_only=self.dry_run, wait=False)
+        still = await self.route.invalid.missing(self.neon, keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)
         rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
         shown = {key: row.claimed.receipt for key, row in rows.items()}
-        left = sort_missing(rows, await ledger.neon_states(self.neon, self.entity, shown), found)
+        left = sort_missing(rows, await self.route.ledger.neon_states(self.neon, shown), found)
         if self.dry_run:
             self.pulled.keys |= left.in_words()
             await send(self.supabase, COMMIT)
@@ -262,21 +255,21 @@ class PullRun:
         self.pulled.lost += left.lost
         found.lost += left.lost
 
-    async def _remove(self, left: MissingRows, rows: dict[str, queue.Row]) -> None:
+    async def _remove(self, left: MissingRows, rows: dict[str, Row]) -> None:
         events = [(key, str(Outcome.WITHDRAWN), None) for key in left.gone]
-        keys = [reply.key for reply in left.promoted]
+        route, workspace = self.route, self.route.workspace
         await send(
             self.supabase,
-            workspace.remove(self.entity, left.gone),
-            workspace.note(self.entity, left.orphans, messages.LEFT, Code.LEFT),
-            workspace.note(self.entity, left.strangers, messages.NEVER_PULLED, Code.GONE),
-            workspace.await_return(self.entity, left.lost, messages.LOST),
-            acknowledgement.acknowledge(self.entity, left.promoted),
-            *release.releases(self.entity, keys),
-            *outcome_events_of(self.databases, self.entity, self.run.run_id, events),
+            workspace.remove(left.gone),
+            workspace.note(left.orphans, messages.LEFT, Code.LEFT),
+            workspace.note(left.strangers, messages.NEVER_PULLED, Code.GONE),
+            workspace.await_return(left.lost, messages.LOST),
+            workspace.acknowledge(left.promoted),
+            *route.release.waiting_for([reply.key for reply in left.promoted]),
+            *outcome_events_of(route, self.run.run_id, events),
         )
-        await books.book(
-            self.neon, self.entity, self.run.run_id,
+        await route.ledger.book(
+            self.neon, self.run.run_id,
             [
                 Entry(key, Outcome.WITHDRAWN, f"{key}|{rows[key].claimed.version}", rows[key].claimed.data,
                       note="left the invalid table by another way")
@@ -287,4 +280,4 @@ class PullRun:
 
     async def release_waiting(self) -> None:
         """Put waiting rows back in the queue if their company came by another way, or Neon has corrected them."""
-        self.pulled.released = await release_waiting(self.neon, self.supabase, self.entity, self.refusals)
+        self.pulled.released = await release_waiting(self.route, self.neon, self.supabase, self.refusals)

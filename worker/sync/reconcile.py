@@ -9,16 +9,18 @@ from worker.domain import messages
 from worker.domain.model import Code, Data, Outcome, new_run_id, utc_now
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
-from worker.neon import books, invalid
 from worker.neon.books import Entry
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, send, transact
-from worker.supabase import queue, workspace
 from worker.supabase.position import read_position, restored_in_words, save_restored
-from worker.sync.catch_up import catch_up
+from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 from worker.sync.pull import pull
 from worker.sync.restore import held_back
+from worker.sync.route import Route
+
+COMPARED_AT_ONCE = 10_000
+"""This many rows are compared at once."""
 
 
 @dataclass
@@ -58,14 +60,14 @@ async def reconcile(
     Raises:
         psycopg.Error: a database failed; what was done stays done.
     """
-    settled = 0
+    route, settled = databases.routes[entity.name], 0
     if repair:
         before = await _compare(databases, entity, NO_PROGRESS)
         await pull(databases, entity, full=True, progress=progress)
         run_id = new_run_id("reconcile")
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-            await catch_up(databases, neon, supabase, entity, 0, run_id)
-            await _give_up(databases, neon, supabase, entity, run_id)
+            await CatchUp(route, neon, supabase, run_id).all_after(0)
+            await _give_up(route, neon, supabase, run_id)
         settled = len(before.differences) + len(before.lost)
     found = await _compare(databases, entity, progress)
     found.settled = max(0, settled - len(found.differences) - len(found.lost))
@@ -73,19 +75,19 @@ async def reconcile(
 
 
 async def _compare(databases: Databases, entity: Entity, progress: Progress) -> Compared:
-    found = Compared(entity.name)
+    route, found = databases.routes[entity.name], Compared(entity.name)
     pulled = await pull(databases, entity, dry_run=True, progress=progress)
     if pulled is None:  # asked to stop
         return found
     found.restored = pulled.restored
     found.differences |= pulled.keys
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-        caught_up = await catch_up(databases, neon, supabase, entity, 0, pulled.run_id, dry_run=True)
+        caught_up = await CatchUp(route, neon, supabase, pulled.run_id, dry_run=True).all_after(0)
         found.differences |= {
             key: f"was {outcome}, and its row was not told" for key, outcome in caught_up.outcomes.items()
         }
-        await _find_unpromoted(neon, supabase, entity, found)
-        found.lost = await workspace.lost(supabase, entity)
+        await _find_unpromoted(route, neon, supabase, found)
+        found.lost = await route.workspace.lost(supabase)
         position = await read_position(supabase, entity)
     if found.lost and position.restored and not found.restored:
         found.restored = restored_in_words(position.restored)
@@ -94,31 +96,30 @@ async def _compare(databases: Databases, entity: Entity, progress: Progress) -> 
     return found
 
 
-async def _find_unpromoted(neon: Connection, supabase: Connection, entity: Entity, found: Compared) -> None:
+async def _find_unpromoted(route: Route, neon: Connection, supabase: Connection, found: Compared) -> None:
     """Find rows that show a promotion, and whose record is not in the master."""
     after = ""
-    while keys := await workspace.promoted_keys(supabase, entity, after, workspace.COMPARED_AT_ONCE):
+    while keys := await route.workspace.promoted_keys(supabase, after, COMPARED_AT_ONCE):
         after = keys[-1]
-        absent = await invalid.missing(neon, entity.master_table, entity.key, keys)
-        for key in absent:
+        for key in await route.invalid.missing_in_master(neon, keys):
             found.differences.setdefault(key, "its row says promoted, and the master table does not have it")
 
 
-async def _give_up(databases: Databases, neon: Connection, supabase: Connection, entity: Entity, run_id: str) -> None:
+async def _give_up(route: Route, neon: Connection, supabase: Connection, run_id: str) -> None:
     """Book records that a restored Neon no longer has as withdrawn, with their data; the rows stay, with a note."""
-    lost = await workspace.lost(supabase, entity)
-    for keys in databases.batches(list(lost)):
-        rows = await queue.lock(supabase, entity, list(keys))
-        still = await invalid.missing(neon, entity.invalid_table, entity.key, list(rows))
+    entity, lost = route.entity, await route.workspace.lost(supabase)
+    for keys in route.batches(list(lost)):
+        rows = await route.queue.lock(supabase, list(keys))
+        still = await route.invalid.missing(neon, list(rows))
         rows = {key: rows[key] for key in still if rows[key].code == Code.LOST}
         entries = [
             Entry(key, Outcome.WITHDRAWN, f"{key}|{row.claimed.version}|lost", row.claimed.data,
                   note="lost when Neon was restored to an earlier moment; its row in the workspace is kept")
             for key, row in rows.items()
         ]  # fmt: skip
-        await books.book(neon, entity, run_id, entries)
-        await send(supabase, workspace.give_up(entity, list(rows), messages.GIVEN_UP), COMMIT)
+        await route.ledger.book(neon, run_id, entries)
+        await send(supabase, route.workspace.give_up(list(rows), messages.GIVEN_UP), COMMIT)
     position = await read_position(supabase, entity)
-    if position.restored and not held_back(position) and not await workspace.lost(supabase, entity):
+    if position.restored and not held_back(position) and not await route.workspace.lost(supabase):
         settled: dict[str, Any] = {**position.restored, "lost": 0, "settled_at": utc_now().isoformat()}
         await transact(supabase, save_restored(entity, settled))

@@ -17,33 +17,31 @@ from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Code, NoteCode, Outcome, Status, utc_now
 from worker.domain.steps import Judged
 from worker.entities.declaration import Entity
-from worker.neon import books, invalid, ledger
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
-from worker.neon.ledger import NeonState
+from worker.neon.ledger import NeonState, minimum_receipt
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step
-from worker.supabase import queue, workspace
 from worker.supabase.acknowledgement import Reply
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
 from worker.sync.acknowledge import acknowledge
-from worker.sync.catch_up import catch_up
-from worker.sync.databases import Databases
-from worker.sync.deliver import keys_with, outcome_events, remember
+from worker.sync.catch_up import CatchUp
+from worker.sync.deliver import keys_with, outcome_events
 from worker.sync.judging import judge
 from worker.sync.missed import newer_than
 from worker.sync.replies import reply_to
 from worker.sync.restore import Comparison, recognise
+from worker.sync.route import Route
 from worker.sync.settling import raise_blocked, settle_batch
 
 log = structlog.get_logger("worker.restore")
 
 
 async def bring_together(
-    databases: Databases, entity: Entity, position: Position, neon: Connection, supabase: Connection, run: Run
+    route: Route, position: Position, neon: Connection, supabase: Connection, run: Run
 ) -> Comparison:
     """Recognise a restore, and bring both databases together as far as that is possible without an operator.
 
@@ -52,37 +50,37 @@ async def bring_together(
     Raises:
         psycopg.Error: a database failed; what was done stays done, and is recognised the next time.
     """
-    found = await recognise(entity, position, neon, supabase)
+    found = await recognise(route, position, neon, supabase)
     if found.side:
         log.warning(
             "database.restored",
-            entity=entity.name,
+            entity=route.entity.name,
             side=found.side,
             after=_iso(found.after),
             before=_iso(found.before),
             forgotten=len(found.forgotten),
         )
-        databases.known.pop(entity.name, None)
+        route.known = None
 
     async def recover(some: Sequence[str]) -> None:
-        await _recover(databases, neon, supabase, entity, some, run, found)
+        await _recover(route, neon, supabase, some, run, found)
 
     async def refuse(key: str, error: psycopg.Error) -> None:
-        refusals.add(entity, key, error)
+        refusals.add(route.entity, key, error)
 
     refusals = Refusals("restore.refused")
-    for batch in databases.batches(found.forgotten):
+    for batch in route.batches(found.forgotten):
         # What took effect in Neon before the workspace refused a row is found there when the others are retried.
         await for_each_accepted(supabase, recover, batch, refuse)
-    refusals.sum_up(entity)
+    refusals.sum_up(route.entity)
     since = 0 if found.neon_restored else position.ledger_id or 0
-    found.caught_up = await catch_up(databases, neon, supabase, entity, since, run.run_id)
+    found.caught_up = await CatchUp(route, neon, supabase, run.run_id).all_after(since)
     found.held |= found.caught_up.held
     if found.side is None and found.caught_up.older:
         found.side, found.after = "Supabase", position.last_pull_at
         log.warning(
             "database.restored",
-            entity=entity.name,
+            entity=route.entity.name,
             side=found.side,
             after=_iso(found.after),
             before=None,
@@ -96,19 +94,19 @@ def _iso(at: datetime | None) -> str | None:
 
 
 async def _recover(
-    databases: Databases,
+    route: Route,
     neon: Connection,
     supabase: Connection,
-    entity: Entity,
     keys: Sequence[str],
     run: Run,
     found: Comparison,
 ) -> None:
     """Bring rows together with a Neon that has forgotten the outcomes that they show."""
-    rows = await queue.lock(supabase, entity, keys, wait=False)
+    rows = await route.queue.lock(supabase, keys, wait=False)
     found.held |= len(rows) < len(keys)
-    neon_states = await ledger.neon_states(neon, entity, {key: row.claimed.receipt for key, row in rows.items()})
-    fresh = await invalid.read(neon, entity, list(rows))
+    entity = route.entity
+    neon_states = await route.ledger.neon_states(neon, {key: row.claimed.receipt for key, row in rows.items()})
+    fresh = await route.invalid.read(neon, list(rows))
     again: list[Judged] = []
     replies: list[Reply] = []
     refreshes: list[Refresh] = []
@@ -132,7 +130,7 @@ async def _recover(
             replies.append(_still_promoted(row, neon_state))
         else:
             lost.append(key)
-    settled, blocked = await settle_batch(databases, neon, entity, again, run)
+    settled, blocked = await settle_batch(route, neon, again, run)
     replies += [
         _acknowledge_again(reply, rows[one.key], fresh[one.key])
         for one in settled
@@ -149,21 +147,15 @@ async def _recover(
         )
         for one in refreshes
     ]
-    await books.book(neon, entity, run.run_id, entries)
-    steps: list[Step] = [workspace.refresh(entity, [*refreshes, *updates])] if refreshes or updates else []
-    steps += [workspace.await_return(entity, lost, messages.LOST)] if lost else []
+    await route.ledger.book(neon, run.run_id, entries)
+    steps: list[Step] = [route.workspace.refresh([*refreshes, *updates])] if refreshes or updates else []
+    steps += [route.workspace.await_return(lost, messages.LOST)] if lost else []
     promoted = keys_with(settled, Outcome.PROMOTED)
     found.again += promoted
     promoted += [reply.key for reply in replies if reply.key in found.acknowledged and reply.code == Code.PROMOTED]
-    await acknowledge(
-        databases,
-        supabase,
-        entity,
-        replies,
-        promoted,
-        [*steps, *outcome_events(databases, entity, run.run_id, settled)],
-    )
-    remember(databases, entity, replies)
+    steps += outcome_events(route, run.run_id, settled)
+    await acknowledge(route, supabase, replies, promoted, steps)
+    route.remember(reply.receipt for reply in replies)
     raise_blocked(blocked)
     found.kept += [one.key for one in refreshes]
     found.lost += lost
@@ -195,7 +187,7 @@ def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
     return Refresh(
         claimed.key, record.id, claimed.data, record.data, claimed.status, None, None, None, reopened=row.carried,
         note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
-        receipt=ledger.minimum_receipt(claimed, neon_state), forget=True,
+        receipt=minimum_receipt(claimed, neon_state), forget=True,
     )  # fmt: skip
 
 

@@ -12,18 +12,15 @@ import psycopg
 from worker.domain.model import Action, Outcome, State, Status
 from worker.domain.steps import Claimed, Judged, Settled, Verdict
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
-from worker.neon import invalid
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
-from worker.postgres.errors import LOCKED, Kind, kind_of
-from worker.postgres.transaction import ROLLBACK, Step, send
-from worker.supabase import queue
-from worker.sync.databases import Databases
+from worker.postgres.transaction import Step, roll_back_refusal
+from worker.supabase.queue import Row
 from worker.sync.judging import judge
-from worker.sync.settling import REFUSED, raise_blocked, settle_batch
+from worker.sync.route import Route
+from worker.sync.settling import REFUSED, Blocked, raise_blocked, settle_batch
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Revalidated:
         self.otherwise += other.otherwise
 
 
-def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Judged:
+def begin_in_neon(entity: Entity, row: InvalidRow, at: Row | None) -> Judged:
     """A record as it lies in Neon, judged; ``at`` is its workspace row."""
     # After an undo the record lies there as it was, and may be promoted again.
     undone = [row.undone_id] if row.undone_id else []
@@ -68,64 +65,63 @@ def begin_in_neon(entity: Entity, row: InvalidRow, at: queue.Row | None) -> Judg
     return judge(entity, claimed, row.data, row.hash)
 
 
-async def rehearse(
-    databases: Databases,
-    neon: Connection,
-    entity: Entity,
-    judgements: Sequence[Judged],
-    run: Run,
-    found: Revalidated,
-    assumed: Set[str],
-) -> list[Judged]:
-    """Ask the master table what it would say of those that pass. Those that it refuses are flags by now, and those that
-    would wait, or are held, are left. What waits for records that pass in this very run, ``assumed``, is asked again
-    after their promotion.
-    """
-    passed = [judged for judged in judgements if judged.action is Action.PROMOTE]
-    settled, blocked = await settle_batch(databases, neon, entity, passed, replace(run, rehearsal=()))
-    raise_blocked(blocked)
-    said = {one.key: one for one in settled}
-    if waiting := [one for one in settled if one.answer.waits_for and one.answer.waits_for in assumed]:
-        steps = await _promotions(databases, neon, entity, {str(one.answer.waits_for) for one in waiting}, run)
-        later = replace(run, rehearsal=tuple(steps))
-        try:
-            settled, blocked = await settle_batch(databases, neon, entity, [one.judged for one in waiting], later)
-        except psycopg.Error as error:
-            # Together those records are not promoted, such as two with one web address: these wait for them.
-            if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
-                raise
-            await send(neon, ROLLBACK)
-        else:
-            raise_blocked(blocked)
-            said |= {one.key: one for one in settled}
-    left: list[Judged] = []
-    for judged in judgements:
-        one = said.get(judged.key)
-        if one is None:
-            left.append(judged)
-        elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
-            refused = Verdict(one.answer.errors, judged.verdict.warnings, REFUSED)
-            left.append(replace(judged, verdict=refused, action=Action.FLAG))
-        elif one.answer.outcome in (Outcome.PROMOTED, Outcome.FLAGGED):
-            left.append(one.judged)
-        else:
-            count_settled(found, one)
-    return left
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """Asks the master table what it would say of records."""
 
+    route: Route
+    neon: Connection
+    run: Run
 
-async def _promotions(
-    databases: Databases, neon: Connection, entity: Entity, keys: Collection[str], run: Run
-) -> list[Step]:
-    """The steps that promote the records that ``entity`` waits for, in a rehearsal."""
-    steps: list[Step] = []
-    for other in ENTITIES.values():
-        if entity.name in [one.name for one in other.releases]:
-            rows = await invalid.read(neon, other, list(keys))
-            batch = [begin_in_neon(other, row, None) for row in rows.values()]
-            how = databases.settlements[other.name]
-            settling = (how.settle, parameters(how, batch, replace(run, rehearsal=())))
+    async def ask(self, judgements: Sequence[Judged], found: Revalidated, assumed: Set[str]) -> list[Judged]:
+        """Ask what it would say of those that pass. Those that it refuses are flags by now, and those that would wait,
+        or are held, are left. What waits for records that pass in this very run, ``assumed``, is asked again after
+        their promotion.
+        """
+        said, blocked = await self._settle([judged for judged in judgements if judged.action is Action.PROMOTE])
+        raise_blocked(blocked)
+        if waiting := [one for one in said.values() if one.answer.waits_for and one.answer.waits_for in assumed]:
+            promotions = await self._promotions({str(one.answer.waits_for) for one in waiting})
+            try:
+                again, blocked = await self._settle([one.judged for one in waiting], promotions)
+            except psycopg.Error as error:
+                # Together those records are not promoted, such as two with one web address: these wait for them.
+                await roll_back_refusal(self.neon, error, or_locked=True)
+            else:
+                raise_blocked(blocked)
+                said |= again
+        left: list[Judged] = []
+        for judged in judgements:
+            one = said.get(judged.key)
+            if one is None:
+                left.append(judged)
+            elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
+                refused = Verdict(one.answer.errors, judged.verdict.warnings, REFUSED)
+                left.append(replace(judged, verdict=refused, action=Action.FLAG))
+            elif one.answer.outcome in (Outcome.PROMOTED, Outcome.FLAGGED):
+                left.append(one.judged)
+            else:
+                count_settled(found, one)
+        return left
+
+    async def _settle(
+        self, batch: Sequence[Judged], before: Sequence[Step] = ()
+    ) -> tuple[dict[str, Settled], Blocked | None]:
+        """What would become of a batch after these steps, by key."""
+        run = replace(self.run, rehearsal=tuple(before))
+        settled, blocked = await settle_batch(self.route, self.neon, batch, run)
+        return {one.key: one for one in settled}, blocked
+
+    async def _promotions(self, keys: Collection[str]) -> list[Step]:
+        """The steps that promote the records that these wait for."""
+        steps: list[Step] = []
+        for other in self.route.awaited:
+            rows = await other.invalid.read(self.neon, list(keys))
+            batch = [begin_in_neon(other.entity, row, None) for row in rows.values()]
+            how = other.settlement
+            settling = (how.settle, parameters(how, batch, replace(self.run, rehearsal=())))
             steps += [*locks(how, batch), settling] if batch else []
-    return steps
+        return steps
 
 
 def count_settled(found: Revalidated, settled: Settled) -> None:

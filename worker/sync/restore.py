@@ -12,12 +12,12 @@ import structlog
 
 from worker.domain.model import moment, utc_now
 from worker.entities.declaration import Entity
-from worker.neon import ledger
 from worker.neon.ledger import Counts
 from worker.postgres.connection import Connection
-from worker.supabase import receipts, workspace
 from worker.supabase.position import Position, read_position, restored_in_words
+from worker.supabase.receipts import CHUNK
 from worker.sync.catch_up import CaughtUp, older_than_carried
+from worker.sync.route import Route, route_of
 
 log = structlog.get_logger("worker.restore")
 
@@ -71,26 +71,26 @@ class Comparison:
         }
 
 
-async def recognise(entity: Entity, position: Position, neon: Connection, supabase: Connection) -> Comparison:
+async def recognise(route: Route, position: Position, neon: Connection, supabase: Connection) -> Comparison:
     """Find the acknowledged outcomes that Neon has forgotten, and whether the workspace has forgotten a pull.
 
     Raises:
         psycopg.Error: a database failed.
     """
-    counts = await ledger.counts(neon, entity)
-    found = Comparison(entity.name, counts)
+    counts = await route.ledger.counts(neon)
+    found = Comparison(route.entity.name, counts)
     restored = position.pulls > counts.pulls
     after = 0 if restored else position.ledger_id or 0
-    while chunk := await receipts.receipts_after(supabase, entity, after):
+    while chunk := await route.receipts.after(supabase, after):
         after = max(receipt.id for receipt in chunk.values())
-        found.forgotten += await ledger.forgotten(neon, entity, chunk)
-        if len(chunk) < receipts.CHUNK:
+        found.forgotten += await route.ledger.forgotten(neon, chunk)
+        if len(chunk) < CHUNK:
             break
     unfinished = held_back(position)
     if restored or found.forgotten or unfinished:
         found.side, found.after = "Neon", counts.moment
         if found.forgotten:
-            found.before = await receipts.first_acknowledged(supabase, entity, found.forgotten)
+            found.before = await route.receipts.first_acknowledged(supabase, found.forgotten)
         if unfinished and not restored:
             # The pull that recognised it has been counted since.
             found.after = moment(unfinished.get("after"))
@@ -112,16 +112,16 @@ async def unsettled(entity: Entity, neon: Connection, supabase: Connection) -> s
     Raises:
         psycopg.Error: a database failed.
     """
-    position = await read_position(supabase, entity)
-    found = await recognise(entity, position, neon, supabase)
+    route, position = route_of(entity), await read_position(supabase, entity)
+    found = await recognise(route, position, neon, supabase)
     if found.side == "Neon":
         what = f"what became of {entity.count(len(found.forgotten))}" if found.forgotten else "the last pull"
         return f"{found.in_words()}: it has forgotten {what}"
-    older = await older_than_carried(neon, supabase, entity, position.ledger_id or 0)
+    older = await older_than_carried(route, neon, supabase, position.ledger_id or 0)
     if found.side or older:
         found.side, found.after = "Supabase", position.last_pull_at
         return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
-    if lost := await workspace.lost(supabase, entity):
+    if lost := await route.workspace.lost(supabase):
         text = restored_in_words(position.restored or {"side": "Neon"})
         return f"{text}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
     return None

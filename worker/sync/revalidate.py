@@ -5,76 +5,124 @@ hand. The steps are those of a delivery, but they start in Neon.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from worker.domain.model import Action, Outcome, Status
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.domain.steps import Judged, Settled, Verdict
 from worker.entities.declaration import Entity
-from worker.neon import invalid
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, send
-from worker.supabase import queue
+from worker.supabase.queue import Row
 from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
-from worker.sync.rehearsal import Revalidated, begin_in_neon, count_settled, in_words, rehearse
+from worker.sync.rehearsal import Rehearsal, Revalidated, begin_in_neon, count_settled, in_words
 from worker.sync.replies import reply_to
+from worker.sync.route import Route
 from worker.sync.settling import flagged, raise_blocked, settle_batch
 
 
-async def judge_rows(
-    databases: Databases,
-    neon: Connection,
-    supabase: Connection,
-    entity: Entity,
-    rows: Mapping[str, InvalidRow],
-    run: Run,
-    *,
-    apply: Collection[Action],
-    rebook: bool = False,
-    dry_run: bool = False,
-    assumed: Set[str] = frozenset(),
-) -> Revalidated:
-    """Judge a batch of invalid rows, settle those whose action is in ``apply``, and acknowledge their workspace rows.
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Judges what lies in Neon: on which connections, in which run, and what is done about it."""
 
-    Promotions that are not in ``apply`` are rehearsed, as are all in a dry run; ``assumed`` are the keys of records of
-    other entities that pass in the same run.
+    route: Route
+    neon: Connection
+    supabase: Connection
+    run: Run
+    """The run that the ledger and the log book it under."""
+    apply: Collection[Action]
+    """The actions to carry out. Promotions that are not among them are rehearsed, as are all in a dry run."""
+    rebook: bool = False
+    """Whether what fails as it did before gets an entry of this version of the rules; else it is left as it is."""
+    dry_run: bool = False
 
-    What fails as it did before is left as it is, unless ``rebook`` asks for an entry of this version of the rules.
+    async def rows(self, rows: Mapping[str, InvalidRow], assumed: Set[str] = frozenset()) -> Revalidated:
+        """Judge a batch of invalid rows, settle those whose action is to be carried out, and acknowledge their
+        workspace rows.
 
-    Raises:
-        psycopg.Error: nothing is lost; retry.
-    """
-    found = Revalidated()
-    at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
-    judgements = _judge(entity, rows, at, found)
-    if dry_run or Action.PROMOTE not in apply:
-        judgements = await rehearse(databases, neon, entity, judgements, run, found, assumed)
-    batch, unacknowledged = _to_settle(judgements, rows, at, found, apply=apply, rebook=rebook)
-    if dry_run or not (batch or unacknowledged):
-        await send(supabase, COMMIT)
+        Args:
+            rows: by key.
+            assumed: the keys of records of other entities that pass in the same run.
+
+        Raises:
+            psycopg.Error: nothing is lost; retry.
+        """
+        route, found = self.route, Revalidated()
+        at = await route.queue.lock(self.supabase, list(rows), read_only=self.dry_run)
+        judgements = _judge(route.entity, rows, at, found)
+        if self.dry_run or Action.PROMOTE not in self.apply:
+            judgements = await Rehearsal(route, self.neon, self.run).ask(judgements, found, assumed)
+        batch, unacknowledged = self._to_settle(judgements, rows, at, found)
+        if self.dry_run or not (batch or unacknowledged):
+            await send(self.supabase, COMMIT)
+            return found
+        settled, blocked = await settle_batch(route, self.neon, batch, self.run, self.apply)
+        for one in settled:
+            count_settled(found, one)
+        answered = unacknowledged + [one for one in settled if one.key in at]
+        replies = [reply for one in answered if (reply := reply_to(one, at[one.key].claimed.data))]
+        promoted = keys_with(settled, Outcome.PROMOTED)
+        # A worker that died before it could acknowledge a row did not announce it, either.
+        events = outcome_events(route, self.run.run_id, [*settled, *unacknowledged])
+        await acknowledge(route, self.supabase, replies, promoted, events)
+        if waiting := waiting_in(answered):
+            await release_ready(route, self.neon, self.supabase, waiting)
+        raise_blocked(blocked)
         return found
-    settled, blocked = await settle_batch(databases, neon, entity, batch, run, apply)
-    for one in settled:
-        count_settled(found, one)
-    answered = unacknowledged + [one for one in settled if one.key in at]
-    replies = [reply for one in answered if (reply := reply_to(one, at[one.key].claimed.data))]
-    promoted = keys_with(settled, Outcome.PROMOTED)
-    # A worker that died before it could acknowledge a row did not announce it, either.
-    events = outcome_events(databases, entity, run.run_id, [*settled, *unacknowledged])
-    await acknowledge(databases, supabase, entity, replies, promoted, events)
-    if waiting := waiting_in(answered):
-        await release_ready(neon, supabase, entity, waiting)
-    raise_blocked(blocked)
-    return found
+
+    def _to_settle(
+        self,
+        judgements: Sequence[Judged],
+        rows: Mapping[str, InvalidRow],
+        at: Mapping[str, Row],
+        found: Revalidated,
+    ) -> tuple[list[Judged], list[Settled]]:
+        """Count what was judged, and pick what is to be settled, and what only has to be answered."""
+        batch: list[Judged] = []
+        unacknowledged: list[Settled] = []
+        for judged in judgements:
+            key, row = judged.key, rows[judged.key]
+            if judged.verdict.passed:
+                found.passed.append(key)
+            else:
+                found.failed[key] = in_words(judged.verdict.errors)
+                if row.still_invalid and row.errors != judged.verdict.errors:
+                    found.otherwise.append(key)
+            if judged.action not in self.apply:
+                continue
+            if self.rebook or not _is_already_flagged(row, judged.verdict):
+                batch.append(judged)
+            elif key in at and judged.claimed.status == Status.COMPLETE:
+                # Flagged before, by a worker that could not tell the row any more.
+                unacknowledged.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
+        return batch, unacknowledged
+
+    async def gone(self, keys: Sequence[str]) -> None:
+        """Acknowledge rows that were carried, and whose records have left the invalid table since.
+
+        Raises:
+            psycopg.Error: nothing is lost; retry.
+        """
+        if not keys:
+            return
+        route = self.route
+        at = await route.queue.lock(self.supabase, keys)
+        carried = [row.claimed for row in at.values() if row.carried]
+        batch = [judge(route.entity, claimed, claimed.snapshot, claimed.snapshot_hash) for claimed in carried]
+        settled, blocked = await settle_batch(route, self.neon, batch, self.run)
+        promoted = [one.key for one in settled if one.answer.outcome is Outcome.PROMOTED]
+        replies = [reply for one in settled if (reply := reply_to(one))]
+        events = outcome_events(route, self.run.run_id, settled, promoted=promoted)
+        await acknowledge(route, self.supabase, replies, promoted, events)
+        raise_blocked(blocked)
 
 
-def _judge(
-    entity: Entity, rows: Mapping[str, InvalidRow], at: Mapping[str, queue.Row], found: Revalidated
-) -> list[Judged]:
+def _judge(entity: Entity, rows: Mapping[str, InvalidRow], at: Mapping[str, Row], found: Revalidated) -> list[Judged]:
     """Judge the rows, but for those that an enricher works on."""
     judgements: list[Judged] = []
     for key, row in rows.items():
@@ -85,36 +133,6 @@ def _judge(
         else:
             judgements.append(begin_in_neon(entity, row, at.get(key)))
     return judgements
-
-
-def _to_settle(
-    judgements: Sequence[Judged],
-    rows: Mapping[str, InvalidRow],
-    at: Mapping[str, queue.Row],
-    found: Revalidated,
-    *,
-    apply: Collection[Action],
-    rebook: bool,
-) -> tuple[list[Judged], list[Settled]]:
-    """Count what was judged, and pick what is to be settled, and what only has to be answered."""
-    batch: list[Judged] = []
-    unacknowledged: list[Settled] = []
-    for judged in judgements:
-        key, row = judged.key, rows[judged.key]
-        if judged.verdict.passed:
-            found.passed.append(key)
-        else:
-            found.failed[key] = in_words(judged.verdict.errors)
-            if row.still_invalid and row.errors != judged.verdict.errors:
-                found.otherwise.append(key)
-        if judged.action not in apply:
-            continue
-        if rebook or not _is_already_flagged(row, judged.verdict):
-            batch.append(judged)
-        elif key in at and judged.claimed.status == Status.COMPLETE:
-            # Flagged before, by a worker that could not tell the row any more.
-            unacknowledged.append(Settled(judged, flagged(row, row.errors, row.warnings, row.reason_code)))
-    return batch, unacknowledged
 
 
 def _is_already_flagged(row: InvalidRow, verdict: Verdict) -> bool:
@@ -149,30 +167,16 @@ async def judge_pushed(
         assumed: the keys of records of other entities that pass in the same run.
         progress: answered of every batch.
     """
-    total, after = Revalidated(), ""
+    route, total, after = databases.routes[entity.name], Revalidated(), ""
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        judging = Judging(route, neon, supabase, run, apply, rebook=which is Which.STALE, dry_run=dry_run)
         while not databases.stop.is_set():
-            rows = await invalid.read_pushed(neon, entity, after, databases.batch_size, which=which)
+            rows = await route.invalid.read_pushed(neon, after, route.batch_size, which=which)
             if not rows:
                 break
             after = rows[-1].key
-            batch = {row.key: row for row in rows}
-            rebook = which is Which.STALE
-            total.add(
-                await judge_rows(
-                    databases,
-                    neon,
-                    supabase,
-                    entity,
-                    batch,
-                    run,
-                    apply=apply,
-                    rebook=rebook,
-                    dry_run=dry_run,
-                    assumed=assumed,
-                )
-            )
-            progress.advance(len(batch))
+            total.add(await judging.rows({row.key: row for row in rows}, assumed))
+            progress.advance(len(rows))
     return total
 
 
@@ -185,46 +189,18 @@ async def finish_carried(
     Raises:
         psycopg.Error: nothing is lost; the next pull tries again.
     """
-    total, after = Revalidated(), 0
+    route, total, after = databases.routes[entity.name], Revalidated(), 0
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
+        judging = Judging(route, neon, supabase, run, apply=(Action.FLAG, Action.PROMOTE))
         while not databases.stop.is_set():
-            some = await queue.carried(supabase, entity, after, databases.batch_size)
+            some = await route.queue.carried(supabase, after, route.batch_size)
             if not some:
                 break
             after = max(some)
             keys = list(some.values())
-            rows = await invalid.read(neon, entity, keys)
+            rows = await route.invalid.read(neon, keys)
             if rows:
-                total.add(
-                    await judge_rows(databases, neon, supabase, entity, rows, run, apply=(Action.FLAG, Action.PROMOTE))
-                )
-            await acknowledge_gone(databases, neon, supabase, entity, [key for key in keys if key not in rows], run)
+                total.add(await judging.rows(rows))
+            await judging.gone([key for key in keys if key not in rows])
             progress.advance(len(keys))
     return total
-
-
-async def acknowledge_gone(
-    databases: Databases, neon: Connection, supabase: Connection, entity: Entity, keys: Sequence[str], run: Run
-) -> None:
-    """Acknowledge rows that were carried, and whose records have left the invalid table since.
-
-    Raises:
-        psycopg.Error: nothing is lost; retry.
-    """
-    if not keys:
-        return
-    at = await queue.lock(supabase, entity, keys)
-    carried = [row.claimed for row in at.values() if row.carried]
-    batch = [judge(entity, claimed, claimed.snapshot, claimed.snapshot_hash) for claimed in carried]
-    settled, blocked = await settle_batch(databases, neon, entity, batch, run)
-    promoted = [one.key for one in settled if one.answer.outcome is Outcome.PROMOTED]
-    replies = [reply for one in settled if (reply := reply_to(one))]
-    await acknowledge(
-        databases,
-        supabase,
-        entity,
-        replies,
-        promoted,
-        outcome_events(databases, entity, run.run_id, settled, promoted=promoted),
-    )
-    raise_blocked(blocked)

@@ -11,8 +11,6 @@ import structlog
 
 from worker.domain.model import Action, NoteCode, Outcome, State
 from worker.domain.steps import Answer, Judged, Merged, Settled, Verdict
-from worker.entities.declaration import Entity
-from worker.neon import books, invalid, ledger
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.books import Entry, Run
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
@@ -20,9 +18,9 @@ from worker.neon.invalid import InvalidRow
 from worker.neon.settle import settle
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, NOT_ABOUT_RECORDS, Kind, kind_of
-from worker.postgres.transaction import ROLLBACK, send
-from worker.sync.databases import Databases
+from worker.postgres.transaction import roll_back_refusal
 from worker.sync.judging import judge
+from worker.sync.route import Route
 
 log = structlog.get_logger("worker.delivery")
 
@@ -31,7 +29,7 @@ ROUNDS = 5
 REFUSED = "REFUSED_BY_MASTER"
 _BOOKS = ("enrichment_ledger", "shq_validation_log")
 _DOUBTS = 10_000
-"""At most this many records are remembered as refused in a way that may concern all."""
+"""At most this many records of an entity are remembered as refused in a way that may concern all."""
 
 
 @dataclass
@@ -69,9 +67,8 @@ class _Round:
 
 
 async def settle_batch(
-    databases: Databases,
+    route: Route,
     neon: Connection,
-    entity: Entity,
     batch: Sequence[Judged],
     run: Run,
     apply: Collection[Action] = frozenset(Action),
@@ -91,21 +88,22 @@ async def settle_batch(
         psycopg.Error: nothing took effect, or that is unknown; settle again.
         Restored: Neon was restored to an earlier moment.
     """
+    settling = _Settling(route, neon, run)
     pushes = {judged.key for judged in batch if judged.action is Action.PUSH}
     todo, done = list(batch), _Round()
     for _ in range(ROUNDS):
         if not todo:
             break
-        done.add(await _settle_or_split(databases, neon, entity, todo, run))
+        done.add(await settling.settle(todo))
         moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
-        neon_states = await ledger.neon_states(neon, entity, {one.key: one.claimed.receipt for one in moved})
+        neon_states = await route.ledger.neon_states(neon, {one.key: one.claimed.receipt for one in moved})
         todo = []
         for one in moved:
             current = one.answer
             if current.record is None:
                 continue
             again = judge(
-                entity, one.claimed, current.record, current.hash, current.at,
+                route.entity, one.claimed, current.record, current.hash, current.at,
                 Action.PUSH if one.key in pushes else Action.PROMOTE, neon_states[one.key],
             )  # fmt: skip
             done.settled[one.key] = Settled(again, current)
@@ -114,34 +112,140 @@ async def settle_batch(
     return [done.settled[judged.key] for judged in batch], done.blocked
 
 
-async def _settle_or_split(
-    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], run: Run
-) -> _Round:
-    """Settle a batch; if Neon refuses it as a whole, bisect it."""
-    how, known = databases.settlements[entity.name], databases.known.get(entity.name)
-    try:
-        answers = await settle(neon, how, batch, run, known)
-    except psycopg.Error as error:
-        if kind_of(error) is Kind.TRANSIENT and error.sqlstate != LOCKED:
-            raise
-        await send(neon, ROLLBACK)
-        if how.cannot_fill(error):
-            return await _without_promotions(databases, neon, entity, batch, run, error)
-        return await _bisect(databases, neon, entity, batch, run, error)
-    return _take(databases, entity, batch, answers, run)
+@dataclass(frozen=True, slots=True)
+class _Settling:
+    """The settling of one batch: on which connection, and for which run."""
 
+    route: Route
+    neon: Connection
+    run: Run
 
-def _take(
-    databases: Databases, entity: Entity, batch: Sequence[Judged], answers: Mapping[str, Answer], run: Run
-) -> _Round:
-    """The records that were answered."""
-    answered = [judged for judged in batch if judged.key in answers]
-    if run.rehearsal is None:
-        for judged in answered:
-            databases.doubted.pop((entity.name, judged.key), None)
-        if _applied(batch, answers, Action.PROMOTE):
-            databases.promotions[entity.name] += 1
-    return _Round({judged.key: Settled(judged, answers[judged.key]) for judged in answered})
+    async def settle(self, batch: Sequence[Judged]) -> _Round:
+        """Settle a batch; if Neon refuses it as a whole, bisect it."""
+        how = self.route.settlement
+        try:
+            answers = await settle(self.neon, how, batch, self.run, self.route.known)
+        except psycopg.Error as error:
+            await roll_back_refusal(self.neon, error, or_locked=True)
+            if how.cannot_fill(error):
+                return await self._without_promotions(batch, error)
+            return await self._bisect(batch, error)
+        return self._take(batch, answers)
+
+    def _take(self, batch: Sequence[Judged], answers: Mapping[str, Answer]) -> _Round:
+        """The records that were answered."""
+        answered = [judged for judged in batch if judged.key in answers]
+        if self.run.rehearsal is None:
+            for judged in answered:
+                self.route.doubted.pop(judged.key, None)
+            if _applied(batch, answers, Action.PROMOTE):
+                self.route.promotions += 1
+        return _Round({judged.key: Settled(judged, answers[judged.key]) for judged in answered})
+
+    async def _without_promotions(self, batch: Sequence[Judged], error: psycopg.Error) -> _Round:
+        """The master has a NOT NULL column that nothing fills: no record of the entity can be promoted."""
+        promotions = [judged for judged in batch if judged.action is Action.PROMOTE]
+        others = [judged for judged in batch if judged.action is not Action.PROMOTE]
+        blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
+        return blocked.add(await self.settle(others)) if others else blocked
+
+    async def _bisect(self, batch: Sequence[Judged], error: psycopg.Error) -> _Round:
+        """Settle what can be settled, and flag exactly the records that Neon refuses."""
+        route = self.route
+        answers, refused = await settle_by_bisection(self.neon, route.settlement, batch, self.run, route.known)
+        if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
+            raise error  # it is no record that is locked, but a table
+        done = self._take(batch, answers)
+        everybodys = self._no_records_fault(batch, answers, refused, error)
+        if everybodys:
+            done.blocked = Blocked(error, everybodys)
+        late = {key for key, why in refused.items() if why.sqlstate == LOCKED} | everybodys
+        done.settled |= _busy(judged for judged in batch if judged.key in late)
+        again = [judged for judged in batch if judged.key in refused and judged.key not in late]
+        if again:
+            stuck, flags = await self._make_flags(again, refused)
+            if self.run.rehearsal is None:
+                await self._book_stuck(stuck)
+            done.settled |= {one.key: one for one in stuck}
+            if flags:
+                done.add(await self.settle(flags))
+        return done
+
+    def _no_records_fault(
+        self,
+        batch: Sequence[Judged],
+        answers: Mapping[str, Answer],
+        refused: Mapping[str, Refusal],
+        error: psycopg.Error,
+    ) -> set[str]:
+        """The keys of the refused records that Neon refuses like any other: for an operator to fix, not an enricher.
+
+        A missing privilege, or a missing function in a trigger, has a SQLSTATE that is not about a record. So has a row
+        level security policy or a trigger that refuses a single record. They are distinguished by the results of the
+        other records: in this batch, and in later ones.
+        """
+        found, doubted, promotions = set(), self.route.doubted, self.route.promotions
+        for judged in batch:
+            why = refused.get(judged.key)
+            if why is None or why.sqlstate == LOCKED:
+                continue
+            if why.table in _BOOKS and why.constraint != SWALLOWED:
+                found.add(judged.key)
+                continue
+            by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
+            if why.sqlstate[:2] not in NOT_ABOUT_RECORDS or by_its_values or _applied(batch, answers, judged.action):
+                continue
+            may_doubt = judged.action is Action.PROMOTE and len(doubted) < _DOUBTS
+            if may_doubt and doubted.setdefault(judged.key, promotions) < promotions:
+                del doubted[judged.key]
+                continue
+            found.add(judged.key)
+        return found
+
+    async def _make_flags(
+        self, batch: Sequence[Judged], refused: Mapping[str, Refusal]
+    ) -> tuple[list[Settled], list[Judged]]:
+        """Turn refused records into flags. If the values do not even fit the invalid table, only the workspace keeps
+        them, where the enricher sees them, and Neon keeps what it has. If the invalid table refuses a flag even with
+        its own values, the flag is only in the ledger and the workspace.
+
+        Returns:
+            The records whose flag is only there, and the flags that are still to be settled.
+        """
+        entity = self.route.entity
+        reasons = {reason: await explain_refusal(self.neon, entity, reason) for reason in set(refused.values())}
+        unfit = [judged.key for judged in batch if judged.action is not Action.PROMOTE]
+        rows = await self.route.invalid.read(self.neon, unfit) if unfit else {}
+        stuck: list[Settled] = []
+        flags: list[Judged] = []
+        for judged in batch:
+            field_, message = reasons[refused[judged.key]]
+            row = rows.get(judged.key)
+            if row and judged.note is NoteCode.KEPT:
+                why = f"Neon cannot take this record back: {message}; tell the operator"
+                stuck.append(Settled(judged, replace(flagged(row, {"record": why}, {}, REFUSED), kept=True)))
+                continue
+            flag = replace(
+                judged, verdict=Verdict({field_: message}, judged.verdict.warnings, REFUSED), action=Action.FLAG
+            )
+            if row:
+                flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
+            elif judged.action is not Action.PROMOTE:  # it has just left, and is answered as gone when it is settled
+                flag = replace(flag, expected_hash=None)
+            flags.append(flag)
+        codes = Counter(refused[judged.key].sqlstate for judged in batch)
+        log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
+        return stuck, flags
+
+    async def _book_stuck(self, stuck: Sequence[Settled]) -> None:
+        entries = [
+            Entry(
+                one.key, Outcome.FLAGGED, one.claimed.delivery_hash, one.answer.record,
+                note=one.answer.errors["record"], note_code=NoteCode.STUCK,
+            )
+            for one in stuck
+        ]  # fmt: skip
+        await self.route.ledger.book(self.neon, self.run.run_id, entries)
 
 
 def _applied(batch: Sequence[Judged], answers: Mapping[str, Answer], action: Action) -> bool:
@@ -153,135 +257,12 @@ def _applied(batch: Sequence[Judged], answers: Mapping[str, Answer], action: Act
     )  # fmt: skip
 
 
-async def _without_promotions(
-    databases: Databases,
-    neon: Connection,
-    entity: Entity,
-    batch: Sequence[Judged],
-    run: Run,
-    error: psycopg.Error,
-) -> _Round:
-    """The master has a NOT NULL column that nothing fills: no record of the entity can be promoted."""
-    promotions = [judged for judged in batch if judged.action is Action.PROMOTE]
-    others = [judged for judged in batch if judged.action is not Action.PROMOTE]
-    blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
-    return blocked.add(await _settle_or_split(databases, neon, entity, others, run)) if others else blocked
-
-
 def _busy(batch: Iterable[Judged]) -> dict[str, Settled]:
     """Records that are left for a retry."""
     return {
         judged.key: Settled(judged, Answer(judged.key, State.BUSY, None, None, {}, {}, None, (), None, None, None))
         for judged in batch
     }
-
-
-async def _bisect(
-    databases: Databases,
-    neon: Connection,
-    entity: Entity,
-    batch: Sequence[Judged],
-    run: Run,
-    error: psycopg.Error,
-) -> _Round:
-    """Settle what can be settled, and flag exactly the records that Neon refuses."""
-    how, known = databases.settlements[entity.name], databases.known.get(entity.name)
-    answers, refused = await settle_by_bisection(neon, how, batch, run, known)
-    if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
-        raise error  # it is no record that is locked, but a table
-    done = _take(databases, entity, batch, answers, run)
-    everybodys = _no_records_fault(databases, entity, batch, answers, refused, error)
-    if everybodys:
-        done.blocked = Blocked(error, everybodys)
-    late = {key for key, why in refused.items() if why.sqlstate == LOCKED} | everybodys
-    done.settled |= _busy(judged for judged in batch if judged.key in late)
-    again = [judged for judged in batch if judged.key in refused and judged.key not in late]
-    if again:
-        stuck, flags = await _make_flags(neon, entity, again, refused)
-        if run.rehearsal is None:
-            await _book_stuck(neon, entity, stuck, run)
-        done.settled |= {one.key: one for one in stuck}
-        if flags:
-            done.add(await _settle_or_split(databases, neon, entity, flags, run))
-    return done
-
-
-def _no_records_fault(
-    databases: Databases,
-    entity: Entity,
-    batch: Sequence[Judged],
-    answers: Mapping[str, Answer],
-    refused: Mapping[str, Refusal],
-    error: psycopg.Error,
-) -> set[str]:
-    """The keys of the refused records that Neon refuses like any other: for an operator to fix, not an enricher.
-
-    A missing privilege, or a missing function in a trigger, has a SQLSTATE that is not about a record. So has a row
-    level security policy or a trigger that refuses a single record. They are distinguished by the results of the other
-    records: in this batch, and in later ones.
-    """
-    found = set()
-    for judged in batch:
-        why = refused.get(judged.key)
-        if why is None or why.sqlstate == LOCKED:
-            continue
-        if why.table in _BOOKS and why.constraint != SWALLOWED:
-            found.add(judged.key)
-            continue
-        by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
-        if why.sqlstate[:2] not in NOT_ABOUT_RECORDS or by_its_values or _applied(batch, answers, judged.action):
-            continue
-        if judged.action is Action.PROMOTE and len(databases.doubted) < _DOUBTS:
-            promotions = databases.promotions[entity.name]
-            if databases.doubted.setdefault((entity.name, judged.key), promotions) < promotions:
-                del databases.doubted[entity.name, judged.key]
-                continue
-        found.add(judged.key)
-    return found
-
-
-async def _make_flags(
-    neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal]
-) -> tuple[list[Settled], list[Judged]]:
-    """Turn refused records into flags. If the values do not even fit the invalid table, only the workspace keeps them,
-    where the enricher sees them, and Neon keeps what it has. If the invalid table refuses a flag even with its own
-    values, the flag is only in the ledger and the workspace.
-
-    Returns:
-        The records whose flag is only there, and the flags that are still to be settled.
-    """
-    reasons = {reason: await explain_refusal(neon, entity, reason) for reason in set(refused.values())}
-    unfit = [judged.key for judged in batch if judged.action is not Action.PROMOTE]
-    rows = await invalid.read(neon, entity, unfit) if unfit else {}
-    stuck: list[Settled] = []
-    flags: list[Judged] = []
-    for judged in batch:
-        field_, message = reasons[refused[judged.key]]
-        row = rows.get(judged.key)
-        if row and judged.note is NoteCode.KEPT:
-            why = f"Neon cannot take this record back: {message}; tell the operator"
-            stuck.append(Settled(judged, replace(flagged(row, {"record": why}, {}, REFUSED), kept=True)))
-            continue
-        flag = replace(judged, verdict=Verdict({field_: message}, judged.verdict.warnings, REFUSED), action=Action.FLAG)
-        if row:
-            flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
-        elif judged.action is not Action.PROMOTE:  # it has just left, and is answered as gone when it is settled
-            flag = replace(flag, expected_hash=None)
-        flags.append(flag)
-    codes = Counter(refused[judged.key].sqlstate for judged in batch)
-    log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
-    return stuck, flags
-
-
-async def _book_stuck(neon: Connection, entity: Entity, stuck: Sequence[Settled], run: Run) -> None:
-    entries = [
-        Entry(
-            one.key, Outcome.FLAGGED, one.claimed.delivery_hash, one.answer.record, note=one.answer.errors["record"],
-            note_code=NoteCode.STUCK,
-        )
-        for one in stuck
-    ]  # fmt: skip
-    await books.book(neon, entity, run.run_id, entries)
 
 
 def flagged(row: InvalidRow, errors: Mapping[str, str], warnings: Mapping[str, str], reason_code: str | None) -> Answer:

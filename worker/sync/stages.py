@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from worker.domain.model import Action, Outcome, new_run_id
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
-from worker.neon import books, invalid
+from worker.neon import books
 from worker.neon.books import Run
 from worker.neon.invalid import Which
 from worker.postgres.transaction import COMMIT, send, transact
-from worker.supabase import queue
 from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
 from worker.sync.judging import judge
 from worker.sync.rehearsal import Revalidated
-from worker.sync.revalidate import acknowledge_gone, judge_pushed, judge_rows
+from worker.sync.revalidate import Judging, judge_pushed
 
 
 @dataclass
@@ -56,7 +55,7 @@ async def push(
         return
     if progress.shown:
         async with databases.supabase.connection() as supabase:
-            progress.expect(await queue.count_work(supabase, entity))
+            progress.expect(await databases.routes[entity.name].queue.count_work(supabase))
     while not databases.stop.is_set():
         tally = await deliver(databases, entity, action=Action.PUSH)
         if tally.claimed:
@@ -84,13 +83,13 @@ def _count(done: Pushed, tally: Tally) -> None:
 
 
 async def _dry_run(databases: Databases, entity: Entity, done: Pushed) -> None:
-    done.pushed, done.gone, done.keys = 0, 0, {}
+    route, done.pushed, done.gone, done.keys = databases.routes[entity.name], 0, 0, {}
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         skip = 0
-        while batch := await queue.claim(supabase, entity, databases.batch_size, read_only=True, skip=skip):
+        while batch := await route.queue.claim(supabase, route.batch_size, read_only=True, skip=skip):
             await send(supabase, COMMIT)
             skip += len(batch)
-            rows = await invalid.read(neon, entity, [claimed.key for claimed in batch])
+            rows = await route.invalid.read(neon, [claimed.key for claimed in batch])
             for claimed in batch:
                 if row := rows.get(claimed.key):
                     judged = judge(entity, claimed, row.data, row.hash, row.updated_at, Action.PUSH)
@@ -128,7 +127,7 @@ async def revalidate(
     which = Which.STALE if stale else Which.ALL
     if progress.shown:
         async with databases.neon.connection() as neon:
-            progress.expect(await invalid.count_pushed(neon, entity, which))
+            progress.expect(await databases.routes[entity.name].invalid.count_pushed(neon, which))
     found = await judge_pushed(
         databases, entity, run, apply=(Action.FLAG,), which=which, dry_run=dry_run, assumed=assumed, progress=progress
     )
@@ -185,27 +184,18 @@ async def promote(
                 run = Run(new_run_id("promote"), str(entity.invalid_table), str(entity.master_table))
                 work.runs[entity.name] = run, Revalidated()
             run, results = work.runs[entity.name]
-            for some in databases.batches(list(work.keys)):
-                rows = await invalid.read(neon, entity, some)
+            route = databases.routes[entity.name]
+            judging = Judging(route, neon, supabase, run, apply=(Action.PROMOTE,), dry_run=dry_run)
+            for some in route.batches(list(work.keys)):
+                rows = await route.invalid.read(neon, some)
                 # Promoted by this same run, before a connection broke and the answer was lost.
                 missing = [key for key in some if key not in rows]
-                if done := await invalid.promoted_in(neon, entity, run, missing) if again else []:
-                    await acknowledge_gone(databases, neon, supabase, entity, done, run)
+                if done := await route.invalid.promoted_in(neon, run, missing) if again else []:
+                    await judging.gone(done)
                 judged = Revalidated(promoted=done)
                 if rows:
-                    judged.add(
-                        await judge_rows(
-                            databases,
-                            neon,
-                            supabase,
-                            entity,
-                            rows,
-                            run,
-                            apply=(Action.PROMOTE,),
-                            dry_run=dry_run,
-                            assumed={key for _, others in work.runs.values() for key in others.passed},
-                        )
-                    )
+                    assumed = {key for _, others in work.runs.values() for key in others.passed}
+                    judged.add(await judging.rows(rows, assumed))
                 results.add(judged)
                 settled = {*rows, *done}
                 work.keys = [key for key in work.keys if key not in settled]

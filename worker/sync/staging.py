@@ -47,14 +47,85 @@ class Staged:
 
 @dataclass(frozen=True)
 class WorkspaceTable:
-    """The workspace table when a pull begins."""
+    """The workspace table of an entity when a pull begins; it takes the rows that the pull brings."""
 
+    entity: Entity
     vacant: bool
     """Whether it has no rows."""
     direct: bool
     """Whether it takes rows by COPY; row level security forbids that."""
     types: Mapping[str, str]
     """Column → its type as SQL writes it, with its length, so that a value that is too long is refused, not cut."""
+
+    async def load(self, connection: Connection, blocks: AsyncIterable[Sequence[bytes]]) -> int:
+        """Copy a batch of Neon's rows straight into the table, if it was empty. Returns how many.
+
+        Args:
+            connection: to Supabase.
+            blocks: rows in COPY's text format, as :meth:`worker.neon.invalid.Invalid.stream` yields them.
+
+        Raises:
+            psycopg.Error: none of them was inserted.
+        """
+        into = sql.SQL("COPY {} ({}) FROM STDIN").format(self.entity.workspace_table.sql, _columns(self.entity))
+        # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
+        await send(connection, *begin(statement=300.0, durable=False))
+        async with connection.cursor() as cursor:
+            async with cursor.copy(into) as copy:
+                async for block in blocks:
+                    with within(connection, PATIENCE):
+                        await copy.write(b"".join(block))
+            rows = cursor.rowcount
+        await send(connection, COMMIT)
+        return rows
+
+    async def stage(self, connection: Connection, rows: Sequence[bytes], *, dry_run: bool) -> Staged:
+        """Bring a batch of Neon's rows into the table: insert new ones, return those that differ. It needs no staging
+        table, because DDL may be forbidden.
+
+        Args:
+            connection: to Supabase.
+            rows: as :meth:`worker.neon.invalid.Invalid.stream` yields them as JSON.
+            dry_run: write nothing.
+
+        Raises:
+            psycopg.Error: the workspace refuses one of them, or the database failed: none was inserted.
+            SetupMissing: the ids that it gives to new rows are taken.
+        """
+        heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
+        key, workspace = sql.Identifier(self.entity.key), self.entity.workspace_table.sql
+        step = _COMPARE.format(key=key, workspace=workspace, code=CODE), {"rows": _as_array(heads)}
+        opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
+        [compared] = await transact(connection, step, opening=opening, seconds=600.0)
+        found = compared.fetchall()
+        new = [row["nr"] for row in found if row["new"]]
+        changed = [key_of(rows[row["nr"]]) for row in found if not row["new"]]
+        inserted = await self._insert(connection, [bodies[nr] for nr in new]) if new and not dry_run else 0
+        return Staged(inserted, [key_of(rows[nr]) for nr in new] if dry_run else [], changed)
+
+    async def _insert(self, connection: Connection, rows: Sequence[bytes]) -> int:
+        entity, types = self.entity, self.types
+        columns = ((sql.Identifier(name), sql.SQL(types[name].replace("%", "%%"))) for name in _names(entity))
+        statement = _INSERT.format(
+            key=sql.Identifier(entity.key),
+            workspace=entity.workspace_table.sql,
+            columns=_columns(entity),
+            typed=sql.SQL(", ").join(sql.SQL("{} {}").format(*column) for column in columns),
+        )
+        # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
+        opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
+        for _ in range(TRIES):
+            try:
+                [inserted] = await transact(connection, (statement, params), opening=opening, seconds=600.0)
+            except psycopg.errors.UniqueViolation as error:
+                await send(connection, ROLLBACK)
+                if not await is_taken_id(connection, entity, error):
+                    raise
+                if fault := await sequence_behind(connection, entity):
+                    raise fault from error
+                continue  # only that id was taken
+            return inserted.rowcount
+        raise await repeated_ids(connection, entity)
 
 
 async def inspect_table(connection: Connection, entity: Entity) -> WorkspaceTable:
@@ -69,7 +140,7 @@ async def inspect_table(connection: Connection, entity: Entity) -> WorkspaceTabl
         "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS types"
     ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
     row = await fetch_one(connection, statement)
-    found = WorkspaceTable(row["vacant"], row["direct"], row["types"])
+    found = WorkspaceTable(entity, row["vacant"], row["direct"], row["types"])
     if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
         raise cause
     return found
@@ -83,87 +154,8 @@ def _columns(entity: Entity) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, _names(entity)))
 
 
-async def load(connection: Connection, entity: Entity, blocks: AsyncIterable[Sequence[bytes]]) -> int:
-    """Copy a batch of Neon's rows straight into the workspace, if it was empty. Returns how many.
-
-    Args:
-        connection: to Supabase.
-        entity: which.
-        blocks: rows in COPY's text format, as :func:`worker.neon.invalid.stream` yields them.
-
-    Raises:
-        psycopg.Error: none of them was inserted.
-    """
-    into = sql.SQL("COPY {} ({}) FROM STDIN").format(entity.workspace_table.sql, _columns(entity))
-    # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
-    await send(connection, *begin(statement=300.0, durable=False))
-    async with connection.cursor() as cursor:
-        async with cursor.copy(into) as copy:
-            async for block in blocks:
-                with within(connection, PATIENCE):
-                    await copy.write(b"".join(block))
-        rows = cursor.rowcount
-    await send(connection, COMMIT)
-    return rows
-
-
-async def stage(
-    connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes], *, dry_run: bool
-) -> Staged:
-    """Bring a batch of Neon's rows into the workspace: insert new ones, return those that differ. It needs no staging
-    table, because DDL may be forbidden.
-
-    Args:
-        connection: to Supabase.
-        entity: which.
-        types: column → type of the workspace table.
-        rows: as :func:`worker.neon.invalid.stream` yields them as JSON.
-        dry_run: write nothing.
-
-    Raises:
-        psycopg.Error: the workspace refuses one of them, or the database failed: none was inserted.
-        SetupMissing: the ids that it gives to new rows are taken.
-    """
-    heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
-    parts = {"key": sql.Identifier(entity.key), "workspace": entity.workspace_table.sql, "code": CODE}
-    step = _COMPARE.format(**parts), {"rows": _as_array(heads)}
-    opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
-    [compared] = await transact(connection, step, opening=opening, seconds=600.0)
-    found = compared.fetchall()
-    new = [row["nr"] for row in found if row["new"]]
-    changed = [key_of(rows[row["nr"]]) for row in found if not row["new"]]
-    inserted = 0
-    if new and not dry_run:
-        inserted = await _insert(connection, entity, types, [bodies[nr] for nr in new])
-    return Staged(inserted, [key_of(rows[nr]) for nr in new] if dry_run else [], changed)
-
-
-async def _insert(connection: Connection, entity: Entity, types: Mapping[str, str], rows: Sequence[bytes]) -> int:
-    typed = (sql.Identifier(name) + sql.SQL(" ") + sql.SQL(types[name].replace("%", "%%")) for name in _names(entity))
-    statement = _INSERT.format(
-        key=sql.Identifier(entity.key),
-        workspace=entity.workspace_table.sql,
-        columns=_columns(entity),
-        typed=sql.SQL(", ").join(typed),
-    )
-    # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
-    opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
-    for _ in range(TRIES):
-        try:
-            [inserted] = await transact(connection, (statement, params), opening=opening, seconds=600.0)
-        except psycopg.errors.UniqueViolation as error:
-            await send(connection, ROLLBACK)
-            if not await is_taken_id(connection, entity, error):
-                raise
-            if fault := await sequence_behind(connection, entity):
-                raise fault from error
-            continue  # only that id was taken
-        return inserted.rowcount
-    raise await repeated_ids(connection, entity)
-
-
 def key_of(row: bytes) -> str:
-    """The key of a row that :func:`worker.neon.invalid.stream` yields as JSON."""
+    """The key of a row that :meth:`worker.neon.invalid.Invalid.stream` yields as JSON."""
     # The first member; the others may be nested deeper than Python can read.
     text = _as_array([row.partition(b"\t")[0]]).removeprefix('[{"key":')
     return str(json.JSONDecoder().raw_decode(text)[0])

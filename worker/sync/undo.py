@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,14 +13,13 @@ from psycopg import sql
 from worker.domain.model import new_run_id
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
-from worker.entities.registry import ENTITIES
 from worker.entities.worker_tables import LEDGER, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Relation, RowLocation, SimulatedUndo, dependents
-from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, check_unchanged, read_promoted, restore
+from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, Reversal
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
-from worker.sync.catch_up import CaughtUp, catch_up_rows
+from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 
 
@@ -82,10 +81,11 @@ async def undo(
     if progress.shown:
         progress.expect(len(todo))
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-        for key in await _newest_first(neon, todo, run_id):
+        undoing = _Undoing(databases, neon, supabase, done.run_id, run_id, simulated)
+        for key in await _newest_first(neon, list(databases.entities), todo, run_id):
             progress.advance(1)
             try:
-                done.undone[key] = await _undo(databases, neon, supabase, key, run_id, done.run_id, simulated)
+                done.undone[key] = await undoing.undo(key)
             except Refused as refusal:
                 done.refused[key] = str(refusal)
                 if isinstance(refusal, _Referenced):
@@ -98,70 +98,103 @@ async def undo(
                 await send(neon, ROLLBACK)
 
 
-async def _undo(
-    databases: Databases,
-    neon: Connection,
-    supabase: Connection,
-    key: str,
-    of_run: str | None,
-    run_id: str,
-    simulated: dict[Table, SimulatedUndo] | None,
-) -> str:
-    """Undo the last promotion of one record, and acknowledge that in its row.
+@dataclass(frozen=True, slots=True)
+class _Undoing:
+    """Undoes promotions, each in one Neon transaction."""
 
-    Returns:
-        What became of the master row.
+    databases: Databases
+    neon: Connection
+    supabase: Connection
+    run_id: str
+    """The run that they are undone in."""
+    of_run: str | None
+    """Only promotions of this run."""
+    simulated: dict[Table, SimulatedUndo] | None
+    """In a dry run, what it would have undone so far."""
 
-    Raises:
-        Refused: it cannot be undone.
-    """
-    entity, entry = await _last_promotion(neon, key, of_run)
-    if entity is None or entry is None:
-        raise Refused(await _why_not_on_record(neon, key, of_run))
-    if entry["undone_in"] and entry["undone_in"] != run_id:
-        # Acknowledge the row also if the process that undid it died before it could.
-        unacknowledged = simulated is None and not entry["promoted_again"]
-        note = await _acknowledge(databases, neon, supabase, entity, key, entry["undone_in"]) if unacknowledged else ""
-        raise Refused("it was taken back before" + note)
-    if entry["undone_in"]:  # by this same run, before a connection broke and the answer was lost
-        master = AS_IT_WAS if entry["master_before"] else REMOVED
-    else:
-        master = await _undo_promotion(neon, entity, entry, run_id, simulated)
-    if simulated is not None:
-        return master
-    return master + await _acknowledge(databases, neon, supabase, entity, key, run_id)
+    async def undo(self, key: str) -> str:
+        """Undo the last promotion of one record, and acknowledge that in its row.
+
+        Returns:
+            What became of the master row.
+
+        Raises:
+            Refused: it cannot be undone.
+        """
+        entity, entry = await _last_promotion(self.neon, self.databases.entities, key, self.of_run)
+        if entity is None or entry is None:
+            raise Refused(await _why_not_on_record(self.neon, self.databases.entities, key, self.of_run))
+        if entry["undone_in"] and entry["undone_in"] != self.run_id:
+            # Acknowledge the row also if the process that undid it died before it could.
+            unacknowledged = self.simulated is None and not entry["promoted_again"]
+            note = await self._acknowledge(entity, key, entry["undone_in"]) if unacknowledged else ""
+            raise Refused("it was taken back before" + note)
+        if entry["undone_in"]:  # by this same run, before a connection broke and the answer was lost
+            master = AS_IT_WAS if entry["master_before"] else REMOVED
+        else:
+            master = await self._undo_promotion(entity, entry)
+        if self.simulated is not None:
+            return master
+        return master + await self._acknowledge(entity, key, self.run_id)
+
+    async def _undo_promotion(self, entity: Entity, entry: dict[str, Any]) -> str:
+        """Undo a promotion in one transaction; in a dry run only return what would happen.
+
+        Returns:
+            What became of the master row.
+
+        Raises:
+            Refused: it cannot be undone.
+        """
+        neon, simulated, reversal = self.neon, self.simulated, Reversal(self.neon, entity, entry)
+        now = await reversal.read(dry_run=simulated is not None)
+        master = await reversal.check_unchanged(now)
+        before = entry["master_before"]
+        # If the row is put back, not deleted, only references to columns that change are affected.
+        event = frozenset(name for name in master if master[name] != before.get(name)) if before else None
+        location = RowLocation(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
+        found = await dependents(neon, location, event, simulated or {})
+        if found:
+            raise _Referenced(found)
+        if simulated is None:
+            return await reversal.restore(self.run_id)
+        await send(neon, COMMIT)
+        simulation = simulated.setdefault(entity.master_table, SimulatedUndo(entity.key))
+        simulation.keys.append(entry["key"])
+        if before:
+            simulation.restored.append(entry["id"])
+        return AS_IT_WAS if before else REMOVED
+
+    async def _acknowledge(self, entity: Entity, key: str, run_id: str) -> str:
+        """Reopen the workspace row, and announce the undo. Returns a clause for the user if there is no row.
+
+        If this fails, the next pull does it from Neon's ledger.
+        """
+        catching_up = CatchUp(self.databases.routes[entity.name], self.neon, self.supabase, run_id)
+        await catching_up.rows([key], wait=True)
+        gone = key in catching_up.done.absent
+        return "; its workspace row is gone: the next pull brings it back" if gone else ""
 
 
-async def _newest_first(neon: Connection, keys: Sequence[str], run_id: str | None) -> list[str]:
+async def _newest_first(
+    neon: Connection, entities: Sequence[str], keys: Sequence[str], run_id: str | None
+) -> list[str]:
     """The keys in the order of their promotions, latest first; then those without a promotion on record."""
     statement = sql.SQL(
         "SELECT key FROM {} WHERE entity = ANY(%(entities)s) AND key = ANY(%(keys)s) AND outcome = 'promoted'"
         " AND (%(run)s::text IS NULL OR run_id = %(run)s) GROUP BY key ORDER BY max(id) DESC"
     ).format(LEDGER.sql)
-    params = {"entities": list(ENTITIES), "keys": list(keys), "run": run_id}
+    params = {"entities": list(entities), "keys": list(keys), "run": run_id}
     rows = await fetch_all(neon, statement, params)
     return list(dict.fromkeys([*(row["key"] for row in rows), *keys]))
 
 
-async def _acknowledge(
-    databases: Databases, neon: Connection, supabase: Connection, entity: Entity, key: str, run_id: str
-) -> str:
-    """Reopen the workspace row, and announce the undo. Returns a clause for the user if there is no row.
-
-    If this fails, the next pull does it from Neon's ledger.
-    """
-    caught_up = CaughtUp()
-    await catch_up_rows(databases, neon, supabase, entity, [key], run_id, caught_up, wait=True)
-    gone = key in caught_up.absent
-    return "; its workspace row is gone: the next pull brings it back" if gone else ""
-
-
-async def _why_not_on_record(neon: Connection, key: str, run_id: str | None) -> str:
+async def _why_not_on_record(neon: Connection, entities: Mapping[str, Entity], key: str, run_id: str | None) -> str:
     statement = sql.SQL(" UNION ALL ").join(
         sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
             entity.master_table.sql, sql.Identifier(entity.key)
         )
-        for entity in ENTITIES.values()
+        for entity in entities.values()
     )
     if await fetch_first(neon, statement, {"key": key}) and not run_id:
         return (
@@ -172,7 +205,7 @@ async def _why_not_on_record(neon: Connection, key: str, run_id: str | None) -> 
 
 
 async def _last_promotion(
-    neon: Connection, key: str, run_id: str | None
+    neon: Connection, entities: Mapping[str, Entity], key: str, run_id: str | None
 ) -> tuple[Entity | None, dict[str, Any] | None]:
     statement = sql.SQL(
         "SELECT l.*, l.xmin::text AS written_in, later.undone_in, later.promoted_again FROM {ledger} l"
@@ -183,39 +216,9 @@ async def _last_promotion(
         " WHERE l.entity = ANY(%(entities)s) AND l.key = %(key)s AND l.outcome = 'promoted'"
         " AND (%(run)s::text IS NULL OR l.run_id = %(run)s) ORDER BY l.id DESC LIMIT 1"
     ).format(ledger=LEDGER.sql)
-    params = {"entities": list(ENTITIES), "key": key, "run": run_id}
+    params = {"entities": list(entities), "key": key, "run": run_id}
     row = await fetch_first(neon, statement, params)
-    return (ENTITIES[row["entity"]], row) if row else (None, None)
-
-
-async def _undo_promotion(
-    neon: Connection, entity: Entity, entry: dict[str, Any], run_id: str, simulated: dict[Table, SimulatedUndo] | None
-) -> str:
-    """Undo a promotion in one transaction; in a dry run, which has ``simulated``, only return what would happen.
-
-    Returns:
-        What became of the master row.
-
-    Raises:
-        Refused: it cannot be undone.
-    """
-    now = await read_promoted(neon, entity, entry["key"], dry_run=simulated is not None)
-    master = await check_unchanged(neon, entity, entry, now)
-    before = entry["master_before"]
-    # If the row is put back, not deleted, only references to columns that change are affected.
-    event = frozenset(name for name in master if master[name] != before.get(name)) if before else None
-    location = RowLocation(Relation(entity.master_table, now.partitioned), now.leaf, now.ctid)
-    found = await dependents(neon, location, event, simulated or {})
-    if found:
-        raise _Referenced(found)
-    if simulated is None:
-        return await restore(neon, entity, entry, run_id)
-    await send(neon, COMMIT)
-    simulation = simulated.setdefault(entity.master_table, SimulatedUndo(entity.key))
-    simulation.keys.append(entry["key"])
-    if before:
-        simulation.restored.append(entry["id"])
-    return AS_IT_WAS if before else REMOVED
+    return (entities[row["entity"]], row) if row else (None, None)
 
 
 class _Referenced(Refused):
