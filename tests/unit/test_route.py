@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from declared import COMPANY
-from worker.entities.people import PEOPLE
+from declared import COMPANY, PEOPLE
 
 from worker.domain.model import Receipt
 from worker.domain.postponed import Cause
