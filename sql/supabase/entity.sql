@@ -6,13 +6,13 @@
 --   workspace.SUFFIX                a name made of the table's, such as company_needs_enrichment_SUFFIX
 --   workspace_literal.SUFFIX        the same as a literal
 --   status_idx, sync_status_idx     the guide's names for two of its indexes
---   key                             the key column
+--   key, key_type                   the key column, and its type
 --   columns                         the data columns' definitions, with commas between them
 --   column_types                    the same as JSON, name to type
 CREATE TABLE IF NOT EXISTS {workspace} (
   id BIGSERIAL PRIMARY KEY,
   neon_id BIGINT,
-  {key} TEXT UNIQUE NOT NULL,
+  {key} {key_type} UNIQUE NOT NULL,
   source_batch_id TEXT,
   {columns},
   original_validation_errors JSONB,

@@ -9,7 +9,7 @@ DO $$ BEGIN
     EXECUTE $view$
       CREATE OR REPLACE VIEW public.needs_attention WITH (security_invoker = on) AS
       -- each entity, joined by UNION ALL
-      SELECT {name} AS entity, {key} AS key, {label} AS name, enrichment_status, reason_code,
+      SELECT {name} AS entity, {key}{key_text} AS key, {label} AS name, enrichment_status, reason_code,
         CASE enrichment_status WHEN 'failed' THEN coalesce(sync_note, 'Repair it, and set complete again.')
           WHEN 'in_progress' THEN 'Somebody is at it.' ELSE 'Repair it, and set complete.' END AS what_to_do,
         coalesce(nullif(validation_errors, '{{}}'), original_validation_errors) AS errors, enriched_by,

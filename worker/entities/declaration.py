@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,9 +78,40 @@ class Entity:
         ]
         return tuple(name for name in lost if isinstance(value := typed.get(name), str) and trim(value)) if lost else ()
 
+    def is_key(self, text: str) -> bool:
+        """Whether a record may have this key: a number is written in one way."""
+        if self.key_type == "TEXT":
+            return True
+        return bool(_NUMBER.fullmatch(text)) and text != "-0" and abs(int(text)) < _SIZES[self.key_type]
+
+    @property
+    def before_all_keys(self) -> str:
+        """What stands before every key, in their order."""
+        return "" if self.key_type == "TEXT" else str(1 - _SIZES[self.key_type])
+
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
         return f"{number} {(self.singular or self.name) if number == 1 else self.plural}"
+
+
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
+_SIZES = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
+
+
+def key_sql(entity: Entity) -> dict[str, sql.Composable]:
+    """What a statement says of the key. Between the databases and in the ledger, every key is a text.
+
+    Returns:
+        ``key``, the column; ``key_text``, behind it where it is returned; ``key_cast`` and ``keys_cast``, behind a text
+        or an array of texts that it is compared with.
+    """
+    text = entity.key_type == "TEXT"
+    return {
+        "key": sql.Identifier(entity.key),
+        "key_text": sql.SQL("" if text else "::text"),
+        "key_cast": sql.SQL("" if text else f"::{entity.key_type.lower()}"),
+        "keys_cast": sql.SQL("" if text else f"::{entity.key_type.lower()}[]"),
+    }
 
 
 def data_of(entity: Entity, row: str) -> sql.Composed:

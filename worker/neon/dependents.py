@@ -213,8 +213,8 @@ class _ForeignKey:
         if simulation is None:
             return sql.SQL("({})").format(rows), {}
         source = sql.SQL(
-            "({rows} WHERE f.{key} <> ALL (%(gone)s) UNION ALL SELECT o.tableoid, o.ctid, {listed}"
-            " FROM {ledger} l JOIN {relation} o ON o.{key} = l.key"
+            "({rows} WHERE f.{key}::text <> ALL (%(gone)s) UNION ALL SELECT o.tableoid, o.ctid, {listed}"
+            " FROM {ledger} l JOIN {relation} o ON o.{key}::text = l.key"
             " CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, l.master_before) f"
             " WHERE l.id = ANY (%(restored)s))"
         ).format(

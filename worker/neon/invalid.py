@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data
-from worker.entities.declaration import Entity, data_of
+from worker.entities.declaration import Entity, data_of, key_sql
 from worker.entities.worker_tables import LEDGER
 from worker.neon.books import Run
 from worker.postgres.connection import Connection, within
@@ -42,8 +42,8 @@ class InvalidRow:
 
 
 _READ = statement("worker.neon", "read_invalid")
-_AMONG = sql.SQL("WHERE {key} = ANY(%(keys)s)")
-_PUSHED = sql.SQL("WHERE {key} > %(after)s AND {which} ORDER BY {key} LIMIT %(limit)s")
+_AMONG = sql.SQL("WHERE i.{key} = ANY(%(keys)s{keys_cast})")
+_PUSHED = sql.SQL("WHERE i.{key} > %(after)s{key_cast} AND {which} ORDER BY i.{key} LIMIT %(limit)s")
 
 
 class Which(Enum):
@@ -54,8 +54,8 @@ class Which(Enum):
     """Those not judged still invalid."""
     STALE = (
         "i.enrichment_status = 'complete' AND i.still_invalid AND (SELECT l.rules_version FROM {ledger} l"
-        " WHERE l.entity = %(entity)s AND l.key = i.{key} AND l.outcome = 'flagged' ORDER BY l.id DESC LIMIT 1)"
-        " IS DISTINCT FROM %(rules_version)s"
+        " WHERE l.entity = %(entity)s AND l.key = i.{key}{key_text} AND l.outcome = 'flagged'"
+        " ORDER BY l.id DESC LIMIT 1) IS DISTINCT FROM %(rules_version)s"
     )
     """Those that another version of the rules refused, or an unknown one."""
 
@@ -93,7 +93,7 @@ _STREAM = {
     False: sql.SQL("COPY ({rows}) TO STDOUT"),
     True: sql.SQL("""
 COPY (SELECT row_to_json(h), row_to_json(r) FROM ({rows}) r CROSS JOIN LATERAL (
-  SELECT r.{key} AS key, r.last_sync_hash AS hash, r.neon_id AS id, r.reason_code AS code,
+  SELECT r.{key}{key_text} AS key, r.last_sync_hash AS hash, r.neon_id AS id, r.reason_code AS code,
     r.original_validation_errors AS errors, r.original_validation_warnings AS warnings) h) TO STDOUT
 """),
 }
@@ -104,15 +104,18 @@ _PROMOTED_IN = sql.SQL(
     "SELECT key FROM {} WHERE entity = %(entity)s AND key = ANY(%(keys)s) AND run_id = %(run)s"
     " AND outcome = 'promoted' ORDER BY id"
 ).format(LEDGER.sql)
-_MISSING = sql.SQL("SELECT k AS key FROM unnest(%(keys)s::text[]) k WHERE NOT EXISTS (SELECT FROM {} i WHERE i.{} = k)")
+_MISSING = sql.SQL(
+    "SELECT k AS key FROM unnest(%(keys)s::text[]) k"
+    " WHERE NOT EXISTS (SELECT FROM {table} i WHERE i.{key} = k{key_cast})"
+)
 _READY = sql.SQL(
     "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
     " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"
-    " WHERE i.{key} = d.key AND ({unmet}))"
+    " WHERE i.{key} = d.key{key_cast} AND ({unmet}))"
 )
 _CORRECTED = sql.SQL(
     "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
-    " JOIN {invalid} i ON i.{key} = d.key WHERE {data} <> d.data"
+    " JOIN {invalid} i ON i.{key} = d.key{key_cast} WHERE {data} <> d.data"
 )
 
 
@@ -122,24 +125,23 @@ class Invalid:
     def __init__(self, entity: Entity) -> None:
         """Compose the statements."""
         self.entity = entity
-        invalid, master, key = entity.invalid_table.sql, entity.master_table.sql, sql.Identifier(entity.key)
+        invalid, master, key = entity.invalid_table.sql, entity.master_table.sql, key_sql(entity)
         data = data_of(entity, "i")
-        read = _READ.format(key=key, data=data, invalid=invalid, ledger=LEDGER.sql, entity=sql.Literal(entity.name))
-        those = {which: sql.SQL(which.value).format(ledger=LEDGER.sql, key=key) for which in Which}
+        read = _READ.format(**key, data=data, invalid=invalid, ledger=LEDGER.sql, entity=sql.Literal(entity.name))
+        those = {which: sql.SQL(which.value).format(ledger=LEDGER.sql, **key) for which in Which}
         unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(one.unmet)) for one in entity.requirements)
-        self._read = composed(read + _AMONG.format(key=sql.Identifier("i", entity.key)))
+        self._read = composed(read + _AMONG.format(**key))
         self._read_pushed = {
-            which: composed(read + _PUSHED.format(key=sql.Identifier("i", entity.key), which=condition))
-            for which, condition in those.items()
+            which: composed(read + _PUSHED.format(**key, which=condition)) for which, condition in those.items()
         }
         self._count_pushed = {
             which: composed(sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}").format(invalid, condition))
             for which, condition in those.items()
         }
-        self._missing = composed(_MISSING.format(invalid, key))
-        self._missing_in_master = composed(_MISSING.format(master, key))
-        self._ready = composed(_READY.format(invalid=invalid, key=key, unmet=unmet))
-        self._corrected = composed(_CORRECTED.format(invalid=invalid, key=key, data=data))
+        self._missing = composed(_MISSING.format(table=invalid, **key))
+        self._missing_in_master = composed(_MISSING.format(table=master, **key))
+        self._ready = composed(_READY.format(invalid=invalid, **key, unmet=unmet))
+        self._corrected = composed(_CORRECTED.format(invalid=invalid, **key, data=data))
         self.totals: Step = (
             composed(
                 _TOTALS.format(
@@ -156,7 +158,7 @@ class Invalid:
 
     async def read(self, connection: Connection, keys: Sequence[str]) -> dict[str, InvalidRow]:
         """The rows with these keys, as they are now, by key."""
-        rows = await fetch_all(connection, self._read, {"keys": list(keys)})
+        rows = await fetch_all(connection, self._read, {"keys": list(filter(self.entity.is_key, keys))})
         return {row["key"]: InvalidRow(**row) for row in rows}
 
     async def read_pushed(self, connection: Connection, after: str, limit: int, *, which: Which) -> list[InvalidRow]:
@@ -164,7 +166,7 @@ class Invalid:
 
         Args:
             connection: to Neon.
-            after: only keys greater than this one; empty for the first batch.
+            after: only keys greater than this one; for the first batch ``before_all_keys`` of the entity.
             limit: maximum number of rows.
             which: which of those.
         """
@@ -186,11 +188,16 @@ class Invalid:
 
     async def missing(self, connection: Connection, keys: Sequence[str]) -> list[str]:
         """The keys among these that are not in the invalid table."""
-        return await _keys(connection, self._missing, {"keys": list(keys)})
+        return await self._absent(connection, self._missing, keys)
 
     async def missing_in_master(self, connection: Connection, keys: Sequence[str]) -> list[str]:
         """The keys among these that are not in the master table."""
-        return await _keys(connection, self._missing_in_master, {"keys": list(keys)})
+        return await self._absent(connection, self._missing_in_master, keys)
+
+    async def _absent(self, connection: Connection, statement: sql.SQL, keys: Sequence[str]) -> list[str]:
+        impossible = [key for key in keys if not self.entity.is_key(key)]
+        possible = list(filter(self.entity.is_key, keys))
+        return [*impossible, *await _keys(connection, statement, {"keys": possible})]
 
     async def ready(self, connection: Connection, records: Mapping[str, Data]) -> list[str]:
         """The keys of the waiting records whose requirements are now met, or that are gone."""
@@ -204,7 +211,7 @@ class Invalid:
 
     def among(self, keys: Sequence[str]) -> sql.Composed:
         """The condition on ``i`` that selects these records."""
-        return sql.SQL("i.{} = ANY({})").format(sql.Identifier(self.entity.key), sql.Literal(list(keys)))
+        return sql.SQL("i.{key} = ANY({keys}{keys_cast})").format(**key_sql(self.entity), keys=sql.Literal(list(keys)))
 
     async def stream(
         self, connection: Connection, where: sql.Composable | None, *, patience: float, as_json: bool
@@ -231,7 +238,7 @@ class Invalid:
             data=data_of(entity, "i"),
             where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
         )
-        statement = _STREAM[as_json].format(rows=selected, key=sql.Identifier(entity.key))
+        statement = _STREAM[as_json].format(rows=selected, **key_sql(entity))
         async with connection.cursor() as cursor, cursor.copy(statement) as copy:
             row: Any = b"first"
             while row:

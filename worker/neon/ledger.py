@@ -15,7 +15,7 @@ from worker.domain.lineage import is_older
 from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Data, NoteCode, Outcome, Receipt, moment
 from worker.domain.steps import Claimed, Sent
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import LEDGER, RECEIPTS
 from worker.neon.books import BOOK, Entry
 from worker.postgres.connection import Connection
@@ -161,7 +161,7 @@ class Ledger:
                 ledger=LEDGER.sql,
                 receipts=RECEIPTS.sql,
                 master=entity.master_table.sql,
-                key=sql.Identifier(entity.key),
+                **key_sql(entity),
                 wrote=_WRITTEN_BY_WORKER,
                 said=_OUTCOME_COLUMNS,
             )

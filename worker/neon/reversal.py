@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import LEDGER, LOG
 from worker.neon import catalogue
 from worker.postgres.connection import Connection
@@ -57,18 +57,20 @@ class Reversal:
             psycopg.Error: it could not be read.
         """
         entity, connection, key = self.entity, self.connection, self.entry["key"]
-        table, names = entity.master_table, {"table": entity.master_table.sql, "key": sql.Identifier(entity.key)}
+        table, names = entity.master_table, {"table": entity.master_table.sql, **key_sql(entity)}
         lock = [
             # So that no foreign key is added, and no row starts to reference this one.
             (sql.SQL("LOCK TABLE {table} IN ROW EXCLUSIVE MODE").format(**names), None),
-            (sql.SQL("SELECT FROM {table} WHERE {key} = %(key)s FOR UPDATE").format(**names), {"key": key}),
+            (sql.SQL("SELECT FROM {table} WHERE {key} = %(key)s{key_cast} FOR UPDATE").format(**names), {"key": key}),
         ]
         seen_now = sql.SQL(
             "SELECT to_jsonb(m) AS master, m.xmin::text AS written_in, m.tableoid::bigint AS leaf,"
             " m.ctid::text AS ctid, (SELECT relkind = 'p' FROM pg_class WHERE oid = %(table)s::regclass) AS partitioned"
-            " FROM {table} m WHERE {key} = %(key)s"
+            " FROM {table} m WHERE {key} = %(key)s{key_cast}"
         ).format(**names)
-        invalid = sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(entity.invalid_table.sql, names["key"])
+        invalid = sql.SQL("SELECT 1 AS there FROM {invalid} WHERE {key} = %(key)s{key_cast}").format(
+            invalid=entity.invalid_table.sql, **key_sql(entity)
+        )
         steps: list[Step] = [
             *begin(read_only=dry_run, repeatable=dry_run),
             *([] if dry_run else lock),
@@ -152,7 +154,6 @@ class Reversal:
     async def _steps(self) -> tuple[Step, Step, Step]:
         """The steps that restore the master row and the invalid row, and one that reads the master row afterwards."""
         entity, connection, entry = self.entity, self.connection, self.entry
-        key = sql.Identifier(entity.key)
         # From the ledger itself: a number that passed through Python would have lost its last digits.
         params = {"key": entry["key"], "id": entry["id"]}
         if entry["master_before"]:
@@ -165,10 +166,13 @@ class Reversal:
             listed = sql.SQL(", ").join(map(sql.Identifier, columns))
             back = sql.SQL(
                 "UPDATE {table} m SET ({columns}) = (SELECT {columns} FROM jsonb_populate_record("
-                "NULL::{table}, (SELECT master_before FROM {ledger} WHERE id = %(id)s))) WHERE m.{key} = %(key)s"
-            ).format(table=entity.master_table.sql, columns=listed, key=key, ledger=LEDGER.sql)
+                "NULL::{table}, (SELECT master_before FROM {ledger} WHERE id = %(id)s)))"
+                " WHERE m.{key} = %(key)s{key_cast}"
+            ).format(table=entity.master_table.sql, columns=listed, ledger=LEDGER.sql, **key_sql(entity))
         else:
-            back = sql.SQL("DELETE FROM {} WHERE {} = %(key)s").format(entity.master_table.sql, key)
+            back = sql.SQL("DELETE FROM {table} WHERE {key} = %(key)s{key_cast}").format(
+                table=entity.master_table.sql, **key_sql(entity)
+            )
         columns = [c.name for c in await catalogue.columns(connection, entity.invalid_table) if c.writable]
         # Otherwise the next pull would judge and promote a record that the stages had pushed.
         values = sql.SQL(", ").join(
@@ -187,8 +191,8 @@ class Reversal:
             values=values,
             ledger=LEDGER.sql,
         )
-        seen_now = sql.SQL("SELECT to_jsonb(m) AS row FROM {} m WHERE {} = %(key)s").format(
-            entity.master_table.sql, key
+        seen_now = sql.SQL("SELECT to_jsonb(m) AS row FROM {table} m WHERE {key} = %(key)s{key_cast}").format(
+            table=entity.master_table.sql, **key_sql(entity)
         )
         return (back, params), (again, params), (seen_now, {"key": entry["key"]})
 

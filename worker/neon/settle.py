@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Action, NoteCode, Outcome, Receipt, Requirement, State
 from worker.domain.steps import Answer, Conflict, Judged, Sent
-from worker.entities.declaration import Entity, data_of
+from worker.entities.declaration import Entity, data_of, key_sql
 from worker.entities.worker_tables import LEDGER, LOG, RECEIPTS
 from worker.neon.books import EXECUTED_BY, ONCE, ONCE_EACH, Run
 from worker.neon.catalogue import SWALLOWED_WORDS, Column
@@ -88,12 +88,12 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
         else value
         for name, value in values.items()
     ]
-    key = sql.Identifier(entity.key)
-    lock = sql.SQL("SELECT FROM {} WHERE {key} = ANY(%(keys)s) FOR UPDATE SKIP LOCKED")
+    key = key_sql(entity)
+    lock = sql.SQL("SELECT FROM {table} WHERE {key} = ANY(%(keys)s{keys_cast}) FOR UPDATE SKIP LOCKED")
     return Settlement(
         entity,
-        composed(lock.format(entity.invalid_table.sql, key=key)),
-        composed(lock.format(entity.master_table.sql, key=key)),
+        composed(lock.format(table=entity.invalid_table.sql, **key)),
+        composed(lock.format(table=entity.master_table.sql, **key)),
         composed(
             _SETTLE.format(
                 book=_BOOK.format(ledger=LEDGER.sql),
@@ -103,7 +103,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                 once=ONCE,
                 once_each=ONCE_EACH,
                 kept=sql.Literal(LEDGER_NOTES[NoteCode.KEPT]),
-                key=key,
+                **key,
                 invalid=entity.invalid_table.sql,
                 master=entity.master_table.sql,
                 data_i=data_of(entity, "i"),

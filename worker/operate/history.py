@@ -9,7 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.domain.model import utc, utc_now
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import LEDGER
 from worker.postgres.transaction import fetch_first, read
 from worker.supabase import outbox
@@ -50,20 +50,22 @@ async def history(databases: Databases, key: str) -> History | None:
 
 
 async def _history(databases: Databases, entity: Entity, key: str) -> History | None:
-    name, params = sql.Identifier(entity.key), {"key": key, "entity": entity.name}
-    whole = sql.SQL("SELECT to_jsonb(t) AS row FROM {} t WHERE {} = %(key)s")
+    if not entity.is_key(key):
+        return None
+    named, params = key_sql(entity), {"key": key, "entity": entity.name}
+    whole = sql.SQL("SELECT to_jsonb(t) AS row FROM {table} t WHERE {key} = %(key)s{key_cast}")
     ledger = sql.SQL(
         "SELECT *, recorded_at AT TIME ZONE 'UTC' AS at FROM {} WHERE entity = %(entity)s AND key = %(key)s ORDER BY id"
     )
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         invalids, masters, entries = await read(
             neon,
-            (whole.format(entity.invalid_table.sql, name), params),
-            (whole.format(entity.master_table.sql, name), params),
+            (whole.format(table=entity.invalid_table.sql, **named), params),
+            (whole.format(table=entity.master_table.sql, **named), params),
             (ledger.format(LEDGER.sql), params),
         )
         invalid, master = next(iter(invalids), None), next(iter(masters), None)
-        work = await fetch_first(supabase, whole.format(entity.workspace_table.sql, name), params)
+        work = await fetch_first(supabase, whole.format(table=entity.workspace_table.sql, **named), params)
         unposted = await outbox.waiting_with(supabase, key) if databases.announces else 0
     if not (invalid or master or entries or work):
         return None

@@ -14,7 +14,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.domain.recent import shown_code, shown_key
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
@@ -57,7 +57,7 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
     reasons = sql.SQL(" UNION ALL ").join(
         _REASONS.format(
             name=sql.Literal(entity.name),
-            key=sql.Identifier(entity.key),
+            **key_sql(entity),
             workspace=entity.workspace_table.sql,
             latest=sql.Literal(LATEST),
             fields=sql.Literal([*entity.columns, "record"]),

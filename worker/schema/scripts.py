@@ -11,7 +11,7 @@ from string import Formatter
 
 from psycopg import sql
 
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.schema.shape import NEON, SUPABASE
 
 # In a wheel the SQL is in the package, in a checkout next to it.
@@ -96,7 +96,7 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
         "workspace_literal": sql.Literal(entity.workspace_table.sql.as_string()),
         "status_idx": sql.Identifier(_short(f"idx_{entity.name}_enrichment_status")),
         "sync_status_idx": sql.Identifier(_short(f"idx_{entity.name}_sync_status")),
-        "key": sql.Identifier(entity.key),
+        **key_sql(entity),
         "key_literal": sql.Literal(entity.key),
         "label": sql.Identifier(entity.label),
         "columns": _definitions(entity.column_types),

@@ -91,9 +91,15 @@ def _data(entity: Entity, column: str) -> Kind:
     return {"TEXT": Kind.TEXT, "INTEGER": Kind.INTEGER}.get(entity.column_types[column].upper(), Kind.ANY)
 
 
+def _key(entity: Entity, *, read: bool = False) -> Wanted:
+    if entity.key_type == "TEXT":
+        return Wanted(entity.key, Kind.KEY, added=False, read=read, least=KEY_LENGTH)
+    return Wanted(entity.key, Kind.NUMBER, added=False, read=read, made_as=entity.key_type)
+
+
 def _invalid(entity: Entity) -> Shape:
     columns = (
-        Wanted(entity.key, Kind.KEY, added=False, read=True, least=KEY_LENGTH),
+        _key(entity, read=True),
         Wanted("id", Kind.NUMBER, added=False, read=True),
         *(Wanted(name, _data(entity, name), added=False, loose=True, made_as=type_)
           for name, type_ in entity.column_types.items()),
@@ -107,7 +113,7 @@ def _invalid(entity: Entity) -> Shape:
 
 
 def _master(entity: Entity) -> Shape:
-    columns = (Wanted(entity.key, Kind.KEY, added=False, least=KEY_LENGTH),)
+    columns = (_key(entity),)
     filled = {entity.key, *entity.mapping, *entity.computed}
     subject = f"{entity.name}: Neon's tables"
     return Shape(NEON, subject, entity.master_table, columns, key=entity.key, upserted=True, filled=filled)
@@ -115,7 +121,7 @@ def _master(entity: Entity) -> Shape:
 
 def _workspace(entity: Entity) -> Shape:
     columns = (
-        Wanted(entity.key, Kind.KEY, added=False, least=KEY_LENGTH),
+        _key(entity),
         Wanted("id", Kind.NUMBER), Wanted("neon_id", Kind.NUMBER), Wanted("source_batch_id"),
         *(Wanted(name, _data(entity, name), whole=True) for name in entity.columns),
         Wanted("original_validation_errors", Kind.JSON), Wanted("original_validation_warnings", Kind.JSON),

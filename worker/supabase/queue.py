@@ -13,7 +13,7 @@ from worker.domain import messages
 from worker.domain.model import Code, Receipt, Status
 from worker.domain.postponed import Postponed
 from worker.domain.steps import Claimed
-from worker.entities.declaration import Entity, data_of
+from worker.entities.declaration import Entity, data_of, key_sql
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
@@ -53,12 +53,13 @@ _ROWS = {
         " FOR UPDATE OF w SKIP LOCKED"
     ),
     "work among some": sql.SQL(
-        "WHERE {is_work} AND w.{key} = ANY(%(keys)s) ORDER BY w.{key} LIMIT %(limit)s FOR UPDATE OF w SKIP LOCKED"
+        "WHERE {is_work} AND w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key} LIMIT %(limit)s"
+        " FOR UPDATE OF w SKIP LOCKED"
     ),
     "work, not locked": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
-    "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w"),
-    "free keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key} FOR UPDATE OF w SKIP LOCKED"),
-    "keys, not locked": sql.SQL("WHERE w.{key} = ANY(%(keys)s) ORDER BY w.{key}"),
+    "keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key} FOR UPDATE OF w"),
+    "free keys": sql.SQL("WHERE w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key} FOR UPDATE OF w SKIP LOCKED"),
+    "keys, not locked": sql.SQL("WHERE w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key}"),
 }
 
 
@@ -135,28 +136,28 @@ class Queue:
     def __init__(self, entity: Entity) -> None:
         """Compose the statements."""
         self.entity = entity
-        key, workspace = sql.Identifier(entity.key), entity.workspace_table.sql
+        workspace = entity.workspace_table.sql
         self._claims = {rows: self._compose_claim(rows) for rows in _ROWS}
         self._count = composed(sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(workspace, IS_WORK))
         self._carried = composed(
             sql.SQL(
-                "SELECT w.id, w.{key} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"
+                "SELECT w.id, w.{key}{key_text} AS key FROM {workspace} w WHERE w.enrichment_status = 'complete'"
                 " AND w.pushed_to_neon_at IS NOT NULL AND w.promoted_at IS NULL AND w.id > %(after)s"
                 " ORDER BY w.id LIMIT %(limit)s"
-            ).format(key=key, workspace=workspace)
+            ).format(**key_sql(entity), workspace=workspace)
         )
 
     def _compose_claim(self, rows: str) -> sql.SQL:
-        entity, key = self.entity, sql.Identifier(self.entity.key)
+        entity = self.entity
         return composed(
             _CLAIM.format(
-                key=key,
+                **key_sql(entity),
                 data=data_of(entity, "w"),
                 workspace=entity.workspace_table.sql,
                 released=sql.Literal(messages.RELEASED),
                 more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
             )
-            + _ROWS[rows].format(is_work=IS_WORK, key=key, not_postponed=self._not_postponed("postponed"))
+            + _ROWS[rows].format(is_work=IS_WORK, **key_sql(entity), not_postponed=self._not_postponed("postponed"))
             + sql.SQL(") c")
         )
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from psycopg import sql
 
 from worker.domain.model import Receipt
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import composed, fetch_all, fetch_first
@@ -23,23 +23,23 @@ _NEWEST = sql.SQL(
     " ORDER BY receipt_id DESC LIMIT 1"
 )
 _AFTER = sql.SQL(
-    "SELECT {key} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace} WHERE receipt_id > %(after)s"
-    " ORDER BY receipt_id LIMIT %(limit)s"
+    "SELECT {key}{key_text} AS key, receipt_id AS id, receipt_hash AS hash FROM {workspace}"
+    " WHERE receipt_id > %(after)s ORDER BY receipt_id LIMIT %(limit)s"
 )
 _FIRST_ACKNOWLEDGED = sql.SQL(
-    "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {workspace} WHERE {key} = ANY(%(keys)s)"
+    "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {workspace} WHERE {key} = ANY(%(keys)s{keys_cast})"
 )
 _PULLS_KEPT = sql.SQL("SELECT pulls FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
 _LACKING = sql.SQL(
-    "SELECT {key} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s) AND enrichment_status = 'complete'"
-    " AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
+    "SELECT {key}{key_text} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s{keys_cast})"
+    " AND enrichment_status = 'complete' AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
 )
 _UNACKNOWLEDGED = sql.SQL(
     "SELECT a.key, w.{key} IS NULL AS absent, w.waiting_for IS NOT NULL AS waits,"
     " w.updated_at < a.version AS older,"
     " coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false) AS queued"
     " FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(versions)s::timestamp[]) AS a (key, id, version)"
-    " LEFT JOIN {workspace} w ON w.{key} = a.key WHERE w.{key} IS NULL OR coalesce(w.receipt_id, 0) < a.id"
+    " LEFT JOIN {workspace} w ON w.{key} = a.key{key_cast} WHERE w.{key} IS NULL OR coalesce(w.receipt_id, 0) < a.id"
 )
 
 
@@ -63,7 +63,7 @@ class Receipts:
     def __init__(self, entity: Entity) -> None:
         """Compose the statements."""
         self._entity = entity.name
-        names = {"key": sql.Identifier(entity.key), "workspace": entity.workspace_table.sql}
+        names = {**key_sql(entity), "workspace": entity.workspace_table.sql}
         self._newest = composed(_NEWEST.format(**names))
         self._after = composed(_AFTER.format(**names))
         self._first_acknowledged = composed(_FIRST_ACKNOWLEDGED.format(**names))

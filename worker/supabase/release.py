@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from worker.domain import messages
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed
 
@@ -37,5 +37,7 @@ class Release:
 
 
 def _compose(entity: Entity, by: str) -> sql.SQL:
-    """Release the rows of an entity by the values of a column."""
-    return composed(_RELEASE.format(workspace=entity.workspace_table.sql, column=sql.Identifier(by)))
+    """Release the rows of an entity by the values of a column: its key, or what its rows wait for."""
+    cast = key_sql(entity)["keys_cast"] if by == entity.key else sql.SQL("")
+    names = {"workspace": entity.workspace_table.sql, "column": sql.Identifier(by), "keys_cast": cast}
+    return composed(_RELEASE.format(**names))

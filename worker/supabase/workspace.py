@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Code, Data, Receipt
-from worker.entities.declaration import Entity, data_of
+from worker.entities.declaration import Entity, data_of, key_sql
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
@@ -51,33 +51,37 @@ class Refresh:
 _ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
 _REFRESH = statement("worker.supabase", "refresh")
 _PULLED = sql.SQL(
-    "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NULL"
+    "SELECT {key}{key_text} AS key FROM {workspace} WHERE {key} > %(after)s{key_cast} AND promoted_at IS NULL"
     " AND sync_code IS DISTINCT FROM 'lost'"
     " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
     " ORDER BY {key} LIMIT %(limit)s"
 )
 _PROMOTED = sql.SQL(
-    "SELECT {key} AS key FROM {workspace} WHERE {key} > %(after)s AND promoted_at IS NOT NULL"
+    "SELECT {key}{key_text} AS key FROM {workspace} WHERE {key} > %(after)s{key_cast} AND promoted_at IS NOT NULL"
     " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
 )
-_LOST = sql.SQL("SELECT w.{key} AS key, {data} AS data FROM {workspace} w WHERE w.sync_code = 'lost' ORDER BY 1")
+_LOST = sql.SQL(
+    "SELECT w.{key}{key_text} AS key, {data} AS data FROM {workspace} w WHERE w.sync_code = 'lost' ORDER BY 1"
+)
 _WAITING = sql.SQL(
-    "SELECT w.{key} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
-    " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND w.{key} > %(after)s"
+    "SELECT w.{key}{key_text} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
+    " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND w.{key} > %(after)s{key_cast}"
     " ORDER BY w.{key} LIMIT %(limit)s"
 )
 _GIVE_UP = sql.SQL(
     "UPDATE {workspace} SET enrichment_status = CASE WHEN enrichment_status = 'complete' THEN 'failed'"
     " ELSE enrichment_status END, waiting_for = NULL, sync_note = %(text)s, sync_code = 'gone'"
-    " WHERE {key} = ANY(%(keys)s)"
+    " WHERE {key} = ANY(%(keys)s{keys_cast})"
 )
-_REMOVE = sql.SQL("DELETE FROM {workspace} WHERE {key} = ANY(%(keys)s)")
-_NOTE = sql.SQL("UPDATE {workspace} SET sync_note = %(text)s, sync_code = %(code)s WHERE {key} = ANY(%(keys)s)")
+_REMOVE = sql.SQL("DELETE FROM {workspace} WHERE {key} = ANY(%(keys)s{keys_cast})")
+_NOTE = sql.SQL(
+    "UPDATE {workspace} SET sync_note = %(text)s, sync_code = %(code)s WHERE {key} = ANY(%(keys)s{keys_cast})"
+)
 _AWAIT_RETURN = sql.SQL(
     "UPDATE {workspace} w SET sync_note = %(text)s, sync_code = 'lost', promoted_at = NULL, receipt_id = NULL,"
     " receipt_hash = NULL, pushed_to_neon_at = NULL,"
     " waiting_for = CASE WHEN enrichment_status = 'complete' THEN 'the record itself' END"
-    " WHERE {key} = ANY(%(keys)s)"
+    " WHERE {key} = ANY(%(keys)s{keys_cast})"
 )
 
 
@@ -98,7 +102,7 @@ class Workspace:
         """Compose the statements."""
         self._columns = entity.columns
         names = {
-            "key": sql.Identifier(entity.key),
+            **key_sql(entity),
             "workspace": entity.workspace_table.sql,
             "data": data_of(entity, "w"),
             "versions": VERSIONS,

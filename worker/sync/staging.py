@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.neon.invalid import PULLED
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
@@ -93,8 +93,8 @@ class WorkspaceTable:
             SetupMissing: the ids that it gives to new rows are taken.
         """
         heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
-        key, workspace = sql.Identifier(self.entity.key), self.entity.workspace_table.sql
-        step = _COMPARE.format(key=key, workspace=workspace, code=CODE), {"rows": _as_array(heads)}
+        workspace = self.entity.workspace_table.sql
+        step = _COMPARE.format(**key_sql(self.entity), workspace=workspace, code=CODE), {"rows": _as_array(heads)}
         opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
         [compared] = await transact(connection, step, opening=opening, seconds=600.0)
         found = compared.fetchall()

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from worker.domain.model import new_run_id
 from worker.domain.progress import NO_PROGRESS, Progress
-from worker.entities.declaration import Entity
+from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import LEDGER, Table
 from worker.neon.dependents import Dependent, Dependents, Hidden, Relation, RowLocation, SimulatedUndo, dependents
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, Reversal
@@ -190,13 +190,15 @@ async def _newest_first(
 
 
 async def _why_not_on_record(neon: Connection, entities: Mapping[str, Entity], key: str, run_id: str | None) -> str:
-    statement = sql.SQL(" UNION ALL ").join(
-        sql.SQL("SELECT 1 AS there FROM {} WHERE {} = %(key)s").format(
-            entity.master_table.sql, sql.Identifier(entity.key)
+    masters = [
+        sql.SQL("SELECT 1 AS there FROM {table} WHERE {key} = %(key)s{key_cast}").format(
+            table=entity.master_table.sql, **key_sql(entity)
         )
         for entity in entities.values()
-    )
-    if await fetch_first(neon, statement, {"key": key}) and not run_id:
+        if entity.is_key(key)
+    ]
+    statement = sql.SQL(" UNION ALL ").join(masters)
+    if masters and await fetch_first(neon, statement, {"key": key}) and not run_id:
         return (
             "it is in the master table, but the ledger has no backup of it: retention removed that, or somebody"
             " else promoted it"

@@ -3,12 +3,12 @@ SELECT t.key, g.forgotten,
   -- Rows written by releases without row_version count as acknowledged: nothing shows otherwise.
   coalesce((SELECT jsonb_object_agg(f.name, f.value ORDER BY l.id)
     FROM {ledger} l CROSS JOIN LATERAL jsonb_each(l.record) f (name, value)
-    WHERE {wrote} AND (l.enriched_fields ? f.name OR l.invalid_before -> f.name IS DISTINCT FROM f.value)),
+    WHERE {wrote} AND (l.enriched_fields ? f.name OR l.invalid_before ->> f.name IS DISTINCT FROM f.value #>> '{{}}')),
     '{{}}') AS written,
   (SELECT jsonb_agg(jsonb_build_array(l.recorded_at, l.invalid_before -> 'updated_at')) FROM {ledger} l WHERE {wrote})
     AS writes,
   to_jsonb(n) AS latest, to_jsonb(c) AS carried,
-  (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key) AS master
+  (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key{key_cast}) AS master
 FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
   LEFT JOIN {receipts} p ON p.entity = %(entity)s
   CROSS JOIN LATERAL (

@@ -32,20 +32,20 @@ WITH d AS MATERIALIZED (
     OR l.outcome IN ('promoted', 'undone') AND EXISTS (
       SELECT FROM told n WHERE n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
 ), here AS MATERIALIZED (
-  SELECT i AS row, i.{key} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
-  FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key FROM d)) FOR UPDATE OF i SKIP LOCKED
+  SELECT i AS row, i.{key}{key_text} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
+  FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d)) FOR UPDATE OF i SKIP LOCKED
 ), past AS MATERIALIZED (
   -- A record that was promoted and is in the invalid table has come back: that is no repeat, unless it was undone.
   -- An older version of a row that gets the outcome of a newer one is no repeat, either.
   SELECT s.* FROM sent s WHERE NOT EXISTS (SELECT FROM older o WHERE o.key = s.key)
     AND (s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key))
 ), prior AS MATERIALIZED (
-  SELECT m.{key} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
-  WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
+  SELECT m.{key}{key_text} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
+  WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
 ), held AS MATERIALIZED (
   -- In the master, and locked by another transaction.
-  SELECT m.{key} AS key FROM {master} m
-  WHERE m.{key} = ANY (ARRAY(SELECT key FROM d WHERE action = 'promote' EXCEPT SELECT key FROM prior))
+  SELECT m.{key}{key_text} AS key FROM {master} m
+  WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM prior))
 ), todo AS MATERIALIZED (
   SELECT d.*, h.row AS before, jsonb_populate_record(h.row, d.data) AS r
   FROM d JOIN here h USING (key)
@@ -61,16 +61,16 @@ WITH d AS MATERIALIZED (
   WHERE q.requirement IS NOT NULL
 ), going AS (
   DELETE FROM {invalid} i
-  WHERE i.{key} = ANY (ARRAY(SELECT key FROM todo WHERE action = 'promote' EXCEPT SELECT key FROM waits))
-  RETURNING i.{key} AS key
+  WHERE i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM waits))
+  RETURNING i.{key}{key_text} AS key
 ), placed AS (
   INSERT INTO {master} AS m ({key}, {master_columns})
-  SELECT d.key, {master_values}
+  SELECT d.key{key_cast}, {master_values}
   FROM todo d JOIN going USING (key) LEFT JOIN prior p USING (key) CROSS JOIN LATERAL (SELECT (d.r).*) r
   -- A row that another transaction has just inserted is not in `prior`: then the CHECK on the ledger fails, nothing is
   -- settled, and the batch is settled again.
-  ON CONFLICT ({key}) DO UPDATE SET {master_updates} WHERE m.{key} = ANY (ARRAY(SELECT key FROM prior))
-  RETURNING m.{key} AS key, to_jsonb(m) AS row
+  ON CONFLICT ({key}) DO UPDATE SET {master_updates} WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM prior))
+  RETURNING m.{key}{key_text} AS key, to_jsonb(m) AS row
 ), kept AS (
   UPDATE {invalid} i SET {invalid_updates},
     validation_errors = CASE t.action WHEN 'flag' THEN t.errors ELSE i.validation_errors END,
@@ -79,9 +79,9 @@ WITH d AS MATERIALIZED (
     still_invalid = (t.action = 'flag'), enrichment_status = 'complete',
     enriched_at = coalesce(t.enriched_at, i.enriched_at, now() AT TIME ZONE 'UTC'),
     enriched_by = coalesce(t.enriched_by, i.enriched_by), updated_at = now() AT TIME ZONE 'UTC'
-  FROM todo t WHERE i.{key} = t.key AND t.action IN ('flag', 'push')
-    AND i.{key} = ANY (ARRAY(SELECT key FROM todo WHERE action IN ('flag', 'push')))
-  RETURNING i.{key} AS key, {data_i} AS data
+  FROM todo t WHERE i.{key} = t.key{key_cast} AND t.action IN ('flag', 'push')
+    AND i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo WHERE action IN ('flag', 'push')))
+  RETURNING i.{key}{key_text} AS key, {data_i} AS data
 ), became AS MATERIALIZED (
   SELECT t.*, w.waits_for, w.requirement, w.about, p.row AS master_before, m.row AS master_after,
     CASE WHEN s.id IS NULL THEN t.hash ELSE left(t.hash, 32) || '|' || s.id END AS booked_as,
@@ -118,7 +118,7 @@ SELECT d.key,
        WHEN h.key IS NOT NULL AND v.key IS NOT NULL THEN 'repeat'
        WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
-       WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key) THEN 'busy' ELSE 'gone' END AS state,
+       WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key{key_cast}) THEN 'busy' ELSE 'gone' END AS state,
   CASE WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN v.outcome WHEN p.undone THEN 'undone'
        ELSE coalesce(p.outcome, b.outcome,
          CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
@@ -142,7 +142,7 @@ SELECT d.key,
       AND e.outcome = 'waiting') END) AS receipt_id,
   nullif(coalesce(k.delivery_hash, b.booked_as, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
-    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key) END AS in_master,
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key{key_cast}) END AS in_master,
   o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
   CASE WHEN l.outcome IN ('flagged', 'waiting') THEN (SELECT max(e.recorded_at) AT TIME ZONE 'UTC' FROM {ledger} e
     WHERE e.entity = %(entity)s AND e.key = d.key AND e.outcome = 'promoted') END AS promoted_before

@@ -6,7 +6,7 @@ FROM (SELECT left(coalesce(reason_code, ''), 64) AS code, pushed_to_neon_at IS N
   CROSS JOIN LATERAL (
     SELECT array_agg(l.key ORDER BY l.updated_at DESC) AS keys,
       array_agg(DISTINCT f.field) FILTER (WHERE f.field = ANY({fields})) AS fields
-    FROM (SELECT {key} AS key, updated_at, validation_errors AS errors FROM {workspace}
+    FROM (SELECT {key}{key_text} AS key, updated_at, validation_errors AS errors FROM {workspace}
           WHERE enrichment_status = 'failed' AND left(coalesce(reason_code, ''), 64) = g.code
             AND (pushed_to_neon_at IS NOT NULL) = g.carried
           ORDER BY updated_at DESC LIMIT {latest}) l

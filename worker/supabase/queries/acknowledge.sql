@@ -22,7 +22,7 @@ UPDATE {workspace} w SET
   receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
   receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END
 FROM a
-WHERE w.{key} = a.key AND w.{key} = ANY (ARRAY(SELECT key FROM a))
+WHERE w.{key} = a.key{key_cast} AND w.{key} = ANY (ARRAY(SELECT key{key_cast} FROM a))
   -- Compared as it was read: the worker's years have four digits.
   AND CASE WHEN w.updated_at IS NOT NULL THEN least(greatest(w.updated_at, '0001-01-01'),
     '9999-12-31 23:59:59.999999') END IS NOT DISTINCT FROM a.version

@@ -23,4 +23,4 @@ FROM jsonb_to_recordset(%(rows)s) AS a (key text, neon_id bigint, data jsonb, sn
   original_errors jsonb, original_warnings jsonb, reason_code text, reopened boolean, note text, code text,
   cleared boolean, receipt_id bigint, receipt_hash text, forget boolean, waiting_for text, enriched_by text,
   enriched_at timestamp, as_of timestamp)
-WHERE w.{key} = a.key
+WHERE w.{key} = a.key{key_cast}

@@ -5,7 +5,7 @@ SELECT s.nr - 1 AS nr, w.{key} IS NULL AS new
 FROM ROWS FROM (json_to_recordset(%(rows)s)
   AS (key text, hash text, id bigint, code text, errors jsonb, warnings jsonb)) WITH ORDINALITY
   AS s (key, hash, id, code, errors, warnings, nr)
-LEFT JOIN LATERAL (SELECT * FROM {workspace} w WHERE w.{key} = s.key LIMIT 1) w ON true
+LEFT JOIN LATERAL (SELECT * FROM {workspace} w WHERE w.{key} = s.key{key_cast} LIMIT 1) w ON true
 WHERE w.{key} IS NULL
   -- Queued rows are left to the delivery, except those that wait for a lost record.
   OR (w.sync_code = 'lost' OR NOT coalesce(w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL, false))
