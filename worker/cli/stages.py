@@ -10,7 +10,7 @@ from dataclasses import asdict
 import click
 
 from worker.cli.common import check_keys, one_by_one, open_in_words, progress, with_databases
-from worker.cli.console import say, shown
+from worker.cli.console import say, shown, shown_reason
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.entities.registry import ENTITIES
@@ -143,10 +143,11 @@ def _say_judged(results: dict[str, Revalidated], dry_run: bool) -> None:
         others = f", {len(result.otherwise)} for other reasons than before" if result.otherwise else ""
         say(f"FAILED: {ENTITIES[name].count(len(result.failed))}{still if result.failed else ''}{others}")
         if dry_run:
-            for line in one_by_one({key: f"would be flagged: {shown(why)}" for key, why in result.failed.items()}):
+            failed = {key: f"would be flagged: {shown_reason(why)}" for key, why in result.failed.items()}
+            for line in one_by_one(failed):
                 say(line)
         for key, why in result.left.items():
-            say(f"  {shown(key)} was left: {shown(why)}")
+            say(f"  {shown(key)} was left: {shown_reason(why)}")
 
 
 def promote(
@@ -191,7 +192,7 @@ def _print_promoted(result: Revalidated, *, dry_run: bool, as_json: bool) -> int
     else:
         click.echo(f"promoted {len(result.promoted)} records")
     for key, why in refused.items():
-        say(f"refused {shown(key)}: {shown(why)}")
+        say(f"refused {shown(key)}: {shown_reason(why)}")
     return 1 if refused else 0
 
 

@@ -16,6 +16,7 @@ from worker.domain.model import Receipt
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import Entity
 from worker.entities.registry import ENTITIES
+from worker.neon import demands
 from worker.neon.settle import Settlement, settlement
 from worker.postgres.address import safe_address
 from worker.postgres.connection import UTF8
@@ -81,7 +82,8 @@ async def probe(database: Database, setting: str) -> None:
 
 
 async def check(neon: Database, supabase: Database, *, announces: bool = False) -> dict[str, Settlement]:
-    """Check both schemas and compose the settlements: two round trips to each database.
+    """Check both schemas and compose the settlements: two round trips to each database, and one more to Neon for each
+    entity's master.
 
     Raises:
         SetupMissing: a table is not as the worker needs it.
@@ -102,8 +104,12 @@ async def check(neon: Database, supabase: Database, *, announces: bool = False) 
             )
     if blocking := [mismatch for mismatch in mismatches if not mismatch.harmless]:
         raise SetupMissing(problems_of(blocking))
+    async with neon.connection() as neon_connection:
+        asked = {entity.name: await demands.read(neon_connection, entity) for entity in entities}
     return {
-        entity.name: settlement(entity, [c for c in found[entity.master_table].columns.values() if c.writable])
+        entity.name: settlement(
+            entity, [c for c in found[entity.master_table].columns.values() if c.writable], asked[entity.name]
+        )
         for entity in entities
     }
 

@@ -106,7 +106,9 @@ async def rehearse(
         elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
             refused = Verdict(one.answer.errors, judged.verdict.warnings, REFUSED)
             left.append(replace(judged, verdict=refused, action=Action.FLAG))
-        elif one.answer.outcome in (Outcome.PROMOTED, Outcome.FLAGGED):
+        elif one.answer.outcome is Outcome.FLAGGED:
+            left.append(replace(one.judged, verdict=replace(one.judged.verdict, errors=one.answer.errors)))
+        elif one.answer.outcome is Outcome.PROMOTED:
             left.append(one.judged)
         else:
             count_settled(found, one)

@@ -10,7 +10,7 @@ from worker.domain.model import Action, Outcome, Status
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.domain.steps import Judged, Settled, Verdict
 from worker.entities.declaration import Entity
-from worker.neon import invalid
+from worker.neon import demands, invalid
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
 from worker.postgres.connection import Connection
@@ -51,6 +51,9 @@ async def judge_rows(
     found = Revalidated()
     at = await queue.lock(supabase, entity, list(rows), read_only=dry_run)
     judgements = _judge(entity, rows, at, found)
+    # What the rules refuse, the master may refuse for more reasons: told together, as a settlement tells them.
+    unmet = await demands.ask(neon, databases.settlements[entity.name].demands, judgements)
+    judgements = [demands.with_unmet(judged, unmet) for judged in judgements]
     if dry_run or Action.PROMOTE not in apply:
         judgements = await rehearse(databases, neon, entity, judgements, run, found, assumed)
     batch, unacknowledged = _to_settle(judgements, rows, at, found, apply=apply, rebook=rebook)

@@ -12,7 +12,7 @@ import structlog
 from worker.domain.model import Action, NoteCode, Outcome, State
 from worker.domain.steps import Answer, Judged, Merged, Settled, Verdict
 from worker.entities.declaration import Entity
-from worker.neon import books, invalid, ledger
+from worker.neon import books, demands, invalid, ledger
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.books import Entry, Run
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
@@ -197,7 +197,7 @@ async def _bisect(
     done.settled |= _busy(judged for judged in batch if judged.key in late)
     again = [judged for judged in batch if judged.key in refused and judged.key not in late]
     if again:
-        stuck, flags = await _make_flags(neon, entity, again, refused)
+        stuck, flags = await _make_flags(databases, neon, entity, again, refused)
         if run.rehearsal is None:
             await _book_stuck(neon, entity, stuck, run)
         done.settled |= {one.key: one for one in stuck}
@@ -241,7 +241,7 @@ def _no_records_fault(
 
 
 async def _make_flags(
-    neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal]
+    databases: Databases, neon: Connection, entity: Entity, batch: Sequence[Judged], refused: Mapping[str, Refusal]
 ) -> tuple[list[Settled], list[Judged]]:
     """Turn refused records into flags. If the values do not even fit the invalid table, only the workspace keeps them,
     where the enricher sees them, and Neon keeps what it has. If the invalid table refuses a flag even with its own
@@ -256,18 +256,20 @@ async def _make_flags(
     stuck: list[Settled] = []
     flags: list[Judged] = []
     for judged in batch:
-        field_, message = reasons[refused[judged.key]]
+        errors = reasons[refused[judged.key]]
         row = rows.get(judged.key)
         if row and judged.note is NoteCode.KEPT:
-            why = f"Neon cannot take this record back: {message}; tell the operator"
+            why = f"Neon cannot take this record back: {'; '.join(errors.values())}; tell the operator"
             stuck.append(Settled(judged, replace(flagged(row, {"record": why}, {}, REFUSED), kept=True)))
             continue
-        flag = replace(judged, verdict=Verdict({field_: message}, judged.verdict.warnings, REFUSED), action=Action.FLAG)
+        flag = replace(judged, verdict=Verdict(errors, judged.verdict.warnings, REFUSED), action=Action.FLAG)
         if row:
             flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
         elif judged.action is not Action.PROMOTE:  # it has just left, and is answered as gone when it is settled
             flag = replace(flag, expected_hash=None)
         flags.append(flag)
+    states = {key: why.sqlstate for key, why in refused.items()}
+    flags = await demands.with_all_reasons(neon, databases.settlements[entity.name].demands, flags, states)
     codes = Counter(refused[judged.key].sqlstate for judged in batch)
     log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
     return stuck, flags
