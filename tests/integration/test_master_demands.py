@@ -20,6 +20,10 @@ from records import (
     work,
 )
 
+from worker.entities.registry import ENTITIES
+from worker.postgres import transaction
+from worker.sync.deliver import deliver
+
 NEEDED = "the master table needs a value for {}"
 NEGATIVE = "the master table refuses this value: enter a number of 0 or more (>= 0)"
 WEBSITE = "empty or blank"
@@ -317,7 +321,7 @@ def test_all_ways_of_asking_agree_with_the_real_run(steps, cli, daemon, neon, su
             assert all(f"{name}: {message}" in line for name, message in rows[number].items()), done.args
             assert company(number) not in done.stdout
     assert master(neon, company(3)) is not None
-    daemon().wait_event("pull.done", entity="company")
+    daemon()
     for number in (1, 2):
         complete(supabase, company(number))
         eventually(lambda n=number: work(supabase, company(n))["pushed_to_neon_at"])
@@ -342,6 +346,58 @@ def test_revalidate_tells_the_same_list_and_leaves_alone_what_fails_as_before(st
     }
     assert again.otherwise == []
     assert [len(ledger(neon, company(number))) for number in (1, 2)] == booked
+
+
+def test_a_record_that_not_even_the_invalid_table_holds_hides_nothing_of_the_others(steps, neon, supabase) -> None:
+    alter(neon, "ALTER zip TYPE VARCHAR(5)", table="company_invalid")
+    add_companies(neon, 1, 2)
+    steps.pull()
+    complete(supabase, company(1), zip="26501-1234", employee_count=-1)
+    complete(supabase, company(2), zip="26501", employee_count=-1)
+    assert steps.deliver().outcomes == {"flagged": 2}
+    assert "too long" in json.dumps(work(supabase, company(1))["validation_errors"])
+    assert work(supabase, company(2))["validation_errors"] == {"website": WEBSITE, "employee_count": NEGATIVE}
+
+
+def test_a_rule_over_a_generated_column_is_told_at_what_it_is_made_of(steps, neon, supabase) -> None:
+    alter(neon, "ADD CONSTRAINT theirs CHECK (length(full_name) < 30)", table="people_master")
+    add_master(neon, 1)
+    add_slot(neon, 1, of=1)
+    add_people(neon, 1, full_name="Robin " + "Alder" * 9)
+    steps.pull("people")
+    complete(supabase, person(1), email="none")
+    steps.deliver("people")
+    row = work(supabase, person(1))
+    assert row["validation_errors"].keys() == {"email", "full_name"}
+    assert row["validation_errors"]["full_name"].endswith(
+        "enter text whose number of characters is less than 30 (< 30)"
+    )
+    complete(supabase, person(1), email="robin@alder.example")
+    steps.deliver("people")
+    assert work(supabase, person(1))["validation_errors"] == {"full_name": row["validation_errors"]["full_name"]}
+
+
+@pytest.mark.parametrize("website", ["n/a", "a.example"])
+def test_telling_all_costs_no_round_trip(steps, neon, supabase, monkeypatch, website) -> None:
+    add_companies(neon, 1, 2)
+    steps.pull()
+    complete(supabase, company(1), website="n/a", employee_count=-1)
+    complete(supabase, company(2), website=website)
+    sent = []
+    exchange = transaction.exchange
+
+    async def counted(connection, statements):
+        sent.append(connection.info.dbname)
+        return await exchange(connection, statements)
+
+    async def deliver_one_batch(opened) -> None:
+        monkeypatch.setattr(transaction, "exchange", counted)
+        await deliver(opened, ENTITIES["company"])
+
+    steps.run(deliver_one_batch)
+    here, there = supabase.info.dbname, neon.info.dbname
+    assert sent == [here, there, here]
+    assert work(supabase, company(1))["validation_errors"].keys() == {"website", "employee_count"}
 
 
 def test_a_refused_record_among_many_costs_its_part_only(steps, neon, supabase) -> None:

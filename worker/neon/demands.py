@@ -106,7 +106,7 @@ def _composed(entity: Entity, rules: Rules) -> Demands:
         invalid=entity.invalid_table.sql,
         master=entity.master_table.sql,
         requirement=sql.SQL(row.requirement),
-        values=sql.SQL(", ".join(f"{value} AS {row.quoted(name)}" for name, value in row.values.items())),
+        values=sql.SQL(", ".join(f"{row.value(name)} AS {row.quoted(name)}" for name in _asked(demands, rules, row))),
     )
     listed = [
         {"broken": one.broken, "said": dict(one.said), "state": one.state, "still": dict(one.still),
@@ -120,6 +120,11 @@ def _composed(entity: Entity, rules: Rules) -> Demands:
         most_tries=sql.Literal(MOST_TRIES),
     )
     return Demands(composed(look), checked)
+
+
+def _asked(demands: Sequence[Demand], rules: Rules, row: Row) -> list[str]:
+    """The columns that a demand speaks of: each costs planning."""
+    return [name for name in rules.columns if any(f"v.{row.quoted(name)}" in one.broken for one in demands)]
 
 
 def _demands(entity: Entity, rules: Rules, row: Row) -> list[Demand]:
@@ -143,7 +148,7 @@ def _demands(entity: Entity, rules: Rules, row: Row) -> list[Demand]:
             )
     for check in rules.checks:
         columns = check["columns"]
-        if all(map(row.knows, columns)) and any(name in row.filled for name in columns):
+        if all(map(row.knows, columns)) and row.is_filled(columns):
             scope = ", ".join(f"v.{row.quoted(name)}" for name in columns)
             alias = sql.Identifier(entity.master_table.name).as_string()
             broken = f"(SELECT NOT ({check['expression']}) FROM (SELECT {scope}) AS {alias})"  # noqa: S608 - the catalogue's

@@ -138,10 +138,16 @@ class Row:
         unmet = " OR ".join(f"({one.unmet})" for one in self._entity.requirements)
         return f"CASE WHEN {unmet} THEN true END" if unmet else "NULL::boolean"
 
-    @cached_property
-    def values(self) -> dict[str, str]:
-        """Column → its value, for those that are known."""
-        return {name: self._value(column) for name, column in self._rules.columns.items() if self.knows(name)}
+    def value(self, name: str) -> str:
+        """SQL: the value that a column would have; it is known."""
+        return self._value(self._rules.columns[name])
+
+    def is_filled(self, names: Iterable[str]) -> bool:
+        """Whether the worker fills one of these columns, or one that it is generated from."""
+        columns = [self._rules.columns[name] for name in names]
+        return any(
+            self.is_filled(self._sources_of(one)) if one.generated else one.name in self.filled for one in columns
+        )
 
     def knows(self, name: str) -> bool:
         """Whether the column's value is known before the row is inserted."""

@@ -271,7 +271,10 @@ async def _make_flags(
     states = {key: why.sqlstate for key, why in refused.items()}
     flags = await demands.with_all_reasons(neon, databases.settlements[entity.name].demands, flags, states)
     codes = Counter(refused[judged.key].sqlstate for judged in batch)
-    log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
+    names = Counter(name for judged in batch if (name := refused[judged.key].constraint))
+    log.warning(
+        "delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes), constraints=dict(names)
+    )
     return stuck, flags
 
 
