@@ -103,6 +103,15 @@ def test_a_rule_of_the_master_is_told_without_sql(steps, neon, supabase, check, 
     assert told(steps, neon, supabase, website="a.example") == {"state": errors["state"]}
 
 
+@pytest.mark.parametrize("website", [None, "a.example"])
+def test_a_field_that_the_master_needs_has_no_warning_beside(steps, neon, supabase, website) -> None:
+    alter(neon, "ALTER employee_count SET NOT NULL")
+    assert "employee_count" in told(steps, neon, supabase, website=website)
+    row, neons = work(supabase, company(1)), invalid(neon, company(1))
+    assert row["validation_warnings"].keys() == {"industry", "phone"}
+    assert row["validation_warnings"] == neons["validation_warnings"] == ledger(neon, company(1))[-1]["warnings"]
+
+
 def test_a_comment_on_a_constraint_is_what_the_enricher_reads(steps, neon, supabase) -> None:
     alter(neon, "ADD CONSTRAINT theirs CHECK (address_state = upper(address_state))")
     neon.execute("COMMENT ON CONSTRAINT theirs ON marketing.company_master IS 'enter the state in capital letters'")

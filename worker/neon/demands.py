@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Action, NoteCode
-from worker.domain.steps import Judged, Verdict
+from worker.domain.steps import Judged
 from worker.entities.declaration import Entity
 from worker.neon import words
 from worker.neon.books import LOCK_SECONDS, PLANNER
@@ -34,14 +34,23 @@ _PASS_FLAGGED = sql.SQL("SELECT set_config('enrichment_worker.flagged', %(record
 _READ = sql.SQL("SELECT key, value FROM jsonb_each(current_setting('enrichment_worker.demands')::jsonb)")
 
 
-ALONE = {"errors": sql.SQL("coalesce(errors, '{}')"), "demanded": sql.SQL(""), "told": sql.SQL("")}
-"""Parts of the settling statement: what it books as a flag's errors, from where, and whether it answers them."""
+ALONE = {
+    "errors": sql.SQL("coalesce(errors, '{}')"),
+    "warnings": sql.SQL("coalesce(warnings, '{}')"),
+    **dict.fromkeys(("demanded", "told", "told_warnings"), sql.SQL("")),
+}
+"""Parts of the settling statement: what it books as a flag's errors and warnings, from where, and whether it answers
+them.
+"""
 WITH_DEMANDS = {
     "errors": sql.SQL("coalesce(u.value -> 'errors', '{}') || coalesce(errors, '{}')"),
+    # A field has one message.
+    "warnings": sql.SQL("coalesce(warnings, '{}') - ARRAY(SELECT jsonb_object_keys(u.value -> 'errors'))"),
     "demanded": sql.SQL(
         "\n  LEFT JOIN jsonb_each(nullif(current_setting('enrichment_worker.demands', true), '')::jsonb) u USING (key)"
     ),
     "told": sql.SQL("CASE WHEN b.outcome = 'flagged' THEN b.errors END, "),
+    "told_warnings": sql.SQL("CASE WHEN b.outcome = 'flagged' THEN b.warnings END, "),
 }
 """The same after :func:`asking`."""
 
@@ -222,10 +231,13 @@ async def ask(connection: Connection, demands: Demands, batch: Sequence[Judged])
 def with_unmet(judged: Judged, unmet: Mapping[str, Unmet]) -> Judged:
     """The record with everything that is wrong with it; the errors that it has come first."""
     more = unmet.get(judged.key)
-    if more is None or not more.errors:
-        return judged
-    verdict = judged.verdict
-    return replace(judged, verdict=Verdict({**verdict.errors, **more.errors}, verdict.warnings, verdict.reason_code))
+    return with_errors(judged, {**judged.verdict.errors, **more.errors}) if more and more.errors else judged
+
+
+def with_errors(judged: Judged, errors: Mapping[str, str]) -> Judged:
+    """The record with these errors. A field that has one has no warning beside it."""
+    warnings = {name: message for name, message in judged.verdict.warnings.items() if name not in errors}
+    return replace(judged, verdict=replace(judged.verdict, errors=errors, warnings=warnings))
 
 
 async def with_all_reasons(
@@ -250,5 +262,5 @@ async def with_all_reasons(
         if said and said.errors and states[flag.key] in said.states:
             # What was refused somewhere in the record is told where it is.
             errors = {name: message for name, message in errors.items() if name != "record"}
-        found.append(with_unmet(replace(flag, verdict=replace(flag.verdict, errors=errors)), unmet))
+        found.append(with_unmet(with_errors(flag, errors), unmet))
     return found

@@ -276,7 +276,7 @@ def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
         outcome=Outcome(row["outcome"]) if row["outcome"] else None,
         record=merged.data if applied and row["record"] is None else row["record"],
         errors=(row["errors"] or dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
-        warnings=dict(verdict.warnings) if applied else row["warnings"] or {},
+        warnings=dict(verdict.warnings) if applied and row["warnings"] is None else row["warnings"] or {},
         reason_code=verdict.reason_code if applied and flagged else None,
         conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
         waits_for=row["waits_for"],
