@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 LONGEST_SHOWN = 100
+LONGEST_REASON = 2000
 
 
 def fail(text: str, status: int) -> NoReturn:
@@ -22,7 +23,12 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def shown(text: str) -> str:
+def shown(text: str, *, longest: int = LONGEST_SHOWN) -> str:
     """Foreign text, shortened and safe for a terminal."""
-    text = text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"
+    text = text if len(text) <= longest else text[:longest] + "…"
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def shown_reason(text: str) -> str:
+    """Everything that is wrong with a record, safe for a terminal: a part of it would be repaired one by one."""
+    return shown(text, longest=LONGEST_REASON)

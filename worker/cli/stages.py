@@ -18,7 +18,7 @@ from worker.cli.common import (
     progress,
     with_databases,
 )
-from worker.cli.console import say, shown
+from worker.cli.console import say, shown, shown_reason
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.observe import output
@@ -150,10 +150,11 @@ def _say_judged(results: dict[str, Revalidated], dry_run: bool) -> None:
         others = f", {len(result.otherwise)} for other reasons than before" if result.otherwise else ""
         say(f"FAILED: {all_entities()[name].count(len(result.failed))}{still if result.failed else ''}{others}")
         if dry_run:
-            for line in one_by_one({key: f"would be flagged: {shown(why)}" for key, why in result.failed.items()}):
+            failed = {key: f"would be flagged: {shown_reason(why)}" for key, why in result.failed.items()}
+            for line in one_by_one(failed):
                 say(line)
         for key, why in result.left.items():
-            say(f"  {shown(key)} was left: {shown(why)}")
+            say(f"  {shown(key)} was left: {shown_reason(why)}")
 
 
 def promote(
@@ -198,7 +199,7 @@ def _print_promoted(result: Revalidated, *, dry_run: bool, as_json: bool) -> int
     else:
         click.echo(f"promoted {len(result.promoted)} records")
     for key, why in refused.items():
-        say(f"refused {shown(key)}: {shown(why)}")
+        say(f"refused {shown(key)}: {shown_reason(why)}")
     return 1 if refused else 0
 
 

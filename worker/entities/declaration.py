@@ -114,6 +114,11 @@ def key_sql(entity: Entity) -> dict[str, sql.Composable]:
     }
 
 
+def expression(text: str) -> sql.SQL:
+    """An entity's SQL, within a statement with parameters: its percent signs are no placeholders."""
+    return sql.SQL(text.replace("%", "%%"))
+
+
 def data_of(entity: Entity, row: str) -> sql.Composed:
     """The data columns of ``row`` as one JSONB value.
 

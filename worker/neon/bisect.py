@@ -8,9 +8,10 @@ from psycopg import sql
 
 from worker.domain.model import Receipt, moment
 from worker.domain.steps import Answer, Judged
-from worker.neon.books import Run
+from worker.neon.books import PLANNER, Run
 from worker.neon.catalogue import SWALLOWED, Refusal
-from worker.neon.settle import PLANNER, Settlement, answers_of, locks, parameters
+from worker.neon.demands import asking
+from worker.neon.settle import Settlement, answers_of, locks, parameters
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.postgres.statements import load
@@ -45,8 +46,10 @@ async def settle_by_bisection(
     params = parameters(how, batch, run, known)
     records = params.pop("records")
     literals = {name: sql.Literal(value).as_string(connection) for name, value in params.items()}
+    asked = asking(how.demands, batch)
     words = {
-        "settle": how.settle.as_string(connection) % {**literals, "records": "the_records"},
+        "settle": (how.settle_flags if asked else how.settle).as_string(connection)
+        % {**literals, "records": "the_records"},
         "classes": ", ".join(map(_quoted, TRANSIENT_CLASSES)),
         "codes": ", ".join(map(_quoted, TRANSIENT_CODES)),
         "locked": _quoted(LOCKED),
@@ -57,6 +60,7 @@ async def settle_by_bisection(
         connection,
         *(run.rehearsal or ()),
         *locks(how, batch),
+        *asked,
         (_PASS_RECORDS, {"records": records}),
         (sql.SQL(_BISECT % words), None),
         (_READ_ANSWERS, None),

@@ -13,6 +13,11 @@ from worker.postgres.statements import statement
 from worker.postgres.transaction import Step
 
 EXECUTED_BY = "enrichment-worker"
+# The planner expects one row from most CTEs. Left alone, it joins 500 with 500 rows by a nested loop, which is 250,000
+# comparisons per join, and scans small tables. So tables are looked up by index (ANY), and CTEs are joined by hash.
+PLANNER = ("enable_nestloop", "enable_seqscan")
+LOCK_SECONDS = 0.1
+"""How long a settlement waits for a lock, such as on a master key that another transaction has inserted."""
 
 
 @dataclass(frozen=True)

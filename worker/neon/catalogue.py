@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,8 @@ from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import Table
+from worker.neon import words
+from worker.neon.words import first_field
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import fetch_all, fetch_first, fetch_inside
@@ -163,37 +164,36 @@ class Refusal:
     column: str | None = None
 
 
-async def explain_refusal(connection: Connection, entity: Entity, refusal: Refusal) -> tuple[str, str]:
+async def explain_refusal(connection: Connection, entity: Entity, refusal: Refusal) -> dict[str, str]:
     """Explain in words why the database refused a record.
 
     Returns:
-        The data field (``record`` if that is not known), and the message.
+        The data fields, or ``record`` if they are not known, with the message to each.
     """
-    definition, other, involved = "", "", [refusal.column] if refusal.column else []
+    check, other, involved = None, "", [refusal.column] if refusal.column else []
     if refusal.constraint and refusal.table:
         table = sql.Identifier(refusal.schema or "public", refusal.table).as_string(connection)
         if row := await fetch_first(connection, _CONSTRAINT, {"table": table, "name": refusal.constraint}):
-            definition, other, involved = row["definition"], row["other"] or "", row["columns"]
-    sources = {**entity.mapping, **{master: _field_in(sql_) for master, sql_ in entity.computed.items()}}
+            check, other, involved = row if row["pretty"] else None, row["other"] or "", row["columns"]
+    sources = {**entity.mapping, **{master: first_field(sql_) for master, sql_ in entity.computed.items()}}
     fields = [sources.get(column) or column for column in involved]
     field = next((name for name in fields if name in entity.columns), "record")
     where = ", ".join(fields) or "the record"
     text = " ".join(refusal.message.split())[:500]
     # A type error and a trigger do not name the table; it is nearly always the master.
     failed_table = Table(refusal.schema or "public", refusal.table) if refusal.table else entity.master_table
-    its = "the master table" if failed_table == entity.master_table else f"the table {failed_table}"
+    its = words.MASTER if failed_table == entity.master_table else f"the table {failed_table}"
     match refusal.sqlstate:
         case "23514" if refusal.constraint == SWALLOWED:
             message = SWALLOWED_WORDS
         case "23503" if failed_table not in (entity.master_table, entity.invalid_table):
             message = f"the table {failed_table} refers to this record, which keeps it where it is: tell the operator"
         case "23502" if set(involved) & set(entity.computed):
-            message = f"leads to no {', '.join(involved)}, which {its} needs: check this value"
+            message = words.leads_to_nothing(its, involved)
         case "23502":
-            message = f"{its} needs a value for {where}"
-        case "23514" if definition:
-            rule = re.sub(r"^CHECK \((.*)\)( NOT VALID)?$", r"\1", definition, flags=re.DOTALL)
-            message = f"{its} refuses this value: its rule is {rule}"
+            message = words.missing(its, fields)
+        case "23514" if check:
+            return words.of_check(its, check, fields, entity.columns)
         case "23505":
             message = f"another record in {its} already has this {where}"
         case "23503":
@@ -202,10 +202,4 @@ async def explain_refusal(connection: Connection, entity: Entity, refusal: Refus
             message = f"a value is too long for {its}: {text}"
         case _:
             message = f"{its} refuses this record: {text}"
-    return field, message
-
-
-def _field_in(expression: str) -> str | None:
-    """The data field that a computed column is made of, the first where there are several; None if there is none."""
-    found = re.search(r"\br\.(\w+)", expression)
-    return found[1] if found else None
+    return {field: message}

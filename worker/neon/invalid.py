@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data
-from worker.entities.declaration import Entity, data_of, key_sql
+from worker.entities.declaration import Entity, data_of, expression, key_sql
 from worker.entities.worker_tables import LEDGER
 from worker.neon.books import Run
 from worker.postgres.connection import Connection, within
@@ -129,7 +129,7 @@ class Invalid:
         data = data_of(entity, "i")
         read = _READ.format(**key, data=data, invalid=invalid, ledger=LEDGER.sql, entity=sql.Literal(entity.name))
         those = {which: sql.SQL(which.value).format(ledger=LEDGER.sql, **key) for which in Which}
-        unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(sql.SQL(one.unmet)) for one in entity.requirements)
+        unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(expression(one.unmet)) for one in entity.requirements)
         self._read = composed(read + _AMONG.format(**key))
         self._read_pushed = {
             which: composed(read + _PUSHED.format(**key, which=condition)) for which, condition in those.items()

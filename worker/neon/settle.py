@@ -13,10 +13,11 @@ from psycopg.types.json import Jsonb
 from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Action, NoteCode, Outcome, Receipt, Requirement, State
 from worker.domain.steps import Answer, Conflict, Judged, Sent
-from worker.entities.declaration import Entity, data_of, key_sql
+from worker.entities.declaration import Entity, data_of, expression, key_sql
 from worker.entities.worker_tables import LEDGER, LOG, RECEIPTS
-from worker.neon.books import EXECUTED_BY, ONCE, ONCE_EACH, Run
+from worker.neon.books import EXECUTED_BY, LOCK_SECONDS, ONCE, ONCE_EACH, PLANNER, Run
 from worker.neon.catalogue import SWALLOWED_WORDS, Column
+from worker.neon.demands import ALONE, WITH_DEMANDS, Demands, asking
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored
 from worker.postgres.statements import statement
@@ -24,13 +25,6 @@ from worker.postgres.transaction import Step, begin, composed, transact
 
 _BOOK = statement("worker.neon", "settle_book")
 _SETTLE = statement("worker.neon", "settle")
-
-
-# The planner expects one row from most CTEs. Left alone, it joins 500 with 500 rows by a nested loop, which is 250,000
-# comparisons per join, and scans small tables. So tables are looked up by index (ANY), and CTEs are joined by hash.
-PLANNER = ("enable_nestloop", "enable_seqscan")
-LOCK_SECONDS = 0.1
-"""How long a settlement waits for a lock, such as on a master key that another transaction has inserted."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +35,11 @@ class Settlement:
     lock_invalid: sql.SQL
     lock_master: sql.SQL
     settle: sql.SQL
+    settle_flags: sql.SQL
+    """As ``settle``, after :func:`worker.neon.demands.asking`: what the master would refuse is told with the flags."""
     filled: frozenset[str]
     """The master columns that get a value."""
+    demands: Demands
 
     def cannot_fill(self, error: psycopg.Error) -> bool:
         """Whether the master refused a record because of a NOT NULL column that nothing fills."""
@@ -54,48 +51,53 @@ class Settlement:
         )
 
 
-# NOT NULL is checked before ON CONFLICT can update: a value that the record lacks is taken from the existing row.
+# NOT NULL and CHECK are checked before ON CONFLICT can update: what the existing row keeps is taken from there.
 _KEEP = {
-    "S": sql.SQL("coalesce(({value})::text, (p.old).{column}::text)"),
-    "N": sql.SQL("coalesce({value}, (p.old).{column})"),
+    "S": sql.SQL("coalesce(({first})::text, ({second})::text)"),
+    "N": sql.SQL("coalesce({first}, {second})"),
 }
+
+
+def _written(value: sql.Composable, column: Column, *, kept: bool) -> sql.Composable:
+    old = sql.SQL("(p.old).{}").format(sql.Identifier(column.name))
+    first, second = (old, value) if kept else (value, old)
+    return _KEEP[column.category].format(first=first, second=second)
 
 
 _NEVER_NULL = sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})")
 _KEPT = sql.SQL("{0} = coalesce(m.{0}, EXCLUDED.{0})")
 
 
-def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
+def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demands) -> Settlement:
     """Compose the settlement of an entity.
 
     Args:
         entity: the declaration.
         master_columns: the master's columns that exist and can be written; others are not filled.
+        demands: what the master demands.
     """
     there = {column.name: column for column in master_columns}
     values: dict[str, sql.Composable] = {
         column: sql.Identifier("r", source) for column, source in entity.mapping.items() if column in there
     }
-    values |= {column: sql.SQL(expression) for column, expression in entity.computed.items() if column in there}
+    values |= {column: expression(text) for column, text in entity.computed.items() if column in there}
     updates: list[sql.Composable] = [
         (_KEPT if column in entity.kept else _NEVER_NULL).format(sql.Identifier(column)) for column in values
     ]
     if "updated_at" in there:
         updates.append(sql.SQL("updated_at = now()"))
     written = [
-        _KEEP[there[name].category].format(value=value, column=sql.Identifier(name))
-        if there[name].not_null and there[name].category in _KEEP
+        _written(value, there[name], kept=name in entity.kept)
+        if (there[name].not_null or name in demands.checked) and there[name].category in _KEEP
         else value
         for name, value in values.items()
     ]
     key = key_sql(entity)
     lock = sql.SQL("SELECT FROM {table} WHERE {key} = ANY(%(keys)s{keys_cast}) FOR UPDATE SKIP LOCKED")
-    return Settlement(
-        entity,
-        composed(lock.format(table=entity.invalid_table.sql, **key)),
-        composed(lock.format(table=entity.master_table.sql, **key)),
+    alone, with_demands = (
         composed(
             _SETTLE.format(
+                **parts,
                 book=_BOOK.format(ledger=LEDGER.sql),
                 ledger=LEDGER.sql,
                 receipts=RECEIPTS.sql,
@@ -119,15 +121,24 @@ def settlement(entity: Entity, master_columns: Iterable[Column]) -> Settlement:
                     sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
                 ),
             )
-        ),
+        )
+        for parts in (ALONE, WITH_DEMANDS)
+    )
+    return Settlement(
+        entity,
+        composed(lock.format(table=entity.invalid_table.sql, **key)),
+        composed(lock.format(table=entity.master_table.sql, **key)),
+        alone,
+        with_demands,
         frozenset({entity.key, *values}),
+        demands,
     )
 
 
 def _first_unmet(requirements: Sequence[Requirement]) -> sql.Composable:
     """The number of the first requirement that is not met."""
     whens = [
-        sql.SQL("WHEN {} THEN {}").format(sql.SQL(one.unmet), sql.Literal(number))
+        sql.SQL("WHEN {} THEN {}").format(expression(one.unmet), sql.Literal(number))
         for number, one in enumerate(requirements)
     ]
     return sql.SQL("CASE {} END").format(sql.SQL(" ").join(whens)) if whens else sql.SQL("NULL::integer")
@@ -135,7 +146,7 @@ def _first_unmet(requirements: Sequence[Requirement]) -> sql.Composable:
 
 def _of_requirement(texts: Sequence[str]) -> sql.Composable:
     """The text of the requirement whose number is ``q.requirement``."""
-    whens = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(n), sql.SQL(text)) for n, text in enumerate(texts)]
+    whens = [sql.SQL("WHEN {} THEN {}").format(sql.Literal(n), expression(text)) for n, text in enumerate(texts)]
     return sql.SQL("CASE q.requirement {} END").format(sql.SQL(" ").join(whens)) if whens else sql.SQL("NULL::text")
 
 
@@ -167,11 +178,13 @@ async def settle(
     """
     if not batch:
         return {}
+    asked = asking(how.demands, batch)
     *_, settled = await transact(
         connection,
         *(run.rehearsal or ()),
         *locks(how, batch),
-        (how.settle, parameters(how, batch, run, known)),
+        *asked,
+        (how.settle_flags if asked else how.settle, parameters(how, batch, run, known)),
         opening=begin(lock=LOCK_SECONDS, planner=PLANNER, planned_once=True),
         rehearse=run.rehearsal is not None,
     )
@@ -262,8 +275,8 @@ def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
         state=state,
         outcome=Outcome(row["outcome"]) if row["outcome"] else None,
         record=merged.data if applied and row["record"] is None else row["record"],
-        errors=(dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
-        warnings=dict(verdict.warnings) if applied else row["warnings"] or {},
+        errors=(row["errors"] or dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
+        warnings=dict(verdict.warnings) if applied and row["warnings"] is None else row["warnings"] or {},
         reason_code=verdict.reason_code if applied and flagged else None,
         conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
         waits_for=row["waits_for"],

@@ -13,7 +13,8 @@ from anyio import Event
 
 from worker.entities.declaration import Entity
 from worker.entities.loader import load_entities
-from worker.neon.catalogue import Column
+from worker.neon import demands
+from worker.neon.settle import Settlement, settlement
 from worker.postgres.address import safe_address
 from worker.postgres.connection import UTF8
 from worker.postgres.errors import Kind, SchemaProblem, SetupMissing, in_one_line, kind_of, with_database
@@ -67,11 +68,12 @@ async def probe(database: Database, setting: str) -> None:
 
 async def check(
     neon: Database, supabase: Database, entities: Collection[Entity], *, announces: bool = False
-) -> dict[str, list[Column]]:
-    """Check both schemas: two round trips to each database.
+) -> dict[str, Settlement]:
+    """Check both schemas and compose the settlements: two round trips to each database, and one more to Neon for each
+    entity's master.
 
     Returns:
-        Entity → the columns of its master table that can be written.
+        Entity → its settlement.
 
     Raises:
         SetupMissing: a table is not as the worker needs it.
@@ -92,8 +94,12 @@ async def check(
             )
     if blocking := [mismatch for mismatch in mismatches if not mismatch.harmless]:
         raise SetupMissing(problems_of(blocking))
+    async with neon.connection() as neon_connection:
+        asked = {entity.name: await demands.read(neon_connection, entity) for entity in entities}
     return {
-        entity.name: [column for column in found[entity.master_table].columns.values() if column.writable]
+        entity.name: settlement(
+            entity, [c for c in found[entity.master_table].columns.values() if c.writable], asked[entity.name]
+        )
         for entity in entities
     }
 
@@ -128,8 +134,8 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
         try:
             size = batch_size or settings.batch_size
             routes = {
-                name: route_of(entities[name], columns, batch_size=size, announces=announces)
-                for name, columns in (await check(neon, supabase, entities.values(), announces=announces)).items()
+                name: route_of(entities[name], how, batch_size=size, announces=announces)
+                for name, how in (await check(neon, supabase, entities.values(), announces=announces)).items()
             }
             for route in routes.values():
                 for waiting in route.entity.releases:

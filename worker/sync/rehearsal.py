@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 import psycopg
 
 from worker.domain.model import Action, Outcome, State, Status
-from worker.domain.steps import Claimed, Judged, Settled, Verdict
+from worker.domain.steps import Claimed, Judged, Settled
 from worker.entities.declaration import Entity
 from worker.neon.books import Run
+from worker.neon.demands import with_errors
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
@@ -96,9 +97,11 @@ class Rehearsal:
             if one is None:
                 left.append(judged)
             elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
-                refused = Verdict(one.answer.errors, judged.verdict.warnings, REFUSED)
-                left.append(replace(judged, verdict=refused, action=Action.FLAG))
-            elif one.answer.outcome in (Outcome.PROMOTED, Outcome.FLAGGED):
+                refused = replace(judged, verdict=replace(judged.verdict, reason_code=REFUSED), action=Action.FLAG)
+                left.append(with_errors(refused, one.answer.errors))
+            elif one.answer.outcome is Outcome.FLAGGED:
+                left.append(with_errors(one.judged, one.answer.errors))
+            elif one.answer.outcome is Outcome.PROMOTED:
                 left.append(one.judged)
             else:
                 count_settled(found, one)

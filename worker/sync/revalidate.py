@@ -11,6 +11,7 @@ from worker.domain.model import Action, Outcome, Status
 from worker.domain.progress import NO_PROGRESS, Progress
 from worker.domain.steps import Judged, Settled, Verdict
 from worker.entities.declaration import Entity
+from worker.neon import demands
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
 from worker.postgres.connection import Connection
@@ -55,6 +56,9 @@ class Judging:
         route, found = self.route, Revalidated()
         at = await route.queue.lock(self.supabase, list(rows), read_only=self.dry_run)
         judgements = _judge(route.entity, rows, at, found)
+        # What the rules refuse, the master may refuse for more reasons: told together, as a settlement tells them.
+        unmet = await demands.ask(self.neon, route.settlement.demands, judgements)
+        judgements = [demands.with_unmet(judged, unmet) for judged in judgements]
         if self.dry_run or Action.PROMOTE not in self.apply:
             judgements = await Rehearsal(route, self.neon, self.run).ask(judgements, found, assumed)
         batch, unacknowledged = self._to_settle(judgements, rows, at, found)

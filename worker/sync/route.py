@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from worker.domain.model import Receipt
 from worker.domain.postponed import Postponed
 from worker.entities.declaration import Entity
-from worker.neon.catalogue import Column
+from worker.neon.demands import Demands
 from worker.neon.invalid import Invalid
 from worker.neon.ledger import Ledger
 from worker.neon.settle import Settlement, settlement
@@ -58,18 +58,16 @@ class Route:
         self.known = max(shown, key=lambda receipt: receipt.id, default=None)
 
 
-def route_of(
-    entity: Entity, master_columns: Iterable[Column] = (), *, batch_size: int = 1, announces: bool = False
-) -> Route:
+def route_of(entity: Entity, how: Settlement | None = None, *, batch_size: int = 1, announces: bool = False) -> Route:
     """Compose all statements of an entity.
 
     Args:
         entity: the declaration.
-        master_columns: the master's columns that exist and can be written; without them, nothing can be promoted.
+        how: its settlement; without one, nothing can be promoted.
         batch_size: how many records are a batch.
         announces: whether outcomes and pulls are announced.
     """
     return Route(
         entity, Queue(entity), Workspace(entity), Release(entity), Receipts(entity), Invalid(entity), Ledger(entity),
-        settlement(entity, master_columns), batch_size, announces,
+        how or settlement(entity, (), Demands()), batch_size, announces,
     )  # fmt: skip

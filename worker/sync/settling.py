@@ -11,6 +11,7 @@ import structlog
 
 from worker.domain.model import Action, NoteCode, Outcome, State
 from worker.domain.steps import Answer, Judged, Merged, Settled, Verdict
+from worker.neon import demands
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.books import Entry, Run
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
@@ -219,22 +220,25 @@ class _Settling:
         stuck: list[Settled] = []
         flags: list[Judged] = []
         for judged in batch:
-            field_, message = reasons[refused[judged.key]]
+            errors = reasons[refused[judged.key]]
             row = rows.get(judged.key)
             if row and judged.note is NoteCode.KEPT:
-                why = f"Neon cannot take this record back: {message}; tell the operator"
+                why = f"Neon cannot take this record back: {'; '.join(errors.values())}; tell the operator"
                 stuck.append(Settled(judged, replace(flagged(row, {"record": why}, {}, REFUSED), kept=True)))
                 continue
-            flag = replace(
-                judged, verdict=Verdict({field_: message}, judged.verdict.warnings, REFUSED), action=Action.FLAG
-            )
+            flag = replace(judged, verdict=Verdict(errors, judged.verdict.warnings, REFUSED), action=Action.FLAG)
             if row:
                 flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
             elif judged.action is not Action.PROMOTE:  # it has just left, and is answered as gone when it is settled
                 flag = replace(flag, expected_hash=None)
             flags.append(flag)
+        states = {key: why.sqlstate for key, why in refused.items()}
+        flags = await demands.with_all_reasons(self.neon, self.route.settlement.demands, flags, states)
         codes = Counter(refused[judged.key].sqlstate for judged in batch)
-        log.warning("delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes))
+        names = Counter(name for judged in batch if (name := refused[judged.key].constraint))
+        log.warning(
+            "delivery.refused", entity=entity.name, records=len(batch), sqlstates=dict(codes), constraints=dict(names)
+        )
         return stuck, flags
 
     async def _book_stuck(self, stuck: Sequence[Settled]) -> None:

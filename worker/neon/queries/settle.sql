@@ -1,11 +1,11 @@
 -- Promotes, flags or pushes a batch, with its ledger and its log. Returns a row with the outcome of each record.
 WITH d AS MATERIALIZED (
-  SELECT key, hash, expected, action, data, coalesce(errors, '{{}}') AS errors, coalesce(warnings, '{{}}') AS warnings,
+  SELECT key, hash, expected, action, data, {errors} AS errors, {warnings} AS warnings,
     reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, note_code,
     version
   FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
     data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
-    enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp)
+    enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp){demanded}
 ), gate AS MATERIALIZED (
   -- The ledger must have the latest outcome that the workspace shows: else Neon was restored to an earlier moment.
   SELECT CASE WHEN %(known_id)s::bigint IS NULL THEN true
@@ -126,7 +126,7 @@ SELECT d.key,
   CASE WHEN v.outcome = 'promoted' THEN l.record WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN h.data
        WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
        WHEN b.record <> d.data THEN b.record END AS record,
-  coalesce(p.errors, l.errors) AS errors, coalesce(p.warnings, l.warnings) AS warnings,
+  coalesce(p.errors, {told}l.errors) AS errors, coalesce(p.warnings, {told_warnings}l.warnings) AS warnings,
   p.conflicts,
   b.outcome = 'promoted' AND b.master_after IS NULL AS swallowed,
   b.waits_for, b.requirement, b.about, coalesce(p.note, b.note, l.note) AS note,
