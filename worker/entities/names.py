@@ -120,6 +120,12 @@ def in_sql(column: str) -> str:
     return column if _PLAIN.fullmatch(column) else '"' + column.replace('"', '""') + '"'
 
 
+def fields_in(expression: str) -> list[str]:
+    """The columns of ``r``, the record, that an expression speaks of, in order."""
+    found = re.findall(r"""\br\.(?:(\w+)|"((?:[^"]|"")+)")""", expression)
+    return [plain or quoted.replace('""', '"') for plain, quoted in found]
+
+
 def literal(text: str) -> str:
     """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"

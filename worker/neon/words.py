@@ -8,13 +8,14 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from worker.entities.names import fields_in
+
 MASTER = "the master table"
 
 
 def first_field(expression: str) -> str | None:
     """The data field that a computed column is made of, the first where there are several; None if there is none."""
-    found = re.search(r"\br\.(\w+)", expression)
-    return found[1] if found else None
+    return next(iter(fields_in(expression)), None)
 
 
 def missing(its: str, fields: Sequence[str]) -> str:
@@ -67,8 +68,8 @@ def _rule(its: str, check: Mapping[str, Any], others: Sequence[str]) -> str:
 
 
 _NUMBER = r"'?(-?[0-9]+(?:\.[0-9]+)?)'?(?:::[a-z ]+(?:\([0-9, ]+\))?)?"
-_LOW = {">=": "{0} or more (>= {0})", ">": "more than {0} (> {0})"}
-_HIGH = {"<=": "{0} or less (<= {0})", "<": "less than {0} (< {0})"}
+_LOW = {">=": "{0} or more", ">": "more than {0}"}
+_HIGH = {"<=": "{0} or less", "<": "less than {0}"}
 
 
 def _wanted(pretty: str, column: str) -> str | None:

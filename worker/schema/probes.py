@@ -4,7 +4,6 @@ values fit.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import psycopg
 from psycopg import sql
 
 from worker.entities.declaration import Entity
+from worker.entities.names import fields_in
 from worker.entities.worker_tables import Table
 from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection
@@ -102,7 +102,7 @@ async def unfit(
         written |= {
             name: sql.SQL(how)
             for name, how in entity.computed.items()
-            if invalid.columns.keys() >= set(re.findall(r"\br\.(\w+)", how)) and not any(one in how for one in absent)
+            if invalid.columns.keys() >= set(fields_in(how)) and not any(one in how for one in absent)
         }
         pairs = [
             sql.SQL("({}, pg_typeof({})::oid)").format(sql.Literal(name), how)
