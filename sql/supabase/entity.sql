@@ -6,9 +6,15 @@
 --   workspace.SUFFIX                a name made of the table's, such as company_needs_enrichment_SUFFIX
 --   workspace_literal.SUFFIX        the same as a literal
 --   status_idx, sync_status_idx     the guide's names for two of its indexes
+--   workspace_schema                its schema, also as workspace_schema_literal
 --   key, key_type                   the key column, and its type
 --   columns                         the data columns' definitions, with commas between them
 --   column_types                    the same as JSON, name to type
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = {workspace_schema_literal}) THEN
+    CREATE SCHEMA {workspace_schema};
+  END IF;
+END $$;
 CREATE TABLE IF NOT EXISTS {workspace} (
   id BIGSERIAL PRIMARY KEY,
   neon_id BIGINT,

@@ -79,11 +79,15 @@ async def _loop() -> list[dict[str, int]]:
 
 
 def test_setup_makes_all_that_a_declaration_needs_and_says_so(shops, neon, supabase) -> None:
-    assert sorted(shops) == [
+    triggers = ("a_key", "b_row", "notify_insert", "notify_update")
+    assert sorted(shops) == sorted([
         "created schema retail", "created table retail.shop_invalid", "created table retail.shop_master",
         "created table shop_needs_enrichment",
-        *(f"created trigger enrichment_{name} on shop_needs_enrichment" for name in ("a_key", "b_row", "notify_insert", "notify_update")),
-    ]  # fmt: skip
+        *(f"created trigger enrichment_{name} on shop_needs_enrichment" for name in triggers),
+        'created schema "Desk"', 'created schema "Land Office"', 'created table "Desk"."Parcels"',
+        'created table "Land Office"."Parcels invalid"', 'created table "Land Office"."Parcels"',
+        *(f'created trigger enrichment_{name} on "Desk"."Parcels"' for name in triggers),
+    ])  # fmt: skip
     assert anyio.run(_set_up) == []
     with pytest.raises(psycopg.errors.CheckViolation, match="shop_master_shop_id_check"):
         neon.execute("INSERT INTO retail.shop_master (shop_id, display_name, origin) VALUES ('04.04.01', 'x', 'x')")

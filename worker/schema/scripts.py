@@ -93,6 +93,8 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
         "master": entity.master_table.sql,
         "master_schema": sql.Identifier(entity.master_table.schema),
         "workspace": entity.workspace_table.sql,
+        "workspace_schema": sql.Identifier(entity.workspace_table.schema),
+        "workspace_schema_literal": sql.Literal(entity.workspace_table.schema),
         "workspace_literal": sql.Literal(entity.workspace_table.sql.as_string()),
         "status_idx": sql.Identifier(_short(f"idx_{entity.name}_enrichment_status")),
         "sync_status_idx": sql.Identifier(_short(f"idx_{entity.name}_sync_status")),

@@ -1,5 +1,5 @@
 -- The objects of the kinds that `setup` creates: a name and a shape for each.
-SELECT 'schema ' || nspname AS thing, '' AS shape FROM pg_namespace WHERE nspname = ANY({schemas})
+SELECT 'schema ' || quote_ident(nspname) AS thing, '' AS shape FROM pg_namespace WHERE nspname = ANY({schemas})
 UNION ALL
 SELECT CASE relkind WHEN 'v' THEN 'view ' ELSE 'table ' END || c.oid::regclass,
   concat_ws(', ', CASE WHEN relrowsecurity THEN 'row level security' END,
