@@ -31,6 +31,8 @@ SYSTEM_ROOTS = (
     "/etc/ssl/cert.pem",
 )  # fmt: skip
 """Where systems keep their trusted root certificates: Debian, Fedora, openSUSE, Alpine and macOS."""
+OTHER_NAMES = {"NEON_DATABASE_URL": "DATABASE_URL", "SUPABASE_DATABASE_URL": "SUPABASE_DB_URL"}
+"""What other scripts call a setting: not taken for it, as they mean other databases elsewhere."""
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -217,7 +219,7 @@ def load_settings(env_file: Path = Path(".env")) -> Settings:
         unread = {fault.partition(":")[0].removesuffix("_FILE") for fault in faults}
         # A setting that could not be read is not also reported as missing.
         faults += [
-            _in_words(one)
+            _in_words(one, values)
             for one in error.errors(include_url=False, include_input=False)
             if not (one["type"] == "missing" and one["loc"][0] in unread)
         ]
@@ -260,8 +262,8 @@ def _collect(env_file: Path, faults: list[str]) -> dict[str, Any]:
             or (stored and _content(f"{name}_FILE", Path(stored), faults))
         ):
             values[name] = value
-    known = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    values |= {name: value for name, value in environment.items() if name in known or name.startswith("WORKER_")}
+    values |= environment
+    known = {*(str(field.validation_alias) for field in Settings.model_fields.values()), *OTHER_NAMES.values()}
     return {name: value for name, value in values.items() if name in known or name.startswith("WORKER_")}
 
 
@@ -275,10 +277,12 @@ def _content(name: str, path: Path, faults: list[str], *, optional: bool = False
         return ""
 
 
-def _in_words(error: Mapping[str, Any]) -> str:
+def _in_words(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     name = str(error["loc"][0]) if error["loc"] else "settings"
     match error["type"]:
         case "missing":
+            if (other := OTHER_NAMES.get(name)) in values:
+                return f"{name}: is required; {other} is set: give it the name {name}"
             return f"{name}: is required; set it in the environment, in .env or as a credential"
         case "bool_parsing":
             return f"{name}: is neither 1 nor 0"

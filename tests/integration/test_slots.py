@@ -204,3 +204,40 @@ def test_a_company_id_with_a_blank_behind_it_waits_and_is_not_carried_again_and_
     assert work(supabase, person(1))["waiting_for"] == company(9)
     assert steps.deliver("people").claimed == 0
     assert steps.pull("people").released == 0
+
+
+PIPELINE = """
+CREATE TABLE marketing.pipeline_events (id bigserial PRIMARY KEY, event_type text NOT NULL, payload jsonb NOT NULL);
+CREATE FUNCTION marketing.promoted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  INSERT INTO marketing.pipeline_events (event_type, payload)
+  VALUES ('company_promoted', jsonb_build_object('company', NEW.company_unique_id));
+  PERFORM pg_notify('pipeline_event', NEW.company_unique_id);
+  RETURN NEW;
+END $$;
+CREATE TRIGGER promoted AFTER INSERT ON marketing.company_master FOR EACH ROW EXECUTE FUNCTION marketing.promoted();
+"""
+"""The customer's own: n8n hears of each new company, and makes its slots."""
+
+
+def test_people_go_on_when_n8n_has_made_the_slots_of_a_company_that_was_promoted(
+    prepared, neon, supabase, cli, env, daemon, eventually
+) -> None:
+    env["WORKER_PULL_INTERVAL"] = "0.3s"
+    neon.execute(PIPELINE)
+    neon.execute("LISTEN pipeline_event")
+    add_companies(neon, 1)
+    add_people(neon, 1, of=1, title="Treasurer")
+    assert cli("pull").returncode == 0
+    worker = daemon()
+    complete(supabase, person(1), email="robin@alder.example")
+    complete(supabase, company(1), website="alder.example")
+    (heard,) = neon.notifies(timeout=60, stop_after=1)
+    assert heard.payload == company(1)
+    eventually(lambda: "no slot for people yet" in (work(supabase, person(1))["sync_note"] or ""))
+    assert neon.execute("SELECT payload FROM marketing.pipeline_events").fetchall() == [
+        {"payload": {"company": company(1)}}
+    ]
+    slots = three_slots(neon, "label")
+    eventually(lambda: work(supabase, person(1))["promoted_at"])
+    assert master(neon, person(1))["company_slot_unique_id"] == slots["CFO"]
+    assert worker.terminate() == 0

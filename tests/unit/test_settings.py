@@ -57,6 +57,18 @@ def test_two_addresses_are_enough_and_the_rest_has_defaults(load) -> None:
     assert (found.supabase_url, found.supabase_api_key, found.n8n_webhook_url) == (None, None, None)
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_an_address_by_the_name_that_other_scripts_give_it_is_named(load, in_file) -> None:
+    missing = {"NEON_DATABASE_URL": None, "SUPABASE_DATABASE_URL": None}
+    others = {"DATABASE_URL": NEON, "SUPABASE_DB_URL": SUPABASE}
+    text = "".join(f"{name}={value}\n" for name, value in others.items()) if in_file else ""
+    assert faults(load, text, **missing, **({} if in_file else others)) == [
+        "NEON_DATABASE_URL: is required; DATABASE_URL is set: give it the name NEON_DATABASE_URL",
+        "SUPABASE_DATABASE_URL: is required; SUPABASE_DB_URL is set: give it the name SUPABASE_DATABASE_URL",
+    ]
+    assert load("", **others).neon_database_url == NEON, "and where both are set, ours counts"
+
+
 def test_a_listen_address_of_its_own_is_used_for_listening_only(load) -> None:
     found = load(SUPABASE_LISTEN_URL="postgresql://127.0.0.1:5433/postgres")
     assert conninfo_to_dict(found.listen_conninfo)["port"] == "5433"
