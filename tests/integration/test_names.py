@@ -92,3 +92,17 @@ def test_a_batch_that_is_bisected_tells_of_an_earlier_promotion(steps, neon, sup
     steps.deliver()
     assert "came back after its promotion" in work(supabase, company(1))["sync_note"]
     assert "employee_count" in work(supabase, company(2))["validation_errors"]
+
+
+def test_a_value_that_is_dropped_on_the_way_is_named_by_each_stage(steps, neon, supabase) -> None:
+    add_master(neon, 1)
+    add_slot(neon, 1, 1)
+    add_people(neon, 1, first_name="Robin", last_name="Alder")
+    steps.pull("people")
+    complete(supabase, person(1), email="robin@alder.example", phone="(304) 555-0101 x12", title="n/a")
+    steps.push("people")
+    row = work(supabase, person(1))
+    assert (row["sync_note"].endswith("re-validation. Not in Neon as typed: title."), row["title"]) == (True, None)
+    assert row["phone"] == "(304) 555-0101 x12"
+    steps.promote(person(1), entity="people")
+    assert work(supabase, person(1))["sync_note"].endswith("Not in the master as typed: phone.")

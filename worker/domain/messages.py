@@ -48,6 +48,12 @@ LEDGER_NOTES = {
 """The ledger's notes in words, for ``history``."""
 
 
+def carried(dropped: Iterable[str]) -> str:
+    """The record was carried to Neon, not judged yet; ``dropped`` are the fields whose value counts as missing."""
+    fields = ", ".join(dropped)
+    return CARRIED + (f" Not in Neon as typed: {fields}." if fields else "")
+
+
 def promoted(not_carried: Iterable[str]) -> str:
     """The record was promoted; ``not_carried`` are the fields whose value is not in the master as it was typed."""
     fields = ", ".join(not_carried)

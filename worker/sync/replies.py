@@ -65,8 +65,10 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
                 waiting_for=answer.waits_for, code=Code.WAITING, receipt=known if follows else None, as_of=as_of,
             )  # fmt: skip
         case _:
+            # A phone that the master will not take is in Neon, and is named when the record is promoted.
+            dropped = [name for name in judged.not_carried if (answer.record or {}).get(name) is None]
             return Reply(
-                key, version, Status.COMPLETE, messages.CARRIED + lost, data, answer.record, pushed=True,
+                key, version, Status.COMPLETE, messages.carried(dropped) + lost, data, answer.record, pushed=True,
                 code=Code.CARRIED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
 
