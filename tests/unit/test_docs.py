@@ -12,6 +12,9 @@ import pytest
 from conftest import ROOT
 
 from worker.domain.model import Code
+from worker.domain.rule import Rule
+from worker.domain.vocabulary import KINDS, name_of
+from worker.entities.file_format import EntityFile, Key, Mapped, Master, Part, Role, Slot, Tables, Wait
 from worker.observe import health, monitor
 from worker.operate import status
 from worker.postgres import hints
@@ -23,6 +26,7 @@ PAGES = sorted(
 )
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+ENTITIES = (ROOT / "docs" / "entities.md").read_text()
 REASONS = RUNBOOK.partition("## Reasons in /readyz")[2]
 
 
@@ -137,3 +141,38 @@ def test_every_event_of_the_log_is_described_and_no_other() -> None:
     described = {event for cell in cells for event in re.findall(r"`([a-z_.]+)`", cell)}
     assert logged - described == set()
     assert described - written == set()
+
+
+SECTIONS = {
+    EntityFile: "At the top", Key: "key", Tables: "tables", Master: "master", Mapped: "mapping", Wait: "waits",
+    Slot: "slot", Role: "slot.roles", Rule: "The rules",
+}  # fmt: skip
+"""What an entity file is made of → its heading in docs/entities.md."""
+
+
+def table_below(heading: str, first: str) -> list[list[str]]:
+    """The cells of the first table below a heading whose first column is called so."""
+    section = re.search(rf"^##+ {re.escape(heading)}\n(.*?)(?=^##+ |\Z)", ENTITIES, re.MULTILINE | re.DOTALL)
+    table = section and re.search(rf"^\| {first} \|.*\n((?:\|.*\n)+)", section[1], re.MULTILINE)
+    assert table, heading
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[1].splitlines()[1:]]
+
+
+def test_every_part_of_an_entity_file_has_its_section() -> None:
+    assert {*Part.__subclasses__(), Rule} == set(SECTIONS)
+
+
+@pytest.mark.parametrize("part", SECTIONS, ids=lambda part: part.__name__)
+def test_every_key_of_an_entity_file_is_described_and_no_other(part) -> None:
+    described = [cells[0].strip("`") for cells in table_below(SECTIONS[part], "key")]
+    assert sorted(described) == sorted(part.model_fields)
+
+
+def test_every_kind_of_rule_is_described_and_no_other() -> None:
+    rows = {cells[0].strip("`"): cells for cells in table_below("The rules", "kind")}
+    assert set(rows) == {name_of(kind) for kind in KINDS}
+    for kind in KINDS:
+        _, keys, _, _, code = rows[name_of(kind)]
+        for key in kind.model_fields.keys() - Rule.model_fields.keys():
+            assert f"`{key}`" in keys, f"{name_of(kind)}: {key}"
+        assert code == f"`{kind.CODE}_…`", name_of(kind)
