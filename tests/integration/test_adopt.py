@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import guide
 import pytest
 from conftest import as_role
+from declared import ENTITIES
 from records import (
     add_companies,
     add_master,
@@ -446,7 +447,7 @@ def test_the_setups_own_view_and_triggers_make_room_for_a_fix(cli, prepared, neo
     # As release 0.1.0 left it: its setup did not look at types.
     from worker.operate import setup
 
-    supabase.execute(setup.script("Supabase"))
+    supabase.execute(setup.script("Supabase", ENTITIES.values()))
     lines = cli("setup").stderr.splitlines()
     assert len(lines) == 2, lines
     for line in lines:

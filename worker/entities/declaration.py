@@ -53,6 +53,8 @@ class Entity:
     """Entities that may wait for a record of this one."""
     reads: Mapping[Table, Mapping[str, str]] = field(default_factory=dict)
     """Other tables in Neon that ``computed`` and ``requirements`` look at: column → its type, empty if any will do."""
+    patterns: tuple[str, ...] = ()
+    """PostgreSQL's regular expressions in ``computed`` and ``requirements``."""
     raw_table: Table | None = None
     """Where the records come from that turned out invalid: what ``source_table`` says where nobody fills it."""
     file: Path | None = None

@@ -158,9 +158,17 @@ def _entity(one: Declared, declared: Mapping[str, Declared], releases: tuple[Ent
         requirements=tuple(requirements),
         releases=releases,
         reads=reads,
+        patterns=_patterns(file),
         raw_table=file.tables.raw,
         file=one.source.path,
     )
+
+
+def _patterns(file: EntityFile) -> tuple[str, ...]:
+    patterns = [wait.format for wait in file.waits if wait.format]
+    for role in file.slot.roles if file.slot else ():
+        patterns += [*role.titles, *role.slots]
+    return tuple(dict.fromkeys(patterns))
 
 
 def _dialled(column: str) -> str:

@@ -52,8 +52,10 @@ async def examine(
         mismatches += [
             Mismatch(shape, _unfit(shape, found[shape.table], name, value))
             for shape in shapes
-            for name, value in unfit.get(shape.table, {}).items()
+            for name, value in unfit.types.get(shape.table, {}).items()
         ]
+        of_table = {shape.table: shape for shape in shapes}
+        mismatches += [Mismatch(of_table[master], problem) for master, problem in unfit.faults if master in of_table]
     numbered = [
         shape
         for shape in shapes

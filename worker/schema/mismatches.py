@@ -139,7 +139,7 @@ def _fits(wanted: Wanted, column: Column) -> bool:
     partly = not wanted.whole
     fitting: Mapping[Kind, bool] = {
         Kind.INTEGER: base in ("int4", "int8", *(["int2"] if partly else []), *([] if _scale(column) else ["numeric"])),
-        Kind.NUMBER: base in ("int4", "int8") or (base == "int2" and not wanted.added),
+        Kind.NUMBER: base in ("int4", "int8") or (base == "int2" and (wanted.name == "id" or not wanted.added)),
         Kind.TIME: base in ("timestamp", "timestamptz") and (partly or modifier in (-1, 6)),
         Kind.JSON: base == "jsonb",
         Kind.BOOLEAN: base == "bool",

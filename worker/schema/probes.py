@@ -11,12 +11,13 @@ import psycopg
 from psycopg import sql
 
 from worker.entities.declaration import Entity
-from worker.entities.names import fields_in
+from worker.entities.names import fields_in, literal
 from worker.entities.worker_tables import Table
 from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection
+from worker.postgres.errors import SchemaProblem, in_one_line
 from worker.postgres.statements import statement
-from worker.postgres.transaction import ROLLBACK, Step, fetch_all, fetch_one, read, send
+from worker.postgres.transaction import ROLLBACK, Step, fetch_all, fetch_one, read, roll_back_refusal, send
 
 
 @dataclass(frozen=True)
@@ -81,50 +82,103 @@ _UNFIT = statement("worker.schema", "unfit")
 _SHORT_LOCK_TIMEOUT: Step = (sql.SQL("SET LOCAL lock_timeout = '1s'"), None)
 
 
-async def unfit(
-    connection: Connection, entities: Iterable[Entity], found: Mapping[Table, Found]
-) -> dict[Table, dict[str, str]]:
-    """Master columns whose type does not fit what the worker writes there: master → column → the value's type. One
-    round trip.
+@dataclass(frozen=True)
+class Unfit:
+    """What of the entities' SQL does not fit the tables."""
+
+    types: dict[Table, dict[str, str]]
+    """Master → column → the type of the value that the worker writes there, which it does not take."""
+    faults: list[tuple[Table, SchemaProblem]]
+    """Master, and SQL of its entity's file that the database refuses, whatever the record."""
+
+
+async def unfit(connection: Connection, entities: Iterable[Entity], found: Mapping[Table, Found]) -> Unfit:
+    """Ask Neon whether the values that the worker writes fit the masters, and whether it takes the SQL of the entities'
+    files. One round trip if it does.
 
     Args:
         connection: to Neon.
         entities: whose masters.
-        found: Neon's actual tables. Columns computed from something that does not exist yet are left out.
+        found: Neon's actual tables. What speaks of something that does not exist yet is left out.
     """
-    steps, masters = [], []
-    for entity in entities:
-        master, invalid = found[entity.master_table], found[entity.invalid_table]
-        absent = [str(table) for table in entity.reads if table in found and not found[table].kind]
-        written: dict[str, sql.Composable] = {
-            name: sql.Identifier("r", source) for name, source in entity.mapping.items() if source in invalid.columns
-        }
-        written |= {
-            name: sql.SQL(how)
-            for name, how in entity.computed.items()
-            if invalid.columns.keys() >= set(fields_in(how)) and not any(one in how for one in absent)
-        }
-        pairs = [
-            sql.SQL("({}, pg_typeof({})::oid)").format(sql.Literal(name), how)
-            for name, how in written.items()
-            if name in master.columns and master.columns[name].writable
-        ]
-        if pairs and invalid.kind:
-            one = sql.SQL(
-                "SELECT w.* FROM (SELECT NULL::text AS enriched_by) d LEFT JOIN {invalid} r ON false"
-                " CROSS JOIN LATERAL ({unfit}) w"
-            )
-            body = _UNFIT.format(
-                pairs=sql.SQL(", ").join(pairs), master=sql.Literal(entity.master_table.sql.as_string(connection))
-            )
-            steps.append((one.format(invalid=entity.invalid_table.sql, unfit=body), None))
-            masters.append(entity.master_table)
-    if not steps:
-        return {}
+    known = [entity for entity in entities if found[entity.invalid_table].kind]
+    written = {entity: _written(entity, found) for entity in known}
+    steps = [(_types_of(entity, written[entity]), None) for entity in known if written[entity]]
+    masters = [entity.master_table for entity in known if written[entity]]
+    parts = {entity: _parts(entity, found) for entity in known}
+    checks = [_checked(entity, text) for entity in known for text in parts[entity].values()]
+    if not steps and not checks:
+        return Unfit({}, [])
     try:
-        _, *results = await read(connection, _SHORT_LOCK_TIMEOUT, *steps)
+        _, *results = await read(connection, _SHORT_LOCK_TIMEOUT, *steps, *checks)
     except psycopg.errors.LockNotAvailable:
         # Somebody is altering the table: a misfit will show when a record is settled.
         await send(connection, ROLLBACK)
-        return {}
-    return {master: {row["name"]: row["value"] for row in rows} for master, rows in zip(masters, results, strict=True)}
+        return Unfit({}, [])
+    except psycopg.Error as error:
+        await roll_back_refusal(connection, error)
+        faults = [one for entity in known for one in await _faults(connection, entity, parts[entity])]
+        if not faults:
+            raise
+        return Unfit({}, faults)
+    return Unfit(
+        {master: {row["name"]: row["value"] for row in rows} for master, rows in zip(masters, results, strict=False)},
+        [],
+    )
+
+
+_OVER_NO_RECORD = sql.SQL("(SELECT NULL::text AS enriched_by) d LEFT JOIN {invalid} r ON false")
+
+
+def _written(entity: Entity, found: Mapping[Table, Found]) -> dict[str, sql.Composable]:
+    """Master column → what is written there."""
+    invalid, master = found[entity.invalid_table], found[entity.master_table]
+    written: dict[str, sql.Composable] = {
+        name: sql.Identifier("r", source) for name, source in entity.mapping.items() if source in invalid.columns
+    }
+    written |= {name: sql.SQL(how) for name, how in entity.computed.items() if _is_possible(entity, how, found)}
+    return {name: how for name, how in written.items() if name in master.columns and master.columns[name].writable}
+
+
+def _is_possible(entity: Entity, text: str, found: Mapping[Table, Found]) -> bool:
+    """Whether all that a text speaks of exists, as far as that is known."""
+    absent = [str(table) for table in entity.reads if table in found and not found[table].kind]
+    absent += [] if found[entity.master_table].kind else [str(entity.master_table)]
+    return found[entity.invalid_table].columns.keys() >= set(fields_in(text)) and not any(one in text for one in absent)
+
+
+def _types_of(entity: Entity, written: Mapping[str, sql.Composable]) -> sql.Composed:
+    pairs = (sql.SQL("({}, pg_typeof({})::oid)").format(sql.Literal(name), how) for name, how in written.items())
+    body = _UNFIT.format(pairs=sql.SQL(", ").join(pairs), master=sql.Literal(entity.master_table.sql.as_string()))
+    one = sql.SQL("SELECT w.* FROM {over} CROSS JOIN LATERAL ({unfit}) w")
+    return one.format(over=_OVER_NO_RECORD.format(invalid=entity.invalid_table.sql), unfit=body)
+
+
+def _parts(entity: Entity, found: Mapping[Table, Found]) -> dict[str, str]:
+    """Where it is in the file → SQL that the database has to take."""
+    parts = {f"master.computed.{name}": how for name, how in entity.computed.items()}
+    for number, one in enumerate(entity.requirements):
+        parts |= {f"wait {number + 1}": f"({one.unmet})::text || ({one.about}) || ({one.waits_for})"}
+    parts = {place: text for place, text in parts.items() if _is_possible(entity, text, found)}
+    # A pattern is only read where there is something to compare it with.
+    return parts | {f"the pattern {text}": f"'' ~ {literal(text)}" for text in entity.patterns}
+
+
+def _checked(entity: Entity, text: str) -> Step:
+    over = _OVER_NO_RECORD.format(invalid=entity.invalid_table.sql)
+    return sql.SQL("SELECT {part} AS part FROM {over}").format(part=sql.SQL(text), over=over), None
+
+
+async def _faults(
+    connection: Connection, entity: Entity, parts: Mapping[str, str]
+) -> list[tuple[Table, SchemaProblem]]:
+    """Which of these parts the database refuses."""
+    faults = []
+    for place, text in parts.items():
+        try:
+            await read(connection, _checked(entity, text))
+        except psycopg.Error as error:
+            await roll_back_refusal(connection, error)
+            what = f"the database refuses {place} of the entity {entity.name}: {in_one_line(error)}"
+            faults.append((entity.master_table, SchemaProblem(what, f"correct it in {entity.file}")))
+    return faults

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from worker.entities.declaration import Entity
+from worker.entities.names import fields_in
 from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 from worker.neon.invalid import PULLED
 
@@ -109,6 +110,10 @@ def _invalid(entity: Entity) -> Shape:
         Wanted("enrichment_status", least=8), Wanted("enriched_at", Kind.TIME),
         Wanted("enriched_by"), Wanted("still_invalid", Kind.BOOLEAN),
     )  # fmt: skip
+    known = {one.name for one in columns}
+    parts = [*entity.computed.values(), *(one.unmet for one in entity.requirements)]
+    others = sorted({name for text in parts for name in fields_in(text)} - known)
+    columns = (*columns, *(Wanted(name, Kind.ANY, added=False, read=True) for name in others))
     return Shape(NEON, f"{entity.name}: Neon's tables", entity.invalid_table, columns, key=entity.key)
 
 
