@@ -16,6 +16,7 @@ from worker.entities.declaration import Entity
 from worker.entities.draft import NoDraft
 from worker.entities.folder import FOLDER, entity_folder
 from worker.entities.loader import Declared, entities_of, load_entities, read_file, together
+from worker.entities.mistakes import Mistake
 from worker.entities.names import table_name
 from worker.operate.entity_check import compared, drafted
 from worker.postgres.pool import Database
@@ -48,25 +49,47 @@ def check(file: str) -> None:
     """Check an entity file: by itself, with those beside it, and against the databases if they can be reached."""
     path = Path(file)
     declared, mistakes = read_file(path)
-    beside: dict[str, Declared] = {}
-    if declared:
-        beside = _beside(declared)
-        mistakes += [one for one in together([*beside.values(), declared]) if one.file == str(path)]
-    if mistakes or not declared:
+    if not declared:
         _tell(mistakes)
-    entities = entities_of({**beside, declared.name: declared})
+    beside, mistakes = _beside(declared)
+    needed = _needed(declared, beside)
+    files = {str(one.source.path) for one in needed.values()}
+    mistakes = mistakes or [one for one in together([*beside.values(), declared]) if one.file in files]
+    if mistakes:
+        _tell(mistakes)
+    entities = entities_of(needed)
     compared = _compare(entities, declared.name)
     click.echo(f"{path}: {declared.name} is in order" + (", and the databases fit" if compared else ""))
 
 
-def _beside(declared: Declared) -> dict[str, Declared]:
-    """The sound files in the same folder; what the entity waits for may be one that the worker carries now."""
+def _beside(declared: Declared) -> tuple[dict[str, Declared], list[Mistake]]:
+    """The sound files in the same folder, and the mistakes of those that the entity waits for; one of these may be a
+    file that the worker reads now.
+    """
+    waited = {wait.entity for wait in declared.file.waits if wait.entity}
     folder = declared.source.path.parent
     others = {path.stem: path for path in sorted(folder.glob("*.toml")) if path.stem != declared.name}
-    for wait in declared.file.waits:
-        if wait.entity and wait.entity not in others:
-            others[wait.entity] = entity_folder() / f"{wait.entity}.toml"
-    return {name: one for name, path in others.items() if path.is_file() and (one := read_file(path)[0])}
+    for name in waited - others.keys() - {declared.name}:
+        others[name] = entity_folder() / f"{name}.toml"
+    beside: dict[str, Declared] = {}
+    mistakes: list[Mistake] = []
+    for name, path in others.items():
+        if path.is_file():
+            one, found = read_file(path)
+            beside |= {name: one} if one else {}
+            mistakes += found if name in waited else []
+    return beside, mistakes
+
+
+def _needed(declared: Declared, beside: Mapping[str, Declared]) -> dict[str, Declared]:
+    """An entity and all that it waits for in the end: the other files beside it are not asked about."""
+    needed: dict[str, Declared] = {}
+    ahead = [declared]
+    while ahead:
+        one = ahead.pop()
+        needed[one.name] = one
+        ahead += [beside[wait.entity] for wait in one.file.waits if wait.entity in beside.keys() - needed.keys()]
+    return needed
 
 
 def _tell(mistakes: Iterable[object]) -> NoReturn:

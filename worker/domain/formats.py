@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from worker.domain.model import Data
 from worker.domain.normalise import BLANK_INSIDE, MAX_WEBSITE, USER_PART, can_be_dialled, is_email, web_address
-from worker.domain.rule import ColumnRules, Rule, Test, Texts
+from worker.domain.rule import MAX_CHARACTERS, ColumnRules, Rule, Test, Texts
 
 PLACEHOLDERS = ("test", "example", "n/a", "none", "null")
 
@@ -148,7 +148,7 @@ class PersonName(Rule):
     rule: Literal["person_name"]
     first_name: str
     last_name: str
-    min_length: int = Field(3, ge=1)
+    min_length: int = Field(3, ge=1, le=MAX_CHARACTERS)
     """Characters that a full name has, if a part is missing."""
 
     CODE = "EMPTY"

@@ -30,11 +30,12 @@ def function_of(name: str) -> Callable[[Any, Data], str | None]:
     if not module or not function:
         raise ValueError(f"{name} names no function: write package.module:function")
     try:
-        found = getattr(import_module(module), function)
-    except AttributeError:
-        raise ValueError(f"the module {module} has no function {function}") from None
-    except Exception as error:  # noqa: BLE001 - whatever the module does wrong
+        loaded = import_module(module)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the module does wrong
         raise ValueError(f"the module {module} cannot be loaded ({type(error).__name__}: {error})") from None
+    found = getattr(loaded, function, None)
+    if found is None:
+        raise ValueError(f"the module {module} has no function {function}")
     if not callable(found):
         raise ValueError(f"{name} is no function")  # noqa: TRY004 - pydantic reports a ValueError
     called: Callable[[Any, Data], str | None] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -23,8 +24,19 @@ Texts = Annotated[
     tuple[Annotated[str, StringConstraints(min_length=1)], ...], Field(min_length=1), BeforeValidator(_listed)
 ]
 """One text, or a list of them."""
-ReasonCode = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{0,39}$")]
+MAX_CODE = 40
+"""Characters of a reason code, in an invalid table's column as well."""
+ReasonCode = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=MAX_CODE)]
 Message = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+MAX_CHARACTERS = 10**9
+"""More than Postgres stores in a value."""
+
+
+def default_code(what: str, field: str) -> str:
+    """A reason code made of what is wrong and the column, which may have a name of any kind."""
+    return re.sub(r"[^A-Z0-9_]", "_", f"{what}_{field.upper()}")[:MAX_CODE]
 
 
 class Rule(BaseModel):
@@ -46,7 +58,7 @@ class Rule(BaseModel):
 
     def code_of(self, field: str) -> str:
         """The reason code for a column."""
-        return self.reason_code or f"{self.CODE}_{field.upper()}"
+        return self.reason_code or default_code(self.CODE, field)
 
     def test(self, field: str, column: ColumnRules) -> Test:
         """Compile the rule.

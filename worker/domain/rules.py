@@ -29,7 +29,7 @@ from worker.domain.formats import Email, PersonName, Phone, Placeholder, WebAddr
 from worker.domain.model import Data
 from worker.domain.normalise import MAX_PHONE, e164, fitting_domain, host_name, trim, web_address
 from worker.domain.person_name import NameColumns
-from worker.domain.rule import ColumnRules, Rule, Test
+from worker.domain.rule import ColumnRules, Rule, Test, default_code
 from worker.domain.steps import Verdict
 
 REVISION = "2"
@@ -153,7 +153,7 @@ class Rules:
                 code, message = error["type"], error["msg"]
                 if not code.isupper():  # one of pydantic's own
                     message = _PLAIN_WORDS.get(code.partition("_")[0], f"cannot be read: {message}")
-                    code = f"INVALID_{field.upper()}"
+                    code = default_code("INVALID", field)
                 errors.setdefault(field, message)
                 reason_code = reason_code or code
         warnings: dict[str, str] = {}

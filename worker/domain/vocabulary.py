@@ -12,12 +12,12 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from worker.domain.formats import Email, PersonName, Phone, Placeholder, WebAddress
 from worker.domain.function import Function
 from worker.domain.model import Data
-from worker.domain.rule import ColumnRules, Rule, Test, Texts
+from worker.domain.rule import MAX_CHARACTERS, ColumnRules, Rule, Test, Texts
 
 
 class Required(Rule):
@@ -61,7 +61,7 @@ class MinLength(Rule):
     """Text has at least so many characters."""
 
     rule: Literal["min_length"]
-    length: int = Field(ge=1)
+    length: int = Field(ge=1, le=MAX_CHARACTERS)
 
     CODE = "SHORT"
 
@@ -78,7 +78,7 @@ class MaxLength(Rule):
     """Text has at most so many characters."""
 
     rule: Literal["max_length"]
-    length: int = Field(ge=1)
+    length: int = Field(ge=1, le=MAX_CHARACTERS)
 
     CODE = "LONG"
 
@@ -112,8 +112,8 @@ class OneOf(Rule):
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern} is no regular expression of Python's: {error}") from None
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{pattern[:80]} is no regular expression of Python's: {error}") from None
     return pattern
 
 
@@ -176,7 +176,16 @@ class EndsWith(_Text):
     HOLDS = str.endswith
 
 
-Number = int | float
+def _number(value: object) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("is a number")  # noqa: TRY004 - pydantic reports a ValueError
+    if not -MAX_NUMBER <= value <= MAX_NUMBER:  # nor is it NaN
+        raise ValueError("is a number of at most 18 digits")
+    return value
+
+
+MAX_NUMBER = 10**18
+Number = Annotated[int | float, PlainValidator(_number)]
 
 
 class NumberRange(Rule):

@@ -79,7 +79,7 @@ def draft(name: str, invalid: Table, master: Table, its: Iterable[TableColumn], 
         "# The data columns, which enrichers see and repair. Decide: leave out what is not theirs.",
         "[columns]",
         *(_pair(column, type_) for column, type_ in columns.items()),
-        *(f"# {column}: {why}" for column, why in left.items()),
+        *(f"# {_key_text(column)}: {why}" for column, why in left.items()),
         "",
         "# Decide: what else each must satisfy. The first rule that refuses a record gives its reason_code.",
     ]  # fmt: skip
@@ -131,7 +131,7 @@ def _columns(of_invalid: Mapping[str, TableColumn], key: TableColumn) -> tuple[d
         try:
             columns[column_name(one.name)] = column_type(one.type)
         except ValueError as error:
-            left[one.name[:80]] = f"left out, as {' '.join(str(error).split())}"
+            left[one.name] = f"left out, as {' '.join(str(error).split())}"
         else:
             if not one.writable:
                 left[one.name] = f"left out, as it is generated ({columns.pop(one.name)})"

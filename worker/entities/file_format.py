@@ -52,6 +52,12 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+def _column_or(value: Any, form: str) -> Any:
+    if not isinstance(value, str | dict):
+        raise ValueError(f"is {form}")  # noqa: TRY004 - pydantic reports a ValueError
+    return {"column": value} if isinstance(value, str) else value
+
+
 class Key(Part):
     """The column that identifies a record: the same in all three tables."""
 
@@ -61,7 +67,7 @@ class Key(Part):
     @model_validator(mode="before")
     @classmethod
     def _may_be_a_name(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
+        return _column_or(value, 'the column\'s name, in quotes, or such as { column = "number", type = "BIGINT" }')
 
     @model_validator(mode="after")
     def _has_a_type_of_keys(self) -> Key:
@@ -90,7 +96,7 @@ class Mapped(Part):
     @model_validator(mode="before")
     @classmethod
     def _may_be_a_name(cls, value: Any) -> Any:
-        return {"column": value} if isinstance(value, str) else value
+        return _column_or(value, 'a data column\'s name, in quotes, or such as { column = "phone", form = "e164" }')
 
 
 class Master(Part):
@@ -211,7 +217,7 @@ class EntityFile(Part):
             yield from self._unknown(("rules", number, "field"), rule.field)
             for field in rule.field:
                 type_ = plain_type(self.columns.get(field, ""))
-                if type_ and type_ not in _FITTING.get(rule.rule, {type_}):
+                if type_ and not _fits(rule.rule, type_):
                     fits = ", ".join(sorted(_FITTING[rule.rule]))
                     yield ("rules", number, "rule"), f"{rule.rule} is for {fits}, and {field} is {self.columns[field]}"
             if isinstance(rule, PersonName):
@@ -228,8 +234,13 @@ class EntityFile(Part):
             yield from self._unknown(("master", "mapping", name), [mapped.column])
             if name in self.master.computed:
                 yield ("master", "computed", name), f"{name} is mapped and computed: leave out one of them"
-            if name == self.key.column:
-                yield ("master", "mapping", name), f"{name} is the key, which is always carried: leave it out here"
+        for part, names in (("mapping", self.master.mapping), ("computed", self.master.computed)):
+            if self.key.column in names:
+                text = f"{self.key.column} is the key, which is always carried: leave it out here"
+                yield ("master", part, self.key.column), text
+            if self.slot and self.slot.master_column in names:
+                text = f"{self.slot.master_column} takes the slot: leave it out here"
+                yield ("master", part, self.slot.master_column), text
         for name in self.master.kept:
             if name not in filled:
                 yield ("master", "kept"), f"{name} is filled by nothing: it is neither mapped nor computed"
@@ -239,10 +250,18 @@ class EntityFile(Part):
 
 
 _RESERVED = "is a column that the worker's tables have for something else"
-_TEXTS = {"TEXT", "VARCHAR", "CITEXT"}
+_TEXTS = {"TEXT", "VARCHAR", "CITEXT", "CHAR", "CHARACTER"}
 _NUMBERS = {"SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "REAL", "DOUBLE PRECISION"}
 _FITTING: Mapping[str, set[str]] = {
-    **dict.fromkeys(("web_address", "email", "person_name", "contains", "starts_with", "ends_with"), _TEXTS),
+    **dict.fromkeys(("web_address", "email", "phone", "person_name", "contains", "starts_with", "ends_with"), _TEXTS),
+    **dict.fromkeys(("min_length", "max_length"), _TEXTS),
     "number_range": _NUMBERS,
 }
 """Kind of rule → the types that it is for; other kinds are for all."""
+
+
+def _fits(rule: str, type_: str) -> bool:
+    """Whether a rule may ever refuse a value of a type. A list has a length; nobody knows the owner's own types."""
+    if type_.endswith("[]") and rule in ("min_length", "max_length"):
+        return True
+    return "." in type_ or type_ in _FITTING.get(rule, {type_})

@@ -41,9 +41,6 @@ def load_entities(folder: Path | None = None) -> dict[str, Entity]:
         EntityFileError: a file is wrong.
     """
     paths = entity_files(folder or FOLDER)
-    if folder:
-        # A rule may name a function of a module beside the files.
-        sys.path[:] = [*dict.fromkeys((*sys.path, str(folder.resolve())))]
     declared, mistakes = {}, []
     for path in paths:
         one, found = read_file(path)
@@ -59,6 +56,9 @@ def load_entities(folder: Path | None = None) -> dict[str, Entity]:
 def read_file(path: Path) -> tuple[Declared | None, list[Mistake]]:
     """Read one file by itself: its mistakes, and what it declares if there are none."""
     name = path.stem
+    if path.parent != FOLDER:
+        # A rule may name a function of a module beside the file.
+        sys.path[:] = [*dict.fromkeys((*sys.path, str(path.parent.resolve())))]
     source, file, mistakes = read(path)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         mistakes.append(
@@ -87,21 +87,36 @@ def together(declared: Iterable[Declared]) -> list[Mistake]:
             if wait.entity and wait.entity not in names:
                 text = f"there is no entity {wait.entity}; known: {', '.join(sorted(names))}"
                 mistakes.append(one.source.mistake(("waits", number, "entity"), text))
-    if not mistakes:
-        mistakes += _cycles(files)
-    return mistakes
+    return mistakes or _cycles(files)
 
 
 def _cycles(files: list[Declared]) -> list[Mistake]:
     waits = {one.name: {wait.entity for wait in one.file.waits if wait.entity} for one in files}
-    done: set[str] = set()
-    while ready := [name for name in waits if name not in done and waits[name] <= done]:
-        done.update(ready)
-    rest = [one for one in files if one.name not in done]
-    if not rest:
-        return []
-    text = f"{', '.join(one.name for one in rest)} wait for each other: none could ever go on"
-    return [rest[0].source.mistake(("waits", 0, "entity"), text)]
+    reached = {name: _reached(name, waits) for name in waits}
+    mistakes = []
+    for one in files:
+        circle = sorted(name for name in reached[one.name] if one.name in reached[name])
+        if not circle:
+            continue
+        number = next(number for number, wait in enumerate(one.file.waits) if wait.entity in circle)
+        said = (
+            f"{', '.join(circle)} wait for each other: none"
+            if len(circle) > 1
+            else f"{one.name} waits for itself: none"
+        )
+        mistakes.append(one.source.mistake(("waits", number, "entity"), f"{said} could ever go on"))
+    return mistakes
+
+
+def _reached(name: str, waits: Mapping[str, set[str]]) -> set[str]:
+    """What an entity waits for, and what that waits for, to the end."""
+    found: set[str] = set()
+    ahead = [name]
+    while ahead:
+        new = waits[ahead.pop()] - found
+        found |= new
+        ahead += new
+    return found
 
 
 def entities_of(declared: Mapping[str, Declared]) -> dict[str, Entity]:

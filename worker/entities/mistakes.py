@@ -14,11 +14,12 @@ from pydantic import BaseModel, ValidationError
 
 from worker.domain.vocabulary import KINDS, name_of
 from worker.entities.file_format import EntityFile, Key, Mapped, Master, Role, Slot, Tables, Wait
+from worker.entities.lines import Place, lines_of
 
 MAX_BYTES = 1_000_000
 """No entity file is longer."""
-Place = tuple[str | int, ...]
-"""Keys and indexes that lead to a value of the file."""
+MAX_TEXT = 1000
+"""Characters that are said of one mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,67 +52,31 @@ class Source:
 
     def mistake(self, place: Place, text: str) -> Mistake:
         """A mistake at a place."""
-        return Mistake(str(self.path), self.line_of(place), text)
+        return Mistake(str(self.path), self.line_of(place), _in_one_line(text))
 
-    def line_of(self, place: Place) -> int | None:
-        """The line where a value begins; that of what it stands in, if that is all there is.
-
-        `tomllib` tells no lines. A value begins in the line after the longest part of the file without it that can be
-        read.
-        """
-        while place and not _holds(self._read_lines(None), place):
+    def line_of(self, place: Place) -> int:
+        """The line where a value begins; that of what it stands in, if that is all there is."""
+        lines = lines_of(self.text)
+        while place not in lines:
             place = place[:-1]
-        if not place:
-            return None
-        lines = self.text.splitlines(keepends=True)
-        low, high = 0, len(lines)
-        while high - low > 1:
-            middle = (low + high) // 2
-            at = next((n for n in (*range(middle, low, -1), *range(middle + 1, high)) if self._read_lines(n)), None)
-            if at is None:
-                break
-            if _holds(self._read_lines(at), place):
-                high = at
-            else:
-                low = at
-        return low + 1
-
-    def _read_lines(self, count: int | None) -> dict[str, Any] | None:
-        try:
-            # An empty file is read, and has no key: something else than None stands for it.
-            return {"": None} | tomllib.loads("".join(self.text.splitlines(keepends=True)[:count]))
-        except (tomllib.TOMLDecodeError, RecursionError):
-            return None
+        return lines[place]
 
 
-def _holds(data: Any, place: Place) -> bool:
-    for step in place:
-        try:
-            data = data[step]
-        except (KeyError, IndexError, TypeError):
-            return False
-    return True
+def _in_one_line(text: str) -> str:
+    """A text that may quote the file, safe for a terminal and a log."""
+    text = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "…"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def read(path: Path) -> tuple[Source | None, EntityFile | None, list[Mistake]]:
     """Read one file: its text, what it says, and its mistakes."""
-    name = str(path)
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            return None, None, [Mistake(name, None, f"has more than {MAX_BYTES:,} bytes: is it an entity file?")]
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        return None, None, [Mistake(name, line, "is not UTF-8: save the file in that encoding")]
-    except OSError as error:
-        return None, None, [Mistake(name, None, f"cannot be read ({error.strerror})")]
-    source = Source(path, text.replace("\r\n", "\n"))
-    try:
-        data = tomllib.loads(source.text)
-    except tomllib.TOMLDecodeError as error:
-        return source, None, [_syntax(source, error)]
-    except RecursionError:
-        return source, None, [Mistake(name, None, "is nested too deeply: is it an entity file?")]
+    text = _text_of(path)
+    if isinstance(text, Mistake):
+        return None, None, [text]
+    source = Source(path, text)
+    data = _data_of(source)
+    if isinstance(data, Mistake):
+        return source, None, [data]
     try:
         file = EntityFile.model_validate(data)
     except ValidationError as refused:
@@ -119,11 +84,40 @@ def read(path: Path) -> tuple[Source | None, EntityFile | None, list[Mistake]]:
     return source, file, [source.mistake(place, text) for place, text in file.mistakes()]
 
 
+def _text_of(path: Path) -> str | Mistake:
+    name = str(path)
+    try:
+        if path.exists() and not path.is_file():  # nobody may ever write into a pipe that is read here
+            return Mistake(name, None, "is no file: an entity is one text file")
+        if path.stat().st_size > MAX_BYTES:
+            return Mistake(name, None, f"has more than {MAX_BYTES:,} bytes: is it an entity file?")
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return Mistake(name, line, "is not UTF-8: save the file in that encoding")
+    except OSError as error:
+        return Mistake(name, None, f"cannot be read ({error.strerror})")
+
+
+def _data_of(source: Source) -> dict[str, Any] | Mistake:
+    name = str(source.path)
+    try:
+        return tomllib.loads(source.text)
+    except tomllib.TOMLDecodeError as error:
+        return _syntax(source, error)
+    except ValueError:  # Python reads no longer ones
+        digits = re.search(r"[0-9_]{4000,}", source.text)
+        line = source.text[: digits.start()].count("\n") + 1 if digits else None
+        return Mistake(name, line, "has a number of thousands of digits")
+    except RecursionError:
+        return Mistake(name, None, "is nested too deeply: is it an entity file?")
+
+
 def _syntax(source: Source, error: tomllib.TOMLDecodeError) -> Mistake:
     said = str(error)
     found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", said)
-    line = int(found[1]) if found and found[1] else len(source.text.splitlines()) or 1
-    words = said[: found.start()] if found else said
+    line = int(found[1]) if found and found[1] else len(source.text.rstrip("\n").split("\n"))
+    words = _in_one_line(said[: found.start()] if found else said)
     return Mistake(str(source.path), line, f"is no TOML here: {words[:1].lower()}{words[1:]}")
 
 
@@ -157,6 +151,7 @@ _WORDS: Mapping[str, str] = {
     "string_too_long": "{name} is longer than {max_length} characters",
     "string_pattern_mismatch": "{name}: {value} is no reason code: capitals, digits and underscores, at most 40",
     "greater_than_equal": "{name} is {ge} or more",
+    "less_than_equal": "{name} is {le} or less",
     "mistake": "{name}: {text}",
     "value_error": "{name}: {error}",
 }
@@ -173,7 +168,9 @@ def _words(data: Mapping[str, Any], place: Place, error: Any, context: Mapping[s
         return f"{kind[:60]} is no kind of rule{_near(kind, [name_of(one) for one in KINDS])}"
     said: str = _WORDS.get(error["type"], "{name}: {said}")
     words = {key: str(one) for key, one in context.items()}
-    return said.format_map({**words, "name": name, "value": repr(value)[:60], "said": str(error["msg"])})
+    return said.format_map(
+        {**words, "name": name, "value": repr(value)[:60] if isinstance(value, str) else "", "said": str(error["msg"])}
+    )
 
 
 def _value(data: Any, place: Place) -> Any:

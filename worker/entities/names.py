@@ -20,11 +20,17 @@ _TABLE = re.compile(rf"({_PART})\.({_PART})")
 TYPES = (
     "TEXT", "VARCHAR", "CHARACTER VARYING", "SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "REAL", "DOUBLE PRECISION",
     "BOOLEAN", "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITHOUT TIME ZONE",
+    "TIME WITH TIME ZONE", "TIME WITHOUT TIME ZONE",
     "INTERVAL", "UUID", "JSON", "JSONB", "CITEXT", "INET", "CHAR", "CHARACTER", "DECIMAL", "INT", "BOOL",
 )  # fmt: skip
 KEY_TYPES = ("TEXT", "SMALLINT", "INTEGER", "BIGINT")
-_TYPE = re.compile(r"(?P<name>[^()\[\]]+?)\s*(?:\(\s*\d+\s*(?:,\s*\d+\s*)?\))?\s*(?:\[\])*")
+_TYPE = re.compile(
+    r"(?P<name>[^()\[\]]+?)\s*(?:\(\s*\d+\s*(?:,\s*\d+\s*)?\)(?:\s*with(?:out)?\s+time\s+zone)?)?\s*(?:\[\])*",
+    re.IGNORECASE,
+)
 _OWN_TYPE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
+_OTHER_QUOTE = re.compile(r"\$\w*\$|(?<!\w)E'", re.IGNORECASE)
+"""Where a text in SQL ends otherwise than at its next quote."""
 _SAME_TYPES = {"INT": "INTEGER", "BOOL": "BOOLEAN", "DECIMAL": "NUMERIC", "CHARACTER VARYING": "VARCHAR"}
 
 
@@ -74,11 +80,11 @@ def column_type(text: str) -> str:
     found = _TYPE.fullmatch(text.strip())
     name = " ".join(found["name"].upper().split()) if found else ""
     if found and name in TYPES:
-        return _SAME_TYPES.get(name, name) + re.sub(r"\s+", " ", text.strip()[found.end("name") :].strip())
+        return _SAME_TYPES.get(name, name) + re.sub(r"\s+", " ", text.strip()[found.end("name") :].strip()).upper()
     if _OWN_TYPE.fullmatch(text):
         return text
     near = difflib.get_close_matches(name, TYPES, 1)
-    hint = f"did you mean {near[0]}?" if near else "such as TEXT, INTEGER, NUMERIC(12, 2), BOOLEAN, DATE"
+    hint = f"did you mean {near[0]}?" if near else "it is one such as TEXT, INTEGER, NUMERIC(12, 2), BOOLEAN, DATE."
     raise ValueError(f"{text[:80]!r} is no type; {hint} A type of your own is written with its schema: public.mood")
 
 
@@ -106,8 +112,10 @@ def expression(text: str) -> str:
             depth -= 1
             if depth < 0:
                 break
-        elif character == ";" or text.startswith(("--", "/*", "$$"), at):
-            raise ValueError("is no single expression in SQL: a statement, a comment or a dollar quote begins in it")
+        elif character == ";" or text.startswith(("--", "/*"), at) or _OTHER_QUOTE.match(text, at):
+            raise ValueError(
+                "is no single expression in SQL: a statement, a comment, a dollar quote or an E'…' begins in it"
+            )
     if quote or depth:
         raise ValueError("is no expression in SQL: a quote or a parenthesis is not closed")
     if not text.strip() or "\0" in text:
