@@ -421,3 +421,29 @@ def test_of_a_name_and_its_parts_what_was_edited_counts(typed, edited, becomes) 
     followed = PEOPLE.rules.normalise(PEOPLE.rules.follow(typed, frozenset(edited)))
     assert followed == becomes
     assert PEOPLE.rules.normalise(PEOPLE.rules.follow(followed, frozenset(edited))) == becomes, "twice is as once"
+
+
+def test_the_first_rule_that_refuses_a_record_gives_its_reason_code_whatever_the_columns() -> None:
+    rules = rules_of(
+        {"a": "TEXT", "b": "TEXT", "c": "INTEGER"},
+        {"field": "a", "rule": "required"},
+        {"field": "a", "rule": "required", "severity": "warning"},
+        {"field": "b", "rule": "required"},
+        {"field": "a", "rule": "min_length", "length": 2},
+    )
+    assert rules.judge({"a": "x", "b": None}).reason_code == "EMPTY_B"
+    assert rules.judge({"a": None, "b": None}).reason_code == "EMPTY_A"
+    assert rules.judge({"a": "x", "b": "y", "c": "z"}).reason_code == "SHORT_A"
+    assert rules.judge({"a": "xy", "b": "y", "c": "z"}).reason_code == "INVALID_C"
+
+
+def test_a_placeholder_that_is_an_error_and_one_that_counts_as_missing_have_words_of_their_own() -> None:
+    rules = rules_of(
+        {"a": "TEXT"},
+        {"field": "a", "rule": "placeholder", "words": ["bad"], "reason_code": "BAD"},
+        {"field": "a", "rule": "placeholder", "words": ["worse"], "reason_code": "WORSE"},
+        {"field": "a", "rule": "placeholder", "words": ["soft"], "severity": "warning"},
+    )
+    for typed, kept, code in (("bad", "bad", "BAD"), ("worse", "worse", "WORSE"), ("soft", None, None)):
+        data = rules.normalise({"a": typed})
+        assert (data["a"], rules.judge(data).reason_code) == (kept, code)

@@ -40,7 +40,7 @@ class Placeholder(Rule):
     looks_at_record = looks_at_missing
 
     def test(self, field: str, column: ColumnRules) -> Test:
-        words = placeholders_of(column)
+        words = frozenset(word.casefold() for word in self.words)
         default = "is a placeholder ({value}): enter the real one"
 
         def plain(value: Any, _record: Data) -> str | None:

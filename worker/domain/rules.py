@@ -82,6 +82,9 @@ class Rules:
         self._steps += [names.fill_in for names in self._names]
         warnings = {name: _Tests.of(name, column, "warning") for name, column in of.items()}
         self._warnings = [(name, tests) for name, tests in warnings.items() if tests.present or tests.missing]
+        errors = [(name, rule.code_of(name)) for rule in rules if rule.severity == "error" for name in rule.field]
+        self._order = {one: place for place, one in enumerate(dict.fromkeys(errors))}
+        """Column and reason code → the place of the rule: the first one gives a record's reason code."""
         self._model = _model(columns, of, rules)
         self._validate = self._model.__pydantic_validator__.validate_python
         self._fields = {name: str(field.validation_alias) for name, field in self._model.model_fields.items()}
@@ -142,7 +145,7 @@ class Rules:
             data: JSON values by column name, as `normalise` returns them.
         """
         errors: dict[str, str] = {}
-        reason_code: str | None = None
+        first: tuple[int, str] = (len(self._order) + 1, "")
         try:
             self._validate(data, context=data)
         except ValidationError as faults:
@@ -151,16 +154,17 @@ class Rules:
                 field = str(error["loc"][0]) if error["loc"] else "record"
                 field = self._fields.get(field, field)
                 code, message = error["type"], error["msg"]
-                if not code.isupper():  # one of pydantic's own
+                at = self._order.get((field, code), len(self._order))
+                if at == len(self._order):  # one of pydantic's own
                     message = _PLAIN_WORDS.get(code.partition("_")[0], f"cannot be read: {message}")
                     code = default_code("INVALID", field)
                 errors.setdefault(field, message)
-                reason_code = reason_code or code
+                first = min(first, (at, code))
         warnings: dict[str, str] = {}
         for name, tests in self._warnings:
             if name not in errors and (refused := tests.refuse(data.get(name), data)):
                 warnings[name] = refused[1]
-        return Verdict(errors, warnings, reason_code)
+        return Verdict(errors, warnings, first[1] or None)
 
 
 def _is_there(value: Any) -> bool:

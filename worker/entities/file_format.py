@@ -12,17 +12,26 @@ from pydantic_core import PydanticCustomError
 from worker.domain.formats import PersonName, WebAddress
 from worker.domain.rule import Message
 from worker.domain.vocabulary import AnyRule
-from worker.entities.names import KEY_TYPES, column_name, column_type, expression, plain_type, table_name
+from worker.entities.names import KEY_TYPES, MAX_NAME, column_name, column_type, expression, plain_type, table_name
 from worker.entities.worker_tables import RESERVED_COLUMNS, Table
 
 ColumnName = Annotated[str, AfterValidator(column_name)]
 Expression = Annotated[str, StringConstraints(min_length=1), AfterValidator(expression)]
 
 
+LONGEST_TABLE = MAX_NAME - len("_updated_at_idx")
+"""Bytes of a table's name: its indexes are named after it."""
+
+
 def _table(value: object) -> Table:
     if not isinstance(value, str):
         raise ValueError("is text, in quotes: a schema and a name, such as marketing.company_invalid")  # noqa: TRY004
-    return table_name(value)
+    table = table_name(value)
+    if len(table.name.encode()) > LONGEST_TABLE:
+        raise ValueError(
+            f"{table} has a name of more than {LONGEST_TABLE} bytes, and its indexes longer ones: shorten it"
+        )
+    return table
 
 
 TableName = Annotated[Table, PlainValidator(_table)]
@@ -82,6 +91,10 @@ class Tables(Part):
     invalid: TableName
     master: TableName
     workspace: TableName
+    reads: Annotated[tuple[TableName, ...], Field(strict=False)] = ()
+    """Other tables in Neon that ``computed`` and ``unmet`` look at: ``setup`` and ``doctor`` check them, and the
+    worker's role may read them.
+    """
     raw: TableName | None = None
     """Where the invalid records come from: what ``source_table`` says where nobody fills it."""
 

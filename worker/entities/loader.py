@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from worker.entities.folder import FOLDER, entity_files
 from worker.entities.mistakes import EntityFileError, Mistake, Source, read
 from worker.entities.names import in_sql, literal, plain_type
 from worker.entities.slots import quoted, slot_requirements, slot_sql
-from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+from worker.entities.worker_tables import ENTITIES, LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def load_entities(folder: Path | None = None) -> dict[str, Entity]:
         mistakes += found
         if one:
             declared[one.name] = one
-    mistakes += together(declared.values())
+    mistakes += together(declared.values(), {path.stem for path in paths})
     if mistakes:
         raise EntityFileError(mistakes)
     return entities_of(declared)
@@ -71,11 +71,16 @@ def read_file(path: Path) -> tuple[Declared | None, list[Mistake]]:
     return Declared(name, source, file), []
 
 
-def together(declared: Iterable[Declared]) -> list[Mistake]:
-    """The mistakes that only several files make: two with one table, one that waits for an entity that there is not."""
+def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[Mistake]:
+    """The mistakes that only several files make: two with one table, one that waits for an entity that there is not.
+
+    Args:
+        declared: the files.
+        known: names of files with mistakes of their own, which are told by themselves.
+    """
     mistakes, files = [], list(declared)
-    names = {one.name for one in files}
-    taken: dict[Table, str] = dict.fromkeys((LEDGER, RECEIPTS, LOG, POSITION, OUTBOX), "the worker itself")
+    names = {*known, *(one.name for one in files)}
+    taken: dict[Table, str] = dict.fromkeys((LEDGER, RECEIPTS, ENTITIES, LOG, POSITION, OUTBOX), "the worker itself")
     for one in files:
         for what in ("invalid", "master", "workspace"):
             table = getattr(one.file.tables, what)
@@ -91,7 +96,8 @@ def together(declared: Iterable[Declared]) -> list[Mistake]:
 
 
 def _cycles(files: list[Declared]) -> list[Mistake]:
-    waits = {one.name: {wait.entity for wait in one.file.waits if wait.entity} for one in files}
+    names = {one.name for one in files}
+    waits = {one.name: {wait.entity for wait in one.file.waits if wait.entity in names} for one in files}
     reached = {name: _reached(name, waits) for name in waits}
     mistakes = []
     for one in files:
@@ -140,7 +146,7 @@ def _entity(one: Declared, declared: Mapping[str, Declared], releases: tuple[Ent
     computed = {name: _dialled(column) for name, column in dialled.items()} | file.master.computed
     kept = file.master.kept
     requirements = [_requirement(file, wait, declared) for wait in file.waits]
-    reads: dict[Table, dict[str, str]] = {}
+    reads: dict[Table, dict[str, str]] = {table: {} for table in file.tables.reads}
     for wait in file.waits:
         if wait.entity:
             other = declared[wait.entity].file
@@ -204,14 +210,16 @@ def _has_form(wait: Wait) -> str:
 
 def _requirement(file: EntityFile, wait: Wait, declared: Mapping[str, Declared]) -> Requirement:
     field = f"r.{in_sql(wait.field)}"
+    waits_for = f"{field}::text"
     if wait.unmet:
-        unmet = f"({wait.unmet})"
+        # What it waits for has a name in any case: by that, a row is known to wait.
+        unmet, waits_for = f"({wait.unmet})", f"coalesce({waits_for}, {literal(wait.field)})"
     else:
         other = declared[wait.entity or ""].file
         key = f"m.{in_sql(other.key.column)}"
         # As text, keys of different types can be compared, but no index helps.
         same = plain_type(file.columns[wait.field]) == other.key.type
         equal = f"{key} = {field}" if same else f"{key}::text = {field}::text"
-        unmet = f"NOT EXISTS (SELECT FROM {quoted(other.tables.master)} m WHERE {equal})"
+        unmet = f"{field} IS NOT NULL AND NOT EXISTS (SELECT FROM {quoted(other.tables.master)} m WHERE {equal})"
     possible = f"{_has_form(wait)} AND " if wait.format else ""
-    return Requirement(waits_for=f"{field}::text", unmet=possible + unmet, note=wait.note)
+    return Requirement(waits_for=waits_for, unmet=possible + unmet, note=wait.note)

@@ -28,6 +28,18 @@ _TYPE = re.compile(
     r"(?P<name>[^()\[\]]+?)\s*(?:\(\s*\d+\s*(?:,\s*\d+\s*)?\)(?:\s*with(?:out)?\s+time\s+zone)?)?\s*(?:\[\])*",
     re.IGNORECASE,
 )
+_WITH_LENGTH = (
+    "VARCHAR",
+    "CHARACTER VARYING",
+    "NUMERIC",
+    "DECIMAL",
+    "CHAR",
+    "CHARACTER",
+    "TIME",
+    "TIMESTAMP",
+    "TIMESTAMPTZ",
+    "INTERVAL",
+)
 _OWN_TYPE = re.compile(r"[a-z_][a-z0-9_]*\.[a-z_][a-z0-9_]*")
 _OTHER_QUOTE = re.compile(r"\$\w*\$|(?<!\w)E'", re.IGNORECASE)
 """Where a text in SQL ends otherwise than at its next quote."""
@@ -79,7 +91,7 @@ def column_type(text: str) -> str:
     """
     found = _TYPE.fullmatch(text.strip())
     name = " ".join(found["name"].upper().split()) if found else ""
-    if found and name in TYPES:
+    if found and name in TYPES and ("(" not in text or name in _WITH_LENGTH):
         return _SAME_TYPES.get(name, name) + re.sub(r"\s+", " ", text.strip()[found.end("name") :].strip()).upper()
     if _OWN_TYPE.fullmatch(text):
         return text

@@ -26,6 +26,7 @@ class Table:
 LEDGER = Table("marketing", "enrichment_ledger")
 RECEIPTS = Table("marketing", "enrichment_receipts")
 LOG = Table("public", "shq_validation_log")
+ENTITIES = Table("marketing", "enrichment_entities")
 POSITION = Table("public", "enrichment_pull_position")
 OUTBOX = Table("public", "enrichment_outbox")
 
