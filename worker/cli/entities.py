@@ -14,7 +14,7 @@ from worker.cli.common import read_settings, run_async
 from worker.cli.console import fail, say, shown
 from worker.entities.declaration import Entity
 from worker.entities.draft import NoDraft
-from worker.entities.folder import FOLDER, entity_folder
+from worker.entities.folder import FOLDER, SETTING, NoEntityFiles, entity_folder
 from worker.entities.loader import Declared, entities_of, load_entities, read_file, together
 from worker.entities.mistakes import Mistake
 from worker.entities.names import table_name
@@ -134,7 +134,7 @@ def new(name: str, invalid: str, master: str, out: str | None) -> None:
         tables = table_name(invalid), table_name(master)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    path = Path(out) if out else (Path() if entity_folder() == FOLDER else entity_folder()) / f"{name}.toml"
+    path = Path(out) if out else _own_folder() / f"{name}.toml"
     if path.exists():
         fail(f"{path} is there already: remove it, or write to another file (--out)", 1)
     try:
@@ -143,6 +143,16 @@ def new(name: str, invalid: str, master: str, out: str | None) -> None:
         fail(str(error), 1)
     path.write_text(text, encoding="utf-8")
     click.echo(f"{path} is written: decide where its comments say so, then `enrichment-worker entities check {path}`")
+
+
+def _own_folder() -> Path:
+    """Where new files belong; where nothing is set, the current folder."""
+    folder = entity_folder()
+    if folder == FOLDER:
+        return Path()
+    if not folder.is_dir():
+        raise NoEntityFiles(f"{SETTING}: {folder} is no folder; make it, or write to another file (--out)")
+    return folder
 
 
 async def _drafted(settings: Settings, name: str, *tables: object) -> str:

@@ -58,7 +58,7 @@ def draft(name: str, invalid: Table, master: Table, its: Iterable[TableColumn], 
     if not texts:
         raise NoDraft(f"{invalid} has no text column: none names a record in a list")
     label = next((column for column in texts if "name" in column), texts[0])
-    mapping, computed, unfilled = _master(of_master, key, columns)
+    mapping, guessed, computed, unfilled = _master(of_master, key, columns)
     if not mapping:
         raise NoDraft(
             f"{master} and {invalid} have no data column of one name: write the file by hand, after company.toml"
@@ -85,7 +85,10 @@ def draft(name: str, invalid: Table, master: Table, its: Iterable[TableColumn], 
     ]  # fmt: skip
     lines += _rules(columns, mapping, of_master)
     lines += ["", "# Master column = data column.", "[master.mapping]"]
-    lines += [_pair(column, source) for column, source in mapping.items()]
+    lines += [
+        _pair(column, source) + ("          # decide: guessed from the names" if column in guessed else "")
+        for column, source in mapping.items()
+    ]
     lines += ["", "# Master column = SQL over r, the record, and d, the delivery.", "[master.computed]"]
     lines += [_pair(column, how) for column, how in computed.items()]
     lines += [
@@ -140,9 +143,12 @@ def _columns(of_invalid: Mapping[str, TableColumn], key: TableColumn) -> tuple[d
 
 def _master(
     of_master: Mapping[str, TableColumn], key: TableColumn, columns: Mapping[str, str]
-) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """What the master is filled from: data columns, SQL, and the columns that need a value and have none yet."""
+) -> tuple[dict[str, str], set[str], dict[str, str], list[str]]:
+    """What the master is filled from: data columns, which of these are a guess, SQL, and the columns that need a value
+    and have none yet.
+    """
     writable = [one for one in of_master.values() if one.writable and one.name != key.name]
+    guessed: set[str] = set()
     mapping = {one.name: one.name for one in writable if one.name in columns}
     computed = {one.name: _COMPUTED[one.name] for one in writable if one.name in _COMPUTED and one.name not in mapping}
     unfilled = []
@@ -151,11 +157,19 @@ def _master(
             continue
         free = [column for column in columns if column not in mapping.values() and columns[column] == _type(one)]
         near = [column for column in free if column in one.name] or difflib.get_close_matches(one.name, free, 1, 0.8)
-        if near:
+        if near and _is_name(one.name):
             mapping[one.name] = max(near, key=len)
+            guessed.add(one.name)
         elif one.needed:
             unfilled.append(one.name)
-    return mapping, computed, unfilled
+    return mapping, guessed, computed, unfilled
+
+
+def _is_name(column: str) -> bool:
+    try:
+        return bool(column_name(column))
+    except ValueError:
+        return False
 
 
 def _rules(

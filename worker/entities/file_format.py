@@ -236,7 +236,7 @@ class EntityFile(Part):
             if isinstance(rule, PersonName):
                 yield from self._unknown(("rules", number, "first_name"), [rule.first_name])
                 yield from self._unknown(("rules", number, "last_name"), [rule.last_name])
-            if isinstance(rule, WebAddress) and rule.domain:
+            if isinstance(rule, WebAddress) and rule.domain is not None:
                 yield from self._unknown(("rules", number, "domain"), [rule.domain])
 
     def _mistakes_of_master(self) -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -12,6 +12,9 @@ from types import MappingProxyType
 Place = tuple[str | int, ...]
 """Keys and indexes that lead to a value of the file."""
 
+MAX_DEPTH = 20
+"""Dotted keys go no deeper than this in what an entity file may say."""
+
 _SKIPPED = re.compile(r"(?:[ \t\n]|#[^\n]*)*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _STRINGS = (r'"""(?:\\.|[^\\])*?"{3,5}', r"'''.*?'{3,5}", r'"(?:\\.|[^"\\\n])*"', r"'[^'\n]*'")
@@ -91,7 +94,7 @@ class _Reader:
                 steps.append(next(iter(tomllib.loads(f"{self._text[start : self._at]} = 0"))))
             self._next()
             if not self._took("."):
-                return steps
+                return steps[:MAX_DEPTH]
 
     def _value(self, place: Place) -> None:
         if self._took("["):

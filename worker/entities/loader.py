@@ -92,7 +92,7 @@ def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[
             if wait.entity and wait.entity not in names:
                 text = f"there is no entity {wait.entity}; known: {', '.join(sorted(names))}"
                 mistakes.append(one.source.mistake(("waits", number, "entity"), text))
-    return mistakes or _cycles(files)
+    return mistakes + _cycles(files)
 
 
 def _cycles(files: list[Declared]) -> list[Mistake]:
@@ -101,7 +101,7 @@ def _cycles(files: list[Declared]) -> list[Mistake]:
     reached = {name: _reached(name, waits) for name in waits}
     mistakes = []
     for one in files:
-        circle = sorted(name for name in reached[one.name] if one.name in reached[name])
+        circle = sorted(name for name in reached[one.name] if one.name in reached.get(name, ()))
         if not circle:
             continue
         number = next(number for number, wait in enumerate(one.file.waits) if wait.entity in circle)
@@ -119,7 +119,7 @@ def _reached(name: str, waits: Mapping[str, set[str]]) -> set[str]:
     found: set[str] = set()
     ahead = [name]
     while ahead:
-        new = waits[ahead.pop()] - found
+        new = waits.get(ahead.pop(), set()) - found
         found |= new
         ahead += new
     return found

@@ -118,6 +118,8 @@ def _syntax(source: Source, error: tomllib.TOMLDecodeError) -> Mistake:
     found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", said)
     line = int(found[1]) if found and found[1] else len(source.text.rstrip("\n").split("\n"))
     words = _in_one_line(said[: found.start()] if found else said)
+    if words == "Cannot overwrite a value":
+        words = "A key is there twice: leave out one of them"
     return Mistake(str(source.path), line, f"is no TOML here: {words[:1].lower()}{words[1:]}")
 
 
@@ -130,6 +132,8 @@ def _in_words(source: Source, data: Mapping[str, Any], refused: ValidationError)
             place = (*place[:2], *place[3:])
         if error["type"] == "mistake":
             place = (*place, *context["at"])
+        elif error["type"] == "union_tag_invalid":
+            place = (*place, "rule")
         yield source.mistake(place, _words(data, place, error, context))
 
 
@@ -164,8 +168,7 @@ def _words(data: Mapping[str, Any], place: Place, error: Any, context: Mapping[s
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no such key{_near(str(place[-1]), _keys_at(data, place[:-1]))}"
     if error["type"] == "union_tag_invalid":
-        kind = str(value.get("rule")) if isinstance(value, dict) else str(value)
-        return f"{kind[:60]} is no kind of rule{_near(kind, [name_of(one) for one in KINDS])}"
+        return f"{name}: {str(value)[:60]} is no kind of rule{_near(str(value), [name_of(one) for one in KINDS])}"
     said: str = _WORDS.get(error["type"], "{name}: {said}")
     words = {key: str(one) for key, one in context.items()}
     return said.format_map(
