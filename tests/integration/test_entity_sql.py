@@ -50,3 +50,29 @@ def test_a_sound_file_is_accepted_by_every_command(cli, prepared, files) -> None
     for command in (["entities", "check", str(files / "people.toml")], ["setup"], ["pull"], ["doctor"]):
         done = cli(*command)
         assert done.returncode == 0, (command, done)
+
+
+def test_a_master_column_that_is_not_there_is_told_by_the_check_and_left_out_by_the_worker(
+    cli, prepared, files
+) -> None:
+    path = files / "company.toml"
+    path.write_text(
+        path.read_text()
+        .replace('website_url = "website"', 'website_url = "website"\nnowhere = "city"')
+        .replace("[master.create]", '[master.create]\nnowhere = "TEXT"')
+    )
+    done = cli("entities", "check", str(path))
+    said = "Neon's marketing.company_master has no column nowhere, which the file fills; "
+    hint = f"take it out of [master] in {path}, or add the column\n"
+    assert (done.returncode, done.stdout) == (1, said + hint)
+    assert cli("pull").returncode == 0
+
+
+def test_wrong_files_are_told_before_any_database_is_asked(cli, databases, files) -> None:
+    (files / "company.toml").write_text("plural = 1")
+    for command in ("status", "pull", "doctor", "run", "setup"):
+        done = cli(command)
+        assert (done.returncode, "company.toml:1: plural is text, in quotes" in done.stderr) == (2, True), (
+            command,
+            done,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from worker.domain.rules import Rules
 from worker.domain.vocabulary import KINDS, name_of
 from worker.entities.loader import load_entities
 from worker.entities.mistakes import EntityFileError
@@ -125,33 +127,21 @@ def test_a_rule_over_several_fields_speaks_of_each(
         assert verdict.reason_code == f"{code}_ALSO"
 
 
-@pytest.mark.parametrize(
-    "type_",
-    [
-        "TEXT",
-        "VARCHAR",
-        "INTEGER",
-        "BIGINT",
-        "SMALLINT",
-        "BOOLEAN",
-        "NUMERIC",
-        "REAL",
-        "JSONB",
-        "TEXT[]",
-        "public.mood",
-        "DATE",
-    ],
-)
-@pytest.mark.parametrize("rule", [case[0] for case in CASES], ids=ids)
-def test_no_rule_raises_on_a_value_of_any_type(rule, type_: str) -> None:
-    for severity in ("error", "warning"):
-        rules = rules_of({"it": type_}, {"field": "it", "severity": severity, **rule})
+@pytest.mark.parametrize("type_", ["TEXT", "INTEGER", "JSONB"])
+def test_no_rule_raises_on_a_value_of_any_type(type_: str) -> None:
+    for number, case in enumerate(CASES):
+        severity = ("error", "warning")[number % 2]
+        rules = rules_of({"it": type_}, {"field": "it", "severity": severity, **case[0]})
         for value in (None, "", "x", 0, 1.5, True, [], [1, None], {}, {"a": [1]}, "1e999999999", float("inf"), 10**400):
             verdict = rules.judge(rules.normalise({"it": value}))
             assert verdict.passed == (verdict.reason_code is None)
 
 
-@pytest.mark.parametrize("rule", [case[0] for case in CASES], ids=ids)
+@cache
+def compiled() -> list[Rules]:
+    return [rules_of(TEXT, {"field": "it", **case[0]}) for case in CASES]
+
+
 @given(
     value=st.one_of(
         st.none(),
@@ -159,11 +149,11 @@ def test_no_rule_raises_on_a_value_of_any_type(rule, type_: str) -> None:
         st.sampled_from([" a.example ", "HTTPS://A.Example", "304 293 0100", "X@Y.Example", " n/a ", "tEsT"]),
     )
 )
-def test_normalising_is_idempotent_and_changes_no_verdict_the_second_time(rule, value: str | None) -> None:
-    rules = rules_of(TEXT, {"field": "it", **rule})
-    once = rules.normalise({"it": value})
-    assert rules.normalise(once) == once
-    assert rules.judge(once) == rules.judge(rules.normalise(once))
+def test_normalising_is_idempotent_and_changes_no_verdict_the_second_time(value: str | None) -> None:
+    for rules in compiled():
+        once = rules.normalise({"it": value})
+        assert rules.normalise(once) == once
+        assert rules.judge(once) == rules.judge(rules.normalise(once))
 
 
 def test_the_first_rule_that_refuses_speaks_and_an_error_silences_a_warning() -> None:

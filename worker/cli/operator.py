@@ -40,7 +40,7 @@ from worker.sync.undo import undo as take_back
 
 def status(as_json: bool, watch: bool) -> None:
     """Where the records stand. Asks Supabase only; Neon's totals are those of the last pull."""
-    settings = read_settings()
+    settings, entities = read_settings(), entities_named(None)
     database = Database("Supabase", settings.supabase_conninfo, max_size=1)
 
     async def work() -> None:
@@ -49,7 +49,7 @@ def status(as_json: bool, watch: bool) -> None:
             while True:
                 async with database.connection() as supabase:
                     await examination.require(supabase, [shape for shape in shapes([]) if shape.table == POSITION])
-                    found = await read_status(supabase, entities_named(None))
+                    found = await read_status(supabase, entities)
                 if as_json:
                     click.echo(json.dumps(found))
                 else:

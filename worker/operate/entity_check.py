@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 from worker.entities.declaration import Entity
 from worker.entities.draft import NoDraft, TableColumn, draft
 from worker.entities.worker_tables import Table
 from worker.neon import catalogue
 from worker.neon.catalogue import Found
+from worker.postgres.errors import SchemaProblem
 from worker.postgres.pool import Database
 from worker.schema.examination import examine
 from worker.schema.mismatches import Mismatch
-from worker.schema.shape import NEON, SUPABASE, shapes
+from worker.schema.shape import NEON, SUPABASE, Shape, shapes
 
 
 async def compared(
@@ -31,7 +32,17 @@ async def compared(
     async with neon.connection() as neon_connection, supabase.connection() as supabase_connection:
         mismatches, found = await examine(neon_connection, NEON, wanted, its, {})
         more, _ = await examine(supabase_connection, SUPABASE, wanted, its, found)
-    return [*mismatches, *more]
+    unfilled = [one for entity in its for one in _not_there(entity, found[entity.master_table], wanted)]
+    return [*mismatches, *more, *unfilled]
+
+
+def _not_there(entity: Entity, master: Found, wanted: Iterable[Shape]) -> Iterator[Mismatch]:
+    """Master columns that the file fills and the table does not have: a running worker leaves them out."""
+    shape = next(shape for shape in wanted if shape.table == entity.master_table)
+    for name in (*entity.mapping, *entity.computed):
+        if master.kind and name not in master.columns:
+            text = f"Neon's {entity.master_table} has no column {name}, which the file fills"
+            yield Mismatch(shape, SchemaProblem(text, f"take it out of [master] in {entity.file}, or add the column"))
 
 
 async def drafted(neon: Database, name: str, invalid: Table, master: Table) -> str:

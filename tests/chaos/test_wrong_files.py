@@ -24,6 +24,7 @@ from worker.entities.folder import FOLDER, NoEntityFiles
 from worker.entities.loader import entities_of, load_entities, read_file, together
 from worker.entities.mistakes import EntityFileError, Mistake
 from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS
+from worker.neon.demands import Demands
 from worker.neon.settle import settlement
 from worker.operate.setup import script
 
@@ -699,7 +700,7 @@ def test_an_entity_comes_after_all_that_it_waits_for(folder) -> None:
 def same(entity: Entity) -> tuple[Any, ...]:
     """All that an entity makes: the version of its rules and every statement that is composed of it."""
     columns = [SimpleNamespace(name=name, not_null=True, category="S") for name in sorted(entity.master_columns)]
-    statements = settlement(entity, columns)
+    statements = settlement(entity, columns, Demands())
     composed = [str(getattr(statements, name)) for name in statements.__dataclass_fields__ if name != "entity"]
     return entity.rules.version(), composed, script("Neon", [entity]), script("Supabase", [entity])
 
