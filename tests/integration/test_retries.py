@@ -8,7 +8,7 @@ from declared import ENTITIES
 
 from worker.daemon.consumer import Consumer
 from worker.daemon.puller import Puller
-from worker.daemon.retry import RetryTimer
+from worker.daemon.task_faults import RetryTimer
 from worker.daemon.wakeup import Wakeup
 from worker.observe.monitor import Monitor
 from worker.settings import Settings

@@ -7,7 +7,7 @@ import psycopg
 import structlog
 
 from worker.daemon.batch_sizer import BatchSizer
-from worker.daemon.retry import Retry
+from worker.daemon.task_faults import TaskFaults
 from worker.daemon.wakeup import Wakeup
 from worker.entities.declaration import Entity
 from worker.observe.monitor import Monitor
@@ -60,7 +60,7 @@ class Consumer:
         self._route = databases.routes[entity.name]
         self._pull_now, self._counts_changed = pull_now, counts_changed
         self._sizer = BatchSizer(databases.batch_size)
-        self._retry = Retry(entity.name, databases, monitor)
+        self._faults = TaskFaults(entity.name, databases, monitor)
         self._in_flight = 0
         """Records of the batch that the first loop delivers; before the claim, as many as it asks for."""
         self._full_batch = Wakeup()
@@ -127,7 +127,7 @@ class Consumer:
         try:
             # Neon is not woken to learn that there is nothing to do.
             if not self._databases.neon.warm and not await self._has_work():
-                self._retry.clear()
+                self._faults.clear()
                 return None
             self._in_flight = sizer.limit
             tally = await deliver(
@@ -138,15 +138,15 @@ class Consumer:
         except (psycopg.Error, OSError) as error:
             self.missed = True
             sizer.failed(self._in_flight)
-            return await self._retry.failed(error)
+            return await self._faults.failed(error)
         if sizer.skip and not tally.claimed:
             sizer.rewind()
             # Nothing is behind what failed: back to that, after a longer delay.
-            return 0.0 if self._retry.failing else None
+            return 0.0 if self._faults.failing else None
         self._delivered(tally)
         if tally.fault:
-            return await self._retry.failed(tally.fault)
-        self._retry.succeeded()
+            return await self._faults.failed(tally.fault)
+        self._faults.succeeded()
         more = sizer.delivered(tally.claimed, progress=bool(tally.answered or tally.postponed))
         return 0.0 if more else None
 
@@ -238,6 +238,6 @@ class Consumer:
             Seconds until the next look.
         """
         self.restored = True
-        self._retry.report(str(error))
+        self._faults.report(str(error))
         self._pull_now.set()
         return RESTORED_DELAY

@@ -11,7 +11,7 @@ import anyio
 import psycopg
 
 from worker.daemon.consumer import Consumer
-from worker.daemon.retry import Retry, RetryTimer
+from worker.daemon.task_faults import RetryTimer, TaskFaults
 from worker.daemon.wakeup import Wakeup
 from worker.domain.progress import Progress
 from worker.observe.monitor import Monitor
@@ -51,7 +51,7 @@ class Puller:
             pull_now: set when a consumer needs its entity's pull at once.
         """
         self._databases, self._settings, self._monitor, self._pull_now = databases, settings, monitor, pull_now
-        self._retry = Retry(TASK, databases, monitor)
+        self._faults = TaskFaults(TASK, databases, monitor)
         """Of what all pulls need: to learn which are due."""
         self._pulls = [_EntityPull(consumer, databases, settings, monitor) for consumer in consumers]
 
@@ -65,15 +65,15 @@ class Puller:
 
     async def _pull_due(self) -> float:
         """Pull every entity that is due; returns the seconds until the next look."""
-        if remaining := self._retry.timer.remaining:
+        if remaining := self._faults.timer.remaining:
             return remaining
         entities = [one.consumer.entity for one in self._pulls]
         try:
             async with self._databases.supabase.connection() as supabase:
                 due = await position.due(supabase, entities, self._settings.pull_interval)
         except FAULTS as error:
-            return await self._retry.failed(error, _reason(error))
-        self._retry.succeeded()
+            return await self._faults.failed(error, _reason(error))
+        self._faults.succeeded()
         for one in self._pulls:
             await one.run(due=one.consumer.name in due)
             self._monitor.heartbeat(TASK)
@@ -87,18 +87,18 @@ class _EntityPull:
     def __init__(self, consumer: Consumer, databases: Databases, settings: Settings, monitor: Monitor) -> None:
         self.consumer = consumer
         self._databases, self._settings, self._monitor = databases, settings, monitor
-        self._retry = Retry(f"pull of {consumer.name}", databases, monitor)
+        self._faults = TaskFaults(f"pull of {consumer.name}", databases, monitor)
         self._acknowledging = RetryTimer()
         """Of acknowledgements that were missed."""
 
     @property
     def remaining(self) -> float | None:
         """Seconds until the next retry; None where nothing is to be retried."""
-        return self._retry.timer.remaining if self._retry.failing else self._acknowledging.remaining
+        return self._faults.timer.remaining if self._faults.failing else self._acknowledging.remaining
 
     async def run(self, *, due: bool) -> None:
         """Do what is to be done, unless a retry is still to be waited for."""
-        if self._retry.timer.remaining:
+        if self._faults.timer.remaining:
             return
         try:
             if self.consumer.missed and not self._acknowledging.remaining:
@@ -106,9 +106,9 @@ class _EntityPull:
             if due or self.consumer.restored:
                 await self._pull()
         except FAULTS as error:
-            await self._retry.failed(error, _reason(error))
+            await self._faults.failed(error, _reason(error))
         else:
-            self._retry.succeeded()
+            self._faults.succeeded()
 
     async def _acknowledge_missed(self) -> None:
         """Acknowledge rows that could not be acknowledged when they were settled."""

@@ -9,7 +9,7 @@ import anyio
 import psycopg
 
 from worker.daemon.consumer import Consumer
-from worker.daemon.retry import Retry
+from worker.daemon.task_faults import TaskFaults
 from worker.observe.monitor import Monitor
 from worker.supabase.queue import with_work
 from worker.sync.databases import Databases
@@ -19,15 +19,15 @@ TASK = "sweep"
 
 async def sweep(databases: Databases, consumers: Sequence[Consumer], monitor: Monitor, interval: float) -> NoReturn:
     """Look for work at once and then every ``interval`` seconds, and wake the consumers that have some."""
-    retry = Retry(TASK, databases, monitor)
+    faults = TaskFaults(TASK, databases, monitor)
     while True:
         monitor.heartbeat(TASK)
         try:
             await _wake_those_with_work(databases, consumers, monitor)
         except (psycopg.Error, OSError) as error:
-            delay = await retry.failed(error)
+            delay = await faults.failed(error)
         else:
-            retry.succeeded()
+            faults.succeeded()
             delay = interval
         await anyio.sleep(delay)
 

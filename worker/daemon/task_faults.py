@@ -1,4 +1,4 @@
-"""What a task of ``run`` does after a fault: report it, log it, and try again after a delay that grows."""
+"""The faults of a task of ``run``: reported, logged, and retried after the delays of :mod:`worker.postgres.backoff`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RetryTimer:
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 
 
-class Retry:
+class TaskFaults:
     """One task's faults and retries. What an operator has to fix is retried too: everything else goes on meanwhile."""
 
     def __init__(self, task: str, databases: Databases, monitor: Monitor) -> None:
