@@ -3,21 +3,38 @@
 -- The part between "each entity" and "end" is a template, filled in for each (worker/schema/scripts.py). Its
 -- placeholders are the entity's name as a literal, its workspace, its key, and label, the column that names a record.
 -- Other braces are doubled there.
-DO $$ BEGIN
-  -- The reader's own rights and policies count, not the owner's; older servers lack that, and get no view.
-  IF current_setting('server_version_num')::int >= 150000 THEN
-    EXECUTE $view$
-      CREATE OR REPLACE VIEW public.needs_attention WITH (security_invoker = on) AS
+DO $$
+DECLARE
+  definition constant text := $view$
       -- each entity, joined by UNION ALL
-      SELECT {name} AS entity, {key}{key_text} AS key, {label} AS name, enrichment_status, reason_code,
+      SELECT {name} AS entity, {key}::text AS key, {label}::text AS name, enrichment_status::text AS enrichment_status,
+        reason_code::text AS reason_code,
         CASE enrichment_status WHEN 'failed' THEN coalesce(sync_note, 'Repair it, and set complete again.')
-          WHEN 'in_progress' THEN 'Somebody is at it.' ELSE 'Repair it, and set complete.' END AS what_to_do,
-        coalesce(nullif(validation_errors, '{{}}'), original_validation_errors) AS errors, enriched_by,
-        updated_at AS since
+          WHEN 'in_progress' THEN 'Somebody is at it.' ELSE 'Repair it, and set complete.' END::text AS what_to_do,
+        coalesce(nullif(validation_errors, '{{}}'), original_validation_errors) AS errors,
+        enriched_by::text AS enriched_by, updated_at AS since
       FROM {workspace} WHERE enrichment_status IN ('pending', 'in_progress', 'failed')
       -- end of each entity
       ORDER BY since
     $view$;
+  reader name;
+  readers name[];
+BEGIN
+  -- The reader's own rights and policies count, not the owner's; older servers lack that, and get no view.
+  IF current_setting('server_version_num')::int >= 150000 THEN
+    BEGIN
+      EXECUTE 'CREATE OR REPLACE VIEW public.needs_attention WITH (security_invoker = on) AS ' || definition;
+    EXCEPTION WHEN invalid_table_definition THEN
+      -- No column of a view can get another type. A view holds nothing; who may read it stays.
+      readers := ARRAY(SELECT DISTINCT r.rolname FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) a
+        JOIN pg_roles r ON r.oid = a.grantee
+        WHERE c.oid = 'public.needs_attention'::regclass AND a.privilege_type = 'SELECT' AND a.grantee <> c.relowner);
+      DROP VIEW public.needs_attention;
+      EXECUTE 'CREATE VIEW public.needs_attention WITH (security_invoker = on) AS ' || definition;
+      FOREACH reader IN ARRAY readers LOOP
+        EXECUTE format('GRANT SELECT ON public.needs_attention TO %I', reader);
+      END LOOP;
+    END;
     PERFORM public.enrichment_close_to_strangers('public.needs_attention');
   END IF;
 END $$;

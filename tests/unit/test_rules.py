@@ -447,3 +447,14 @@ def test_a_placeholder_that_is_an_error_and_one_that_counts_as_missing_have_word
     for typed, kept, code in (("bad", "bad", "BAD"), ("worse", "worse", "WORSE"), ("soft", None, None)):
         data = rules.normalise({"a": typed})
         assert (data["a"], rules.judge(data).reason_code) == (kept, code)
+
+
+def test_two_rules_of_a_column_with_one_code_stand_at_their_own_places() -> None:
+    rules = rules_of(
+        {"x": "TEXT", "y": "TEXT"},
+        {"field": "x", "rule": "starts_with", "text": "a"},
+        {"field": "y", "rule": "required"},
+        {"field": "x", "rule": "ends_with", "text": "z"},
+    )
+    assert rules.judge({"x": "ab", "y": None}).reason_code == "EMPTY_Y"
+    assert rules.judge({"x": "bb", "y": None}).reason_code == "INVALID_X"

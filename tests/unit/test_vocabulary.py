@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from worker.domain.function import FunctionFailed
 from worker.domain.rules import Rules
 from worker.domain.vocabulary import KINDS, name_of
 from worker.entities.loader import load_entities
@@ -292,9 +293,12 @@ def test_a_function_that_is_not_there_is_a_mistake_with_its_line(folder: Path, c
 
 
 def test_a_function_that_raises_is_not_hidden(folder: Path) -> None:
-    written(folder, "def fits(value, record):\n    raise LookupError(value)\n")
-    with pytest.raises(LookupError, match="A"):
-        load_entities(folder)["shop"].rules.judge({"label": "A"})
+    """Not as a refusal either, whatever it raises; and the value is in no message."""
+    written(folder, "import builtins\n\ndef fits(value, record):\n    raise getattr(builtins, record['city'])(value)\n")
+    rules = load_entities(folder)["shop"].rules
+    for error in ("LookupError", "ValueError", "AssertionError"):
+        with pytest.raises(FunctionFailed, match=rf":fits raised {error}$"):
+            rules.judge({"label": "A", "city": error})
 
 
 def test_a_function_changes_the_version_of_the_rules_by_its_revision_alone() -> None:

@@ -166,6 +166,7 @@ def status() -> None:
 
 
 @command("worker.cli.operator:history")
+@entity_option
 @json_option
 @click.argument("key")
 def history() -> None:
@@ -173,6 +174,7 @@ def history() -> None:
 
 
 @command("worker.cli.operator:undo")
+@entity_option
 @dry_option
 @json_option
 @click.option("--run", "run_id", metavar="RUN_ID", help="Everything that this run promoted.")

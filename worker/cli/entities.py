@@ -69,15 +69,19 @@ def _beside(declared: Declared) -> tuple[dict[str, Declared], list[Mistake]]:
     waited = {wait.entity for wait in declared.file.waits if wait.entity}
     folder = declared.source.path.parent
     others = {path.stem: path for path in sorted(folder.glob("*.toml")) if path.stem != declared.name}
-    for name in waited - others.keys() - {declared.name}:
-        others[name] = entity_folder() / f"{name}.toml"
     beside: dict[str, Declared] = {}
     mistakes: list[Mistake] = []
-    for name, path in others.items():
-        if path.is_file():
-            one, found = read_file(path)
-            beside |= {name: one} if one else {}
-            mistakes += found if name in waited else []
+    ahead = [*others, *(waited - others.keys())]
+    while ahead:
+        name = ahead.pop(0)
+        path = others.get(name, entity_folder() / f"{name}.toml")
+        if name in (declared.name, *beside) or not path.is_file():
+            continue
+        one, found = read_file(path)
+        mistakes += found if name in waited else []
+        if one:
+            beside[name] = one
+            ahead += [wait.entity for wait in one.file.waits if wait.entity]
     return beside, mistakes
 
 

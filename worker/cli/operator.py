@@ -34,6 +34,7 @@ from worker.schema.shape import shapes
 from worker.sync.databases import Databases, probe
 from worker.sync.reconcile import Compared
 from worker.sync.reconcile import reconcile as compare
+from worker.sync.stages import is_ambiguous
 from worker.sync.undo import Undone, keys_of_run
 from worker.sync.undo import undo as take_back
 
@@ -85,16 +86,19 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {failure['records']} failed: {failure['reason_code']}{fields}, such as {failure['keys'][0]}"
 
 
-def history(key: str, as_json: bool) -> None:
+def history(key: str, entity: str | None, as_json: bool) -> None:
     """The life of one record across both databases, from the ledger."""
     check_keys([key])
 
-    async def work(databases: Databases) -> History | None:
-        return await life_of(databases, key.strip())
+    async def work(databases: Databases) -> list[History]:
+        return await life_of(databases, key.strip(), entity)
 
-    found = with_databases(work)
-    if found is None:
+    several = with_databases(work)
+    if not several:
         fail(f"neither database knows '{shown(key)}'; keys look like 04.04.01.01.00101.101", 1)
+    if len(several) > 1:
+        fail(f"'{shown(key)}' {is_ambiguous(one.entity for one in several)}", 1)
+    [found] = several
     if as_json:
         click.echo(json.dumps(asdict(found), default=str))
         return
@@ -107,7 +111,7 @@ def history(key: str, as_json: bool) -> None:
     click.echo(f"  now: {found.now}")
 
 
-def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool) -> None:
+def undo(keys: tuple[str, ...], run_id: str | None, entity: str | None, dry_run: bool, as_json: bool) -> None:
     """Take promotions back: master row and invalid row as they were, workspace row pending. The last one goes first.
 
     Refused where somebody has changed the master row since, or where other rows hang on it: those are named.
@@ -121,7 +125,7 @@ def undo(keys: tuple[str, ...], run_id: str | None, dry_run: bool, as_json: bool
     async def work(databases: Databases) -> None:
         which = await keys_of_run(databases, run_id) if run_id else keys
         with progress("taking back") as bar:
-            await take_back(databases, which, result, run_id=run_id, dry_run=dry_run, progress=bar)
+            await take_back(databases, which, result, run_id=run_id, entity=entity, dry_run=dry_run, progress=bar)
 
     with_databases(work)
     if run_id and not (result.undone or result.refused):

@@ -220,4 +220,10 @@ def pipeline(entity: str | None, batch_size: int | None, dry_run: bool, yes: boo
     judged = _revalidate(entity, batch_size, dry_run=dry_run)
     _say_judged(judged, dry_run)
     keys = [key for one in judged.values() for key in one.passed]
-    sys.exit(_print_promoted(_promote(entity, batch_size, keys, dry_run=dry_run), dry_run=dry_run, as_json=False))
+    if len(keys) == len(set(keys)):
+        promoted = _promote(entity, batch_size, keys, dry_run=dry_run)
+    else:  # records of several entities have one key
+        promoted = Revalidated()
+        for name, its_own in judged.items():
+            promoted.add(_promote(name, batch_size, its_own.passed, dry_run=dry_run))
+    sys.exit(_print_promoted(promoted, dry_run=dry_run, as_json=False))

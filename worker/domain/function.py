@@ -12,6 +12,10 @@ from worker.domain.model import Data
 from worker.domain.rule import ColumnRules, Rule, Test
 
 
+class FunctionFailed(Exception):
+    """A rule's function failed on a record."""
+
+
 def _callable(name: str) -> str:
     function_of(name)
     return name
@@ -64,7 +68,11 @@ class Function(Rule):
         function = function_of(self.function)
 
         def test(value: Any, record: Data) -> str | None:
-            said = function(value, record)
+            try:
+                said = function(value, record)
+            except Exception as error:  # noqa: BLE001 - whatever the function does wrong
+                # Of its own kind: pydantic takes a ValueError for a refusal. Its text may quote the value.
+                raise FunctionFailed(f"{self.function} raised {type(error).__name__}") from None
             return self._says(said, value) if said else None
 
         return test

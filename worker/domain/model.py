@@ -5,8 +5,10 @@ Pure data, no I/O. A batch is a list of these; a batch of one is normal.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from secrets import token_hex
 from typing import Any
@@ -138,6 +140,16 @@ class Requirement:
     """One sentence to the enricher; ``{key}`` stands for what it waits for, ``{about}`` for what ``about`` says."""
     about: str = "NULL"
     """SQL over ``r``: text that says more."""
+
+
+def same_as(value: Any, other: Any) -> Any:
+    """The value, or the other one if both are the same number: a NUMERIC is a text here, and a number in the JSON that
+    Postgres makes of a row.
+    """
+    if isinstance(value, int | float) and isinstance(other, str) and not isinstance(value, bool):
+        with suppress(InvalidOperation):
+            return other if Decimal(str(value)) == Decimal(other) else value
+    return value
 
 
 def utc(moment: datetime) -> datetime:

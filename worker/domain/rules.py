@@ -82,9 +82,7 @@ class Rules:
         self._steps += [names.fill_in for names in self._names]
         warnings = {name: _Tests.of(name, column, "warning") for name, column in of.items()}
         self._warnings = [(name, tests) for name, tests in warnings.items() if tests.present or tests.missing]
-        errors = [(name, rule.code_of(name)) for rule in rules if rule.severity == "error" for name in rule.field]
-        self._order = {one: place for place, one in enumerate(dict.fromkeys(errors))}
-        """Column and reason code → the place of the rule: the first one gives a record's reason code."""
+        self._codes = _codes(rules)
         self._model = _model(columns, of, rules)
         self._validate = self._model.__pydantic_validator__.validate_python
         self._fields = {name: str(field.validation_alias) for name, field in self._model.model_fields.items()}
@@ -145,7 +143,7 @@ class Rules:
             data: JSON values by column name, as `normalise` returns them.
         """
         errors: dict[str, str] = {}
-        first: tuple[int, str] = (len(self._order) + 1, "")
+        first: tuple[int, str] = (len(self._codes) + 1, "")
         try:
             self._validate(data, context=data)
         except ValidationError as faults:
@@ -154,12 +152,12 @@ class Rules:
                 field = str(error["loc"][0]) if error["loc"] else "record"
                 field = self._fields.get(field, field)
                 code, message = error["type"], error["msg"]
-                at = self._order.get((field, code), len(self._order))
-                if at == len(self._order):  # one of pydantic's own
+                at, said = self._codes.get(code, (len(self._codes), ""))
+                if not said:  # one of pydantic's own
                     message = _PLAIN_WORDS.get(code.partition("_")[0], f"cannot be read: {message}")
-                    code = default_code("INVALID", field)
+                    said = default_code("INVALID", field)
                 errors.setdefault(field, message)
-                first = min(first, (at, code))
+                first = min(first, (at, said))
         warnings: dict[str, str] = {}
         for name, tests in self._warnings:
             if name not in errors and (refused := tests.refuse(data.get(name), data)):
@@ -176,7 +174,7 @@ class _Tests:
     """The tests of a column: most values are there, and most tests pass."""
 
     present: tuple[tuple[str, Test], ...]
-    """Reason code and test: for a value that is there."""
+    """The rule's token and its test: for a value that is there."""
     missing: tuple[tuple[str, Test], ...]
     """For an empty one."""
     of_record: bool
@@ -184,7 +182,7 @@ class _Tests:
     @classmethod
     def of(cls, name: str, column: ColumnRules, severity: str) -> _Tests:
         rules = [rule for rule in column.rules if rule.severity == severity and not is_dropped(rule)]
-        tests = [(rule, (rule.code_of(name), rule.test(name, column))) for rule in rules]
+        tests = [(rule, (_token(rule, name), rule.test(name, column))) for rule in rules]
         return cls(
             tuple(test for rule, test in tests if rule.looks_at_present()),
             tuple(test for rule, test in tests if rule.looks_at_missing(column)),
@@ -192,11 +190,22 @@ class _Tests:
         )
 
     def refuse(self, value: Any, record: Data) -> tuple[str, str] | None:
-        """Reason code and message of the first test that refuses the value."""
+        """Token and message of the first test that refuses the value."""
         for code, test in self.present if value or _is_there(value) else self.missing:
             if message := test(value, record):
                 return code, message
         return None
+
+
+def _token(rule: Rule, name: str) -> str:
+    """What stands for a rule of a column in pydantic's errors: two rules may have one reason code."""
+    return f"{id(rule)} {name}"
+
+
+def _codes(rules: Sequence[Rule]) -> dict[str, tuple[int, str]]:
+    """Token → the place of the rule, of which the first gives a record's reason code, and the code."""
+    errors = [(rule, name) for rule in rules if rule.severity == "error" for name in rule.field]
+    return {_token(rule, name): (place, rule.code_of(name)) for place, (rule, name) in enumerate(errors)}
 
 
 def is_dropped(rule: Rule) -> bool:

@@ -104,7 +104,8 @@ class OneOf(Rule):
         default = f"is none of {', '.join(self.values)}: enter one of them"
 
         def test(value: Any, _record: Data) -> str | None:
-            return None if fold(str(value)) in allowed else self._says(default, value)
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            return None if fold(text) in allowed else self._says(default, value)
 
         return test
 

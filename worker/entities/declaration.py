@@ -89,7 +89,7 @@ class Entity:
     @property
     def before_all_keys(self) -> str:
         """What stands before every key, in their order."""
-        return "" if self.key_type == "TEXT" else str(1 - _SIZES[self.key_type])
+        return "" if self.key_type == "TEXT" else str(-_SIZES[self.key_type])
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""

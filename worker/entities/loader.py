@@ -155,7 +155,11 @@ def _entity(one: Declared, declared: Mapping[str, Declared], releases: tuple[Ent
         computed[slot.master_column] = slot_sql(slot)
         kept = (slot.master_column, *kept)
         texts = {slot.key, slot.owner, *slot.named_by}
-        reads[slot.table] = dict.fromkeys(sorted(texts), "TEXT") | ({slot.since: ""} if slot.since else {})
+        reads[slot.table] = (
+            dict.fromkeys(sorted(texts), "TEXT")
+            | {slot.owner: file.columns[slot.owner]}
+            | ({slot.since: ""} if slot.since else {})
+        )
         new = f"NOT EXISTS (SELECT FROM {quoted(file.tables.master)} p WHERE p.{in_sql(key)} = r.{in_sql(key)})"
         formats = [_has_form(wait) for wait in file.waits if wait.field == slot.owner and wait.format]
         requirements += slot_requirements(slot, singular, file.plural, new, " AND ".join(formats) or "true")

@@ -90,6 +90,8 @@ def column_type(text: str) -> str:
         ValueError: it is none.
     """
     found = _TYPE.fullmatch(text.strip())
+    if found and text.strip().endswith("]") and found["name"].strip().upper() in ("NUMERIC", "DECIMAL"):
+        raise ValueError(f"{text[:80]!r} would lose digits on its way: carry it as TEXT[], or as columns of NUMERIC")
     name = " ".join(found["name"].upper().split()) if found else ""
     if found and name in TYPES and ("(" not in text or name in _WITH_LENGTH):
         return _SAME_TYPES.get(name, name) + re.sub(r"\s+", " ", text.strip()[found.end("name") :].strip()).upper()

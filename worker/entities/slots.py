@@ -46,19 +46,22 @@ def slot_requirements(slot: Slot, singular: str, plural: str, new: str, possible
     """
     owner = f"r.{in_sql(slot.owner)}"
     there_is_none = f"NOT EXISTS (SELECT FROM {quoted(slot.table)} s WHERE s.{in_sql(slot.owner)} = {owner})"
-    waiting = f"Waiting: {slot.owner_is} {{key}} has no slot for"
+    owner_is, title, several = (
+        text.replace("{", "{{").replace("}", "}}") for text in (slot.owner_is, slot.title, plural)
+    )
+    waiting = f"Waiting: {owner_is} {{key}} has no slot for"
     return (
         Requirement(
             waits_for=f"{owner}::text",
             unmet=f"{possible} AND {there_is_none} AND {new}",
-            note=f"{waiting} {plural} yet. The record goes on by itself when it has.",
+            note=f"{waiting} {several} yet. The record goes on by itself when it has.",
         ),
         Requirement(
             waits_for=f"{owner}::text",
             unmet=f"{possible} AND {slot_sql(slot)} IS NULL AND {new}",
             about=_title_and_slots(slot, singular),
             note=(
-                f"{waiting} {{about}}. Correct the {slot.title}, or wait: the record goes on by itself when there is a"
+                f"{waiting} {{about}}. Correct the {title}, or wait: the record goes on by itself when there is a"
                 " slot for it."
             ),
         ),

@@ -55,13 +55,15 @@ class Settlement:
 _KEEP = {
     "S": sql.SQL("coalesce(({first})::text, ({second})::text)"),
     "N": sql.SQL("coalesce({first}, {second})"),
+    # Of a date or a flag, the value's type may be another one than the column's.
+    **dict.fromkeys("DBUAET", sql.SQL("coalesce(({first})::{type}, ({second})::{type})")),
 }
 
 
 def _written(value: sql.Composable, column: Column, *, kept: bool) -> sql.Composable:
     old = sql.SQL("(p.old).{}").format(sql.Identifier(column.name))
     first, second = (old, value) if kept else (value, old)
-    return _KEEP[column.category].format(first=first, second=second)
+    return _KEEP[column.category].format(first=first, second=second, type=sql.SQL(column.type))
 
 
 _NEVER_NULL = sql.SQL("{0} = coalesce(EXCLUDED.{0}, m.{0})")

@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from worker.domain.model import utc, utc_now
+from worker.domain.model import same_as, utc, utc_now
 from worker.entities.declaration import Entity, key_sql
 from worker.entities.worker_tables import LEDGER
 from worker.postgres.transaction import fetch_first, read
@@ -36,17 +36,14 @@ class History:
     now: str
 
 
-async def history(databases: Databases, key: str) -> History | None:
-    """The history of a record; None if neither database knows it.
+async def history(databases: Databases, key: str, entity: str | None = None) -> list[History]:
+    """The history of the record with this key, of an entity or of all; several entities may have one with the same key.
 
     Raises:
         psycopg.Error: a database did not answer.
     """
-    for entity in databases.entities.values():
-        found = await _history(databases, entity, key)
-        if found:
-            return found
-    return None
+    among = [one for one in databases.entities.values() if entity in (None, one.name)]
+    return [found for one in among if (found := await _history(databases, one, key))]
 
 
 async def _history(databases: Databases, entity: Entity, key: str) -> History | None:
@@ -122,7 +119,8 @@ def _event(entry: dict[str, Any]) -> Event:
         f"{name}: {_value(before.get(name))} → {_value(record.get(name))} (enricher)"
         for name in entry["enriched_fields"]
     ]
-    others = [n for n in record if n in before and before[n] != record[n] and n not in entry["enriched_fields"]]
+    mine = entry["enriched_fields"]
+    others = [n for n in record if n in before and same_as(before[n], record[n]) != record[n] and n not in mine]
     details += [f"{name}: {_value(before[name])} → {_value(record[name])} (normalised)" for name in others]
     details += [
         f"conflict in {c['field']}: enricher {_value(c['enricher'])}, Neon {_value(c['neon'])}; {c['winner']}'s kept"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from worker.entities.names import in_sql
 from worker.neon.catalogue import Column, Found
 from worker.postgres.errors import SchemaProblem
 from worker.schema import fixes
@@ -21,6 +22,10 @@ _WORDS = {
 }  # fmt: skip
 
 
+_KEYS: Mapping[str | None, tuple[str, ...]] = {
+    "SMALLINT": ("int2",), "INTEGER": ("int2", "int4"), "BIGINT": ("int2", "int4", "int8"),
+}  # fmt: skip
+"""A numeric key as declared → the types whose every value it holds."""
 SEQUENCE = "a sequence ahead of its rows"
 
 
@@ -98,7 +103,7 @@ def _missing(found: Found, wanted: Wanted) -> Iterator[SchemaProblem]:
         return
     type_ = "BIGSERIAL" if wanted.kind is Kind.NUMBER else wanted.made_as or fixes.TYPES.get(wanted.kind, "TEXT")
     text = f" lacks {wanted.name}: if it has another name now, give it back its own, else add it"
-    yield SchemaProblem(text, fixes.alter(found, f"ADD COLUMN {wanted.name} {type_}"))
+    yield SchemaProblem(text, fixes.alter(found, f"ADD COLUMN {in_sql(wanted.name)} {type_}"))
 
 
 def _column(shape: Shape, found: Found, wanted: Wanted, column: Column) -> Iterator[SchemaProblem]:
@@ -137,6 +142,8 @@ def _fits(wanted: Wanted, column: Column) -> bool:
     if wanted.kind in (Kind.KEY, Kind.TEXT):
         return _fits_text(wanted, column)
     partly = not wanted.whole
+    if wanted.kind is Kind.NUMBER and wanted.made_as:
+        return base in _KEYS[wanted.made_as]
     fitting: Mapping[Kind, bool] = {
         Kind.INTEGER: base in ("int4", "int8", *(["int2"] if partly else []), *([] if _scale(column) else ["numeric"])),
         Kind.NUMBER: base in ("int4", "int8") or (base == "int2" and (wanted.name == "id" or not wanted.added)),

@@ -4,6 +4,7 @@ values fit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -118,8 +119,7 @@ async def unfit(connection: Connection, entities: Iterable[Entity], found: Mappi
     except psycopg.Error as error:
         await roll_back_refusal(connection, error)
         faults = [one for entity in known for one in await _faults(connection, entity, parts[entity])]
-        if not faults:
-            raise
+        # What is refused only of an empty record, or in a transaction that writes nothing, says nothing.
         return Unfit({}, faults)
     return Unfit(
         {master: {row["name"]: row["value"] for row in rows} for master, rows in zip(masters, results, strict=False)},
@@ -136,8 +136,17 @@ def _written(entity: Entity, found: Mapping[Table, Found]) -> dict[str, sql.Comp
     written: dict[str, sql.Composable] = {
         name: sql.Identifier("r", source) for name, source in entity.mapping.items() if source in invalid.columns
     }
-    written |= {name: sql.SQL(how) for name, how in entity.computed.items() if _is_possible(entity, how, found)}
+    written |= {name: _unasked(how) for name, how in entity.computed.items() if _is_possible(entity, how, found)}
     return {name: how for name, how in written.items() if name in master.columns and master.columns[name].writable}
+
+
+def _unasked(how: str) -> sql.Composable:
+    """An expression of the same type that is never asked for its value: it may count something, or divide by what only
+    a rule asks for. A text alone has no type yet.
+    """
+    if re.fullmatch(r"'(?:[^']|'')*'", how):
+        return sql.SQL(how)
+    return sql.SQL("CASE WHEN NULL::boolean THEN {} END").format(sql.SQL(how))
 
 
 def _is_possible(entity: Entity, text: str, found: Mapping[Table, Found]) -> bool:
@@ -165,8 +174,11 @@ def _parts(entity: Entity, found: Mapping[Table, Found]) -> dict[str, str]:
 
 
 def _checked(entity: Entity, text: str) -> Step:
-    over = _OVER_NO_RECORD.format(invalid=entity.invalid_table.sql)
-    return sql.SQL("SELECT {part} AS part FROM {over}").format(part=sql.SQL(text), over=over), None
+    # Only planned: it may count something, or divide by a value that a rule asks for.
+    over = sql.SQL("(SELECT NULL::text AS enriched_by) d CROSS JOIN {invalid} r").format(
+        invalid=entity.invalid_table.sql
+    )
+    return sql.SQL("EXPLAIN SELECT {part} AS part FROM {over}").format(part=sql.SQL(text), over=over), None
 
 
 async def _faults(

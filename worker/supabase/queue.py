@@ -10,10 +10,11 @@ from typing import Any
 from psycopg import sql
 
 from worker.domain import messages
-from worker.domain.model import Code, Receipt, Status
+from worker.domain.model import Code, Receipt, Status, same_as
 from worker.domain.postponed import Postponed
 from worker.domain.steps import Claimed
 from worker.entities.declaration import Entity, data_of, key_sql
+from worker.entities.names import plain_type
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
@@ -137,6 +138,7 @@ class Queue:
         """Compose the statements."""
         self.entity = entity
         workspace = entity.workspace_table.sql
+        self._numeric = [name for name, type_ in entity.column_types.items() if plain_type(type_) == "NUMERIC"]
         self._claims = {rows: self._compose_claim(rows) for rows in _ROWS}
         self._count = composed(sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(workspace, IS_WORK))
         self._carried = composed(
@@ -220,8 +222,11 @@ class Queue:
     def _claimed(self, row: Mapping[str, Any]) -> Claimed:
         cells = {name: row[name] for name in _CLAIMED_FIELDS}
         # A row adopted from a hand-made table has no snapshot: all its values count as the enricher's.
-        # A snapshot of another release may have other columns: on a missing one, nothing was agreed.
-        cells["snapshot"] = {**dict.fromkeys(self.entity.columns), **(row["snapshot"] or {})}
+        # A snapshot from before a change of the file may have other columns: on a missing one, nothing was agreed.
+        snapshot = row["snapshot"] or {}
+        cells["snapshot"] = {name: snapshot.get(name) for name in self.entity.columns}
+        for name in self._numeric:  # a number in a snapshot of before is a text now
+            cells["snapshot"][name] = same_as(snapshot.get(name), row["data"].get(name))
         cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
         if row["receipt_id"] is not None:
             cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])

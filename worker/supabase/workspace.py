@@ -51,14 +51,14 @@ class Refresh:
 _ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
 _REFRESH = statement("worker.supabase", "refresh")
 _PULLED = sql.SQL(
-    "SELECT {key}{key_text} AS key FROM {workspace} WHERE {key} > %(after)s{key_cast} AND promoted_at IS NULL"
+    "SELECT w.{key}{key_text} AS key FROM {workspace} w WHERE w.{key} > %(after)s{key_cast} AND promoted_at IS NULL"
     " AND sync_code IS DISTINCT FROM 'lost'"
     " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
-    " ORDER BY {key} LIMIT %(limit)s"
+    " ORDER BY w.{key} LIMIT %(limit)s"
 )
 _PROMOTED = sql.SQL(
-    "SELECT {key}{key_text} AS key FROM {workspace} WHERE {key} > %(after)s{key_cast} AND promoted_at IS NOT NULL"
-    " AND pushed_to_neon_at IS NOT NULL ORDER BY {key} LIMIT %(limit)s"
+    "SELECT w.{key}{key_text} AS key FROM {workspace} w WHERE w.{key} > %(after)s{key_cast} AND promoted_at IS NOT NULL"
+    " AND pushed_to_neon_at IS NOT NULL ORDER BY w.{key} LIMIT %(limit)s"
 )
 _LOST = sql.SQL(
     "SELECT w.{key}{key_text} AS key, {data} AS data FROM {workspace} w WHERE w.sync_code = 'lost' ORDER BY 1"

@@ -14,7 +14,7 @@ import structlog
 
 from worker.domain import messages
 from worker.domain.messages import LEDGER_NOTES
-from worker.domain.model import Code, NoteCode, Outcome, Status, utc_now
+from worker.domain.model import Code, NoteCode, Outcome, Status, same_as, utc_now
 from worker.domain.steps import Judged
 from worker.entities.declaration import Entity
 from worker.neon.books import Entry, Run
@@ -200,7 +200,7 @@ def _is_in_master(entity: Entity, row: Row, neon_state: NeonState) -> bool:
         row.promoted
         and master is not None
         and all(
-            master.get(neon) == carried[supabase]
+            same_as(master.get(neon), carried[supabase]) == carried[supabase]
             for neon, supabase in entity.mapping.items()
             if carried.get(supabase) is not None
         )

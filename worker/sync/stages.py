@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, new_run_id
@@ -150,6 +150,25 @@ class Promotion:
     """The remaining records; finished ones are removed."""
     runs: dict[str, tuple[Run, Revalidated]] = field(default_factory=dict)
     """Entity → the run that its promotions are booked under, and their results."""
+    ambiguous: dict[str, str] = field(default_factory=dict)
+    """Keys that records of several entities have, which are refused → why."""
+
+
+def is_ambiguous(names: Iterable[str]) -> str:
+    """What is said of a key that records of several entities have."""
+    return f"is a key of {' and of '.join(sorted(names))}: say which with --entity"
+
+
+async def _ambiguous(databases: Databases, entities: Sequence[Entity], keys: Sequence[str]) -> dict[str, str]:
+    """The keys among these that records of several entities have, with what is said of them."""
+    owners: dict[str, list[str]] = {}
+    async with databases.neon.connection() as neon:
+        for entity in entities if len(entities) > 1 else ():
+            route = databases.routes[entity.name]
+            for some in route.batches(list(keys)):
+                for key in set(some) - set(await route.invalid.missing(neon, some)):
+                    owners.setdefault(key, []).append(entity.name)
+    return {key: f"it {is_ambiguous(names)}" for key, names in owners.items() if len(names) > 1}
 
 
 async def promote(
@@ -177,6 +196,11 @@ async def promote(
         psycopg.Error: a database failed; what was promoted stays so.
     """
     progress.expect(len(work.keys) if not work.runs else 0)
+    entities = list(entities)
+    if not work.runs:
+        # A key alone must not promote a record that nobody meant.
+        work.ambiguous = await _ambiguous(databases, entities, work.keys)
+        work.keys = [key for key in work.keys if key not in work.ambiguous]
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         for entity in entities:
             again = entity.name in work.runs
@@ -205,7 +229,7 @@ async def promote(
                 everything = len(results.promoted) + refused
                 step = books.log_run(run, everything, len(results.promoted), refused)
                 await transact(neon, step)
-    total = Revalidated(left=dict.fromkeys(work.keys, "it is not in the invalid table"))
+    total = Revalidated(left=dict.fromkeys(work.keys, "it is not in the invalid table") | work.ambiguous)
     for _, results in work.runs.values():
         total.add(results)
     return total

@@ -21,6 +21,7 @@ from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
 from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
+from worker.sync.stages import is_ambiguous
 
 
 @dataclass
@@ -53,6 +54,7 @@ async def undo(
     done: Undone,
     *,
     run_id: str | None = None,
+    entity: str | None = None,
     dry_run: bool = False,
     progress: Progress = NO_PROGRESS,
 ) -> None:
@@ -65,6 +67,7 @@ async def undo(
         keys: which records.
         done: what was undone and refused; after a fault, call again with the same.
         run_id: only promotions of this run.
+        entity: only of this entity; several may have a record with the same key.
         dry_run: write nothing.
         progress: informed of every record.
 
@@ -81,8 +84,9 @@ async def undo(
     if progress.shown:
         progress.expect(len(todo))
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-        undoing = _Undoing(databases, neon, supabase, done.run_id, run_id, simulated)
-        for key in await _newest_first(neon, list(databases.entities), todo, run_id):
+        among = {name: one for name, one in databases.entities.items() if entity in (None, name)}
+        undoing = _Undoing(databases, among, neon, supabase, done.run_id, run_id, simulated)
+        for key in await _newest_first(neon, list(among), todo, run_id):
             progress.advance(1)
             try:
                 done.undone[key] = await undoing.undo(key)
@@ -103,6 +107,8 @@ class _Undoing:
     """Undoes promotions, each in one Neon transaction."""
 
     databases: Databases
+    among: Mapping[str, Entity]
+    """The entities whose promotions are undone."""
     neon: Connection
     supabase: Connection
     run_id: str
@@ -121,9 +127,11 @@ class _Undoing:
         Raises:
             Refused: it cannot be undone.
         """
-        entity, entry = await _last_promotion(self.neon, self.databases.entities, key, self.of_run)
+        entity, entry = await _last_promotion(self.neon, self.among, key, self.of_run)
         if entity is None or entry is None:
-            raise Refused(await _why_not_on_record(self.neon, self.databases.entities, key, self.of_run))
+            raise Refused(await _why_not_on_record(self.neon, self.among, key, self.of_run))
+        if len(entry["entities"]) > 1:
+            raise Refused(f"it {is_ambiguous(entry['entities'])}")
         if entry["undone_in"] and entry["undone_in"] != self.run_id:
             # Acknowledge the row also if the process that undid it died before it could.
             unacknowledged = self.simulated is None and not entry["promoted_again"]
@@ -210,7 +218,9 @@ async def _last_promotion(
     neon: Connection, entities: Mapping[str, Entity], key: str, run_id: str | None
 ) -> tuple[Entity | None, dict[str, Any] | None]:
     statement = sql.SQL(
-        "SELECT l.*, l.xmin::text AS written_in, later.undone_in, later.promoted_again FROM {ledger} l"
+        "SELECT l.*, l.xmin::text AS written_in, later.undone_in, later.promoted_again, ARRAY("
+        "   SELECT DISTINCT e.entity FROM {ledger} e WHERE e.entity = ANY(%(entities)s) AND e.key = %(key)s"
+        "   AND e.outcome = 'promoted' AND (%(run)s::text IS NULL OR e.run_id = %(run)s)) AS entities FROM {ledger} l"
         " CROSS JOIN LATERAL ("
         "   SELECT min(u.run_id) FILTER (WHERE u.outcome = 'undone') AS undone_in,"
         "     coalesce(bool_or(u.outcome = 'promoted'), false) AS promoted_again"
