@@ -699,7 +699,9 @@ def test_an_entity_comes_after_all_that_it_waits_for(folder) -> None:
 
 def same(entity: Entity) -> tuple[Any, ...]:
     """All that an entity makes: the version of its rules and every statement that is composed of it."""
-    columns = [SimpleNamespace(name=name, not_null=True, category="S") for name in sorted(entity.master_columns)]
+    columns = [
+        SimpleNamespace(name=name, type="text", not_null=True, category="S") for name in sorted(entity.master_columns)
+    ]
     statements = settlement(entity, columns, Demands())
     composed = [str(getattr(statements, name)) for name in statements.__dataclass_fields__ if name != "entity"]
     return entity.rules.version(), composed, script("Neon", [entity]), script("Supabase", [entity])

@@ -51,10 +51,10 @@ def test_while_a_pull_waits_for_its_retry_nothing_else_of_it_is_due(prepared, en
             company._acknowledging.start()
             assert company.remaining == 0
             for _ in range(2):
-                await company._retry.failed(GONE)
+                await company._faults.failed(GONE)
             assert company.remaining > 0
             for _ in range(2):
-                await puller._retry.failed(GONE)
+                await puller._faults.failed(GONE)
             assert await puller._pull_due() > 0
             assert monitor.health.unready() == ["pull of company, pull: the connection is lost"]
 
@@ -65,8 +65,8 @@ def test_a_pull_that_works_again_shows_no_fault(prepared, env) -> None:
     async def job() -> None:
         async with open_databases(Settings(**env)) as databases:
             puller, monitor = puller_of(databases, Settings(**env))
-            await puller._retry.failed(GONE)
-            await puller._pulls[0]._retry.failed(GONE)
+            await puller._faults.failed(GONE)
+            await puller._pulls[0]._faults.failed(GONE)
             assert await puller._pull_due() == Settings(**env).sweep_interval
             assert monitor.health.unready() == []
             assert [one.consumer.missed for one in puller._pulls] == [False, False]
