@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from worker.domain.rules import Rules
+from worker.domain.rule_compiler import Rules
 from worker.domain.vocabulary import AnyRule
 from worker.entities.loader import load_entities
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from declared import COMPANY, PEOPLE, rules_of
 
-from worker.domain.rules import REVISION, Rules
+from worker.domain.rule_compiler import REVISION, Rules
 
 NAMES = (
     None, "", " ", "A", "Ab", "Abc", "Alder Works", "test", "TEST", "n/a", "N/A", "none", "null", "example", " Alder ",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from worker.domain import normalise
 from worker.domain.normalise import host_name, split_name, trim
-from worker.domain.rules import Rules
+from worker.domain.rule_compiler import Rules
 
 FIRM = {"company_name": "Alder Works", "website": "https://alder.example"}
 PERSON = {"full_name": "Robin Alder", "email": "robin@alder.example"}

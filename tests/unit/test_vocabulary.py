@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from worker.domain.function import FunctionFailed
-from worker.domain.rules import Rules
+from worker.domain.rule_compiler import Rules
 from worker.domain.vocabulary import KINDS, name_of
 from worker.entities.loader import load_entities
 from worker.entities.mistakes import EntityFileError

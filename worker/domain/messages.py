@@ -1,6 +1,6 @@
 """Every sentence that an enricher reads in ``sync_note``, and the ledger's notes. Programs go by the codes
 (:class:`worker.domain.model.Code`, :class:`worker.domain.model.NoteCode`); nothing compares sentences. The messages of
-the rules are in :mod:`worker.domain.rules`; the notes on what a record waits for are in its entity file.
+the rules are in :mod:`worker.domain.rule_compiler`; the notes on what a record waits for are in its entity file.
 """
 
 from __future__ import annotations

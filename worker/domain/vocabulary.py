@@ -1,5 +1,6 @@
 """The vocabulary of the rules: what an entity file may ask of a column. A rule is data: a field, a kind with its
-parameters, a severity, a message and a reason code. :class:`worker.domain.rules.Rules` compiles the rules of an entity.
+parameters, a severity, a message and a reason code. :class:`worker.domain.rule_compiler.Rules` compiles those of an
+entity.
 
 Pure: no I/O, no network, no clock. Messages are read by enrichers next to the field's name: what is wrong, then what to
 do. To add a kind of rule, add a subclass of `Rule` here, and name it in `KINDS`.

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from worker.domain.model import Data, Requirement
 from worker.domain.normalise import E164, trim
-from worker.domain.rules import Rules
+from worker.domain.rule_compiler import Rules
 from worker.entities.names import plain_type
 from worker.entities.worker_tables import Table
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from worker.domain.model import Requirement
-from worker.domain.rules import Rules
+from worker.domain.rule_compiler import Rules
 from worker.entities.declaration import Entity
 from worker.entities.file_format import EntityFile, Wait
 from worker.entities.folder import FOLDER, entity_files
