@@ -70,6 +70,10 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
   pruned_id BIGINT NOT NULL DEFAULT 0,  -- retention may have removed ledger rows up to this id
   pulled_at TIMESTAMPTZ
 );
+-- The same number may have been given twice: after both databases were restored, each to a moment of its own.
+ALTER TABLE marketing.enrichment_receipts
+  ADD COLUMN IF NOT EXISTS run_id TEXT,            -- of the pull with the number `pulls`
+  ADD COLUMN IF NOT EXISTS confirmed_run_id TEXT;  -- of the pull with the number `confirmed`
 
 -- Which tables each entity has, for `sql/roles/neon.sql`. The worker itself goes by the entity files.
 CREATE TABLE IF NOT EXISTS marketing.enrichment_entities (

@@ -94,6 +94,8 @@ ALTER TABLE public.enrichment_pull_position
   ADD COLUMN IF NOT EXISTS pulls BIGINT NOT NULL DEFAULT 0,  -- how many pulls were completed; Neon counts them, too
   ADD COLUMN IF NOT EXISTS ledger_id BIGINT,  -- the workspace shows all outcomes of Neon's ledger up to this id
   ADD COLUMN IF NOT EXISTS restored JSONB,     -- the last restore of a database that was recognised
+  ADD COLUMN IF NOT EXISTS counted_run_id TEXT,  -- the last of these pulls; Neon knows it, too
+  ADD COLUMN IF NOT EXISTS unfinished_run_id TEXT,  -- a pull that began to bring records and has not ended
   ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon whose changes the last pull could not see
 DO $$ BEGIN
   IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN

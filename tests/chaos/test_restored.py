@@ -31,10 +31,12 @@ from records import (
     work,
 )
 
-from worker.postgres.errors import Restored
+from worker.domain.progress import Progress
+from worker.postgres.errors import Restored, SetupMissing
 from worker.postgres.pool import Database
 from worker.postgres.transaction import COMMIT, begin, send
 from worker.sync.prune import prune
+from worker.sync.pull import pull
 
 
 @pytest.fixture
@@ -398,13 +400,82 @@ def test_a_pull_that_ended_before_its_position_was_kept_is_no_restore(steps, neo
     """Neon counts a pull before the workspace does."""
     here.execute(
         "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
-        "CREATE TRIGGER theirs BEFORE UPDATE ON enrichment_pull_position EXECUTE FUNCTION theirs()"
+        "CREATE TRIGGER theirs BEFORE UPDATE OF pulls ON enrichment_pull_position EXECUTE FUNCTION theirs()"
     )
     with pytest.raises(psycopg.errors.RaiseException, match="not now"):
         steps.pull()
     here.execute("DROP TRIGGER theirs ON enrichment_pull_position")
     for _ in range(2):
         assert steps.pull().restored is None
+
+
+def test_two_pulls_of_one_number_are_told_apart_after_both_were_restored(steps, neon_copy, databases, there) -> None:
+    """Each of them to a moment of its own, so that neither has fewer pulls than the other."""
+    with Copy(databases.supabase_url) as first:
+        with there() as neon:
+            neon.execute("UPDATE marketing.company_invalid SET city = 'Elkins', updated_at = now()")
+            add_companies(neon, 6)
+        steps.pull()
+        with Copy(databases.supabase_url, "second") as second:
+            neon_copy.put_back()
+            first.put_back()
+            assert steps.pull().restored is None
+            second.put_back()
+        pulled = steps.pull()
+    assert pulled.restored.startswith("Neon was restored")
+    assert pulled.lost == [company(6)]
+    with connect(databases.supabase_url) as here:
+        assert [work(here, company(number))["city"] for number in (1, 5)] == [None, None]
+    again = steps.pull()
+    assert (again.restored, again.full) == (None, False)
+
+
+def test_what_a_pull_brought_that_did_not_end_is_compared_after_a_restore(steps, neon_copy, here, there) -> None:
+    with there() as neon:
+        neon.execute("UPDATE marketing.company_invalid SET city = 'Elkins', updated_at = now()")
+        add_companies(neon, 6)
+        neon.execute(
+            "CREATE FUNCTION theirs() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not now'; END $$;"
+            "CREATE TRIGGER theirs BEFORE INSERT ON marketing.enrichment_receipts EXECUTE FUNCTION theirs()"
+        )
+    with pytest.raises(psycopg.errors.RaiseException, match="not now"):
+        steps.pull()
+    assert work(here, company(6))["promoted_at"] is None
+    neon_copy.put_back()
+    pulled = steps.pull()
+    assert (pulled.full, pulled.withdrawn) == (True, 1)
+    assert {work(here, company(number))["city"] for number in range(1, 6)} == {None}
+    assert steps.pull().full is False
+
+
+def test_a_pull_is_not_counted_by_a_neon_that_was_restored_while_it_read(steps, neon_copy, here, there) -> None:
+    """Behind a pooler nothing is cut then. What is left of the restore is what Neon counts."""
+
+    class Restoring(Progress):
+        def advance(self, records: int) -> None:
+            with there() as neon:
+                neon.execute("UPDATE marketing.enrichment_receipts SET pulls = 0, run_id = NULL")
+
+    with there() as neon:
+        add_companies(neon, 6)
+    before = here.execute("SELECT pulls, position FROM enrichment_pull_position").fetchone()
+    with pytest.raises(Restored):
+        steps.run(lambda opened: pull(opened, COMPANY, progress=Restoring()))
+    assert here.execute("SELECT pulls, position FROM enrichment_pull_position").fetchone() == before
+    assert steps.pull().restored.startswith("Neon was restored")
+
+
+def test_a_pull_that_brought_nothing_is_followed_by_no_full_comparison(steps, neon_copy, here, there) -> None:
+    """It is refused again and again until the operator has mended it."""
+    here.execute("ALTER TABLE company_needs_enrichment ADD COLUMN theirs INTEGER")
+    here.execute("ALTER TABLE company_needs_enrichment ADD CONSTRAINT theirs CHECK (theirs IS NOT NULL) NOT VALID")
+    with there() as neon:
+        add_companies(neon, *range(6, 300))
+    with pytest.raises(SetupMissing):
+        steps.pull()
+    here.execute("ALTER TABLE company_needs_enrichment DROP CONSTRAINT theirs")
+    pulled = steps.pull()
+    assert (pulled.full, pulled.new) == (False, 294)
 
 
 def test_people_promoted_and_forgotten_wait_for_their_company_again(steps, databases, here, there) -> None:

@@ -40,6 +40,11 @@ class Pulled:
     """Key → what would happen to it; dry run only."""
 
     @property
+    def brought(self) -> bool:
+        """Whether it wrote anything into the workspace."""
+        return any((self.new, self.changed, self.withdrawn, self.orphaned, self.told, self.released, self.lost))
+
+    @property
     def result(self) -> dict[str, Any]:
         """What the workspace stores about it, so that nobody has to ask Neon."""
         return {

@@ -34,16 +34,16 @@ class Counts:
     """The last pull that the workspace certainly kept."""
     settled_id: int
     """All ledger rows up to this id are committed."""
+    run_id: str | None
+    """Of the last pull that Neon counts; None where the release that counted it did not keep it."""
+    confirmed_run_id: str | None
+    """Of the last pull that the workspace certainly kept."""
     moment: datetime | None
     """When the last pull that Neon remembers ended; UTC without zone. Ledger rows may be newer than a restore."""
 
 
 _COUNTS = statement("worker.neon", "counts").format(receipts=RECEIPTS.sql, ledger=LEDGER.sql)
-_COUNT_PULL = sql.SQL(
-    "INSERT INTO {} AS r (entity, pulls, confirmed, pulled_at) VALUES (%(entity)s, %(pulls)s, %(confirmed)s, now())"
-    " ON CONFLICT (entity) DO UPDATE SET pulls = EXCLUDED.pulls, confirmed = EXCLUDED.confirmed,"
-    " pulled_at = EXCLUDED.pulled_at"
-).format(RECEIPTS.sql)
+_COUNT_PULL = statement("worker.neon", "count_pull").format(receipts=RECEIPTS.sql)
 _MARK_PRUNED = sql.SQL(
     "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
     " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
@@ -172,9 +172,20 @@ class Ledger:
         row = await fetch_one(connection, _COUNTS, {"entity": self._entity})
         return Counts(**row)
 
-    def count_pull(self, pulls: int, confirmed: int) -> Step:
-        """The step that counts a pull in Neon, and stores how many the workspace had kept when it began."""
-        return _COUNT_PULL, {"entity": self._entity, "pulls": pulls, "confirmed": confirmed}
+    def count_pull(self, run_id: str, pulls: int, found: Counts, kept: tuple[int, str | None]) -> Step:
+        """The step that counts a pull in Neon. It returns a row, or none where Neon is not as the pull found it.
+
+        Args:
+            run_id: of the pull.
+            pulls: its number.
+            found: what Neon knew when the pull began.
+            kept: number and run id of the last pull that the workspace had kept then.
+        """
+        confirmed, confirmed_run_id = kept
+        return _COUNT_PULL, {
+            "entity": self._entity, "run_id": run_id, "pulls": pulls, "confirmed": confirmed,
+            "confirmed_run_id": confirmed_run_id, "was": found.pulls, "was_run_id": found.run_id,
+        }  # fmt: skip
 
     def mark_pruned(self, ids: Sequence[int]) -> Step:
         """The step that records that retention removed these ledger rows: they were not forgotten in a restore."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from worker.entities.declaration import Entity
 from worker.entities.worker_tables import POSITION
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import Step, begin, begin_and_fetch, fetch_all, fetch_first, transact
+from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_all, fetch_first, send, transact
 
 log = structlog.get_logger("worker.pull")
 
@@ -38,16 +38,25 @@ class Position:
     """The workspace shows all outcomes of Neon's ledger up to this id."""
     restored: dict[str, Any] | None = None
     """The last restore that was recognised."""
+    counted_run_id: str | None = None
+    """Of the last pull that was completed; None where the release that did it did not keep it."""
+    unfinished_run_id: str | None = None
+    """Of a pull that began to bring records and has not ended."""
 
 
 _ADD = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
 _READ = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
 _TAKE = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
+_BEGIN = sql.SQL(
+    "UPDATE {} SET unfinished_run_id = coalesce(unfinished_run_id, %(run_id)s) WHERE entity = %(entity)s"
+).format(POSITION.sql)
+_BROUGHT_NOTHING = sql.SQL("UPDATE {} SET unfinished_run_id = NULL WHERE entity = %(entity)s").format(POSITION.sql)
 _SAVE_RESTORED = sql.SQL("UPDATE {} SET restored = %(restored)s WHERE entity = %(entity)s").format(POSITION.sql)
 _SAVE = sql.SQL(
     "UPDATE {} SET position = coalesce(%(position)s, position), last_id = coalesce(%(last_id)s, last_id),"
     " open_transactions = coalesce(%(open)s, open_transactions), last_run_id = %(run_id)s,"
-    " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s,"
+    " last_result = %(result)s, pulls = %(pulls)s, ledger_id = %(ledger_id)s, counted_run_id = %(run_id)s,"
+    " unfinished_run_id = NULL,"
     " last_pull_at = clock_timestamp() AT TIME ZONE 'UTC',"
     " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
     " WHERE entity = %(entity)s"
@@ -65,7 +74,37 @@ async def take_position(connection: Connection, entity: Entity) -> Position | No
     """Become the only puller of an entity until this transaction ends; None if another worker is."""
     params = {"entity": entity.name}
     await transact(connection, (_ADD, params))
-    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (_TAKE, params))
+    return await _take(connection, entity)
+
+
+async def begin_to_bring(connection: Connection, entity: Entity, run_id: str, taken: Position) -> bool:
+    """Commit that a pull begins to bring records, and go on as the only puller.
+
+    What a pull brought that never ended is not in the position: a Neon restored since may lack it.
+
+    Args:
+        connection: which took the position.
+        entity: whose pull.
+        run_id: of the pull.
+        taken: the position that was taken.
+
+    Returns:
+        Whether no other worker became the puller meanwhile.
+    """
+    await send(connection, (_BEGIN, {"entity": entity.name, "run_id": run_id}), COMMIT)
+    position = await _take(connection, entity)
+    return position is not None and position == replace(
+        taken, unfinished_run_id=taken.unfinished_run_id or run_id
+    )  # fmt: skip
+
+
+def brought_nothing(entity: Entity) -> Step:
+    """The step that takes back that a pull began to bring records. The holder must commit it."""
+    return _BROUGHT_NOTHING, {"entity": entity.name}
+
+
+async def _take(connection: Connection, entity: Entity) -> Position | None:
+    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (_TAKE, {"entity": entity.name}))
     return _position(rows[0]) if rows else None
 
 
@@ -80,7 +119,8 @@ def _position(row: Mapping[str, Any]) -> Position:
     known = kept.get("run_id") == row["last_run_id"]
     since = recall(row["position"], row["last_id"], kept) if known else None
     return Position(
-        since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"]
+        since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"],
+        row["counted_run_id"], row["unfinished_run_id"],
     )  # fmt: skip
 
 

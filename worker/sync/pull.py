@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from worker.domain.horizon import Horizon
 from worker.domain.model import Action, new_run_id, utc_now
 from worker.domain.progress import NO_PROGRESS, Heartbeat, Progress
 from worker.domain.pulled import Pulled
@@ -15,9 +16,18 @@ from worker.neon import books, open_transactions
 from worker.neon.books import Run
 from worker.neon.invalid import Which
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import COMMIT, fetch_all, send, transact
+from worker.postgres.errors import Restored, SetupMissing
+from worker.postgres.transaction import COMMIT, Step, fetch_all, send, transact
 from worker.supabase import outbox
-from worker.supabase.position import Position, read_position, save_position, save_restored, take_position
+from worker.supabase.position import (
+    Position,
+    begin_to_bring,
+    brought_nothing,
+    read_position,
+    save_position,
+    save_restored,
+    take_position,
+)
 from worker.sync import staging
 from worker.sync.databases import Databases, recall
 from worker.sync.pull_run import STAGE_ROWS, PullRun, Stopped
@@ -55,6 +65,7 @@ async def pull(
 
     Raises:
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
+        Restored: the same; Neon was restored while it was read.
         SetupMissing: the same; the workspace refuses records through no fault of theirs. The text says the fix.
     """
     route = databases.routes[entity.name]
@@ -69,50 +80,41 @@ async def pull(
             table = await staging.inspect_table(supabase, entity)
             task = PullRun(databases, route, pulled, run, neon, supabase, guard, dry_run, Heartbeat(progress), table)
             since, reached = await open_transactions.reach(neon, entity, position.horizon)
+            if not dry_run and not await begin_to_bring(guard, entity, pulled.run_id, position):
+                return None
             found = await task.compare(position)
             # After a restore, what one side lacks may be older than the position. A worker that died between the two
             # commits of a pull cannot be distinguished from a workspace that was restored to before the pull.
-            compare_all = found.side is not None or position.pulls < found.counts.pulls
+            # Nor is it known what a pull brought that did not end.
+            compare_all = bool(found.side or position.pulls < found.counts.pulls or position.unfinished_run_id)
             full = pulled.full = full or since is None or compare_all or table.vacant
             pulled.open_transactions = reached.listed()
             if full and progress.shown:
                 totals = await fetch_all(neon, *route.invalid.totals)
                 progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
             try:
-                await task.bring(None if full else since, batch_size, progress)
-                await task.bring_open(found, batch_size, progress)
-                if full and not table.vacant:
-                    await task.withdraw(found)
-                if dry_run:
-                    return pulled
-                await task.release_waiting()
-                task.refusals.sum_up(entity)
-            except Stopped:
-                return None
+                await task.bring_all(None if full else since, found, batch_size, progress)
+            except (Stopped, SetupMissing) as error:
+                if not (dry_run or pulled.brought or position.unfinished_run_id):
+                    await send(guard, brought_nothing(entity), COMMIT)
+                if isinstance(error, Stopped):
+                    return None
+                raise
+            if dry_run:
+                return pulled
             changed = pulled.new + pulled.changed + pulled.withdrawn
             number = max(position.pulls, found.counts.pulls) + 1
             logged = books.log_run(run, changed, changed, 0)
-            *_, now = await transact(
-                neon, route.ledger.count_pull(number, position.pulls), logged, route.invalid.totals
+            kept = position.pulls, position.counted_run_id
+            counted, _, now = await transact(
+                neon, route.ledger.count_pull(pulled.run_id, number, found.counts, kept), logged, route.invalid.totals
             )
+            if not counted.fetchall():
+                raise Restored(entity.name, "Neon")
             for row in now.fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
-        outcome_events = [outbox.pulled(entity, pulled.run_id, pulled.result)] if databases.announces else []
-        # Rows that were locked are read again.
-        saved = reached.to_repeat(position.horizon) if task.held else reached
-        acknowledged_to = (
-            found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
-        )
-        steps = [
-            save_position(
-                entity, saved, pulled.run_id, pulled.result, full=full and not task.held, pulls=number,
-                ledger_id=acknowledged_to,
-            )
-        ]  # fmt: skip
-        if restored := await _restore_to_store(route, guard, position, found, held=task.held):
-            steps.append(save_restored(entity, restored))
-        await send(guard, *steps, *outcome_events, COMMIT)
+        await send(guard, *await _to_save(task, position, reached, found, number), COMMIT)
     await recall(databases, entity)
     for one in reached.listed(excluding=position.horizon.open if position.horizon else ()):
         log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
@@ -130,6 +132,27 @@ async def pull(
         judged=pulled.judged,
     )  # fmt: skip
     return pulled
+
+
+async def _to_save(task: PullRun, position: Position, reached: Horizon, found: Comparison, number: int) -> list[Step]:
+    """The steps that save how far the pull came, and what it found."""
+    entity, pulled = task.route.entity, task.pulled
+    # Rows that were locked are read again.
+    saved = reached.to_repeat(position.horizon) if task.held else reached
+    acknowledged_to = (
+        found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
+    )
+    steps = [
+        save_position(
+            entity, saved, pulled.run_id, pulled.result, full=pulled.full and not task.held, pulls=number,
+            ledger_id=acknowledged_to,
+        )
+    ]  # fmt: skip
+    if restored := await _restore_to_store(task.route, task.guard, position, found, held=task.held):
+        steps.append(save_restored(entity, restored))
+    if task.databases.announces:
+        steps.append(outbox.pulled(entity, pulled.run_id, pulled.result))
+    return steps
 
 
 async def _restore_to_store(

@@ -93,7 +93,17 @@ class PullRun:
         self.pulled.restored = found.in_words() if found.side else None
         return found
 
-    async def bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
+    async def bring_all(self, since: Since | None, found: Comparison, batch_size: int, progress: Progress) -> None:
+        """Bring what changed since, or everything, and settle what that shows."""
+        await self._bring(since, batch_size, progress)
+        await self._bring_open(found, batch_size, progress)
+        if self.pulled.full and not self.table.vacant:
+            await self._withdraw_missing(found)
+        if not self.dry_run:
+            await self._release_waiting()
+            self.refusals.sum_up(self.route.entity)
+
+    async def _bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
         """Stream what changed since, batch by batch."""
         if self.table.vacant and self.table.direct and since is None and not self.dry_run:
             if await self._loaded(batch_size, progress):
@@ -213,7 +223,7 @@ class PullRun:
             await send(self.supabase, COMMIT)
         self.pulled.changed += len(refreshed)
 
-    async def bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
+    async def _bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
         """Bring the records that wait, or were undone, and have no row: it is missing from a backup, or was removed by
         retention or by hand. What the enricher had sent comes back with them.
         """
@@ -226,7 +236,7 @@ class PullRun:
         for some in self.route.batches(keys):
             await catching_up.rows(some)
 
-    async def withdraw(self, found: Comparison) -> None:
+    async def _withdraw_missing(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; leave a note on the others."""
         after = self.route.entity.before_all_keys
         queued = found.neon_restored
@@ -278,6 +288,6 @@ class PullRun:
         )  # fmt: skip
         await send(self.supabase, COMMIT)
 
-    async def release_waiting(self) -> None:
+    async def _release_waiting(self) -> None:
         """Put waiting rows back in the queue if their company came by another way, or Neon has corrected them."""
         self.pulled.released = await release_waiting(self.route, self.neon, self.supabase, self.refusals)

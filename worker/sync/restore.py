@@ -79,7 +79,8 @@ async def recognise(route: Route, position: Position, neon: Connection, supabase
     """
     counts = await route.ledger.counts(neon)
     found = Comparison(route.entity.name, counts)
-    restored = position.pulls > counts.pulls
+    another = _another_pull(position, counts)
+    restored = another or position.pulls > counts.pulls
     after = 0 if restored else position.ledger_id or 0
     while chunk := await route.receipts.after(supabase, after):
         after = max(receipt.id for receipt in chunk.values())
@@ -88,7 +89,8 @@ async def recognise(route: Route, position: Position, neon: Connection, supabase
             break
     unfinished = held_back(position)
     if restored or found.forgotten or unfinished:
-        found.side, found.after = "Neon", counts.moment
+        # Of another history than the workspace's, no moment says what both have seen.
+        found.side, found.after = "Neon", None if another else counts.moment
         if found.forgotten:
             found.before = await route.receipts.first_acknowledged(supabase, found.forgotten)
         if unfinished and not restored:
@@ -98,6 +100,15 @@ async def recognise(route: Route, position: Position, neon: Connection, supabase
     elif position.last_pull_at and position.pulls < counts.confirmed:
         found.side, found.after = "Supabase", position.last_pull_at
     return found
+
+
+def _another_pull(position: Position, counts: Counts) -> bool:
+    """Whether Neon's pull of the workspace's number is another one: each side was restored, to a moment of its own."""
+    return (
+        position.pulls >= counts.confirmed
+        and None not in (position.counted_run_id, counts.run_id)
+        and position.counted_run_id not in (counts.run_id, counts.confirmed_run_id)
+    )
 
 
 def held_back(position: Position) -> dict[str, Any] | None:
