@@ -100,6 +100,7 @@ class Backup:
     forgotten: set[str]
     """Records of which Neon was made to forget since what the rows of this backup were told."""
     since: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    """What was typed after it. What Neon knows of another history, from before an earlier restore, is in ``ever_typed``."""
 
 
 def entity_of(key: str) -> Entity:
@@ -118,6 +119,7 @@ class Expected:
         self.old: set[str] = set()
         """Records whose rows leave the workspace if they had been promoted when time passed."""
         self.backups: dict[int, Backup] = {}
+        self.ever_typed: dict[tuple[str, str], list[Any]] = {}
         self.written: list[tuple[str, str, Any]] = []
         """Key, column and value of all that Neon's people wrote, in order."""
 
@@ -183,6 +185,7 @@ class Expected:
                 # In a backup that is still to be told what had reached Neon, it is not told from a cell left alone.
                 maybe |= {reached} - {NOTHING}
             self.cells.setdefault(key, {})[name] = Cell(value, maybe, reached=reached, earlier=earlier)
+            self.ever_typed.setdefault((key, name), []).append(value)
             for backup in self.backups.values():
                 backup.since.setdefault((key, name), []).append(value)
         for cell in self.cells.get(key, {}).values():
@@ -203,26 +206,39 @@ class Expected:
     def workspace_moment(self) -> Backup:
         return Backup(copy.deepcopy(self.cells), copy.deepcopy(self.theirs), set(self.forgotten))
 
-    def neon_restored(self, moment: Theirs) -> None:
-        """Neon's people lost what they wrote since. What an enricher typed is to be there still."""
+    def neon_restored(
+        self, moment: Theirs, there: Mapping[str, Mapping[str, Any]], ledger: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Neon's people lost what they wrote since. What an enricher typed is to be there still.
+
+        Args:
+            moment: what they had written then.
+            there: the records that lie in Neon's invalid tables now: key → values.
+            ledger: what Neon knows to have been carried of each record after the version that its row has: this Neon
+                was left in an earlier restore, and comes back.
+        """
         before, self.theirs = self.theirs, copy.deepcopy(moment)
         for key, values in self.theirs.values.items():
             for name, value in values.items():
                 cell = self.cells.get(key, {}).get(name)
-                if cell and cell.before:
-                    # Neither knows it any more, unless the row was told in between; nor, where the backup was made of
-                    # a row that had still to be told, what that was to be told.
-                    cell.maybe.add(value)
-                    older: Cell | None = cell.before
-                    cell.maybe |= set(cell.since)
-                    while older:
-                        cell.maybe |= older.maybe | {*older.since, older.typed} - {NOTHING}
-                        older = older.before
-                elif cell and (cell.typed is NOTHING or cell.maybe):
+                for one in (cell, *(backup.cells.get(key, {}).get(name) for backup in self.backups.values())):
+                    if one and one.before:
+                        # Neither knows it any more, unless the row was told in between; nor, where the backup was made
+                        # of a row that had still to be told, what that was to be told.
+                        one.maybe.add(value)
+                        older: Cell | None = one.before
+                        one.maybe |= set(one.since)
+                        while older:
+                            one.maybe |= older.maybe | {*older.since, older.typed} - {NOTHING}
+                            older = older.before
+                if cell and not cell.before and (cell.typed is NOTHING or cell.maybe):
                     cell.maybe |= {value, before.values.get(key, {}).get(name)}
         self.forgotten |= self.theirs.values.keys()
         for backup in self.backups.values():
             backup.forgotten |= self.theirs.values.keys()
+        for key, cells in self.cells.items():
+            for name, cell in cells.items():
+                cells[name] = self._told(key, name, cell, there, ledger, cell.since)
 
     def workspace_restored(
         self, backup: Backup, here: Mapping[str, Any], there: Mapping[str, Mapping[str, Any]],
@@ -241,23 +257,35 @@ class Expected:
         for key in [key for key in self.cells if key not in here]:
             del self.cells[key]  # it is pulled anew, as Neon has it
         for key, cells in self.cells.items():
-            entity = entity_of(key)
             for name, cell in list(cells.items()):
-                typed_since = backup.since.get((key, name), [])
-                reached = ledger.get(key, {}).get(name, NOTHING)
                 now = there.get(key, {}).get(name, NOTHING)
                 theirs = self.theirs.values.get(key, {}).get(name, NOTHING)
-                mine = [one for one in typed_since if reached is not NOTHING and fits(entity, name, reached, one)]
-                if mine:
-                    disagrees = now is not NOTHING and not fits(entity, name, now, mine[-1])
-                    others = {now} if disagrees else set()
-                    cells[name] = Cell(mine[-1], others, before=cell, reached=mine[-1], since=typed_since)
+                told = self._told(key, name, cell, there, ledger, backup.since.get((key, name), []))
+                if told is not cell:
+                    cells[name] = told
                     continue
                 cell.maybe |= {one for one in (now, theirs) if one is not NOTHING and cell.typed is NOTHING}
                 written = theirs is not NOTHING and theirs != backup.theirs.values.get(key, {}).get(name, NOTHING)
                 others = newer.get(key, {}).get(name, cell).maybe
                 if written or others:
                     cell.maybe |= others | {one for one in (now, theirs) if one is not NOTHING}
+
+    def _told(
+        self, key: str, name: str, cell: Cell, there: Mapping[str, Mapping[str, Any]],
+        ledger: Mapping[str, Mapping[str, Any]], since: list[Any],
+    ) -> Cell:  # fmt: skip
+        """The cell that is to be told what a newer version had carried to Neon; else the same cell."""
+        entity, reached = entity_of(key), ledger.get(key, {}).get(name, NOTHING)
+        now = there.get(key, {}).get(name, NOTHING)
+        mine = [
+            one
+            for one in self.ever_typed.get((key, name), [])
+            if reached is not NOTHING and fits(entity, name, reached, one)
+        ]
+        if not mine:
+            return cell
+        disagrees = now is not NOTHING and not fits(entity, name, now, mine[-1])
+        return Cell(mine[-1], {now} if disagrees else set(), before=cell, reached=mine[-1], since=since)
 
     # -- what must hold ----------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ import psycopg
 from conftest import ROOT, _environment, as_role, connect
 from copies import Copy
 from declared import ENTITIES
-from expected import Backup, Expected, Typed, entity_of
+from expected import Backup, Expected, Theirs, Typed, entity_of
 from forks import Fork
 from ground import ROLE, Ground
 from hypothesis.stateful import RuleBasedStateMachine
@@ -239,21 +239,24 @@ class Base(RuleBasedStateMachine):
                 time.sleep(0.002)  # between two looks
         return stack
 
-    def workspace_restored(self, moment: Backup) -> None:
+    def restored(self, moment: Backup | Theirs) -> None:
         """What of the model is so now, by what had reached Neon."""
         with connect(self.urls[0]) as neon, connect(self.urls[1]) as supabase:
             here, there, ledger = {}, {}, {}
             for entity in ENTITIES.values():
                 here |= workspace_of(supabase, entity)
                 there |= {key: row["data"] for key, row in neon_of(neon, entity).items() if row["invalid"]}
-            # What had been carried when the backup was made is no news to it: its rows are newer.
+            # What had been carried when a backup was made is no news to it: its rows are newer.
             for row in neon.execute(
                 "SELECT DISTINCT ON (key) key, record, row_version FROM marketing.enrichment_ledger"
                 " WHERE outcome IN ('promoted', 'flagged', 'waiting') ORDER BY key, id DESC"
             ):
                 if row["key"] in here and row["row_version"] and row["row_version"] > here[row["key"]]["updated_at"]:
                     ledger[row["key"]] = row["record"] or {}
-        self.expected.workspace_restored(moment, here, there, ledger)
+        if isinstance(moment, Theirs):
+            self.expected.neon_restored(moment, there, ledger)
+        else:
+            self.expected.workspace_restored(moment, here, there, ledger)
 
 
 def _as_in(row: dict[str, Any], neons: dict[str, Any], foreign: bool) -> bool:

@@ -17,7 +17,7 @@ import psycopg
 from conftest import connect
 from copies import Copy
 from declared import ENTITIES
-from expected import Theirs, Typed, entity_of
+from expected import Typed, entity_of
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 from inputs import (
@@ -353,10 +353,7 @@ class Loop(Base):
             if side and not gone:
                 stack.enter_context(self.nobody_connected(1))
             copy.put_back()
-            if isinstance(moment, Theirs):
-                self.expected.neon_restored(moment)
-            else:
-                self.workspace_restored(moment)
+            self.restored(moment)
         struck[f"restores of {'Supabase' if side else 'Neon'}"] += 1
 
     # -- what must hold --------------------------------------------------------------------------------
