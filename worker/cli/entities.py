@@ -20,8 +20,9 @@ from worker.entities.mistakes import Mistake
 from worker.entities.names import table_name
 from worker.operate.entity_check import compared, drafted
 from worker.postgres.pool import Database
+from worker.schema.shape import NEON, SUPABASE
 from worker.settings import Settings, SettingsError
-from worker.sync.databases import Unreachable, probe
+from worker.sync.databases import Unreachable, reached
 
 
 def listed(as_json: bool) -> None:
@@ -66,7 +67,7 @@ def _beside(declared: Declared) -> tuple[dict[str, Declared], list[Mistake]]:
     """The sound files in the same folder, and the mistakes of those that the entity waits for; one of these may be a
     file that the worker reads now.
     """
-    waited = {wait.entity for wait in declared.file.waits if wait.entity}
+    waited = declared.file.awaited
     folder = declared.source.path.parent
     others = {path.stem: path for path in sorted(folder.glob("*.toml")) if path.stem != declared.name}
     beside: dict[str, Declared] = {}
@@ -81,7 +82,7 @@ def _beside(declared: Declared) -> tuple[dict[str, Declared], list[Mistake]]:
         mistakes += found if name in waited else []
         if one:
             beside[name] = one
-            ahead += [wait.entity for wait in one.file.waits if wait.entity]
+            ahead += sorted(one.file.awaited)
     return beside, mistakes
 
 
@@ -92,7 +93,7 @@ def _needed(declared: Declared, beside: Mapping[str, Declared]) -> dict[str, Dec
     while ahead:
         one = ahead.pop()
         needed[one.name] = one
-        ahead += [beside[wait.entity] for wait in one.file.waits if wait.entity in beside.keys() - needed.keys()]
+        ahead += [beside[name] for name in one.file.awaited & (beside.keys() - needed.keys())]
     return needed
 
 
@@ -117,14 +118,8 @@ def _compare(entities: Mapping[str, Entity], name: str) -> bool:
 
 
 async def _compared(settings: Settings, entities: Mapping[str, Entity], name: str) -> tuple[list[str], list[str]]:
-    sides = {
-        "Neon": (settings.neon_conninfo, "NEON_DATABASE_URL"),
-        "Supabase": (settings.supabase_conninfo, "SUPABASE_DATABASE_URL"),
-    }
-    for side, (conninfo, setting) in sides.items():
-        await probe(Database(side, conninfo), setting)
-    neon, supabase = (Database(side, conninfo) for side, (conninfo, _) in sides.items())
-    async with neon, supabase:
+    neon, supabase = Database(NEON, settings.neon_conninfo), Database(SUPABASE, settings.supabase_conninfo)
+    async with reached(neon, supabase):
         mismatches = await compared(neon, supabase, list(entities.values()), [name])
     wrong = [str(one.problem) for one in mismatches if not one.by_setup]
     return wrong, [one.by_setup for one in mismatches if one.by_setup]
@@ -160,7 +155,7 @@ def _own_folder() -> Path:
 
 
 async def _drafted(settings: Settings, name: str, *tables: object) -> str:
-    await probe(Database("Neon", settings.neon_conninfo), "NEON_DATABASE_URL")
-    async with Database("Neon", settings.neon_conninfo) as neon:
+    neon = Database(NEON, settings.neon_conninfo)
+    async with reached(neon):
         invalid, master = tables
         return await drafted(neon, name, invalid, master)  # type: ignore[arg-type]

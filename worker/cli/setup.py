@@ -19,7 +19,7 @@ from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
 from worker.postgres.pool import Database
 from worker.schema.shape import NEON, SUPABASE
 from worker.settings import Settings, SettingsError
-from worker.sync.databases import probe
+from worker.sync.databases import reached
 
 
 def setup(dry_run: bool) -> None:
@@ -39,14 +39,8 @@ def setup(dry_run: bool) -> None:
 
 async def _setup(settings: Settings, dry_run: bool) -> None:
     entities = load_entities(settings.entities).values()
-    sides = {
-        "Neon": (settings.neon_conninfo, "NEON_DATABASE_URL"),
-        "Supabase": (settings.supabase_conninfo, "SUPABASE_DATABASE_URL"),
-    }
-    for name, (conninfo, setting) in sides.items():
-        await probe(Database(name, conninfo), setting)
-    neon, supabase = (Database(name, conninfo) for name, (conninfo, _) in sides.items())
-    async with neon, supabase:
+    neon, supabase = Database(NEON, settings.neon_conninfo), Database(SUPABASE, settings.supabase_conninfo)
+    async with reached(neon, supabase):
         ahead = await schema.require_adoptable(neon, supabase, entities)
         for database in () if dry_run else (neon, supabase):
             try:

@@ -8,6 +8,7 @@ do. To add a kind of rule, add a subclass of `Rule` here, and name it in `KINDS`
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -58,38 +59,42 @@ def _is_zero(value: Any) -> bool:
 _ZERO = re.compile(r"[-+]?0+(?:\.0*)?")
 
 
-class MinLength(Rule):
+class _Length(Rule):
+    """Text, or a list, has a length."""
+
+    length: int = Field(ge=1, le=MAX_CHARACTERS)
+
+    WRONG: ClassVar[Callable[[int, int], bool]]
+    """Compares what the value has with ``length``."""
+    SAYS: ClassVar[str]
+
+    def test(self, field: str, column: ColumnRules) -> Test:
+        said, length, wrong = self._says(self.SAYS.format(self.length)), self.length, type(self).WRONG
+
+        def test(value: Any, _record: Data) -> str | None:
+            return said if isinstance(value, str | list) and wrong(len(value), length) else None
+
+        return test
+
+
+class MinLength(_Length):
     """Text has at least so many characters."""
 
     rule: Literal["min_length"]
-    length: int = Field(ge=1, le=MAX_CHARACTERS)
 
     CODE = "SHORT"
-
-    def test(self, field: str, column: ColumnRules) -> Test:
-        said, length = self._says(f"is too short: enter at least {self.length} characters"), self.length
-
-        def test(value: Any, _record: Data) -> str | None:
-            return said if isinstance(value, str | list) and len(value) < length else None
-
-        return test
+    WRONG = operator.lt
+    SAYS = "is too short: enter at least {} characters"
 
 
-class MaxLength(Rule):
+class MaxLength(_Length):
     """Text has at most so many characters."""
 
     rule: Literal["max_length"]
-    length: int = Field(ge=1, le=MAX_CHARACTERS)
 
     CODE = "LONG"
-
-    def test(self, field: str, column: ColumnRules) -> Test:
-        said, length = self._says(f"is too long: enter at most {self.length} characters"), self.length
-
-        def test(value: Any, _record: Data) -> str | None:
-            return said if isinstance(value, str | list) and len(value) > length else None
-
-        return test
+    WRONG = operator.gt
+    SAYS = "is too long: enter at most {} characters"
 
 
 class OneOf(Rule):

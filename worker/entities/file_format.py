@@ -191,6 +191,11 @@ class EntityFile(Part):
     slot: Slot | None = None
     master: Master
 
+    @property
+    def awaited(self) -> set[str]:
+        """The names of the entities whose records its own wait for."""
+        return {wait.entity for wait in self.waits if wait.entity}
+
     def mistakes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """What does not fit together: the place in the file, and the mistake."""
         yield from self._mistakes_of_columns()

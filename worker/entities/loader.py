@@ -97,7 +97,7 @@ def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[
 
 def _cycles(files: list[Declared]) -> list[Mistake]:
     names = {one.name for one in files}
-    waits = {one.name: {wait.entity for wait in one.file.waits if wait.entity in names} for one in files}
+    waits = {one.name: one.file.awaited & names for one in files}
     reached = {name: _reached(name, waits) for name in waits}
     mistakes = []
     for one in files:
@@ -127,7 +127,7 @@ def _reached(name: str, waits: Mapping[str, set[str]]) -> set[str]:
 
 def entities_of(declared: Mapping[str, Declared]) -> dict[str, Entity]:
     """Make the entities of files without mistakes, those that others wait for first."""
-    waits = {name: {wait.entity for wait in one.file.waits if wait.entity} for name, one in declared.items()}
+    waits = {name: one.file.awaited for name, one in declared.items()}
     order: list[str] = []
     while len(order) < len(declared):
         order += [name for name in declared if name not in order and waits[name] <= set(order)]

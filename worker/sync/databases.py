@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-import anyio
 import psycopg
 import structlog
 from anyio import Event
@@ -26,6 +25,10 @@ from worker.settings import Settings
 from worker.sync.route import Route, route_of
 
 log = structlog.get_logger("worker.databases")
+
+
+ADDRESSES = {NEON: "NEON_DATABASE_URL", SUPABASE: "SUPABASE_DATABASE_URL"}
+"""Database → the setting with its address."""
 
 
 class Unreachable(Exception):
@@ -48,13 +51,24 @@ class Databases:
     """Whether outcomes and pulls are announced."""
 
 
-async def probe(database: Database, setting: str) -> None:
-    """Connect once.
+@asynccontextmanager
+async def reached(*databases: Database) -> AsyncIterator[None]:
+    """Connect to each database once, and open them.
 
     Raises:
-        Unreachable: it could not be done.
+        Unreachable: a database did not answer.
         SetupMissing: its encoding cannot store every text that people type or the worker writes.
     """
+    for database in databases:
+        await _probe(database)
+    async with AsyncExitStack() as stack:
+        for database in databases:
+            await stack.enter_async_context(database)
+        yield
+
+
+async def _probe(database: Database) -> None:
+    setting = ADDRESSES[database.name]
     try:
         encoding = await database.probe()
     except (psycopg.Error, OSError) as error:
@@ -128,9 +142,7 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
     # Besides those: the sweep, the count, two more for a pull; and one that posts events for each entity.
     more = 3 + (len(entities) if announces else 0)
     supabase = Database("Supabase", settings.supabase_conninfo, max_size=connections + more, max_idle=300.0)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_probe_both, neon, supabase)
-    async with neon, supabase:
+    async with reached(neon, supabase):
         try:
             size = batch_size or settings.batch_size
             routes = {
@@ -147,8 +159,3 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
                 raise Unreachable(f"a database went away while it was checked: {with_database(error)}") from None
             raise
         yield databases
-
-
-async def _probe_both(neon: Database, supabase: Database) -> None:
-    await probe(neon, "NEON_DATABASE_URL")
-    await probe(supabase, "SUPABASE_DATABASE_URL")
