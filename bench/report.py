@@ -44,7 +44,7 @@ def targets(results: Results) -> list[Row]:
         _ten(results),
         _memory(results),
         *_workers(results),
-        _idle(results),
+        *_idle(results),
         _help(results),
     ]
 
@@ -161,13 +161,20 @@ def _workers(results: Results) -> list[Row]:
     return rows
 
 
-def _idle(results: Results) -> Row:
+def _idle(results: Results) -> list[Row]:
     values = results.of("idle", "worker")
     shown = values and "{statements} in {seconds:.0f} s and {probes} probes, {connections} connections".format(
         **values[0]
     )
     met = bool(values and not values[0]["statements"] and not values[0]["connections"])
-    return _row("statements to Neon from an idle worker", "0", shown or None, met)
+    rate = values[0]["supabase_statements"] / values[0]["seconds"] if values else None
+    return [
+        _row("statements to Neon from an idle worker", "0", shown or None, met),
+        _row(
+            "statements to Supabase from an idle worker, a second", "≤ 0.3", None if rate is None else f"{rate:.2f}",
+            rate is not None and rate <= 0.3,
+        ),
+    ]  # fmt: skip
 
 
 def _help(results: Results) -> Row:

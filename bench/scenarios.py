@@ -56,7 +56,7 @@ class Sizes:
             at(self.flips, 5), at(self.far_flips, 3), tuple(sorted({at(size, 200) for size in self.backlogs})),
             at(self.far_backlog, 60), at(self.workers_backlog, 600), at(self.pull, 2_000), at(self.few, 200),
             at(self.pulls_of_ten, 3), at(self.starts, 3), (at(self.memory[0], 200), at(self.memory[1], 2_000)),
-            max(2.0, self.idle_seconds * min(1.0, factor)), at(self.worker_links, 1),
+            max(20.0, self.idle_seconds * min(1.0, factor)), at(self.worker_links, 1),
         )  # fmt: skip
 
 

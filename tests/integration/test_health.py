@@ -389,6 +389,7 @@ def test_a_listener_that_was_lost_is_seen(running, supabase, eventually) -> None
 
 def test_a_count_that_fails_is_told_and_holds_up_nobody(running, supabase, eventually) -> None:
     supabase.execute("ALTER TABLE enrichment_pull_position RENAME COLUMN last_full_at TO away")
+    edit(supabase, company(2), city="Elkins")  # where nothing changes, nothing is counted
     said = eventually(lambda: status_of(running)["worker"]["uncounted"])
     assert "last_full_at" in said
     complete(supabase, company(1), website="https://c1.example")
@@ -397,6 +398,17 @@ def test_a_count_that_fails_is_told_and_holds_up_nobody(running, supabase, event
     supabase.execute("ALTER TABLE enrichment_pull_position RENAME COLUMN away TO last_full_at")
     eventually(lambda: status_of(running)["worker"]["uncounted"] is None)
     assert status_of(running)["entities"]["company"]["counts"]["promoted"] == 1
+
+
+def test_what_changes_without_a_notification_is_counted_and_what_does_not_is_not(running, supabase, eventually) -> None:
+    eventually(lambda: status_of(running)["entities"]["company"]["counts"]["pending"] == 12)
+    edit(supabase, company(1), enrichment_status="in_progress")
+    eventually(lambda: status_of(running)["entities"]["company"]["counts"]["in_progress"] == 1)
+    # Another worker's pull, or an operator's hand.
+    supabase.execute("UPDATE enrichment_pull_position SET last_run_id = 'PULL-by-another' WHERE entity = 'company'")
+    eventually(lambda: status_of(running)["entities"]["company"]["last_pull"]["run_id"] == "PULL-by-another")
+    # The sweep goes on all the while, and finds nothing changed.
+    eventually(lambda: status_of(running)["worker"]["count_age_seconds"] > 3)
 
 
 def test_conflicts_are_counted_by_who_won(running, neon, supabase, eventually) -> None:

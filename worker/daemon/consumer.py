@@ -136,7 +136,7 @@ class Consumer:
         except Restored as error:
             return self._compare(error)
         except (psycopg.Error, OSError) as error:
-            self.missed = True
+            self._note_missed()
             sizer.failed(self._in_flight)
             return await self._faults.failed(error)
         if sizer.skip and not tally.claimed:

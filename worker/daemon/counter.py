@@ -20,22 +20,25 @@ log = structlog.get_logger("worker.daemon")
 
 COUNT_PAUSE = 1.0
 """Seconds between two counts at least."""
+UNCHANGED_SECONDS = 300.0
+"""Seconds until a count where nothing has changed and nothing is in the queue."""
 COUNT_SHARE = 50
 """A count is followed by a pause this many times as long: counting takes 2 % of a core at most."""
 
 
 async def count_records(databases: Databases, monitor: Monitor, changed: Wakeup, interval: float) -> NoReturn:
-    """Count after every change and every ``interval`` seconds. A count that fails is reported and holds up nothing.
+    """Count after every change; every ``interval`` seconds while something is in the queue, and after a count that
+    failed. Such a one is reported and holds up nothing.
 
     Args:
         databases: both databases; Neon is not asked.
         monitor: gets the counts, or why there are none.
         changed: set when records are not where they were.
-        interval: seconds without a change after which to count by itself.
+        interval: seconds.
     """
     throttle = LogThrottle()
     while True:
-        counting = 0.0
+        counting, rest = 0.0, interval
         try:
             async with databases.supabase.connection() as supabase:
                 began = time.perf_counter()
@@ -51,6 +54,8 @@ async def count_records(databases: Databases, monitor: Monitor, changed: Wakeup,
                 log.warning("count.failed", error=reason, times=times)
         else:
             monitor.counted(status, counting)
+            if not any(entity["queue"] for entity in status["entities"].values()):
+                rest = UNCHANGED_SECONDS
         await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * counting))
-        with anyio.move_on_after(interval):
+        with anyio.move_on_after(rest):
             await changed.wait()

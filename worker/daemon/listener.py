@@ -17,11 +17,14 @@ from psycopg import sql
 from worker.postgres.backoff import LogThrottle, backoff
 from worker.postgres.connection import Connection, connect, within
 from worker.postgres.errors import tag, with_database
+from worker.supabase.look import ALIVE
 
 log = structlog.get_logger("worker.listener")
 
-PROBE_EVERY = 5.0
-"""Seconds between two checks that the connection is alive and listens."""
+QUIET_SECONDS = 10.0
+"""Seconds without any notification after which the connection is checked. Every sweep of every worker sends one."""
+PROBE_EVERY = 30.0
+"""Seconds between two such checks at most: a server may end a session from which no statement comes."""
 PROBE_SECONDS = 3.0
 """Seconds that a check may take."""
 
@@ -42,20 +45,26 @@ async def listen(
         report: called with None when it listens, and with the reason when it does not.
     """
     delays, throttle = backoff(), LogThrottle()
+
+    def heard(of: str, payload: str | bytes) -> None:
+        if of == channel:
+            wake(_entity_in(payload))
+
     while True:
         try:
             connection = await connect(conninfo)
             async with connection:
                 # Also what comes during a check is handled at once: over a slow link a check takes a while.
-                connection.add_notify_handler(lambda notice: wake(_entity_in(notice.payload)))
-                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                connection.add_notify_handler(lambda notice: heard(notice.channel, notice.payload))
+                for one in (channel, ALIVE):
+                    await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(one)))
                 log.info("listener.listening", channel=channel)
                 report(None)
                 wake(None)
                 delays = backoff()
                 while True:
                     with anyio.move_on_after(PROBE_EVERY):
-                        await _receive(connection, wake)
+                        await _receive_while_heard(connection, heard)
                     await _prove(connection, channel)
         except (psycopg.Error, OSError) as error:
             tag(error, "Supabase")
@@ -67,12 +76,16 @@ async def listen(
             await anyio.sleep(delay)
 
 
-async def _receive(connection: Connection, wake: Callable[[str | None], None]) -> NoReturn:
-    while True:
-        await anyio.wait_readable(connection.fileno())
+async def _receive_while_heard(connection: Connection, heard: Callable[[str, str | bytes], None]) -> None:
+    """Receive notifications until none comes for too long."""
+    silent = False
+    while not silent:
+        with anyio.move_on_after(QUIET_SECONDS) as waiting:
+            await anyio.wait_readable(connection.fileno())
+        silent = waiting.cancelled_caught
         connection.pgconn.consume_input()
         while notice := connection.pgconn.notifies():
-            wake(_entity_in(notice.extra))
+            heard(notice.relname.decode(), notice.extra)
 
 
 async def _prove(connection: Connection, channel: str) -> None:

@@ -4,6 +4,7 @@ no delivery, and no other entity's pull.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -48,7 +49,7 @@ class Puller:
             settings: all of them.
             monitor: gets a report of every pull, fault and heartbeat.
             consumers: one for each entity that is pulled.
-            pull_now: set when a consumer needs its entity's pull at once.
+            pull_now: set when a pull is due, or a consumer needs its entity's pull at once.
         """
         self._databases, self._settings, self._monitor, self._pull_now = databases, settings, monitor, pull_now
         self._faults = TaskFaults(TASK, databases, monitor)
@@ -56,29 +57,43 @@ class Puller:
         self._pulls = [_EntityPull(consumer, databases, settings, monitor) for consumer in consumers]
 
     async def run(self) -> NoReturn:
-        """Pull what is due at every sweep interval; what failed, when its retry is due."""
+        """Pull what is due at once and whenever the sweep finds something due; what failed, when its retry is due."""
         while True:
-            self._monitor.heartbeat(TASK)
-            delay = await self._pull_due()
-            with anyio.move_on_after(min(delay, self._settings.sweep_interval)):
-                await self._pull_now.wait()
+            await self._pull_due()
+            while not await self._woken():
+                pass
 
-    async def _pull_due(self) -> float:
-        """Pull every entity that is due; returns the seconds until the next look."""
+    async def _woken(self) -> bool:
+        """Wait until there is something to do; False where nothing came in time for the next heartbeat."""
+        self._monitor.heartbeat(TASK)
+        retry = self._until_retry()
+        with anyio.move_on_after(min(retry, self._settings.sweep_interval)) as rest:
+            await self._pull_now.wait()
+        return not rest.cancelled_caught or retry <= self._settings.sweep_interval
+
+    def _until_retry(self) -> float:
+        """Seconds until the next retry; infinite where nothing is to be retried."""
+        # While it cannot be learnt which pulls are due, none is tried.
         if remaining := self._faults.timer.remaining:
             return remaining
+        retries = [remaining for one in self._pulls if (remaining := one.remaining) is not None]
+        return min(retries, default=math.inf)
+
+    async def _pull_due(self) -> None:
+        """Pull every entity that is due, or whose retry is."""
+        if self._faults.timer.remaining:
+            return
         entities = [one.consumer.entity for one in self._pulls]
         try:
             async with self._databases.supabase.connection() as supabase:
                 due = await position.due(supabase, entities, self._settings.pull_interval)
         except FAULTS as error:
-            return await self._faults.failed(error, _reason(error))
+            await self._faults.failed(error, _reason(error))
+            return
         self._faults.succeeded()
         for one in self._pulls:
             await one.run(due=one.consumer.name in due)
             self._monitor.heartbeat(TASK)
-        retries = [remaining for one in self._pulls if (remaining := one.remaining) is not None]
-        return min(retries, default=self._settings.sweep_interval)
 
 
 class _EntityPull:

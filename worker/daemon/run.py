@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import anyio
 import structlog
@@ -21,7 +20,7 @@ from worker.daemon.listener import listen
 from worker.daemon.puller import Puller
 from worker.daemon.signals import stopping
 from worker.daemon.startup import reach
-from worker.daemon.sweeper import sweep
+from worker.daemon.sweeper import Sweep
 from worker.daemon.systemd import Supervisor
 from worker.daemon.wakeup import Wakeup
 from worker.daemon.webhook import Webhook, new_client, post_events
@@ -94,6 +93,9 @@ async def _run_tasks(
         for entity in databases.entities.values()
     ]
     puller = Puller(databases, settings, monitor, consumers=consumers, pull_now=pull_now)
+    sweep = Sweep(
+        databases, settings, monitor, consumers=consumers, pull_now=pull_now, counts_changed=counts_changed
+    )  # fmt: skip
     listens = False
 
     def notified(entity: str | None) -> None:
@@ -118,14 +120,13 @@ async def _run_tasks(
         tasks.start_soon(listen, settings.listen_conninfo, queue.CHANNEL, notified, report_listener)
         for consumer in consumers:
             tasks.start_soon(consumer.run)
-        tasks.start_soon(sweep, databases, consumers, monitor, interval)
+        tasks.start_soon(sweep.run)
         tasks.start_soon(puller.run)
         tasks.start_soon(count_records, databases, monitor, counts_changed, interval)
         if settings.n8n_webhook_url:
             webhook = Webhook(settings.n8n_webhook_url, settings.n8n_webhook_token)
-            post = partial(post_events, every=interval)
             for consumer in consumers:
-                tasks.start_soon(post, databases, consumer.entity, webhook, monitor, consumer.events.wait)
+                tasks.start_soon(post_events, databases, consumer.entity, webhook, monitor, consumer.events.wait)
         await anext(signals)
         log.info("worker.stopping")
         supervisor.stopping()

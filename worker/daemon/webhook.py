@@ -82,8 +82,6 @@ async def post_events(
     webhook: Webhook,
     monitor: Monitor,
     wait: Callable[[], Awaitable[object]],
-    *,
-    every: float,
 ) -> NoReturn:
     """Post the events of an entity until cancelled; what fails is retried, with delays that grow, until it succeeds.
 
@@ -92,15 +90,13 @@ async def post_events(
         entity: whose events.
         webhook: their receiver.
         monitor: gets a report of every attempt; a dead receiver is a warning, the worker stays ready.
-        wait: returns when there may be an event.
-        every: seconds after which to look without that: another worker may have died.
+        wait: returns when there may be an event, also one of another worker's that has died.
     """
     async with new_client() as client:
         poster = _Poster(databases, entity, webhook, monitor, client)
         while True:
-            with anyio.move_on_after(every):
-                await wait()
             await poster.empty_outbox()
+            await wait()
 
 
 class _Poster:

@@ -222,6 +222,9 @@ async def begin_and_fetch(connection: Connection, opening: Sequence[Step], step:
 
 
 async def fetch_inside(connection: Connection, statement: Statement, params: Params = None) -> list[DictRow]:
-    """The rows of a statement, within the open transaction: one round trip."""
+    """The rows of a statement, within the open transaction: one round trip.
+
+    Where none is open it is one of its own, without the worker's settings: for what is asked all the time.
+    """
     [result] = await send(connection, (statement, params))
     return result.fetchall()

@@ -61,13 +61,16 @@ _SAVE = sql.SQL(
     " last_full_at = CASE WHEN %(full)s THEN clock_timestamp() AT TIME ZONE 'UTC' ELSE last_full_at END"
     " WHERE entity = %(entity)s"
 ).format(POSITION.sql)
+IS_DUE = sql.SQL(
+    "(p.last_pull_at IS NULL OR p.last_pull_at > c.now"
+    " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s))"
+)
+"""The condition that the pull of a position ``p`` is due; ``c.now`` is now, UTC without zone."""
 _DUE = sql.SQL(
     "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
     " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
-    " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
-    " WHERE p.last_pull_at IS NULL OR p.last_pull_at > c.now"
-    " OR p.last_pull_at <= c.now - make_interval(secs => %(interval)s)"
-).format(POSITION.sql)
+    " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e WHERE {}"
+).format(POSITION.sql, IS_DUE)
 
 
 async def take_position(connection: Connection, entity: Entity) -> Position | None:

@@ -246,12 +246,16 @@ class Queue:
 
     def has_work(self, postponed: Postponed) -> Step:
         """The step that returns a row with the entity's name if there is work which is not postponed."""
-        name, params = self.entity.name, None
-        but: sql.Composable = sql.SQL("")
-        if row_versions := postponed.row_versions():
-            but, params = sql.SQL(" AND {}").format(self._not_postponed(name)), {name: row_versions}
+        but, params = self.but(postponed)
         statement = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
-        return statement.format(sql.Literal(name), self.entity.workspace_table.sql, IS_WORK, but), params
+        name = sql.Literal(self.entity.name)
+        return statement.format(name, self.entity.workspace_table.sql, IS_WORK, but), params or None
+
+    def but(self, postponed: Postponed) -> tuple[sql.Composable, dict[str, Any]]:
+        """The rest of a condition that leaves out postponed rows, and its parameters, by the entity's name."""
+        if row_versions := postponed.row_versions():
+            return sql.SQL(" AND {}").format(self._not_postponed(self.entity.name)), {self.entity.name: row_versions}
+        return sql.SQL(""), {}
 
 
 async def with_work(connection: Connection, queues: Mapping[Queue, Postponed]) -> set[str]:
