@@ -70,10 +70,16 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_receipts (
   pruned_id BIGINT NOT NULL DEFAULT 0,  -- retention may have removed ledger rows up to this id
   pulled_at TIMESTAMPTZ
 );
--- The same number may have been given twice: after both databases were restored, each to a moment of its own.
-ALTER TABLE marketing.enrichment_receipts
-  ADD COLUMN IF NOT EXISTS run_id TEXT,            -- of the pull with the number `pulls`
-  ADD COLUMN IF NOT EXISTS confirmed_run_id TEXT;  -- of the pull with the number `confirmed`
+-- The latest 10,000 pulls of each entity: one that the workspace counts and that is not here was forgotten in a restore.
+-- The number alone does not tell, for after a restore it may be given again.
+CREATE TABLE IF NOT EXISTS marketing.enrichment_pulls (
+  entity    TEXT NOT NULL,
+  slot      INTEGER NOT NULL,  -- the number modulo 10,000: the worker needs no DELETE here
+  number    BIGINT NOT NULL,
+  run_id    TEXT NOT NULL,
+  pulled_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+  PRIMARY KEY (entity, slot)
+);
 
 -- Which tables each entity has, for `sql/roles/neon.sql`. The worker itself goes by the entity files.
 CREATE TABLE IF NOT EXISTS marketing.enrichment_entities (

@@ -39,5 +39,6 @@ END $$;
 -- Ledger rows are only inserted, never changed or deleted. Only if WORKER_LEDGER_RETENTION is set, add
 -- GRANT DELETE ON marketing.enrichment_ledger TO enrichment_worker;
 GRANT SELECT, INSERT ON marketing.enrichment_ledger TO enrichment_worker;
-GRANT SELECT, INSERT, UPDATE ON public.shq_validation_log, marketing.enrichment_receipts TO enrichment_worker;
+GRANT SELECT, INSERT, UPDATE ON public.shq_validation_log, marketing.enrichment_receipts, marketing.enrichment_pulls
+  TO enrichment_worker;
 COMMIT;

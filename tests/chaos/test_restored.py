@@ -454,7 +454,8 @@ def test_a_pull_is_not_counted_by_a_neon_that_was_restored_while_it_read(steps, 
     class Restoring(Progress):
         def advance(self, records: int) -> None:
             with there() as neon:
-                neon.execute("UPDATE marketing.enrichment_receipts SET pulls = 0, run_id = NULL")
+                neon.execute("DELETE FROM marketing.enrichment_pulls")
+                neon.execute("UPDATE marketing.enrichment_receipts SET pulls = 0")
 
     with there() as neon:
         add_companies(neon, 6)

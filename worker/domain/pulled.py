@@ -6,6 +6,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True, slots=True)
+class CountedPull:
+    """A pull, by which the databases recognise each other."""
+
+    number: int
+    """Of the entity's pulls; after a restore it may be given again."""
+    run_id: str | None
+    """None where the release that counted it kept numbers alone, or there was none."""
+
+
+NO_PULL = CountedPull(0, None)
+
+
 @dataclass
 class Pulled:
     """What a pull did."""
@@ -41,8 +54,8 @@ class Pulled:
 
     @property
     def brought(self) -> bool:
-        """Whether it wrote anything into the workspace."""
-        return any((self.new, self.changed, self.withdrawn, self.orphaned, self.told, self.released, self.lost))
+        """Whether the workspace has got anything from Neon's records, beside outcomes."""
+        return any((self.new, self.changed, self.withdrawn, self.orphaned, self.lost))
 
     @property
     def result(self) -> dict[str, Any]:

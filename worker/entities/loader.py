@@ -17,7 +17,7 @@ from worker.entities.folder import FOLDER, entity_files
 from worker.entities.mistakes import EntityFileError, Mistake, Source, read
 from worker.entities.names import in_sql, literal, plain_type
 from worker.entities.slots import quoted, slot_requirements, slot_sql
-from worker.entities.worker_tables import ENTITIES, LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+from worker.entities.worker_tables import ENTITIES, LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[
     """
     mistakes, files = [], list(declared)
     names = {*known, *(one.name for one in files)}
-    taken: dict[Table, str] = dict.fromkeys((LEDGER, RECEIPTS, ENTITIES, LOG, POSITION, OUTBOX), "the worker itself")
+    own = LEDGER, RECEIPTS, PULLS, ENTITIES, LOG, POSITION, OUTBOX
+    taken: dict[Table, str] = dict.fromkeys(own, "the worker itself")
     for one in files:
         for what in ("invalid", "master", "workspace"):
             table = getattr(one.file.tables, what)

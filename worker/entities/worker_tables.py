@@ -25,6 +25,7 @@ class Table:
 
 LEDGER = Table("marketing", "enrichment_ledger")
 RECEIPTS = Table("marketing", "enrichment_receipts")
+PULLS = Table("marketing", "enrichment_pulls")
 LOG = Table("public", "shq_validation_log")
 ENTITIES = Table("marketing", "enrichment_entities")
 POSITION = Table("public", "enrichment_pull_position")

@@ -1,6 +1,4 @@
-"""Neon: the outcomes in the ledger, compared with those that the workspace rows show, and the pulls that both databases
-count. Knows no rules.
-"""
+"""Neon: the outcomes in the ledger, compared with those that the workspace rows show. Knows no rules."""
 
 from __future__ import annotations
 
@@ -20,30 +18,11 @@ from worker.entities.worker_tables import LEDGER, RECEIPTS
 from worker.neon.books import BOOK, Entry
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.transaction import Step, composed, fetch_all, fetch_one, transact
+from worker.postgres.transaction import Step, composed, fetch_all, transact
 
 CHUNK = 5000
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What Neon knows about the pulls."""
-
-    pulls: int
-    confirmed: int
-    """The last pull that the workspace certainly kept."""
-    settled_id: int
-    """All ledger rows up to this id are committed."""
-    run_id: str | None
-    """Of the last pull that Neon counts; None where the release that counted it did not keep it."""
-    confirmed_run_id: str | None
-    """Of the last pull that the workspace certainly kept."""
-    moment: datetime | None
-    """When the last pull that Neon remembers ended; UTC without zone. Ledger rows may be newer than a restore."""
-
-
-_COUNTS = statement("worker.neon", "counts").format(receipts=RECEIPTS.sql, ledger=LEDGER.sql)
-_COUNT_PULL = statement("worker.neon", "count_pull").format(receipts=RECEIPTS.sql)
 _MARK_PRUNED = sql.SQL(
     "INSERT INTO {} AS r (entity, pruned_id) VALUES (%(entity)s, %(id)s)"
     " ON CONFLICT (entity) DO UPDATE SET pruned_id = greatest(r.pruned_id, EXCLUDED.pruned_id)"
@@ -166,26 +145,6 @@ class Ledger:
                 said=_OUTCOME_COLUMNS,
             )
         )
-
-    async def counts(self, connection: Connection) -> Counts:
-        """What Neon knows about the pulls."""
-        row = await fetch_one(connection, _COUNTS, {"entity": self._entity})
-        return Counts(**row)
-
-    def count_pull(self, run_id: str, pulls: int, found: Counts, kept: tuple[int, str | None]) -> Step:
-        """The step that counts a pull in Neon. It returns a row, or none where Neon is not as the pull found it.
-
-        Args:
-            run_id: of the pull.
-            pulls: its number.
-            found: what Neon knew when the pull began.
-            kept: number and run id of the last pull that the workspace had kept then.
-        """
-        confirmed, confirmed_run_id = kept
-        return _COUNT_PULL, {
-            "entity": self._entity, "run_id": run_id, "pulls": pulls, "confirmed": confirmed,
-            "confirmed_run_id": confirmed_run_id, "was": found.pulls, "was_run_id": found.run_id,
-        }  # fmt: skip
 
     def mark_pruned(self, ids: Sequence[int]) -> Step:
         """The step that records that retention removed these ledger rows: they were not forgotten in a restore."""

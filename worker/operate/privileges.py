@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import Entity
-from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 
@@ -65,6 +65,7 @@ def needs(database: str, entities: Iterable[Entity], *, prunes: bool = False) ->
         tables += _tables(LEDGER_AND_LOG, LEDGER, ledger)
         tables += _tables(LEDGER_AND_LOG, LOG, ("SELECT", "INSERT", "UPDATE"))
         tables += _tables(LEDGER_AND_LOG, RECEIPTS, ("SELECT", "INSERT", "UPDATE"))
+        tables += _tables(LEDGER_AND_LOG, PULLS, ("SELECT", "INSERT", "UPDATE"))
     else:
         tables += _tables("pull's position", POSITION, ("SELECT", "INSERT", "UPDATE"))
         tables += _tables("outbox", OUTBOX, ALL)

@@ -8,14 +8,13 @@ from enum import StrEnum
 
 from worker.entities.declaration import Entity
 from worker.entities.names import fields_in
-from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS, Table
+from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, Table
 from worker.neon.invalid import PULLED
 
 POSITION_COLUMNS = (
     "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions", "counted_run_id",
     "unfinished_run_id",
 )  # fmt: skip
-RECEIPT_COLUMNS = ("pulls", "confirmed", "pruned_id", "pulled_at", "run_id", "confirmed_run_id")
 NEON, SUPABASE = "Neon", "Supabase"
 OUTBOX_CHECK = "events to N8N_WEBHOOK_URL"
 """The name of the outbox in ``doctor``'s findings."""
@@ -191,7 +190,8 @@ def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape
     return [
         *wanted,
         _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version", "note_code"), numbered=True),
-        _plain(NEON, "ledger and log", RECEIPTS, RECEIPT_COLUMNS, key="entity"),
+        _plain(NEON, "ledger and log", RECEIPTS, ("pulls", "confirmed", "pruned_id", "pulled_at"), key="entity"),
+        _plain(NEON, "ledger and log", PULLS, ("entity", "slot", "number", "run_id")),
         Shape(
             NEON, "ledger and log", LOG, [Wanted(**{**vars(one), "added": False}) for one in log],
             key="validation_run_id", upserted=True, filled={one.name for one in log},

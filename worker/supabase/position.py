@@ -12,11 +12,22 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.horizon import Horizon, recall
+from worker.domain.pulled import NO_PULL, CountedPull
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import POSITION
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_all, fetch_first, send, transact
+from worker.postgres.transaction import (
+    COMMIT,
+    Step,
+    begin,
+    begin_and_fetch,
+    fetch_all,
+    fetch_first,
+    fetch_inside,
+    send,
+    transact,
+)
 
 log = structlog.get_logger("worker.pull")
 
@@ -32,22 +43,20 @@ class Position:
     """None if nothing was pulled, or the last pull was by another release, which does not store open transactions."""
     last_pull_at: datetime | None
     last_full_at: datetime | None
-    pulls: int = 0
-    """How many pulls were completed."""
+    counted: CountedPull = NO_PULL
+    """The last pull that was completed."""
     ledger_id: int | None = None
     """The workspace shows all outcomes of Neon's ledger up to this id."""
     restored: dict[str, Any] | None = None
     """The last restore that was recognised."""
-    counted_run_id: str | None = None
-    """Of the last pull that was completed; None where the release that did it did not keep it."""
-    unfinished_run_id: str | None = None
-    """Of a pull that began to bring records and has not ended."""
+    unfinished: str | None = None
+    """Run id of a pull that began to bring records and has not ended."""
 
 
 _ADD = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
 _READ = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
 _TAKE = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
-_BEGIN = sql.SQL(
+_MARK = sql.SQL(
     "UPDATE {} SET unfinished_run_id = coalesce(unfinished_run_id, %(run_id)s) WHERE entity = %(entity)s"
 ).format(POSITION.sql)
 _BROUGHT_NOTHING = sql.SQL("UPDATE {} SET unfinished_run_id = NULL WHERE entity = %(entity)s").format(POSITION.sql)
@@ -77,13 +86,14 @@ async def take_position(connection: Connection, entity: Entity) -> Position | No
     """Become the only puller of an entity until this transaction ends; None if another worker is."""
     params = {"entity": entity.name}
     await transact(connection, (_ADD, params))
-    return await _take(connection, entity)
+    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (_TAKE, params))
+    return _position(rows[0]) if rows else None
 
 
-async def begin_to_bring(connection: Connection, entity: Entity, run_id: str, taken: Position) -> bool:
-    """Commit that a pull begins to bring records, and go on as the only puller.
+async def mark_bringing(connection: Connection, entity: Entity, run_id: str, taken: Position) -> bool:
+    """Commit that a pull begins to bring records, and go on as the only puller, in one round trip.
 
-    What a pull brought that never ended is not in the position: a Neon restored since may lack it.
+    What a pull brought that never ended is in no count: a Neon that is restored after it may lack it.
 
     Args:
         connection: which took the position.
@@ -94,21 +104,15 @@ async def begin_to_bring(connection: Connection, entity: Entity, run_id: str, ta
     Returns:
         Whether no other worker became the puller meanwhile.
     """
-    await send(connection, (_BEGIN, {"entity": entity.name, "run_id": run_id}), COMMIT)
-    position = await _take(connection, entity)
-    return position is not None and position == replace(
-        taken, unfinished_run_id=taken.unfinished_run_id or run_id
-    )  # fmt: skip
+    params = {"entity": entity.name, "run_id": run_id}
+    *_, found = await send(connection, (_MARK, params), COMMIT, *begin(idle=GUARD_SECONDS), (_TAKE, params))
+    row = found.fetchone()
+    return row is not None and _position(row) == replace(taken, unfinished=taken.unfinished or run_id)
 
 
 def brought_nothing(entity: Entity) -> Step:
     """The step that takes back that a pull began to bring records. The holder must commit it."""
     return _BROUGHT_NOTHING, {"entity": entity.name}
-
-
-async def _take(connection: Connection, entity: Entity) -> Position | None:
-    rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (_TAKE, {"entity": entity.name}))
-    return _position(rows[0]) if rows else None
 
 
 async def read_position(connection: Connection, entity: Entity) -> Position:
@@ -117,13 +121,19 @@ async def read_position(connection: Connection, entity: Entity) -> Position:
     return _position(row) if row else Position(None, None, None)
 
 
+async def last_counted(connection: Connection, entity: Entity) -> CountedPull:
+    """The last pull of an entity that the workspace counts; read within the open transaction, if there is one."""
+    rows = await fetch_inside(connection, _READ, {"entity": entity.name})
+    return _position(rows[0]).counted if rows else NO_PULL
+
+
 def _position(row: Mapping[str, Any]) -> Position:
     kept = row["open_transactions"] or {}
     known = kept.get("run_id") == row["last_run_id"]
     since = recall(row["position"], row["last_id"], kept) if known else None
     return Position(
-        since, row["last_pull_at"], row["last_full_at"], row["pulls"], row["ledger_id"], row["restored"],
-        row["counted_run_id"], row["unfinished_run_id"],
+        since, row["last_pull_at"], row["last_full_at"], CountedPull(row["pulls"], row["counted_run_id"]),
+        row["ledger_id"], row["restored"], row["unfinished_run_id"],
     )  # fmt: skip
 
 
@@ -135,22 +145,21 @@ def save_restored(entity: Entity, restored: Mapping[str, Any]) -> Step:
 def save_position(
     entity: Entity,
     reached: Horizon | None,
-    run_id: str,
+    counted: CountedPull,
     result: Mapping[str, Any],
     *,
     full: bool,
-    pulls: int,
     ledger_id: int | None,
 ) -> Step:
     """The step that saves the position, or keeps the old one if ``reached`` is None. The holder must commit it."""
     return _SAVE, {
         "position": reached and reached.position,
         "last_id": reached and reached.last_id,
-        "open": Jsonb({"run_id": run_id, **reached.as_json()}) if reached else None,
-        "run_id": run_id,
+        "open": Jsonb({"run_id": counted.run_id, **reached.as_json()}) if reached else None,
+        "run_id": counted.run_id,
         "result": Jsonb(result),
         "full": full,
-        "pulls": pulls,
+        "pulls": counted.number,
         "ledger_id": ledger_id,
         "entity": entity.name,
     }

@@ -12,7 +12,6 @@ from psycopg import sql
 
 from worker.domain.model import Receipt
 from worker.entities.declaration import Entity, key_sql
-from worker.entities.worker_tables import POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import composed, fetch_all, fetch_first
 
@@ -29,7 +28,6 @@ _AFTER = sql.SQL(
 _FIRST_ACKNOWLEDGED = sql.SQL(
     "SELECT min(coalesce(promoted_at, pushed_to_neon_at)) AS at FROM {workspace} WHERE {key} = ANY(%(keys)s{keys_cast})"
 )
-_PULLS_KEPT = sql.SQL("SELECT pulls FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
 _LACKING = sql.SQL(
     "SELECT {key}{key_text} AS key FROM {workspace} WHERE {key} = ANY(%(keys)s{keys_cast})"
     " AND enrichment_status = 'complete' AND (pushed_to_neon_at IS NULL OR promoted_at IS NULL)"
@@ -84,12 +82,6 @@ class Receipts:
         """When the first of these rows was acknowledged; UTC without zone."""
         row = await fetch_first(connection, self._first_acknowledged, {"keys": list(keys)})
         return row["at"] if row else None
-
-    async def pulls_kept(self, connection: Connection) -> int:
-        """How many pulls the workspace has counted; read within the open transaction, if there is one."""
-        cursor = await connection.execute(_PULLS_KEPT, {"entity": self._entity})
-        row = await cursor.fetchone()
-        return int(row["pulls"]) if row else 0
 
     async def lacking(self, connection: Connection, keys: Sequence[str]) -> set[str]:
         """The keys among these whose row was set to complete and not acknowledged: that needs the ledger."""

@@ -24,6 +24,7 @@ from worker.postgres.hints import hint_for, with_hint
 from worker.postgres.transaction import Step
 from worker.supabase import outbox
 from worker.supabase.acknowledgement import Reply
+from worker.supabase.position import last_counted
 from worker.sync.acknowledge import Acknowledged, acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
@@ -212,12 +213,13 @@ def _gone_without_trace(one: Settled) -> bool:
 
 
 async def check_restored(route: Route, neon: Connection, supabase: Connection) -> None:
-    """Check whether Neon has forgotten a pull that the workspace remembers, and with it the records of that pull.
+    """Check whether Neon has forgotten the last pull that the workspace counts, and with it the records of that pull.
 
     Raises:
         Restored: it has.
     """
-    if await route.receipts.pulls_kept(supabase) > (await route.ledger.counts(neon)).pulls:
+    kept = await last_counted(supabase, route.entity)
+    if (await route.pulls.counts(neon, kept)).lacks(kept):
         raise Restored(route.entity.name, "Neon")
 
 

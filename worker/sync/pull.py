@@ -10,18 +10,17 @@ import structlog
 from worker.domain.horizon import Horizon
 from worker.domain.model import Action, new_run_id, utc_now
 from worker.domain.progress import NO_PROGRESS, Heartbeat, Progress
-from worker.domain.pulled import Pulled
+from worker.domain.pulled import CountedPull, Pulled
 from worker.entities.declaration import Entity
 from worker.neon import books, open_transactions
 from worker.neon.books import Run
 from worker.neon.invalid import Which
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, SetupMissing
-from worker.postgres.transaction import COMMIT, Step, fetch_all, send, transact
+from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, begin_and_fetch, fetch_all, send
 from worker.supabase import outbox
 from worker.supabase.position import (
     Position,
-    begin_to_bring,
     brought_nothing,
     read_position,
     save_position,
@@ -36,7 +35,6 @@ from worker.sync.revalidate import finish_carried, judge_pushed
 from worker.sync.route import Route
 
 log = structlog.get_logger("worker.pull")
-
 
 FULL_EVERY = timedelta(days=1)
 
@@ -78,15 +76,16 @@ async def pull(
         run = Run(pulled.run_id, str(entity.invalid_table), str(entity.workspace_table))
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
             table = await staging.inspect_table(supabase, entity)
-            task = PullRun(databases, route, pulled, run, neon, supabase, guard, dry_run, Heartbeat(progress), table)
+            task = PullRun(
+                databases, route, pulled, run, neon, supabase, guard, position, dry_run, Heartbeat(progress), table
+            )
             since, reached = await open_transactions.reach(neon, entity, position.horizon)
-            if not dry_run and not await begin_to_bring(guard, entity, pulled.run_id, position):
-                return None
-            found = await task.compare(position)
+            found = await task.compare()
             # After a restore, what one side lacks may be older than the position. A worker that died between the two
             # commits of a pull cannot be distinguished from a workspace that was restored to before the pull.
             # Nor is it known what a pull brought that did not end.
-            compare_all = bool(found.side or position.pulls < found.counts.pulls or position.unfinished_run_id)
+            behind = position.counted.number < found.counts.last.number
+            compare_all = bool(found.side or behind or position.unfinished)
             full = pulled.full = full or since is None or compare_all or table.vacant
             pulled.open_transactions = reached.listed()
             if full and progress.shown:
@@ -95,7 +94,7 @@ async def pull(
             try:
                 await task.bring_all(None if full else since, found, batch_size, progress)
             except (Stopped, SetupMissing) as error:
-                if not (dry_run or pulled.brought or position.unfinished_run_id):
+                if task.bringing and not (pulled.brought or position.unfinished):
                     await send(guard, brought_nothing(entity), COMMIT)
                 if isinstance(error, Stopped):
                     return None
@@ -103,18 +102,17 @@ async def pull(
             if dry_run:
                 return pulled
             changed = pulled.new + pulled.changed + pulled.withdrawn
-            number = max(position.pulls, found.counts.pulls) + 1
-            logged = books.log_run(run, changed, changed, 0)
-            kept = position.pulls, position.counted_run_id
-            counted, _, now = await transact(
-                neon, route.ledger.count_pull(pulled.run_id, number, found.counts, kept), logged, route.invalid.totals
-            )
-            if not counted.fetchall():
-                raise Restored(entity.name, "Neon")
+            counted = CountedPull(max(position.counted.number, found.counts.last.number) + 1, pulled.run_id)
+            count = route.pulls.count(counted, found.counts.last, position.counted.number)
+            if not await begin_and_fetch(neon, begin(), count):
+                await send(neon, ROLLBACK)
+                await _overtaken(route, neon, found)
+                return None
+            _, now, _ = await send(neon, books.log_run(run, changed, changed, 0), route.invalid.totals, COMMIT)
             for row in now.fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
-        await send(guard, *await _to_save(task, position, reached, found, number), COMMIT)
+        await send(guard, *await _to_save(task, reached, found, counted), COMMIT)
     await recall(databases, entity)
     for one in reached.listed(excluding=position.horizon.open if position.horizon else ()):
         log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)
@@ -134,20 +132,31 @@ async def pull(
     return pulled
 
 
-async def _to_save(task: PullRun, position: Position, reached: Horizon, found: Comparison, number: int) -> list[Step]:
+async def _overtaken(route: Route, neon: Connection, found: Comparison) -> None:
+    """A pull was not counted. That is the end of it where another worker has pulled meanwhile.
+
+    Raises:
+        Restored: Neon was restored meanwhile.
+    """
+    now = await route.pulls.counts(neon, found.counts.last)
+    if now.last.number <= found.counts.last.number or now.lacks(found.counts.last):
+        raise Restored(route.entity.name, "Neon")
+
+
+async def _to_save(task: PullRun, reached: Horizon, found: Comparison, counted: CountedPull) -> list[Step]:
     """The steps that save how far the pull came, and what it found."""
-    entity, pulled = task.route.entity, task.pulled
+    entity, pulled, position = task.route.entity, task.pulled, task.position
     # Rows that were locked are read again.
     saved = reached.to_repeat(position.horizon) if task.held else reached
-    acknowledged_to = (
-        found.counts.settled_id if not task.held else min(position.ledger_id or 0, found.counts.settled_id)
-    )
+    acknowledged_to = found.counts.settled_id
+    if task.held:
+        # The old id says nothing of the ledger of a Neon that was restored.
+        acknowledged_to = 0 if found.neon_restored else min(position.ledger_id or 0, acknowledged_to)
     steps = [
         save_position(
-            entity, saved, pulled.run_id, pulled.result, full=pulled.full and not task.held, pulls=number,
-            ledger_id=acknowledged_to,
+            entity, saved, counted, pulled.result, full=pulled.full and not task.held, ledger_id=acknowledged_to
         )
-    ]  # fmt: skip
+    ]
     if restored := await _restore_to_store(task.route, task.guard, position, found, held=task.held):
         steps.append(save_restored(entity, restored))
     if task.databases.announces:

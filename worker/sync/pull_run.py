@@ -22,7 +22,7 @@ from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, begin, roll_back_refusal, send
 from worker.schema.causes import common_cause
 from worker.supabase.bisect import Refusals, for_each_accepted
-from worker.supabase.position import Position
+from worker.supabase.position import Position, mark_bringing
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
 from worker.sync.catch_up import CatchUp
@@ -37,18 +37,13 @@ from worker.sync.waiting import release_waiting
 
 T = TypeVar("T")
 
-
 STAGE_ROWS = 10_000
-
-
 PATIENCE = 60.0
-
-
 KEEP_ALIVE = sql.SQL("SELECT 1")
 
 
 class Stopped(Exception):
-    """The worker stops; the position stays unchanged."""
+    """The worker stops, or another one has become the puller; the position stays unchanged."""
 
 
 @dataclass
@@ -62,10 +57,15 @@ class PullRun:
     neon: Connection
     supabase: Connection
     guard: Connection
+    """Its transaction holds the position, so that no other worker pulls."""
+    position: Position
+    """As it was taken."""
     dry_run: bool
     heartbeat: Heartbeat
     table: WorkspaceTable
     """The workspace table at the start. If it was empty, all its rows now are from this pull's own read of Neon."""
+    bringing: bool = False
+    """Whether it is marked that this pull began to bring records."""
     held: bool = False
     """Whether another transaction held a row that should be brought up to date."""
     refusals: Refusals = field(default_factory=lambda: Refusals("pull.refused"))
@@ -78,15 +78,23 @@ class PullRun:
         if not self.dry_run:
             await send(self.guard, (KEEP_ALIVE, None))
 
-    async def compare(self, position: Position) -> Comparison:
+    async def _mark_bringing(self) -> None:
+        """Before the first record is brought: what a pull brought that never ends is in no count."""
+        if self.bringing or self.dry_run:
+            return
+        if not await mark_bringing(self.guard, self.route.entity, self.pulled.run_id, self.position):
+            raise Stopped
+        self.bringing = True
+
+    async def compare(self) -> Comparison:
         """Before a snapshot is trusted: check whether a database was restored, and acknowledge missed outcomes."""
         if self.dry_run:
-            found = await recognise(self.route, position, self.neon, self.supabase)
+            found = await recognise(self.route, self.position, self.neon, self.supabase)
             self.pulled.keys |= dict.fromkeys(
                 found.forgotten, "Neon has forgotten its outcome: would be brought together"
             )
         else:
-            found = await bring_together(self.route, position, self.neon, self.supabase, self.run)
+            found = await bring_together(self.route, self.position, self.neon, self.supabase, self.run)
             self.held |= found.held
         self.pulled.told = found.caught_up.acknowledged
         self.pulled.lost += found.lost
@@ -150,6 +158,7 @@ class PullRun:
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
+        await self._mark_bringing()
         rows = await self.table.load(self.supabase, batches.blocks())
         self.pulled.new += rows
         self.refusals.taken += rows
@@ -163,6 +172,7 @@ class PullRun:
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
+        await self._mark_bringing()
         await self._for_each_accepted(stage, await batches.next_batch(), key_of)
         for keys in self.route.batches(sorted(changed)):
             await self._for_each_accepted(self._refresh, keys, str)
@@ -248,6 +258,7 @@ class PullRun:
             await self._go_on()
 
     async def _withdraw(self, keys: Sequence[str], found: Comparison) -> None:
+        await self._mark_bringing()
         rows = await self.route.queue.lock(self.supabase, keys, read_only=self.dry_run, wait=False)
         still = await self.route.invalid.missing(self.neon, keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)

@@ -12,7 +12,7 @@ import structlog
 
 from worker.domain.model import moment, utc_now
 from worker.entities.declaration import Entity
-from worker.neon.ledger import Counts
+from worker.neon.pulls import Counts
 from worker.postgres.connection import Connection
 from worker.supabase.position import Position, read_position, restored_in_words
 from worker.supabase.receipts import CHUNK
@@ -77,38 +77,35 @@ async def recognise(route: Route, position: Position, neon: Connection, supabase
     Raises:
         psycopg.Error: a database failed.
     """
-    counts = await route.ledger.counts(neon)
+    counts = await route.pulls.counts(neon, position.counted)
     found = Comparison(route.entity.name, counts)
-    another = _another_pull(position, counts)
-    restored = another or position.pulls > counts.pulls
-    after = 0 if restored else position.ledger_id or 0
+    restored, unfinished = counts.lacks(position.counted), held_back(position)
+    # The position's ledger id is of a ledger that a restored Neon does not have any more.
+    after = 0 if restored or unfinished else position.ledger_id or 0
     while chunk := await route.receipts.after(supabase, after):
         after = max(receipt.id for receipt in chunk.values())
         found.forgotten += await route.ledger.forgotten(neon, chunk)
         if len(chunk) < CHUNK:
             break
-    unfinished = held_back(position)
     if restored or found.forgotten or unfinished:
-        # Of another history than the workspace's, no moment says what both have seen.
-        found.side, found.after = "Neon", None if another else counts.moment
+        found.side, found.after = "Neon", _last_in_common(position, counts)
         if found.forgotten:
             found.before = await route.receipts.first_acknowledged(supabase, found.forgotten)
         if unfinished and not restored:
             # The pull that recognised it has been counted since.
             found.after = moment(unfinished.get("after"))
             found.before = moment(unfinished.get("before"))
-    elif position.last_pull_at and position.pulls < counts.confirmed:
+    elif position.last_pull_at and position.counted.number < counts.confirmed:
         found.side, found.after = "Supabase", position.last_pull_at
     return found
 
 
-def _another_pull(position: Position, counts: Counts) -> bool:
-    """Whether Neon's pull of the workspace's number is another one: each side was restored, to a moment of its own."""
-    return (
-        position.pulls >= counts.confirmed
-        and None not in (position.counted_run_id, counts.run_id)
-        and position.counted_run_id not in (counts.run_id, counts.confirmed_run_id)
-    )
+def _last_in_common(position: Position, counts: Counts) -> datetime | None:
+    """The moment to which Neon remembers what the workspace does, where its last pull tells it: it is none since the
+    restore, and no other history's.
+    """
+    at, last = counts.moment, position.last_pull_at
+    return at if at and last and at <= last and counts.last.number <= position.counted.number else None
 
 
 def held_back(position: Position) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from worker.entities.declaration import Entity
 from worker.neon.demands import Demands
 from worker.neon.invalid import Invalid
 from worker.neon.ledger import Ledger
+from worker.neon.pulls import Pulls
 from worker.neon.settle import Settlement, settlement
 from worker.supabase.queue import Queue
 from worker.supabase.receipts import Receipts
@@ -31,6 +32,7 @@ class Route:
     receipts: Receipts
     invalid: Invalid
     ledger: Ledger
+    pulls: Pulls
     settlement: Settlement
     batch_size: int
     announces: bool
@@ -69,5 +71,5 @@ def route_of(entity: Entity, how: Settlement | None = None, *, batch_size: int =
     """
     return Route(
         entity, Queue(entity), Workspace(entity), Release(entity), Receipts(entity), Invalid(entity), Ledger(entity),
-        how or settlement(entity, (), Demands()), batch_size, announces,
+        Pulls(entity), how or settlement(entity, (), Demands()), batch_size, announces,
     )  # fmt: skip
