@@ -610,7 +610,7 @@ def test_doctor_and_readyz_name_the_restore_until_it_is_settled(
     assert "reconcile" in said["hint"]
     steps.pull()
     status, found = findings(cli)
-    assert "1 company are not in Neon any more" in found["restored databases"]["text"] or status == 1
+    assert "1 company is not in Neon any more" in found["restored databases"]["text"] or status == 1
     env["WORKER_SWEEP_INTERVAL"] = "0.2"
     worker = daemon()
 

@@ -22,7 +22,7 @@ from worker.operate.entity_check import compared, drafted
 from worker.postgres.pool import Database
 from worker.schema.shape import NEON, SUPABASE
 from worker.settings import Settings, SettingsError
-from worker.sync.databases import Unreachable, reached
+from worker.sync.databases import Unreachable, opened
 
 
 def listed(as_json: bool) -> None:
@@ -119,7 +119,7 @@ def _compare(entities: Mapping[str, Entity], name: str) -> bool:
 
 async def _compared(settings: Settings, entities: Mapping[str, Entity], name: str) -> tuple[list[str], list[str]]:
     neon, supabase = Database(NEON, settings.neon_conninfo), Database(SUPABASE, settings.supabase_conninfo)
-    async with reached(neon, supabase):
+    async with opened(neon, supabase):
         mismatches = await compared(neon, supabase, list(entities.values()), [name])
     wrong = [str(one.problem) for one in mismatches if not one.by_setup]
     return wrong, [one.by_setup for one in mismatches if one.by_setup]
@@ -156,6 +156,6 @@ def _own_folder() -> Path:
 
 async def _drafted(settings: Settings, name: str, *tables: object) -> str:
     neon = Database(NEON, settings.neon_conninfo)
-    async with reached(neon):
+    async with opened(neon):
         invalid, master = tables
         return await drafted(neon, name, invalid, master)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from worker.operate.status import read_status
 from worker.postgres.pool import Database
 from worker.schema import examination
 from worker.schema.shape import shapes
-from worker.sync.databases import Databases, reached
+from worker.sync.databases import Databases, opened
 from worker.sync.reconcile import Compared
 from worker.sync.reconcile import reconcile as compare
 from worker.sync.stages import is_ambiguous
@@ -45,7 +45,7 @@ def status(as_json: bool, watch: bool) -> None:
     database = Database("Supabase", settings.supabase_conninfo, max_size=1)
 
     async def work() -> None:
-        async with reached(database):
+        async with opened(database):
             while True:
                 async with database.connection() as supabase:
                     await examination.require(supabase, [shape for shape in shapes([]) if shape.table == POSITION])

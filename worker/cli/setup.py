@@ -19,7 +19,7 @@ from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
 from worker.postgres.pool import Database
 from worker.schema.shape import NEON, SUPABASE
 from worker.settings import Settings, SettingsError
-from worker.sync.databases import reached
+from worker.sync.databases import opened
 
 
 def setup(dry_run: bool) -> None:
@@ -40,7 +40,7 @@ def setup(dry_run: bool) -> None:
 async def _setup(settings: Settings, dry_run: bool) -> None:
     entities = load_entities(settings.entities).values()
     neon, supabase = Database(NEON, settings.neon_conninfo), Database(SUPABASE, settings.supabase_conninfo)
-    async with reached(neon, supabase):
+    async with opened(neon, supabase):
         ahead = await schema.require_adoptable(neon, supabase, entities)
         for database in () if dry_run else (neon, supabase):
             try:

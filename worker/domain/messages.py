@@ -94,6 +94,26 @@ def not_kept(fields: Iterable[str]) -> str:
     return f"Your change to {', '.join(fields)} was not kept: Neon has a newer value."
 
 
+def gone_withdrawn(at: datetime | None, how: str | None) -> str:
+    """Why it is gone: it was withdrawn; ``how`` it left, where the ledger says so."""
+    return f"it was withdrawn on {day_of(at)} ({how or 'it left the invalid table by another way'})"
+
+
+def gone_undone(at: datetime | None) -> str:
+    """Why it is gone: its promotion was taken back, and then it left."""
+    return f"its promotion was taken back on {day_of(at)}, and it left by another way after that"
+
+
+def gone_promoted(at: datetime) -> str:
+    """Why it is gone: it was promoted, came back, and left."""
+    day = day_of(at)
+    return f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
+
+
+GONE_TO_MASTER = "it is in the master table, where somebody else put it"
+GONE_UNKNOWN = "it left by another way than this worker, which does not know why"
+
+
 def gone(why: str) -> str:
     """The record to carry the row to is gone; ``why`` is a clause that says how it left."""
     return f"This record is no longer in the invalid table: {why}. Nothing was carried; your edit is still here."

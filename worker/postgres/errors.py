@@ -42,7 +42,7 @@ class SetupMissing(Exception):
 
 
 class Restored(Exception):
-    """A database was restored to an earlier moment, and lacks what the other one has. Nothing was done."""
+    """A database was restored to an earlier moment, and lacks what the other one has: both have to be compared."""
 
     def __init__(self, entity: str, side: str) -> None:
         """Create the error.

@@ -111,7 +111,7 @@ class Row:
         )
 
     @property
-    def queued(self) -> bool:
+    def undelivered(self) -> bool:
         """Whether it is in the queue, or waits: the delivery settles it."""
         return self.claimed.status == Status.COMPLETE and not self.pushed
 

@@ -134,7 +134,7 @@ class CatchUp:
         became: list[tuple[str, str, str | None]] = []
         for key, row in rows.items():
             neon_state = neon_states[key]
-            if row.queued and not was_undone_in_this_version(row, neon_state):
+            if row.undelivered and not was_undone_in_this_version(row, neon_state):
                 done.queued = True  # since a moment ago
                 continue
             if (latest := missed_outcome(row, neon_state)) is None:

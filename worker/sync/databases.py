@@ -52,7 +52,7 @@ class Databases:
 
 
 @asynccontextmanager
-async def reached(*databases: Database) -> AsyncIterator[None]:
+async def opened(*databases: Database) -> AsyncIterator[None]:
     """Connect to each database once, and open them.
 
     Raises:
@@ -142,7 +142,7 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
     # Besides those: the sweep, the count, two more for a pull; and one that posts events for each entity.
     more = 3 + (len(entities) if announces else 0)
     supabase = Database("Supabase", settings.supabase_conninfo, max_size=connections + more, max_idle=300.0)
-    async with reached(neon, supabase):
+    async with opened(neon, supabase):
         try:
             size = batch_size or settings.batch_size
             routes = {

@@ -34,7 +34,7 @@ def newer_than(entity: Entity, row: Row, neon_state: NeonState, fresh: InvalidRo
     """The reply to a row whose shown outcome Neon has forgotten, if Neon knows a newer version of the row: then both
     databases were restored. None if Neon knows nothing newer. Pure.
     """
-    if not neon_state.forgotten or row.queued or (latest := missed_outcome(row, neon_state)) is None:
+    if not neon_state.forgotten or row.undelivered or (latest := missed_outcome(row, neon_state)) is None:
         return None
     return reply_to_missed(entity, row, neon_state, latest, fresh)
 

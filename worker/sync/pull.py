@@ -77,7 +77,7 @@ async def pull(
         async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
             table = await staging.inspect_table(supabase, entity)
             task = PullRun(
-                databases, route, pulled, run, neon, supabase, guard, position, dry_run, Heartbeat(progress), table
+                databases, route, pulled, run, neon, supabase, guard, position, dry_run, batch_size, progress, table
             )
             since, reached = await open_transactions.reach(neon, entity, position.horizon)
             found = await task.compare()
@@ -92,7 +92,7 @@ async def pull(
                 totals = await fetch_all(neon, *route.invalid.totals)
                 progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
             try:
-                await task.bring_all(None if full else since, found, batch_size, progress)
+                await task.bring_all(None if full else since, found)
             except (Stopped, SetupMissing) as error:
                 if task.bringing and not (pulled.brought or position.unfinished):
                     await send(guard, brought_nothing(entity), COMMIT)

@@ -14,7 +14,7 @@ from psycopg import sql
 from worker.domain import messages
 from worker.domain.horizon import Since
 from worker.domain.model import Code, Outcome
-from worker.domain.progress import Heartbeat, Progress
+from worker.domain.progress import Progress
 from worker.domain.pulled import Pulled
 from worker.neon import open_transactions
 from worker.neon.books import Entry, Run
@@ -61,7 +61,8 @@ class PullRun:
     position: Position
     """As it was taken."""
     dry_run: bool
-    heartbeat: Heartbeat
+    batch_size: int
+    progress: Progress
     table: WorkspaceTable
     """The workspace table at the start. If it was empty, all its rows now are from this pull's own read of Neon."""
     bringing: bool = False
@@ -72,7 +73,7 @@ class PullRun:
 
     async def _go_on(self) -> None:
         """Between batches: stop if asked to, and keep the guard's transaction alive, so that no other worker pulls."""
-        self.heartbeat.advance(0)
+        self.progress.advance(0)
         if self.databases.stop.is_set():
             raise Stopped
         if not self.dry_run:
@@ -101,46 +102,40 @@ class PullRun:
         self.pulled.restored = found.in_words() if found.side else None
         return found
 
-    async def bring_all(self, since: Since | None, found: Comparison, batch_size: int, progress: Progress) -> None:
+    async def bring_all(self, since: Since | None, found: Comparison) -> None:
         """Bring what changed since, or everything, and settle what that shows."""
-        await self._bring(since, batch_size, progress)
-        await self._bring_open(found, batch_size, progress)
+        await self._bring(since)
+        await self._bring_open(found)
         if self.pulled.full and not self.table.vacant:
             await self._withdraw_missing(found)
         if not self.dry_run:
             await self._release_waiting()
             self.refusals.sum_up(self.route.entity)
 
-    async def _bring(self, since: Since | None, batch_size: int, progress: Progress) -> None:
+    async def _bring(self, since: Since | None) -> None:
         """Stream what changed since, batch by batch."""
         if self.table.vacant and self.table.direct and since is None and not self.dry_run:
-            if await self._loaded(batch_size, progress):
+            if await self._loaded():
                 return
             # The rows that have arrived are found to exist.
-            progress.expect(self.pulled.seen)
+            self.progress.expect(self.pulled.seen)
             self.pulled.seen = 0
         # Changed rows are looked up by index, even if no ANALYZE has told the planner that they are few.
         by_index = since is not None and since.xid is None
         where = open_transactions.changed(since) if since else None
-        await self._stream(where, batch_size, progress, self._stage, by_index=by_index)
+        await self._stream(where, self._stage, by_index=by_index)
 
-    async def _loaded(self, batch_size: int, progress: Progress) -> bool:
+    async def _loaded(self) -> bool:
         """Copy all rows straight into the workspace; returns whether it took every row."""
         try:
-            await self._stream(None, batch_size, progress, self._load)
+            await self._stream(None, self._load)
         except psycopg.Error as error:
             await roll_back_refusal(self.supabase, error)
             return False
         return True
 
     async def _stream(
-        self,
-        where: sql.Composable | None,
-        batch_size: int,
-        progress: Progress,
-        take: Callable[[Batches], Awaitable[None]],
-        *,
-        by_index: bool = False,
+        self, where: sql.Composable | None, take: Callable[[Batches], Awaitable[None]], *, by_index: bool = False
     ) -> None:
         async with self.databases.neon.connection() as source:
             planner = ("enable_seqscan",) if by_index else ()
@@ -149,16 +144,16 @@ class PullRun:
             # Closed at once when a batch fails: an open COPY would block its connection, and the pull, for ever.
             rows = self.route.invalid.stream(source, where, patience=PATIENCE, as_json=as_json)
             async with aclosing(rows):
-                batches = Batches(rows, batch_size)
+                batches = Batches(rows, self.batch_size)
                 while await batches.more():
+                    await self._mark_bringing()
                     await take(batches)
                     self.pulled.seen += batches.rows
-                    progress.advance(batches.rows)
+                    self.progress.advance(batches.rows)
                     await self._go_on()
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
-        await self._mark_bringing()
         rows = await self.table.load(self.supabase, batches.blocks())
         self.pulled.new += rows
         self.refusals.taken += rows
@@ -172,7 +167,6 @@ class PullRun:
             self.pulled.keys |= dict.fromkeys(staged.would_be, "new: would be pulled")
             changed.extend(staged.changed)
 
-        await self._mark_bringing()
         await self._for_each_accepted(stage, await batches.next_batch(), key_of)
         for keys in self.route.batches(sorted(changed)):
             await self._for_each_accepted(self._refresh, keys, str)
@@ -215,7 +209,7 @@ class PullRun:
         entries: list[Entry] = []
         for key, row in rows.items():
             # Left to the delivery: queued rows, and rows whose record is gone.
-            if key not in fresh or (row.queued and row.code != Code.LOST):
+            if key not in fresh or (row.undelivered and row.code != Code.LOST):
                 continue
             if row.promoted and not turned_invalid_again(row, neon_states[key]):
                 self.held = True  # it was locked when rows were acknowledged and both databases brought together
@@ -233,7 +227,7 @@ class PullRun:
             await send(self.supabase, COMMIT)
         self.pulled.changed += len(refreshed)
 
-    async def _bring_open(self, found: Comparison, batch_size: int, progress: Progress) -> None:
+    async def _bring_open(self, found: Comparison) -> None:
         """Bring the records that wait, or were undone, and have no row: it is missing from a backup, or was removed by
         retention or by hand. What the enricher had sent comes back with them.
         """
@@ -241,7 +235,7 @@ class PullRun:
         if self.dry_run or not keys:
             return
         if not self.pulled.full:
-            await self._stream(self.route.invalid.among(keys), batch_size, progress, self._stage, by_index=True)
+            await self._stream(self.route.invalid.among(keys), self._stage, by_index=True)
         catching_up = CatchUp(self.route, self.neon, self.supabase, self.run.run_id, done=found.caught_up)
         for some in self.route.batches(keys):
             await catching_up.rows(some)
@@ -262,7 +256,7 @@ class PullRun:
         rows = await self.route.queue.lock(self.supabase, keys, read_only=self.dry_run, wait=False)
         still = await self.route.invalid.missing(self.neon, keys)
         self.held |= found.neon_restored and any(key not in rows for key in still)
-        rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].queued)}
+        rows = {key: rows[key] for key in still if key in rows and (found.neon_restored or not rows[key].undelivered)}
         shown = {key: row.claimed.receipt for key, row in rows.items()}
         left = sort_missing(rows, await self.route.ledger.neon_states(self.neon, shown), found)
         if self.dry_run:

@@ -77,7 +77,7 @@ async def bring_together(
     found.caught_up = await CatchUp(route, neon, supabase, run.run_id).all_after(since)
     found.held |= found.caught_up.held
     if found.side is None and found.caught_up.older:
-        found.side, found.after = "Supabase", position.last_pull_at
+        found.blame_supabase(position)
         log.warning(
             "database.restored",
             entity=route.entity.name,
@@ -122,7 +122,7 @@ async def _recover(
                 replies.append(change)
             else:
                 updates.append(change)
-        elif record and row.promoted and not row.queued:
+        elif record and row.promoted and not row.undelivered:
             again.append(_carried_again(entity, row, record))
         elif record:
             refreshes.append(_as_edits(row, neon_state, record))

@@ -25,7 +25,7 @@ from worker.sync.restore import Comparison
 def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, neon_state: NeonState) -> tuple[Refresh, list[Entry]]:
     """Merge Neon's record into a workspace row."""
     claimed = row.claimed
-    if row.code == Code.LOST and row.queued:
+    if row.code == Code.LOST and row.undelivered:
         # It was set to complete, and waited for its record: every difference is the enricher's.
         return Refresh(
             claimed.key, fresh.id, claimed.data, fresh.data, Status.COMPLETE, None, None, None, reopened=True,
@@ -129,7 +129,7 @@ def sort_missing(rows: Mapping[str, Row], neon_states: Mapping[str, NeonState], 
     for key, row in rows.items():
         neon_state = neon_states[key]
         latest = neon_state.latest
-        if row.queued:
+        if row.undelivered:
             if latest is None and neon_state.master is None and row.claimed.pulled and _lost(row, found):
                 left.lost.append(key)  # else its delivery acknowledges it
         elif latest and latest.outcome is Outcome.PROMOTED:

@@ -107,26 +107,18 @@ def _gone(settled: Settled) -> Reply:
         # The guide's scripts carried and promoted it.
         return adopted(claimed, answer.receipt)
     if answer.outcome is Outcome.WITHDRAWN:
-        how = answer.note or "it left the invalid table by another way"
-        why = f"it was withdrawn on {messages.day_of(answer.at)} ({how})"
+        why = messages.gone_withdrawn(answer.at, answer.note)
     elif answer.outcome is Outcome.UNDONE:
-        why = f"its promotion was taken back on {messages.day_of(answer.at)}, and it left by another way after that"
+        why = messages.gone_undone(answer.at)
     elif answer.in_master and answer.promoted_before:
-        day = messages.day_of(answer.promoted_before)
-        why = f"it came back after its promotion on {day}, and left by another way; the master table has it as promoted"
+        why = messages.gone_promoted(answer.promoted_before)
     elif answer.in_master:
-        why = "it is in the master table, where somebody else put it"
+        why = messages.GONE_TO_MASTER
     elif not claimed.pulled:
-        return Reply(
-            key, version, Status.FAILED, messages.NEVER_PULLED, code=Code.GONE,
-        )  # fmt: skip
+        return Reply(key, version, Status.FAILED, messages.NEVER_PULLED, code=Code.GONE)
     else:
-        why = "it left by another way than this worker, which does not know why"
-    return Reply(
-        key, version, Status.FAILED,
-        messages.gone(why),
-        back or None, code=Code.GONE, as_of=as_of,
-    )  # fmt: skip
+        why = messages.GONE_UNKNOWN
+    return Reply(key, version, Status.FAILED, messages.gone(why), back or None, code=Code.GONE, as_of=as_of)
 
 
 def adopted(claimed: Claimed, receipt: Receipt | None = None) -> Reply:

@@ -4,6 +4,7 @@ is in :mod:`worker.sync.recovery`. Knows no rules of validation.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -53,6 +54,10 @@ class Comparison:
         """Whether Neon was restored to an earlier moment."""
         return self.side == "Neon"
 
+    def blame_supabase(self, position: Position) -> None:
+        """Note that Supabase was restored, to a moment that its position tells."""
+        self.side, self.after = "Supabase", position.last_pull_at
+
     def in_words(self) -> str:
         """Which side was restored, and to what moment."""
         return restored_in_words(self.stored)
@@ -96,7 +101,7 @@ async def recognise(route: Route, position: Position, neon: Connection, supabase
             found.after = moment(unfinished.get("after"))
             found.before = moment(unfinished.get("before"))
     elif position.last_pull_at and position.counted.number < counts.confirmed:
-        found.side, found.after = "Supabase", position.last_pull_at
+        found.blame_supabase(position)
     return found
 
 
@@ -114,6 +119,10 @@ def held_back(position: Position) -> dict[str, Any] | None:
     return restored if restored and restored.get("held") else None
 
 
+def _is(some: Sized) -> str:
+    return "is" if len(some) == 1 else "are"
+
+
 async def unsettled(entity: Entity, neon: Connection, supabase: Connection) -> str | None:
     """In words, a restore of a database that is not settled yet; None if there is none. Writes nothing.
 
@@ -127,9 +136,11 @@ async def unsettled(entity: Entity, neon: Connection, supabase: Connection) -> s
         return f"{found.in_words()}: it has forgotten {what}"
     older = await older_than_carried(route, neon, supabase, position.ledger_id or 0)
     if found.side or older:
-        found.side, found.after = "Supabase", position.last_pull_at
-        return f"{found.in_words()}: {entity.count(len(older))} there are older than what was carried of them"
+        found.blame_supabase(position)
+        rows = entity.count(len(older))
+        what = f"{rows} there {_is(older)} older than what was carried of them" if older else "it lacks the last pull"
+        return f"{found.in_words()}: {what}"
     if lost := await route.workspace.lost(supabase):
         text = restored_in_words(position.restored or {"side": "Neon"})
-        return f"{text}: {entity.count(len(lost))} are not in Neon any more, and are kept in the workspace"
+        return f"{text}: {entity.count(len(lost))} {_is(lost)} not in Neon any more, and kept in the workspace"
     return None

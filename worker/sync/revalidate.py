@@ -130,7 +130,7 @@ def _judge(entity: Entity, rows: Mapping[str, InvalidRow], at: Mapping[str, Row]
     """Judge the rows, but for those that an enricher works on."""
     judgements: list[Judged] = []
     for key, row in rows.items():
-        if key in at and at[key].queued:
+        if key in at and at[key].undelivered:
             found.left[key] = "the workspace has a newer edit on its way: push that first"
         elif key in at and at[key].taken_back:
             found.left[key] = "an enricher has taken it back: what he types now is carried when he sets complete again"
