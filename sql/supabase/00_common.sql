@@ -62,7 +62,7 @@ BEGIN
   END IF;
   FOREACH name IN ARRAY lacking LOOP
     EXECUTE pg_catalog.format('ALTER TABLE %s ADD COLUMN %I %s', relation, name, columns ->> name);
-    cells := cells || pg_catalog.format('%1$I = (pg_catalog.jsonb_populate_record(w,'
+    cells := cells || pg_catalog.format('%1$I = (pg_catalog.jsonb_populate_record(w.*,'
       ' pg_catalog.jsonb_build_object(%1$L, w.neon_snapshot -> %1$L))).%1$I', name);
   END LOOP;
   FOR one IN SELECT tgname, tgenabled FROM pg_catalog.pg_trigger

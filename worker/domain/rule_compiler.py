@@ -34,7 +34,7 @@ from worker.domain.steps import Verdict
 
 REVISION = "2"
 """To be raised with every change of a verdict, a message or a normal form that the code makes, not a file."""
-_DECIDING = ("email-validator", "idna", "phonenumberslite")
+_DECIDING = ("email-validator", "idna", "phonenumberslite", "regex")
 """Libraries whose release may change a verdict."""
 
 # By the beginning of pydantic's error type.

@@ -14,12 +14,17 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal
 
+import regex
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from worker.domain.formats import Email, PersonName, Phone, Placeholder, WebAddress
 from worker.domain.function import Function
 from worker.domain.model import Data
 from worker.domain.rule import MAX_CHARACTERS, ColumnRules, Rule, Test, Texts
+
+
+PATTERN_SECONDS = 1.0
+"""After this a pattern is given up, and the record flagged: the rules could not judge it."""
 
 
 class Required(Rule):
@@ -118,23 +123,27 @@ class OneOf(Rule):
 
 def _compiles(pattern: str) -> str:
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
+        regex.compile(pattern)
+    except (regex.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{pattern[:80]} is no regular expression of Python's: {error}") from None
     return pattern
 
 
 class Pattern(Rule):
-    """Text that matches a regular expression (Python's) as a whole."""
+    """Text that matches a regular expression (Python's) as a whole.
+
+    ``re`` has no limit of time, and a pattern such as ``(a+)+`` takes ages on some text: that would stop every task.
+    """
 
     rule: Literal["pattern"]
     pattern: Annotated[str, AfterValidator(_compiles)]
 
     def test(self, field: str, column: ColumnRules) -> Test:
-        matches = re.compile(self.pattern).fullmatch
+        matches = regex.compile(self.pattern).fullmatch
 
         def test(value: Any, _record: Data) -> str | None:
-            return None if matches(str(value)) else self._says("does not have the form that is asked for", value)
+            fits = matches(str(value), timeout=PATTERN_SECONDS)
+            return None if fits else self._says("does not have the form that is asked for", value)
 
         return test
 

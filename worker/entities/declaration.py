@@ -84,12 +84,8 @@ class Entity:
         """Whether a record may have this key: a number is written in one way."""
         if self.key_type == "TEXT":
             return True
-        return bool(_NUMBER.fullmatch(text)) and text != "-0" and abs(int(text)) < _SIZES[self.key_type]
-
-    @property
-    def before_all_keys(self) -> str:
-        """What stands before every key, in their order."""
-        return "" if self.key_type == "TEXT" else str(-_SIZES[self.key_type])
+        size = _SIZES[self.key_type]
+        return bool(_NUMBER.fullmatch(text)) and text != "-0" and -size <= int(text) < size
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
@@ -114,6 +110,21 @@ def key_sql(entity: Entity) -> dict[str, sql.Composable]:
         "key_cast": sql.SQL("" if text else f"::{entity.key_type.lower()}"),
         "keys_cast": sql.SQL("" if text else f"::{entity.key_type.lower()}[]"),
     }
+
+
+def pages(template: sql.SQL, entity: Entity, row: str, **names: sql.Composable) -> dict[bool, sql.Composed]:
+    """A statement that returns rows in key order, page by page: of the first page, and of one after ``%(after)s``.
+
+    Args:
+        template: with ``{beyond}``, the condition.
+        entity: whose rows.
+        row: their alias.
+        names: the template's other placeholders, beside those of :func:`key_sql`.
+    """
+    key = key_sql(entity)
+    first = sql.SQL("{}.{} IS NOT NULL").format(sql.SQL(row), key["key"])
+    later = sql.SQL("{}.{} > %(after)s{}").format(sql.SQL(row), key["key"], key["key_cast"])
+    return {is_first: template.format(beyond=b, **key, **names) for is_first, b in ((True, first), (False, later))}
 
 
 def expression(text: str) -> sql.SQL:

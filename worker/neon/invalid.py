@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Data
-from worker.entities.declaration import Entity, data_of, expression, key_sql
+from worker.entities.declaration import Entity, data_of, expression, key_sql, pages
 from worker.entities.worker_tables import LEDGER
 from worker.neon.books import Run
 from worker.postgres.connection import Connection, within
@@ -43,7 +43,7 @@ class InvalidRow:
 
 _READ = statement("worker.neon", "read_invalid")
 _AMONG = sql.SQL("WHERE i.{key} = ANY(%(keys)s{keys_cast})")
-_PUSHED = sql.SQL("WHERE i.{key} > %(after)s{key_cast} AND {which} ORDER BY i.{key} LIMIT %(limit)s")
+_PUSHED = sql.SQL("WHERE {beyond} AND {which} ORDER BY i.{key} LIMIT %(limit)s")
 
 
 class Which(Enum):
@@ -92,7 +92,7 @@ FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  --
 _STREAM = {
     False: sql.SQL("COPY ({rows}) TO STDOUT"),
     True: sql.SQL("""
-COPY (SELECT row_to_json(h), row_to_json(r) FROM ({rows}) r CROSS JOIN LATERAL (
+COPY (SELECT row_to_json(h.*), row_to_json(r.*) FROM ({rows}) r CROSS JOIN LATERAL (
   SELECT r.{key}{key_text} AS key, r.last_sync_hash AS hash, r.neon_id AS id, r.reason_code AS code,
     r.original_validation_errors AS errors, r.original_validation_warnings AS warnings) h) TO STDOUT
 """),
@@ -105,12 +105,12 @@ _PROMOTED_IN = sql.SQL(
     " AND outcome = 'promoted' ORDER BY id"
 ).format(LEDGER.sql)
 _MISSING = sql.SQL(
-    "SELECT k AS key FROM unnest(%(keys)s::text[]) k"
-    " WHERE NOT EXISTS (SELECT FROM {table} i WHERE i.{key} = k{key_cast})"
+    "SELECT k.key FROM unnest(%(keys)s::text[]) k (key)"
+    " WHERE NOT EXISTS (SELECT FROM {table} i WHERE i.{key} = k.key{key_cast})"
 )
 _READY = sql.SQL(
     "SELECT d.key FROM jsonb_to_recordset(%(records)s) AS d (key text, data jsonb)"
-    " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i, d.data) r"
+    " WHERE NOT EXISTS (SELECT FROM {invalid} i CROSS JOIN LATERAL jsonb_populate_record(i.*, d.data) r"
     " WHERE i.{key} = d.key{key_cast} AND ({unmet}))"
 )
 _CORRECTED = sql.SQL(
@@ -132,7 +132,9 @@ class Invalid:
         unmet = sql.SQL(" OR ").join(sql.SQL("({})").format(expression(one.unmet)) for one in entity.requirements)
         self._read = composed(read + _AMONG.format(**key))
         self._read_pushed = {
-            which: composed(read + _PUSHED.format(**key, which=condition)) for which, condition in those.items()
+            (which, is_first): composed(read + one)
+            for which, condition in those.items()
+            for is_first, one in pages(_PUSHED, entity, "i", which=condition).items()
         }
         self._count_pushed = {
             which: composed(sql.SQL("SELECT count(*) AS records FROM {} i WHERE {}").format(invalid, condition))
@@ -161,17 +163,21 @@ class Invalid:
         rows = await fetch_all(connection, self._read, {"keys": list(filter(self.entity.is_key, keys))})
         return {row["key"]: InvalidRow(**row) for row in rows}
 
-    async def read_pushed(self, connection: Connection, after: str, limit: int, *, which: Which) -> list[InvalidRow]:
+    async def read_pushed(
+        self, connection: Connection, after: str | None, limit: int, *, which: Which
+    ) -> list[InvalidRow]:
         """Rows marked ``complete``, in key order.
 
         Args:
             connection: to Neon.
-            after: only keys greater than this one; for the first batch ``before_all_keys`` of the entity.
+            after: only keys greater than this one; None for the first batch.
             limit: maximum number of rows.
             which: which of those.
         """
         params = {"after": after, "limit": limit, **self._version()}
-        return [InvalidRow(**row) for row in await fetch_all(connection, self._read_pushed[which], params)]
+        return [
+            InvalidRow(**row) for row in await fetch_all(connection, self._read_pushed[which, after is None], params)
+        ]
 
     async def count_pushed(self, connection: Connection, which: Which) -> int:
         """How many rows are marked ``complete``; ``which`` of those."""

@@ -64,7 +64,7 @@ class Reversal:
             (sql.SQL("SELECT FROM {table} WHERE {key} = %(key)s{key_cast} FOR UPDATE").format(**names), {"key": key}),
         ]
         seen_now = sql.SQL(
-            "SELECT to_jsonb(m) AS master, m.xmin::text AS written_in, m.tableoid::bigint AS leaf,"
+            "SELECT to_jsonb(m.*) AS master, m.xmin::text AS written_in, m.tableoid::bigint AS leaf,"
             " m.ctid::text AS ctid, (SELECT relkind = 'p' FROM pg_class WHERE oid = %(table)s::regclass) AS partitioned"
             " FROM {table} m WHERE {key} = %(key)s{key_cast}"
         ).format(**names)
@@ -191,7 +191,7 @@ class Reversal:
             values=values,
             ledger=LEDGER.sql,
         )
-        seen_now = sql.SQL("SELECT to_jsonb(m) AS row FROM {table} m WHERE {key} = %(key)s{key_cast}").format(
+        seen_now = sql.SQL("SELECT to_jsonb(m.*) AS row FROM {table} m WHERE {key} = %(key)s{key_cast}").format(
             table=entity.master_table.sql, **key_sql(entity)
         )
         return (back, params), (again, params), (seen_now, {"key": entry["key"]})

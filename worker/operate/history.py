@@ -50,7 +50,7 @@ async def _history(databases: Databases, entity: Entity, key: str) -> History | 
     if not entity.is_key(key):
         return None
     named, params = key_sql(entity), {"key": key, "entity": entity.name}
-    whole = sql.SQL("SELECT to_jsonb(t) AS row FROM {table} t WHERE {key} = %(key)s{key_cast}")
+    whole = sql.SQL("SELECT to_jsonb(t.*) AS row FROM {table} t WHERE {key} = %(key)s{key_cast}")
     ledger = sql.SQL(
         "SELECT *, recorded_at AT TIME ZONE 'UTC' AS at FROM {} WHERE entity = %(entity)s AND key = %(key)s ORDER BY id"
     )

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.model import Code, Data, Receipt
-from worker.entities.declaration import Entity, data_of, key_sql
+from worker.entities.declaration import Entity, data_of, key_sql, pages
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
@@ -51,13 +51,13 @@ class Refresh:
 _ACKNOWLEDGE = statement("worker.supabase", "acknowledge")
 _REFRESH = statement("worker.supabase", "refresh")
 _PULLED = sql.SQL(
-    "SELECT w.{key}{key_text} AS key FROM {workspace} w WHERE w.{key} > %(after)s{key_cast} AND promoted_at IS NULL"
+    "SELECT w.{key}{key_text} AS key FROM {workspace} w WHERE {beyond} AND promoted_at IS NULL"
     " AND sync_code IS DISTINCT FROM 'lost'"
     " AND (%(queued)s OR NOT (enrichment_status = 'complete' AND pushed_to_neon_at IS NULL))"
     " ORDER BY w.{key} LIMIT %(limit)s"
 )
 _PROMOTED = sql.SQL(
-    "SELECT w.{key}{key_text} AS key FROM {workspace} w WHERE w.{key} > %(after)s{key_cast} AND promoted_at IS NOT NULL"
+    "SELECT w.{key}{key_text} AS key FROM {workspace} w WHERE {beyond} AND promoted_at IS NOT NULL"
     " AND pushed_to_neon_at IS NOT NULL ORDER BY w.{key} LIMIT %(limit)s"
 )
 _LOST = sql.SQL(
@@ -65,7 +65,7 @@ _LOST = sql.SQL(
 )
 _WAITING = sql.SQL(
     "SELECT w.{key}{key_text} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
-    " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND w.{key} > %(after)s{key_cast}"
+    " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND {beyond}"
     " ORDER BY w.{key} LIMIT %(limit)s"
 )
 _GIVE_UP = sql.SQL(
@@ -114,26 +114,37 @@ class Workspace:
             return composed(template.format(**names))
 
         self._acknowledge, self._refresh = compose(_ACKNOWLEDGE), compose(_REFRESH)
-        self._pulled, self._promoted = compose(_PULLED), compose(_PROMOTED)
-        self._lost, self._waiting = compose(_LOST), compose(_WAITING)
+        self._lost = compose(_LOST)
+        self._pulled, self._promoted, self._waiting = (
+            {is_first: composed(one) for is_first, one in pages(template, entity, "w", **tables).items()}
+            for template, tables in (
+                (_PULLED, {"workspace": names["workspace"]}),
+                (_PROMOTED, {"workspace": names["workspace"]}),
+                (_WAITING, {"workspace": names["workspace"], "data": names["data"]}),
+            )
+        )
         self._remove, self._note = compose(_REMOVE), compose(_NOTE)
         self._await_return, self._give_up = compose(_AWAIT_RETURN), compose(_GIVE_UP)
 
-    async def pulled_keys(self, connection: Connection, after: str, limit: int, *, queued: bool = False) -> list[str]:
+    async def pulled_keys(
+        self, connection: Connection, after: str | None, limit: int, *, queued: bool = False
+    ) -> list[str]:
         """Keys of rows whose record should be in the invalid table, in order, after ``after``.
 
         Args:
             connection: to Supabase.
-            after: only keys greater than this one.
+            after: only keys greater than this one; None for the first page.
             limit: maximum number of keys.
             queued: also queued rows, which their delivery would acknowledge.
         """
-        rows = await fetch_all(connection, self._pulled, {"after": after, "limit": limit, "queued": queued})
+        rows = await fetch_all(
+            connection, self._pulled[after is None], {"after": after, "limit": limit, "queued": queued}
+        )
         return [row["key"] for row in rows]
 
-    async def promoted_keys(self, connection: Connection, after: str, limit: int) -> list[str]:
+    async def promoted_keys(self, connection: Connection, after: str | None, limit: int) -> list[str]:
         """Keys of rows that show a promotion, in order, after ``after``."""
-        rows = await fetch_all(connection, self._promoted, {"after": after, "limit": limit})
+        rows = await fetch_all(connection, self._promoted[after is None], {"after": after, "limit": limit})
         return [row["key"] for row in rows]
 
     async def lost(self, connection: Connection, *, inside: bool = False) -> dict[str, Data]:
@@ -146,9 +157,9 @@ class Workspace:
         rows = await (fetch_inside if inside else fetch_all)(connection, self._lost)
         return {row["key"]: row["data"] for row in rows}
 
-    async def waiting(self, connection: Connection, after: str, limit: int) -> list[Waiting]:
+    async def waiting(self, connection: Connection, after: str | None, limit: int) -> list[Waiting]:
         """Rows that wait, in key order: only keys greater than ``after``, and at most ``limit``."""
-        rows = await fetch_all(connection, self._waiting, {"after": after, "limit": limit})
+        rows = await fetch_all(connection, self._waiting[after is None], {"after": after, "limit": limit})
         return [
             Waiting(row["key"], row["data"], {name: (row["snapshot"] or {}).get(name) for name in self._columns})
             for row in rows

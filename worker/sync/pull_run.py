@@ -242,7 +242,7 @@ class PullRun:
 
     async def _withdraw_missing(self, found: Comparison) -> None:
         """Remove untouched rows whose record left the invalid table; leave a note on the others."""
-        after = self.route.entity.before_all_keys
+        after: str | None = None
         queued = found.neon_restored
         while keys := await self.route.workspace.pulled_keys(self.supabase, after, STAGE_ROWS, queued=queued):
             after = keys[-1]

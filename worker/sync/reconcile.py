@@ -98,7 +98,7 @@ async def _compare(databases: Databases, entity: Entity, progress: Progress) -> 
 
 async def _find_unpromoted(route: Route, neon: Connection, supabase: Connection, found: Compared) -> None:
     """Find rows that show a promotion, and whose record is not in the master."""
-    after = route.entity.before_all_keys
+    after: str | None = None
     while keys := await route.workspace.promoted_keys(supabase, after, COMPARED_AT_ONCE):
         after = keys[-1]
         for key in await route.invalid.missing_in_master(neon, keys):

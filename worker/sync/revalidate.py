@@ -171,7 +171,8 @@ async def judge_pushed(
         assumed: the keys of records of other entities that pass in the same run.
         progress: answered of every batch.
     """
-    route, total, after = databases.routes[entity.name], Revalidated(), entity.before_all_keys
+    route, total = databases.routes[entity.name], Revalidated()
+    after: str | None = None
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         judging = Judging(route, neon, supabase, run, apply, rebook=which is Which.STALE, dry_run=dry_run)
         while not databases.stop.is_set():

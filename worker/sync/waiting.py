@@ -36,7 +36,7 @@ async def release_waiting(route: Route, neon: Connection, supabase: Connection, 
     async def refuse(key: str, error: psycopg.Error) -> None:
         refusals.add(entity, key, error)
 
-    released, after = 0, route.entity.before_all_keys
+    released, after = 0, None
     while page := await route.workspace.waiting(supabase, after, PAGE):
         after = page[-1].key
         ready = await route.invalid.ready(neon, {row.key: entity.rules.normalise(row.data) for row in page})

@@ -8,7 +8,7 @@ SELECT t.key, g.forgotten,
   (SELECT jsonb_agg(jsonb_build_array(l.recorded_at, l.invalid_before -> 'updated_at')) FROM {ledger} l WHERE {wrote})
     AS writes,
   to_jsonb(n) AS latest, to_jsonb(c) AS carried,
-  (SELECT to_jsonb(m) FROM {master} m WHERE m.{key} = t.key{key_cast}) AS master
+  (SELECT to_jsonb(m.*) FROM {master} m WHERE m.{key} = t.key{key_cast}) AS master
 FROM unnest(%(keys)s::text[], %(ids)s::bigint[], %(hashes)s::text[]) AS t (key, id, hash)
   LEFT JOIN {receipts} p ON p.entity = %(entity)s
   CROSS JOIN LATERAL (

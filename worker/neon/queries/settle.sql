@@ -1,4 +1,5 @@
 -- Promotes, flags or pushes a batch, with its ledger and its log. Returns a row with the outcome of each record.
+-- A whole row is `m.*`, never `m`: a column of that name would be taken for it.
 WITH d AS MATERIALIZED (
   SELECT key, hash, expected, action, data, {errors} AS errors, {warnings} AS warnings,
     reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, note_code,
@@ -32,7 +33,7 @@ WITH d AS MATERIALIZED (
     OR l.outcome IN ('promoted', 'undone') AND EXISTS (
       SELECT FROM told n WHERE n.key = d.key AND n.outcome = 'promoted' AND n.row_version > d.version)
 ), here AS MATERIALIZED (
-  SELECT i AS row, i.{key}{key_text} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
+  SELECT i.*::{invalid} AS row, i.{key}{key_text} AS key, {data_i} AS data, md5({data_i}::text) AS hash, i.updated_at
   FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d)) FOR UPDATE OF i SKIP LOCKED
 ), past AS MATERIALIZED (
   -- A record that was promoted and is in the invalid table has come back: that is no repeat, unless it was undone.
@@ -40,7 +41,7 @@ WITH d AS MATERIALIZED (
   SELECT s.* FROM sent s WHERE NOT EXISTS (SELECT FROM older o WHERE o.key = s.key)
     AND (s.outcome = 'flagged' OR s.undone OR NOT EXISTS (SELECT FROM here h WHERE h.key = s.key))
 ), prior AS MATERIALIZED (
-  SELECT m.{key}{key_text} AS key, to_jsonb(m) AS row, m AS old FROM {master} m
+  SELECT m.{key}{key_text} AS key, to_jsonb(m.*) AS row, m.*::{master} AS old FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
 ), held AS MATERIALIZED (
   -- In the master, and locked by another transaction.
@@ -70,7 +71,7 @@ WITH d AS MATERIALIZED (
   -- A row that another transaction has just inserted is not in `prior`: then the CHECK on the ledger fails, nothing is
   -- settled, and the batch is settled again.
   ON CONFLICT ({key}) DO UPDATE SET {master_updates} WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM prior))
-  RETURNING m.{key}{key_text} AS key, to_jsonb(m) AS row
+  RETURNING m.{key}{key_text} AS key, to_jsonb(m.*) AS row
 ), kept AS (
   UPDATE {invalid} i SET {invalid_updates},
     validation_errors = CASE t.action WHEN 'flag' THEN t.errors ELSE i.validation_errors END,

@@ -8,7 +8,7 @@ WITH a AS MATERIALIZED (
 UPDATE {workspace} w SET
   updated_at = greatest(w.updated_at, a.as_of),
   queued_versions = {versions},
-  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, coalesce(a.data, '{{}}')) r),
+  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w.*, coalesce(a.data, '{{}}')) r),
   neon_snapshot = coalesce(a.snapshot, w.neon_snapshot),
   last_sync_hash = coalesce(md5(a.snapshot::text), w.last_sync_hash),
   enrichment_status = a.status,

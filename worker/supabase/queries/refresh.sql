@@ -2,7 +2,7 @@
 UPDATE {workspace} w SET
   updated_at = greatest(w.updated_at, a.as_of),
   queued_versions = {versions},
-  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w, a.data) r),
+  ({columns}) = (SELECT {columns_r} FROM jsonb_populate_record(w.*, a.data) r),
   neon_id = coalesce(a.neon_id, w.neon_id), neon_snapshot = a.snapshot, last_sync_hash = md5(a.snapshot::text),
   enrichment_status = a.status, reason_code = coalesce(a.reason_code, w.reason_code),
   original_validation_errors = coalesce(a.original_errors, w.original_validation_errors),
