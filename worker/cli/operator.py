@@ -148,7 +148,7 @@ def reconcile(entity: str | None, repair: bool, as_json: bool) -> None:
 
     results = with_databases(work)
     if as_json:
-        click.echo(json.dumps([asdict(result) for result in results]))
+        click.echo(json.dumps([asdict(result) for result in results], default=str))
     else:
         for result in results:
             for line in compared_in_words(result):
@@ -171,7 +171,8 @@ def compared_in_words(result: Compared) -> Iterator[str]:
         yield f"  {shown(key)} {what}"
     for key, data in result.lost.items():
         values = {name: value for name, value in data.items() if value is not None}
-        yield f"  {shown(key)} is not in Neon any more; the workspace keeps {json.dumps(values, ensure_ascii=False)}"
+        kept = json.dumps(values, ensure_ascii=False, default=str)
+        yield f"  {shown(key)} is not in Neon any more; the workspace keeps {kept}"
     yield "  `enrichment-worker reconcile --repair` brings them together; what is lost is booked as withdrawn"
 
 

@@ -146,7 +146,7 @@ def same_as(value: Any, other: Any) -> Any:
     """The value, or the other one if both are the same number: a NUMERIC is a text here, and a number in the JSON that
     Postgres makes of a row.
     """
-    if isinstance(value, int | float) and isinstance(other, str) and not isinstance(value, bool):
+    if isinstance(value, int | float | Decimal) and isinstance(other, str) and not isinstance(value, bool):
         with suppress(InvalidOperation):
             return other if Decimal(str(value)) == Decimal(other) else value
     return value

@@ -97,6 +97,8 @@ class Answer:
     """For ``GONE``: what was last carried of the row; for a promoted record, what was promoted."""
     promoted_before: datetime | None = None
     """For ``GONE``: when the record was promoted before it came back and was carried again; UTC without zone."""
+    altered: tuple[str, ...] = ()
+    """For a promoted record: the fields whose value the master has otherwise than it was sent."""
     kept: bool = False
     """Whether only the workspace keeps the enricher's values: Neon's tables refuse them."""
 

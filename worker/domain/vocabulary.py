@@ -22,7 +22,6 @@ from worker.domain.function import Function
 from worker.domain.model import Data
 from worker.domain.rule import MAX_CHARACTERS, ColumnRules, Rule, Test, Texts
 
-
 PATTERN_SECONDS = 1.0
 """After this a pattern is given up, and the record flagged: the rules could not judge it."""
 

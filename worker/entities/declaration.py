@@ -87,6 +87,11 @@ class Entity:
         size = _SIZES[self.key_type]
         return bool(_NUMBER.fullmatch(text)) and text != "-0" and -size <= int(text) < size
 
+    @property
+    def has_exact_numbers(self) -> bool:
+        """Whether a column may hold a number of more digits than a float has."""
+        return any(plain_type(one).startswith(("NUMERIC", "DECIMAL", "JSON")) for one in self.column_types.values())
+
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""
         return f"{number} {(self.singular or self.name) if number == 1 else self.plural}"

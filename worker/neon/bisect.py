@@ -8,10 +8,11 @@ from psycopg import sql
 
 from worker.domain.model import Receipt, moment
 from worker.domain.steps import Answer, Judged
+from worker.neon.answers import answers_of
 from worker.neon.books import PLANNER, Run
 from worker.neon.catalogue import SWALLOWED, Refusal
 from worker.neon.demands import asking
-from worker.neon.settle import Settlement, answers_of, locks, parameters
+from worker.neon.settle import Settlement, locks, parameters
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.postgres.statements import load

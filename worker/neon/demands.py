@@ -79,6 +79,8 @@ class Demands:
     """The statement that asks the records in ``enrichment_worker.flagged``."""
     checked: frozenset[str] = frozenset()
     """The master columns that a CHECK speaks of."""
+    may_change: frozenset[str] = frozenset()
+    """The master columns to which a trigger may give another value."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,9 @@ def _composed(entity: Entity, rules: Rules) -> Demands:
     demands = list(_demands(entity, rules, row))
     checked = frozenset(column for check in rules.checks for column in check["columns"])
     checked |= {column.name for column in rules.columns.values() if column.domains}
+    may_change = frozenset(filter(rules.may_be_changed, rules.columns))
     if not demands:
-        return Demands(checked=checked)
+        return Demands(checked=checked, may_change=may_change)
     query = _DEMANDED.format(
         **key_sql(entity),
         invalid=entity.invalid_table.sql,
@@ -128,7 +131,7 @@ def _composed(entity: Entity, rules: Rules) -> Demands:
         not_about_records=sql.SQL(", ").join(map(sql.Literal, NOT_ABOUT_RECORDS)),
         most_tries=sql.Literal(MOST_TRIES),
     )
-    return Demands(composed(look), checked)
+    return Demands(composed(look), checked, may_change)
 
 
 def _asked(demands: Sequence[Demand], rules: Rules, row: Row) -> list[str]:

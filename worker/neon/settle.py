@@ -11,15 +11,16 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.messages import LEDGER_NOTES
-from worker.domain.model import Action, NoteCode, Outcome, Receipt, Requirement, State
-from worker.domain.steps import Answer, Conflict, Judged, Sent
+from worker.domain.model import Action, NoteCode, Receipt, Requirement
+from worker.domain.steps import Answer, Judged
 from worker.entities.declaration import Entity, data_of, expression, key_sql
+from worker.entities.names import plain_type
 from worker.entities.worker_tables import LEDGER, LOG, RECEIPTS
+from worker.neon.answers import answers_of
 from worker.neon.books import EXECUTED_BY, LOCK_SECONDS, ONCE, ONCE_EACH, PLANNER, Run
-from worker.neon.catalogue import SWALLOWED_WORDS, Column
+from worker.neon.catalogue import Column
 from worker.neon.demands import ALONE, WITH_DEMANDS, Demands, asking
 from worker.postgres.connection import Connection
-from worker.postgres.errors import Restored
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, composed, transact
 
@@ -115,6 +116,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
                 waits_for=_of_requirement([one.waits_for for one in entity.requirements]),
                 requirement=_first_unmet(entity.requirements),
                 may_wait=sql.Literal(bool(entity.requirements)),
+                altered=_altered(entity, there, demands),
                 about=_of_requirement([one.about for one in entity.requirements]),
                 master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
                 master_values=sql.SQL(", ").join(written),
@@ -135,6 +137,32 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
         frozenset({entity.key, *values}),
         demands,
     )
+
+
+def _altered(entity: Entity, there: Mapping[str, Column], demands: Demands) -> sql.Composable:
+    """The data columns whose value the master has otherwise than it was written: rounded, cut, or changed by a trigger.
+    Only those are compared that may be.
+    """
+    tests = []
+    for name, source in entity.mapping.items():
+        column, type_ = there.get(name), entity.column_types[source]
+        if column is None or name in entity.kept:
+            continue
+        rounds = column.category in ("N", "D") and column.type.upper() != type_
+        if not (rounds or name in demands.may_change) or plain_type(type_).startswith("JSON"):
+            continue
+        tests.append(
+            sql.SQL(
+                "CASE WHEN (b.master_after ->> {name})::{type} IS DISTINCT FROM (b.r).{source}"
+                " AND (b.r).{source} IS NOT NULL THEN {said} END"
+            ).format(
+                name=sql.Literal(name), type=sql.SQL(type_), source=sql.Identifier(source), said=sql.Literal(source)
+            )
+        )
+    if not tests:
+        return sql.SQL("NULL::text[]")
+    found = sql.SQL("array_remove(ARRAY[{}], NULL)").format(sql.SQL(", ").join(tests))
+    return sql.SQL("CASE WHEN b.outcome = 'promoted' AND b.master_after IS NOT NULL THEN {} END").format(found)
 
 
 def _first_unmet(requirements: Sequence[Requirement]) -> sql.Composable:
@@ -247,51 +275,3 @@ def _as_record(judged: Judged) -> dict[str, Any]:
     if code := NoteCode.PUSHED if judged.action is Action.PUSH else judged.note:
         record |= {"note": LEDGER_NOTES[code], "note_code": code}
     return record
-
-
-def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
-    """The rows of the settling statement's result, by key.
-
-    Raises:
-        Restored: Neon was restored to an earlier moment, and nothing was settled.
-    """
-    sent = {judged.key: judged for judged in batch}
-    answers = {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
-    if any(answer.state is State.RESTORED for answer in answers.values()):
-        raise Restored(entity.name, "Neon")
-    return answers
-
-
-def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
-    note, state = row["note"], State(row["state"])
-    if row["requirement"] is not None:
-        note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"], about=row["about"])
-    merged, verdict = sent.merged, sent.verdict
-    if row["swallowed"]:  # only a rehearsal comes so far: the ledger refuses it
-        return Answer(
-            sent.key, state, Outcome.FLAGGED, None, {"record": SWALLOWED_WORDS}, {}, None, (), None, None, None
-        )
-    applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
-    return Answer(
-        key=sent.key,
-        state=state,
-        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
-        record=merged.data if applied and row["record"] is None else row["record"],
-        errors=(row["errors"] or dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
-        warnings=dict(verdict.warnings) if applied and row["warnings"] is None else row["warnings"] or {},
-        reason_code=verdict.reason_code if applied and flagged else None,
-        conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
-        waits_for=row["waits_for"],
-        note=note,
-        at=row["at"],
-        hash=row["hash"],
-        receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.claimed.delivery_hash)
-        if row["receipt_id"]
-        else None,
-        in_master=bool(row["in_master"]),
-        promoted_before=row["promoted_before"],
-        kept=row["note_code"] == NoteCode.KEPT,
-        sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or (), row["sent_id"])
-        if row["sent"]
-        else None,
-    )

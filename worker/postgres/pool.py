@@ -25,7 +25,9 @@ POOL_SECONDS = 15.0
 class Database:
     """One of the two databases: a pool that opens connections when needed and closes them when idle."""
 
-    def __init__(self, name: str, conninfo: str, *, max_size: int = 4, max_idle: float = 15.0) -> None:
+    def __init__(
+        self, name: str, conninfo: str, *, max_size: int = 4, max_idle: float = 15.0, exact: bool = False
+    ) -> None:
         """Configure the pool; nothing connects before ``async with``.
 
         Args:
@@ -33,9 +35,11 @@ class Database:
             conninfo: a libpq connection string.
             max_size: maximum number of connections.
             max_idle: seconds after which an unused connection is closed.
+            exact: see :func:`worker.postgres.adapt.adapt`.
         """
         self.name = name
         self.conninfo = conninfo
+        self._exact = exact
         self._failure: tuple[float, Exception] | None = None
         """When a connection last failed, and why: the pool does not expose that."""
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -71,7 +75,7 @@ class Database:
 
     async def _configure(self, connection: Connection) -> None:
         name(connection, self.name)
-        adapt(connection)
+        adapt(connection, exact=self._exact)
         try_to_prepare(connection)
 
     async def __aenter__(self) -> Database:

@@ -138,10 +138,13 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
     connections = 3 * len(entities) + 1  # deliveries, retries, and a pull
     announces = settings.n8n_webhook_url is not None
     # Neon's compute sleeps when nothing is connected: close connections soon after the work.
-    neon = Database("Neon", settings.neon_conninfo, max_size=connections, max_idle=15.0)
+    exact = any(entity.has_exact_numbers for entity in entities.values())
+    neon = Database("Neon", settings.neon_conninfo, max_size=connections, max_idle=15.0, exact=exact)
     # Besides those: the sweep, the count, two more for a pull; and one that posts events for each entity.
     more = 3 + (len(entities) if announces else 0)
-    supabase = Database("Supabase", settings.supabase_conninfo, max_size=connections + more, max_idle=300.0)
+    supabase = Database(
+        "Supabase", settings.supabase_conninfo, max_size=connections + more, max_idle=300.0, exact=exact
+    )
     async with opened(neon, supabase):
         try:
             size = batch_size or settings.batch_size

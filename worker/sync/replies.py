@@ -34,8 +34,9 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
     as_of = newer.version if newer else judged.as_of
     match answer.outcome:
         case Outcome.PROMOTED:
+            otherwise = dict.fromkeys([*judged.not_carried, *answer.altered])
             return Reply(
-                key, version, Status.COMPLETE, messages.promoted(judged.not_carried) + lost, data,
+                key, version, Status.COMPLETE, messages.promoted(otherwise) + lost, data,
                 answer.record, {}, answer.warnings, pushed=True, promoted_at=answer.at,
                 code=Code.PROMOTED, receipt=receipt, as_of=as_of,
             )  # fmt: skip

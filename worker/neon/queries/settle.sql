@@ -129,7 +129,7 @@ SELECT d.key,
        WHEN b.record <> d.data THEN b.record END AS record,
   coalesce(p.errors, {told}l.errors) AS errors, coalesce(p.warnings, {told_warnings}l.warnings) AS warnings,
   p.conflicts,
-  b.outcome = 'promoted' AND b.master_after IS NULL AS swallowed,
+  b.outcome = 'promoted' AND b.master_after IS NULL AS swallowed, {altered} AS altered,
   b.waits_for, b.requirement, b.about, coalesce(p.note, b.note, l.note) AS note,
   -- Release 0.1.0 has no codes.
   coalesce(p.note_code, CASE WHEN p.note = {kept} THEN 'kept' END, b.note_code) AS note_code,

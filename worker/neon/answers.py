@@ -1,0 +1,74 @@
+"""Neon: what the settling statement says of each record of a batch. Knows no rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
+from worker.domain.steps import Answer, Conflict, Judged, Sent
+from worker.entities.declaration import Entity
+from worker.entities.names import plain_type
+from worker.neon.catalogue import SWALLOWED_WORDS
+from worker.postgres.errors import Restored
+
+
+def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
+    """The rows of the settling statement's result, by key.
+
+    Raises:
+        Restored: Neon was restored to an earlier moment, and nothing was settled.
+    """
+    sent = {judged.key: judged for judged in batch}
+    answers = {row["key"]: _answer(entity, sent[row["key"]], row) for row in rows}
+    if any(answer.state is State.RESTORED for answer in answers.values()):
+        raise Restored(entity.name, "Neon")
+    return answers
+
+
+def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[str]:
+    """The fields whose number the invalid table has otherwise than it was sent."""
+    record, data = row["record"] or {}, sent.merged.data
+    for name, value in record.items():
+        type_, was = plain_type(entity.column_types.get(name, "")), data.get(name)
+        if type_ not in ("NUMERIC", "DECIMAL") or was is None:
+            continue
+        if value is None or Decimal(str(value)) != Decimal(str(was)):
+            yield name
+
+
+def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
+    note, state = row["note"], State(row["state"])
+    if row["requirement"] is not None:
+        note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"], about=row["about"])
+    merged, verdict = sent.merged, sent.verdict
+    if row["swallowed"]:  # only a rehearsal comes so far: the ledger refuses it
+        return Answer(
+            sent.key, state, Outcome.FLAGGED, None, {"record": SWALLOWED_WORDS}, {}, None, (), None, None, None
+        )
+    applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
+    return Answer(
+        key=sent.key,
+        state=state,
+        outcome=Outcome(row["outcome"]) if row["outcome"] else None,
+        record=merged.data if applied and row["record"] is None else row["record"],
+        errors=(row["errors"] or dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
+        warnings=dict(verdict.warnings) if applied and row["warnings"] is None else row["warnings"] or {},
+        reason_code=verdict.reason_code if applied and flagged else None,
+        conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
+        waits_for=row["waits_for"],
+        note=note,
+        at=row["at"],
+        hash=row["hash"],
+        receipt=Receipt(row["receipt_id"], row["receipt_hash"] or sent.claimed.delivery_hash)
+        if row["receipt_id"]
+        else None,
+        in_master=bool(row["in_master"]),
+        promoted_before=row["promoted_before"],
+        altered=(*_rounded(entity, sent, row), *(row["altered"] or ())) if applied else (),
+        kept=row["note_code"] == NoteCode.KEPT,
+        sent=Sent(row["sent"], row["row_version"], row["enriched_at"], row["enriched_fields"] or (), row["sent_id"])
+        if row["sent"]
+        else None,
+    )
