@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from records import (
@@ -147,3 +148,37 @@ def test_people_of_two_companies_that_are_not_promoted_together_wait(steps, cli,
     done = cli("revalidate", "--dry-run", "--batch-size", "2")
     assert done.returncode == 0, done.stderr
     assert {company(1), company(2)} <= set(done.stdout.split())
+
+
+def test_the_dry_run_of_a_pipeline_says_what_the_pipeline_then_does(cli, prepared, neon, supabase) -> None:
+    """Of what is queued, and what waits for a record that passes in the same run."""
+    add_companies(neon, *range(1, 8))
+    add_people(neon, 1, of=1)
+    add_people(neon, 2, of=7)
+    add_people(neon, 3, of=2)
+    for number in (1, 2):
+        add_slot(neon, number, of=number)
+    assert cli("pull").returncode == 0
+    complete(supabase, company(4), website="https://d.example")
+    complete(supabase, company(1), website="https://a.example")
+    complete(supabase, company(2), website="https://b.example", employee_count=-1)
+    complete(supabase, company(3), website="n/a")
+    for number in (1, 2, 3):
+        complete(supabase, person(number), email="robin@a.example", title="Clerk")
+    before = everything(neon, locks=False), everything(supabase)
+    dry = cli("pipeline", "--dry-run", "--batch-size", "2")
+    assert dry.returncode == 0, dry.stderr
+    assert (everything(neon, locks=False), everything(supabase)) == before
+    done = cli("pipeline", "--yes")
+
+    def counts(said: str) -> list[str]:
+        return re.findall(r"(?:PASSED|FAILED): \d+ \w+", said)
+
+    assert counts(dry.stderr) == counts(done.stderr)
+    promoted = {
+        row["key"]
+        for row in neon.execute("SELECT key FROM marketing.enrichment_ledger WHERE outcome = 'promoted'").fetchall()
+    }
+    assert promoted == {company(1), company(4), person(1)}
+    assert f"would promote {len(promoted)} records" in dry.stdout
+    assert all(f"{key} would be promoted" in dry.stdout for key in promoted), dry.stdout

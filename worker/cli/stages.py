@@ -24,6 +24,7 @@ from worker.entities.declaration import Entity
 from worker.observe import output
 from worker.sync import stages
 from worker.sync.databases import Databases
+from worker.sync.dry_run import rehearse_pipeline
 from worker.sync.pull import pull as pull_entity
 from worker.sync.pull_run import STAGE_ROWS
 from worker.sync.rehearsal import Revalidated
@@ -217,13 +218,18 @@ def pipeline(entity: str | None, batch_size: int | None, dry_run: bool, yes: boo
         )  # fmt: skip
     for name, result in _push(entity, batch_size, dry_run=dry_run).items():
         click.echo(_pushed_in_words(all_entities()[name], result, dry_run))
-    judged = _revalidate(entity, batch_size, dry_run=dry_run)
-    _say_judged(judged, dry_run)
+    if dry_run:
+        would = with_databases(lambda databases: rehearse_pipeline(databases, entities_named(entity)), batch_size)
+        _say_judged(would, dry_run)
+        passed = Revalidated(passed=[key for one in would.values() for key in one.passed])
+        sys.exit(_print_promoted(passed, dry_run=True, as_json=False))
+    judged = _revalidate(entity, batch_size, dry_run=False)
+    _say_judged(judged, dry_run=False)
     keys = [key for one in judged.values() for key in one.passed]
     if len(keys) == len(set(keys)):
-        promoted = _promote(entity, batch_size, keys, dry_run=dry_run)
+        promoted = _promote(entity, batch_size, keys, dry_run=False)
     else:  # records of several entities have one key
         promoted = Revalidated()
         for name, its_own in judged.items():
-            promoted.add(_promote(name, batch_size, its_own.passed, dry_run=dry_run))
-    sys.exit(_print_promoted(promoted, dry_run=dry_run, as_json=False))
+            promoted.add(_promote(name, batch_size, its_own.passed, dry_run=False))
+    sys.exit(_print_promoted(promoted, dry_run=False, as_json=False))

@@ -23,6 +23,8 @@ from worker.sync.judging import judge
 from worker.sync.route import Route
 from worker.sync.settling import REFUSED, Blocked, raise_blocked, settle_batch
 
+Pushable = Mapping[str, Mapping[str, Judged]]
+
 
 @dataclass
 class Revalidated:
@@ -73,6 +75,8 @@ class Rehearsal:
     route: Route
     neon: Connection
     run: Run
+    pushed: Pushable = field(default_factory=dict)
+    """Entity → key → the judgement of a record as it would be pushed before: what others wait for may be among them."""
 
     async def ask(self, judgements: Sequence[Judged], found: Revalidated, assumed: Set[str]) -> list[Judged]:
         """Ask what it would say of those that pass. Those that it refuses are flags by now, and those that would wait,
@@ -120,7 +124,8 @@ class Rehearsal:
         steps: list[Step] = []
         for other in self.route.awaited:
             rows = await other.invalid.read(self.neon, list(keys))
-            batch = [begin_in_neon(other.entity, row, None) for row in rows.values()]
+            ahead = self.pushed.get(other.entity.name, {})
+            batch = [ahead.get(row.key) or begin_in_neon(other.entity, row, None) for row in rows.values()]
             how = other.settlement
             settling = (how.settle, parameters(how, batch, replace(self.run, rehearsal=())))
             steps += [*locks(how, batch), settling] if batch else []

@@ -5,7 +5,7 @@ hand. The steps are those of a delivery, but they start in Neon.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker.domain.model import Action, Outcome, Status
 from worker.domain.progress import NO_PROGRESS, Progress
@@ -21,7 +21,7 @@ from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases
 from worker.sync.deliver import keys_with, outcome_events, waiting_in
 from worker.sync.judging import judge
-from worker.sync.rehearsal import Rehearsal, Revalidated, begin_in_neon, count_settled, in_words
+from worker.sync.rehearsal import Pushable, Rehearsal, Revalidated, begin_in_neon, count_settled, in_words
 from worker.sync.replies import reply_to
 from worker.sync.route import Route
 from worker.sync.settling import flagged, raise_blocked, settle_batch
@@ -41,6 +41,8 @@ class Judging:
     rebook: bool = False
     """Whether what fails as it did before gets an entry of this version of the rules; else it is left as it is."""
     dry_run: bool = False
+    pushed: Pushable = field(default_factory=dict)
+    """In the dry run of a pipeline: what would have been pushed before."""
 
     async def rows(self, rows: Mapping[str, InvalidRow], assumed: Set[str] = frozenset()) -> Revalidated:
         """Judge a batch of invalid rows, settle those whose action is to be carried out, and acknowledge their
@@ -60,7 +62,7 @@ class Judging:
         unmet = await demands.ask(self.neon, route.settlement.demands, judgements)
         judgements = [demands.with_unmet(judged, unmet) for judged in judgements]
         if self.dry_run or Action.PROMOTE not in self.apply:
-            judgements = await Rehearsal(route, self.neon, self.run).ask(judgements, found, assumed)
+            judgements = await Rehearsal(route, self.neon, self.run, self.pushed).ask(judgements, found, assumed)
         batch, unacknowledged = self._to_settle(judgements, rows, at, found)
         if self.dry_run or not (batch or unacknowledged):
             await send(self.supabase, COMMIT)
@@ -157,6 +159,7 @@ async def judge_pushed(
     which: Which = Which.ALL,
     dry_run: bool = False,
     assumed: Set[str] = frozenset(),
+    pushed: Pushable | None = None,
     progress: Progress = NO_PROGRESS,
 ) -> Revalidated:
     """Judge every record in Neon that is marked ``complete``, batch by batch.
@@ -169,12 +172,15 @@ async def judge_pushed(
         which: which of those records.
         dry_run: write nothing.
         assumed: the keys of records of other entities that pass in the same run.
+        pushed: in the dry run of a pipeline, what would have been pushed before.
         progress: answered of every batch.
     """
     route, total = databases.routes[entity.name], Revalidated()
     after: str | None = None
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
-        judging = Judging(route, neon, supabase, run, apply, rebook=which is Which.STALE, dry_run=dry_run)
+        judging = Judging(
+            route, neon, supabase, run, apply, rebook=which is Which.STALE, dry_run=dry_run, pushed=pushed or {}
+        )
         while not databases.stop.is_set():
             rows = await route.invalid.read_pushed(neon, after, route.batch_size, which=which)
             if not rows:
