@@ -67,7 +67,7 @@ def draft(name: str, invalid: Table, master: Table, its: Iterable[TableColumn], 
         f"# {name}: drafted from {invalid} and {master}. Decide where a comment says so; docs/entities.md explains",
         "# each key, and `enrichment-worker entities check FILE` finds mistakes.",
         f"plural = {_text(name + 's')}          # decide: how several are called",
-        _pair("key", key.name) if (type_ := column_type(key.type)) == "TEXT"
+        _pair("key", key.name) if (type_ := _key_type(key) or "TEXT") == "TEXT"
         else f"key = {{ column = {_text(key.name)}, type = {_text(type_)} }}",
         f"{_pair('label', label)}          # decide: the column that names a record in a list",
         "",
@@ -92,7 +92,8 @@ def draft(name: str, invalid: Table, master: Table, its: Iterable[TableColumn], 
     lines += ["", "# Master column = SQL over r, the record, and d, the delivery.", "[master.computed]"]
     lines += [_pair(column, how) for column, how in computed.items()]
     lines += [
-        f"# {_key_text(column)} = …          # decide: it is NOT NULL, and nothing fills it yet" for column in unfilled
+        f"# {_key_text(column)} = …          # decide: it is NOT NULL, and nothing fills it yet: SQL here, or [slot]"
+        for column in unfilled
     ]
     kept = [column for column in computed if column.startswith("source_") or column == "import_batch_id"]
     lines += ["", "# A record that is in the master already keeps them.", "[master]", f"kept = {json.dumps(kept)}", ""]
@@ -106,7 +107,7 @@ def _key(
     found = [
         one
         for one in of_invalid.values()
-        if one.unique and of_master.get(one.name, one).unique and one.name in of_master and _type(one) in KEY_TYPES
+        if one.unique and of_master.get(one.name, one).unique and one.name in of_master and _key_type(one)
     ]
     found = [one for one in found if one.name not in RESERVED_COLUMNS]
     if not found:
@@ -115,6 +116,12 @@ def _key(
             " both"
         )
     return found[0]
+
+
+def _key_type(column: TableColumn) -> str | None:
+    """The type of the key that it may be; a text with a length is a text."""
+    type_ = _type(column) or ""
+    return "TEXT" if plain_type(type_) == "VARCHAR" else type_ if type_ in KEY_TYPES else None
 
 
 def _type(column: TableColumn) -> str | None:

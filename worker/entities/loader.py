@@ -17,7 +17,17 @@ from worker.entities.folder import FOLDER, entity_files
 from worker.entities.mistakes import EntityFileError, Mistake, Source, read
 from worker.entities.names import in_sql, literal, plain_type
 from worker.entities.slots import quoted, slot_requirements, slot_sql
-from worker.entities.worker_tables import ENTITIES, LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, Table
+from worker.entities.worker_tables import (
+    ENTITIES,
+    LEDGER,
+    LOG,
+    NEEDS_ATTENTION,
+    OUTBOX,
+    POSITION,
+    PULLS,
+    RECEIPTS,
+    Table,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +90,16 @@ def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[
     """
     mistakes, files = [], list(declared)
     names = {*known, *(one.name for one in files)}
-    own = LEDGER, RECEIPTS, PULLS, ENTITIES, LOG, POSITION, OUTBOX
+    own = LEDGER, RECEIPTS, PULLS, ENTITIES, LOG, POSITION, OUTBOX, NEEDS_ATTENTION
     taken: dict[Table, str] = dict.fromkeys(own, "the worker itself")
     for one in files:
         for what in ("invalid", "master", "workspace"):
             table = getattr(one.file.tables, what)
             if table in taken:
                 text = f"{table} is a table of {taken[table]} already: every entity has tables of its own"
+                mistakes.append(one.source.mistake(("tables", what), text))
+            elif table.schema.startswith("pg_") or table.schema == "information_schema":
+                text = f"the schema {table.schema} is Postgres' own: no table can be made there"
                 mistakes.append(one.source.mistake(("tables", what), text))
             taken.setdefault(table, one.name)
         for number, wait in enumerate(one.file.waits):
@@ -213,6 +226,9 @@ def _has_form(wait: Wait) -> str:
     return f"r.{in_sql(wait.field)}::text ~ {literal(wait.format or '')}"
 
 
+_NUMBERS = {"SMALLINT", "INTEGER", "BIGINT", "NUMERIC"}
+
+
 def _requirement(file: EntityFile, wait: Wait, declared: Mapping[str, Declared]) -> Requirement:
     field = f"r.{in_sql(wait.field)}"
     waits_for = f"{field}::text"
@@ -222,9 +238,11 @@ def _requirement(file: EntityFile, wait: Wait, declared: Mapping[str, Declared])
     else:
         other = declared[wait.entity or ""].file
         key = f"m.{in_sql(other.key.column)}"
+        types = {plain_type(file.columns[wait.field]), other.key.type}
         # As text, keys of different types can be compared, but no index helps.
-        same = plain_type(file.columns[wait.field]) == other.key.type
-        equal = f"{key} = {field}" if same else f"{key}::text = {field}::text"
+        equal = f"{key} = {field}" if len(types) == 1 or types <= _NUMBERS else f"{key}::text = {field}::text"
+        if "NUMERIC" in types:  # 2.00 waits for 2
+            waits_for = f"trim_scale({field})::text"
         unmet = f"{field} IS NOT NULL AND NOT EXISTS (SELECT FROM {quoted(other.tables.master)} m WHERE {equal})"
     possible = f"{_has_form(wait)} AND " if wait.format else ""
     return Requirement(waits_for=waits_for, unmet=possible + unmet, note=wait.note)

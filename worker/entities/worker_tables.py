@@ -30,6 +30,10 @@ LOG = Table("public", "shq_validation_log")
 ENTITIES = Table("marketing", "enrichment_entities")
 POSITION = Table("public", "enrichment_pull_position")
 OUTBOX = Table("public", "enrichment_outbox")
+NEEDS_ATTENTION = Table("public", "needs_attention")
+"""The view of all open work."""
+SLOTS = Table("marketing", "company_slots")
+"""The customer's table of slots; `setup` makes it where it is missing."""
 
 RESERVED_COLUMNS = frozenset({
     "id", "neon_id", "source_batch_id", "original_validation_errors", "original_validation_warnings", "reason_code",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import Table
 from worker.neon import words
+from worker.neon.triggers import assigns
 from worker.neon.words import first_field
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
@@ -95,6 +96,12 @@ class Found:
     """A free name to which the table can be renamed; as SQL writes it."""
     indexes: tuple[str, ...] = ()
     """Its indexes that belong to no constraint, as SQL writes them."""
+    triggers: tuple[Mapping[str, str], ...] = ()
+    """The functions that see a row before it is inserted."""
+
+    def may_be_filled(self, column: str) -> bool:
+        """Whether a trigger may give the column a value before it is checked."""
+        return any(assigns(trigger, column) for trigger in self.triggers)
 
 
 _DESCRIBE = statement("worker.neon", "describe_tables")
@@ -123,6 +130,7 @@ def _found(table: Table, row: dict[str, Any]) -> Found:
     return Found(
         table, row["kind"] or "", columns, unique, tuple(row["parted_by"]), blind=row["blind"], sql=row["sql"],
         role=row["role"], spare_name=row["aside"] or "", indexes=tuple(row["indexes"]),
+        triggers=tuple(row["triggers"]),
     )  # fmt: skip
 
 

@@ -11,12 +11,12 @@ from typing import Any
 from psycopg import sql
 
 from worker.entities.declaration import Entity, key_sql
+from worker.neon.triggers import assigns
 from worker.neon.words import first_field
 
 _INTEGERS = {"int2": 2**15, "int4": 2**31, "int8": 2**63}
 _PLAIN_DEFAULT = re.compile(r"(?:NULL|'(?:[^']|'')*'|-?[0-9.]+|true|false|now\(\)|CURRENT_\w+)(?:::[a-z ]+(?:\[\])?)?")
 """A default that is worth the same whenever it is asked: a sequence's would be used up."""
-_STATEMENT = r"(?:^|;|\bbegin\b|\bthen\b|\belse\b|\bloop\b|>>|\*/|--[^\n]*\n)\s*"
 
 
 @dataclass(frozen=True)
@@ -85,22 +85,7 @@ class Rules:
 
     def may_be_changed(self, column: str) -> bool:
         """Whether a trigger may give the column another value before it is checked."""
-        return any(_assigns(trigger, column) for trigger in self.triggers)
-
-
-def _assigns(trigger: Mapping[str, str], column: str) -> bool:
-    source = trigger["source"]
-    if trigger["language"] != "plpgsql":
-        return column in source or column in trigger["arguments"]
-    name = rf'"?{re.escape(column)}"?'
-    written = (
-        rf"\bnew\s*\.\s*{name}\s*:=", rf"{_STATEMENT}new\s*\.\s*{name}\s*=", rf"\binto\b[^;]*\bnew\s*\.\s*{name}",
-        # The row as a whole.
-        r"\bnew\s*:=", rf"{_STATEMENT}new\s*=", r"\binto\s+(?:strict\s+)?new\b(?!\s*\.)",
-        # Another row than NEW.
-        r"\breturn\s+(?!new\b|old\b|null\b)",
-    )  # fmt: skip
-    return any(re.search(pattern, source, re.IGNORECASE) for pattern in written)
+        return any(assigns(trigger, column) for trigger in self.triggers)
 
 
 class Row:

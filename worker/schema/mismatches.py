@@ -55,6 +55,10 @@ def compare(
         duplicates: the rows that prevent a fix of its key, if that is known.
     """
     where = f"{shape.database}'s {shape.table}"
+    if not found.kind and shape.foreign:
+        text = f"{shape.database} has no table {shape.table}, which {shape.subject.partition(':')[0]} looks up"
+        hint = "make it, or give its own name in the entity file (reads, waits, slot): `setup` makes no table of others"
+        return [Mismatch(shape, SchemaProblem(text, hint))]
     if not found.kind:
         return [_by_setup(shape, f"table {shape.table}")]
     if found.kind not in ("r", "p"):
@@ -111,7 +115,8 @@ def _column(shape: Shape, found: Found, wanted: Wanted, column: Column) -> Itera
     if not wanted.read and (column.generated or (column.identity == "a" and wanted.name != "id")):
         how = "generated" if column.generated else "GENERATED ALWAYS AS IDENTITY"
         yield SchemaProblem(f"{name} is {how}, and the worker has to write it", fixes.plain(found, column, wanted.kind))
-        return
+        if column.generated:
+            return
     if not _fits(wanted, column):
         needs = _WORDS[wanted.kind].format(least=wanted.least) + (
             f" of at least {wanted.least} characters"
@@ -205,7 +210,11 @@ def _unique(shape: Shape, found: Found, duplicates: Duplicates | None) -> Iterat
 def _needed(shape: Shape, found: Found) -> list[str]:
     if shape.filled is None:
         return []
-    return [one.name for one in found.columns.values() if one.needed and one.name not in shape.filled]
+    return [
+        one.name
+        for one in found.columns.values()
+        if one.needed and one.name not in shape.filled and not found.may_be_filled(one.name)
+    ]
 
 
 def _unfilled(shape: Shape, found: Found, sources: Found | None) -> Iterator[SchemaProblem]:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from worker.entities.declaration import Entity
 from worker.entities.names import fields_in
-from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, Table
+from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, SLOTS, Table
 from worker.neon.invalid import PULLED
 
 POSITION_COLUMNS = (
@@ -86,6 +86,8 @@ class Shape:
     """Whether the table assigns the ``id`` of its rows."""
     own: bool = False
     """Whether it is the worker's own table, which `setup` repairs."""
+    foreign: bool = False
+    """Whether it is somebody else's, which `setup` does not make."""
 
 
 def _data(entity: Entity, column: str) -> Kind:
@@ -158,7 +160,7 @@ def _read(entity: Entity, table: Table) -> Shape:
         Wanted(name, Kind.TEXT if type_ == "TEXT" else Kind.ANY, added=False, loose=True, read=True)
         for name, type_ in entity.reads[table].items()
     ]
-    return Shape(NEON, f"{entity.name}: Neon's tables", table, columns)
+    return Shape(NEON, f"{entity.name}: Neon's tables", table, columns, foreign=table != SLOTS)
 
 
 def _plain(

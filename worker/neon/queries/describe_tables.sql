@@ -9,6 +9,10 @@ SELECT n.nr, c.relkind::text AS kind, columns.are AS columns, uniques.are AS uni
   format('%%I.%%I', n.schema, n.name) AS sql, ARRAY(
     SELECT quote_ident(x.relname) FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
     WHERE i.indrelid = c.oid AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = x.oid) ORDER BY 1) AS indexes,
+  -- Row (1), before (2), insert (4).
+  ARRAY(SELECT jsonb_build_object('language', l.lanname, 'source', p.prosrc, 'arguments', encode(g.tgargs, 'escape'))
+    FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
+    WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') AND g.tgtype & 7 = 7) AS triggers,
   (SELECT quote_ident(f.name) FROM generate_series(1, 99) k
      CROSS JOIN LATERAL (SELECT left(n.name, 50) || '_old' || coalesce(nullif(k, 1)::text, '') AS name) f
    WHERE to_regclass(format('%%I.%%I', n.schema, f.name)) IS NULL ORDER BY k LIMIT 1) AS aside
