@@ -114,9 +114,13 @@ def _column(shape: Shape, found: Found, wanted: Wanted, column: Column) -> Itera
     name = f".{column.name}"
     if not wanted.read and (column.generated or (column.identity == "a" and wanted.name != "id")):
         how = "generated" if column.generated else "GENERATED ALWAYS AS IDENTITY"
-        yield SchemaProblem(f"{name} is {how}, and the worker has to write it", fixes.plain(found, column, wanted.kind))
-        if column.generated:
-            return
+        fix = (
+            fixes.plain(found, column, wanted.kind, required=column.name == shape.key)
+            if column.generated or not _fits(wanted, column)
+            else fixes.by_default(found, column)
+        )
+        yield SchemaProblem(f"{name} is {how}, and the worker has to write it", fix)
+        return
     if not _fits(wanted, column):
         needs = _WORDS[wanted.kind].format(least=wanted.least) + (
             f" of at least {wanted.least} characters"
