@@ -147,3 +147,78 @@ END $$;
 SELECT public.enrichment_close_function('public.enrichment_row()');
 SELECT public.enrichment_close_function('public.enrichment_refuse_key_change()');
 SELECT public.enrichment_close_function('public.enrichment_notify()');
+
+-- An import of repairs: lays its rows over those of the workspace, as an enricher's edit, all or none. Its arguments are
+-- the workspace, its key column, and the data columns. A cell that is empty changes nothing.
+CREATE OR REPLACE FUNCTION public.enrichment_lay_over() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+  workspace constant regclass := TG_ARGV[0];
+  key constant text := TG_ARGV[1];
+  names constant text[] := TG_ARGV[2:] || ARRAY['enrichment_status', 'enrichment_notes', 'enriched_by'];
+  key_type constant text := (SELECT pg_catalog.format_type(atttypid, NULL) FROM pg_catalog.pg_attribute
+    WHERE attrelid = workspace AND attname = key);
+  none constant text := 'nothing of this import was taken';
+  found text;
+  others bigint;
+  cells text;
+  one record;
+BEGIN
+  EXECUTE pg_catalog.format(
+    'SELECT pg_catalog.count(*) FROM rows_in WHERE (pg_catalog.btrim(%I) <> '''') IS NOT TRUE', key) INTO others;
+  IF others > 0 THEN
+    RAISE EXCEPTION '%: % rows have no %; %', TG_TABLE_NAME, others, key, none
+      USING ERRCODE = 'not_null_violation', HINT = 'Export the rows that you repair, and keep the column of the key.';
+  END IF;
+  EXECUTE pg_catalog.format('SELECT pg_catalog.min(k), pg_catalog.count(*) - 1 FROM (SELECT pg_catalog.btrim(%I) AS k'
+    ' FROM rows_in GROUP BY 1 HAVING pg_catalog.count(*) > 1) t', key) INTO found, others;
+  IF found IS NOT NULL THEN
+    RAISE EXCEPTION '%: % % is there more than once%; %', TG_TABLE_NAME, key, found,
+      CASE WHEN others > 0 THEN ', and ' || others || ' others' ELSE '' END, none
+      USING ERRCODE = 'unique_violation', HINT = 'Leave one row for each record.';
+  END IF;
+  EXECUTE pg_catalog.format('SELECT pg_catalog.min(k), pg_catalog.count(*) - 1 FROM (SELECT pg_catalog.btrim(%1$I) AS k'
+    ' FROM rows_in EXCEPT SELECT w.%1$I::text FROM %2$s w) t', key, workspace) INTO found, others;
+  IF found IS NOT NULL THEN
+    RAISE EXCEPTION '%: no row of % has the % %; %', TG_TABLE_NAME, workspace, key,
+      found || CASE WHEN others > 0 THEN ', nor one of ' || others || ' others' ELSE '' END, none
+      USING ERRCODE = 'foreign_key_violation',
+        HINT = 'Keys are copied, never typed. A record that has left the workspace cannot be repaired there.';
+  END IF;
+  EXECUTE pg_catalog.format('SELECT pg_catalog.btrim(%I) AS key, enrichment_status AS value FROM rows_in'
+    ' WHERE pg_catalog.lower(pg_catalog.btrim(enrichment_status)) NOT IN ('''', ''pending'', ''in_progress'','
+    ' ''complete'', ''failed'') LIMIT 1', key) INTO one;
+  IF one.key IS NOT NULL THEN
+    RAISE EXCEPTION '%: %: enrichment_status cannot be %: use pending, in_progress, complete or failed; %',
+      TG_TABLE_NAME, one.key, pg_catalog.quote_literal(pg_catalog.left(one.value, 60)), none
+      USING ERRCODE = 'check_violation';
+  END IF;
+  SELECT pg_catalog.string_agg(pg_catalog.format(
+      '%1$I = CASE WHEN pg_catalog.btrim(r.%1$I) <> '''' THEN r.%1$I::%2$s ELSE w.%1$I END', n,
+      pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ')
+    INTO cells FROM pg_catalog.unnest(names) n JOIN pg_catalog.pg_attribute a ON a.attrelid = workspace AND a.attname = n;
+  BEGIN
+    EXECUTE pg_catalog.format('UPDATE %s w SET %s FROM rows_in r WHERE w.%I = pg_catalog.btrim(r.%I)::%s',
+      workspace, cells, key, key, key_type);
+  EXCEPTION WHEN data_exception THEN
+    -- Which cell it was, one by one: only after a refusal.
+    FOREACH found IN ARRAY names LOOP
+      FOR one IN EXECUTE pg_catalog.format('SELECT pg_catalog.btrim(%I) AS key, %I AS value, (SELECT'
+        ' pg_catalog.format_type(atttypid, atttypmod) FROM pg_catalog.pg_attribute WHERE attrelid = %L::regclass'
+        ' AND attname = %L) AS type FROM rows_in WHERE pg_catalog.btrim(%I) <> ''''', key, found, workspace, found, found)
+      LOOP
+        BEGIN
+          EXECUTE pg_catalog.format('SELECT %L::%s', one.value, one.type);
+        EXCEPTION WHEN data_exception THEN
+          RAISE EXCEPTION '%: %: % cannot be %: it is of type %; %', TG_TABLE_NAME, one.key, found,
+            pg_catalog.quote_literal(pg_catalog.left(one.value, 60)), one.type, none
+            USING ERRCODE = 'invalid_text_representation';
+        END;
+      END LOOP;
+    END LOOP;
+    RAISE;
+  END;
+  EXECUTE pg_catalog.format('DELETE FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME);
+  RETURN NULL;
+END $$;
+SELECT public.enrichment_close_function('public.enrichment_lay_over()');

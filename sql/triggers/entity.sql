@@ -5,6 +5,8 @@
 --   name                            the entity's name, as a literal
 --   key, key_literal                the key column, as a name and as a literal
 --   column_literals                 the data columns' names as literals, with commas between them
+--   workspace_literal               the table as a literal, to be cast to regclass
+--   repairs, repairs_literal        the table that imports of repairs go through, likewise
 --
 -- The worker marks its own transactions with enrichment_worker.writer = on; all others are enrichers'.
 CREATE OR REPLACE TRIGGER enrichment_a_key
@@ -28,3 +30,38 @@ CREATE OR REPLACE TRIGGER enrichment_notify_update
         AND (OLD.enrichment_status IS DISTINCT FROM 'complete' OR OLD.pushed_to_neon_at IS NOT NULL
              OR OLD.waiting_for IS NOT NULL))
   EXECUTE FUNCTION public.enrichment_notify({name});
+
+-- Repairs from a spreadsheet are imported into this table, which lays them over the workspace and stays empty. All its
+-- columns are text: what does not fit is named with its record.
+DO $$
+DECLARE
+  wanted constant text[] := ARRAY[
+    {key_literal}, {column_literals}, 'enrichment_status', 'enrichment_notes', 'enriched_by'];
+  name text;
+BEGIN
+  IF to_regclass({repairs_literal}) IS NULL THEN
+    CREATE TABLE {repairs} ();
+  ELSIF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = {repairs_literal}::regclass
+                    AND tgname = 'enrichment_lay_over') THEN
+    RAISE EXCEPTION '% is a table of somebody else''s: rename it, as the worker needs the name for imports',
+      {repairs_literal}::regclass;
+  END IF;
+  FOREACH name IN ARRAY wanted LOOP
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {repairs_literal}::regclass AND attname = name
+                   AND attnum > 0 AND NOT attisdropped) THEN
+      EXECUTE format('ALTER TABLE %s ADD COLUMN %I TEXT', {repairs_literal}, name);
+    END IF;
+  END LOOP;
+  -- What is no data column any more has to be refused by name.
+  FOR name IN SELECT attname FROM pg_attribute WHERE attrelid = {repairs_literal}::regclass AND attnum > 0
+    AND NOT attisdropped AND attname <> ALL (wanted) LOOP
+    EXECUTE format('ALTER TABLE %s DROP COLUMN %I', {repairs_literal}, name);
+  END LOOP;
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = {repairs_literal}::regclass) THEN
+    ALTER TABLE {repairs} ENABLE ROW LEVEL SECURITY;
+  END IF;
+END $$;
+SELECT public.enrichment_close_to_strangers({repairs_literal});
+CREATE OR REPLACE TRIGGER enrichment_lay_over
+  AFTER INSERT ON {repairs} REFERENCING NEW TABLE AS rows_in FOR EACH STATEMENT
+  EXECUTE FUNCTION public.enrichment_lay_over({workspace_literal}, {key_literal}, {column_literals});

@@ -81,7 +81,11 @@ def test_it_goes_round_the_whole_loop_as_a_role(cli, parcels, neon, supabase, da
     assert (here["area m2"], here["price"], here["built"], str(here["registered"])) == (LONG, PRICE, True, "2020-02-29")
 
     worker = daemon()
-    complete(supabase, 7, owner=" Ada ", use="Wood")
+    # As from a spreadsheet: the numeric key and the numbers are text there.
+    supabase.execute(
+        'INSERT INTO "Desk".parcel_repairs ("Parcel No", owner, use, price, enrichment_status)'
+        " VALUES ('7', ' Ada ', 'Wood', '', 'complete')"
+    )
     complete(supabase, -12, **{"area m2": 0}, use="lake")
     complete(supabase, 9223372036854775807)
     eventually(lambda: row(supabase, DESK, 7)["promoted_at"])

@@ -84,6 +84,8 @@ def test_setup_makes_all_that_a_declaration_needs_and_says_so(shops, neon, supab
         "created schema retail", "created table retail.shop_invalid", "created table retail.shop_master",
         "created table shop_needs_enrichment",
         *(f"created trigger enrichment_{name} on shop_needs_enrichment" for name in triggers),
+        "created table shop_repairs", "created trigger enrichment_lay_over on shop_repairs",
+        'created table "Desk".parcel_repairs', 'created trigger enrichment_lay_over on "Desk".parcel_repairs',
         'created schema "Desk"', 'created schema "Land Office"', 'created table "Desk"."Parcels"',
         'created table "Land Office"."Parcels invalid"', 'created table "Land Office"."Parcels"',
         *(f'created trigger enrichment_{name} on "Desk"."Parcels"' for name in triggers),
@@ -113,6 +115,26 @@ def test_a_column_that_is_missing_is_advised_with_the_type_it_was_declared_with(
     with pytest.raises(SetupMissing) as told:
         anyio.run(_set_up)
     assert "ADD COLUMN opened DATE" in str(told.value.problems)
+
+
+def test_its_repairs_are_imported_whatever_their_types(shops, supabase) -> None:
+    supabase.execute("INSERT INTO shop_needs_enrichment (shop_id, label) VALUES (%s, 'A'), (%s, 'B')", [SHOP, OTHER])
+    cells = {
+        "shop_id": OTHER, "label": "", "opened": "2020-02-29", "floor_area": "120.5", "tags": '{corner,"two words"}',
+        "open_sunday": "yes", "hours": '{"mo": [8, 18]}', "order": "north",
+    }  # fmt: skip
+    names = ", ".join(f'"{name}"' for name in cells)
+    insert = f"INSERT INTO shop_repairs ({names}) VALUES ({', '.join(['%s'] * len(cells))})"
+    supabase.execute(insert, list(cells.values()))
+    row = supabase.execute("SELECT * FROM shop_needs_enrichment WHERE shop_id = %s", [OTHER]).fetchone()
+    assert (row["label"], str(row["opened"]), str(row["floor_area"])) == ("B", "2020-02-29", "120.50")
+    assert (row["tags"], row["open_sunday"], row["hours"], row["order"]) == (
+        ["corner", "two words"], True, {"mo": [8, 18]}, "north",
+    )  # fmt: skip
+    for name, value in (("opened", "soon"), ("open_sunday", "perhaps"), ("hours", "{"), ("tags", "corner")):
+        with pytest.raises(psycopg.Error, match=f"{OTHER}: {name} cannot be '"):
+            supabase.execute(insert, list({**cells, name: value}.values()))
+    assert supabase.execute("SELECT count(*) AS n FROM shop_repairs").fetchone()["n"] == 0
 
 
 def test_a_third_entity_goes_round_the_loop(shops, neon, supabase) -> None:

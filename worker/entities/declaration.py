@@ -69,6 +69,11 @@ class Entity:
         # Kept, not made anew: they are asked for with every record.
         object.__setattr__(self, "columns", tuple(self.column_types))
 
+    @property
+    def repairs_table(self) -> Table:
+        """Supabase: the table through which repairs are imported. It stays empty."""
+        return Table(self.workspace_table.schema, f"{self.name}_repairs")
+
     def not_carried(self, typed: Data, carried: Data) -> tuple[str, ...]:
         """The data columns whose value does not reach the master as it was typed: a placeholder, or a phone with an
         extension.

@@ -93,6 +93,8 @@ def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[
     own = LEDGER, RECEIPTS, PULLS, ENTITIES, LOG, POSITION, OUTBOX, NEEDS_ATTENTION
     taken: dict[Table, str] = dict.fromkeys(own, "the worker itself")
     for one in files:
+        taken[Table(one.file.tables.workspace.schema, f"{one.name}_repairs")] = f"imports of {one.file.plural}"
+    for one in files:
         for what in ("invalid", "master", "workspace"):
             table = getattr(one.file.tables, what)
             if table in taken:

@@ -10,10 +10,10 @@ from psycopg import sql
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, LOG, POSITION
 from worker.postgres.connection import within
-from worker.postgres.errors import SetupMissing
+from worker.postgres.errors import SchemaProblem, SetupMissing
 from worker.postgres.pool import Database
 from worker.postgres.statements import statement
-from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, send
+from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, fetch_all, send
 from worker.schema.examination import examine, problems_of
 from worker.schema.mismatches import SEQUENCE
 from worker.schema.scripts import scripts
@@ -40,6 +40,14 @@ class Change:
     thing: str
 
 
+_TAKEN = sql.SQL(
+    "SELECT n.name FROM unnest(%(names)s::text[], %(quoted)s::text[]) n (name, quoted)"
+    " JOIN pg_class c ON c.oid = to_regclass(n.quoted)"
+    " WHERE NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgname = 'enrichment_lay_over')"
+)
+"""Tables with the names of those that repairs are imported into, and not made by `setup`."""
+
+
 async def require_adoptable(
     neon: Database, supabase: Database, entities: Collection[Entity]
 ) -> dict[str, list[Change]]:
@@ -55,8 +63,20 @@ async def require_adoptable(
     async with neon.connection() as neon_connection, supabase.connection() as supabase_connection:
         mismatches, found = await examine(neon_connection, NEON, wanted, entities, {})
         more, _ = await examine(supabase_connection, SUPABASE, wanted, entities, found)
-    if left := [mismatch for mismatch in (*mismatches, *more) if not mismatch.by_setup]:
-        raise SetupMissing(problems_of(left))
+        repairs = [one.repairs_table for one in entities]
+        params = {"names": list(map(str, repairs)), "quoted": [one.sql.as_string() for one in repairs]}
+        taken = await fetch_all(supabase_connection, _TAKEN, params)
+    left = problems_of([mismatch for mismatch in (*mismatches, *more) if not mismatch.by_setup])
+    left += [
+        SchemaProblem(
+            f"Supabase's {row['name']} is a table of somebody else's, and `setup` needs the name for imports of"
+            " repairs",
+            "rename it",
+        )
+        for row in taken
+    ]
+    if left:
+        raise SetupMissing(left)
     ahead: dict[str, list[Change]] = {neon.name: [], supabase.name: []}
     for mismatch in (*mismatches, *more):
         if mismatch.by_setup == SEQUENCE:

@@ -96,6 +96,8 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
         "workspace_schema": sql.Identifier(entity.workspace_table.schema),
         "workspace_schema_literal": sql.Literal(entity.workspace_table.schema),
         "workspace_literal": sql.Literal(entity.workspace_table.sql.as_string()),
+        "repairs": entity.repairs_table.sql,
+        "repairs_literal": sql.Literal(entity.repairs_table.sql.as_string()),
         "status_idx": sql.Identifier(_short(f"idx_{entity.name}_enrichment_status")),
         "sync_status_idx": sql.Identifier(_short(f"idx_{entity.name}_sync_status")),
         **key_sql(entity),
