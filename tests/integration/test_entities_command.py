@@ -244,11 +244,11 @@ def test_new_drafts_tables_with_names_and_types_of_all_sorts(cli, env, prepared,
     assert guess.startswith('"Main E-Mail" = "E-Mail"')
     assert "decide" in guess
     assert [rule["field"] for rule in drafted["rules"] if rule["rule"] == "required"] == ["Shop Name", "staff"]
-    assert "# region = …          # decide: it is NOT NULL, and nothing fills it yet" in text
-    refused = cli("entities", "check", str(out))
-    assert refused.returncode == 1, "what is not decided is told"
-    assert "region is NOT NULL" in refused.stdout
-    out.write_text(text.replace("# region = …", "region = \"'north'\""))
+    assert 'region = "NULL"          # decide: it is NOT NULL; until SQL or [slot] fills it, all are refused' in text
+    undecided = cli("entities", "check", str(out))
+    assert undecided.returncode == 0, undecided.stdout
+    assert "region is filled with NULL: decide" in undecided.stderr, "what is not decided is told"
+    out.write_text(text.replace('region = "NULL"', "region = \"'north'\""))
     checked = cli("entities", "check", str(out))
     assert (checked.returncode, checked.stdout[-40:].strip().endswith("the databases fit")) == (0, True), checked
     assert "public.shop_needs_enrichment" in checked.stderr
@@ -372,3 +372,29 @@ def test_every_command_refuses_wrong_entities_by_name_and_does_nothing(
     assert tables(neon, supabase) == before
     for connection, table in ((neon, "public.shq_validation_log"), (supabase, "enrichment_pull_position")):
         assert connection.execute(f"SELECT * FROM {table}").fetchall() == []
+
+
+def test_a_draft_of_the_customers_people_is_accepted_and_says_what_to_decide(cli, env, prepared, neon, folder) -> None:
+    neon.execute(
+        "CREATE SCHEMA crm; CREATE TABLE crm.staff (LIKE marketing.people_master INCLUDING ALL);"
+        "CREATE TABLE crm.staff_invalid (LIKE marketing.people_invalid INCLUDING ALL)"
+    )
+    assert new(cli, "staff", "crm.staff_invalid", "crm.staff").returncode == 0
+    checked = cli("entities", "check", str(folder / "staff.toml"))
+    assert checked.returncode == 0, checked.stdout
+    assert "company_slot_unique_id is filled with NULL: decide" in checked.stderr
+    assert "decide: it is NOT NULL; until SQL or [slot] fills it" in (folder / "staff.toml").read_text()
+
+
+def test_a_draft_casts_what_the_master_has_in_another_type(cli, env, prepared, neon, folder) -> None:
+    neon.execute(
+        "CREATE SCHEMA crm; CREATE TABLE crm.staff (no BIGINT PRIMARY KEY, name TEXT NOT NULL, badge UUID, born DATE);"
+        "CREATE TABLE crm.staff_invalid (id SERIAL PRIMARY KEY, no BIGINT UNIQUE, name TEXT, badge TEXT, born TEXT,"
+        " reason_code TEXT, validation_errors JSONB, validation_warnings JSONB, batch_id TEXT, created_at TIMESTAMP,"
+        " updated_at TIMESTAMP DEFAULT now())"
+    )
+    assert new(cli, "staff", "crm.staff_invalid", "crm.staff").returncode == 0
+    assert tomllib.loads((folder / "staff.toml").read_text())["master"]["computed"] == {
+        "badge": "r.badge::uuid", "born": "r.born::date",
+    }  # fmt: skip
+    assert cli("entities", "check", str(folder / "staff.toml")).returncode == 0

@@ -60,6 +60,9 @@ def check(file: str) -> None:
         _tell(mistakes)
     entities = entities_of(needed)
     compared = _compare(entities, declared.name)
+    for column, filled in entities[declared.name].computed.items():
+        if filled.strip().upper() == "NULL":
+            say(f"{column} is filled with NULL: decide in [master.computed] or by [slot] what fills it")
     click.echo(f"{path}: {declared.name} is in order" + (", and the databases fit" if compared else ""))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,7 @@ from worker.cli.common import (
 )
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
+from worker.entities.declaration import Entity
 from worker.entities.worker_tables import POSITION
 from worker.operate.doctor import examine
 from worker.operate.history import History
@@ -85,6 +86,12 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {failure['records']} failed: {failure['reason_code']}{fields}, such as {failure['keys'][0]}"
 
 
+def _keys_in_words(entities: Iterable[Entity]) -> str:
+    numbered = [one.name for one in entities if one.key_type != "TEXT"]
+    texts = "keys look like 04.04.01.01.00101.101"
+    return f"{texts}, those of {', '.join(numbered)} are whole numbers" if numbered else texts
+
+
 def history(key: str, entity: str | None, as_json: bool) -> None:
     """The life of one record across both databases, from the ledger."""
     check_keys([key])
@@ -94,7 +101,7 @@ def history(key: str, entity: str | None, as_json: bool) -> None:
 
     several = with_databases(work)
     if not several:
-        fail(f"neither database knows '{shown(key)}'; keys look like 04.04.01.01.00101.101", 1)
+        fail(f"neither database knows '{shown(key)}'; {_keys_in_words(entities_named(entity))}", 1)
     if len(several) > 1:
         fail(f"'{shown(key)}' {is_ambiguous(one.entity for one in several)}", 1)
     [found] = several

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from worker.entities.names import KEY_TYPES, column_name, column_type, plain_type
+from worker.entities.names import KEY_TYPES, column_name, column_type, in_sql, plain_type
 from worker.entities.slots import quoted
 from worker.entities.worker_tables import RESERVED_COLUMNS, Table
 
@@ -92,7 +92,9 @@ def draft(name: str, invalid: Table, master: Table, its: Iterable[TableColumn], 
     lines += ["", "# Master column = SQL over r, the record, and d, the delivery.", "[master.computed]"]
     lines += [_pair(column, how) for column, how in computed.items()]
     lines += [
-        f"# {_key_text(column)} = …          # decide: it is NOT NULL, and nothing fills it yet: SQL here, or [slot]"
+        f"{_pair(column, 'NULL')}          # decide: it is NOT NULL; until SQL or [slot] fills it, all are refused"
+        if _is_name(column)
+        else f"# {_key_text(column)} = …          # decide: it is NOT NULL, and a file cannot name it"
         for column in unfilled
     ]
     kept = [column for column in computed if column.startswith("source_") or column == "import_batch_id"]
@@ -156,8 +158,10 @@ def _master(
     """
     writable = [one for one in of_master.values() if one.writable and one.name != key.name]
     guessed: set[str] = set()
-    mapping = {one.name: one.name for one in writable if one.name in columns}
+    same = {one.name: one for one in writable if one.name in columns}
+    mapping = {name: name for name, one in same.items() if _takes(one, columns[name])}
     computed = {one.name: _COMPUTED[one.name] for one in writable if one.name in _COMPUTED and one.name not in mapping}
+    computed |= {name: f"r.{in_sql(name)}::{one.type}" for name, one in same.items() if name not in mapping}
     unfilled = []
     for one in writable:
         if one.name in mapping or one.name in computed:
@@ -170,6 +174,13 @@ def _master(
         elif one.needed:
             unfilled.append(one.name)
     return mapping, guessed, computed, unfilled
+
+
+def _takes(column: TableColumn, type_: str) -> bool:
+    """Whether an INSERT may write a value of this type there without a cast: text goes into nothing else by itself."""
+    text = "TEXT", "VARCHAR", "CHAR", "CHARACTER", "CITEXT"
+    own = plain_type(_type(column) or column.type.upper())
+    return own in text or own == plain_type(type_) or plain_type(type_) not in text
 
 
 def _is_name(column: str) -> bool:
