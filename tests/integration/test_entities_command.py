@@ -389,7 +389,7 @@ def test_a_draft_of_the_customers_people_is_accepted_and_says_what_to_decide(cli
 def test_a_draft_casts_what_the_master_has_in_another_type(cli, env, prepared, neon, folder) -> None:
     neon.execute(
         "CREATE SCHEMA crm; CREATE TABLE crm.staff (no BIGINT PRIMARY KEY, name TEXT NOT NULL, badge UUID, born DATE);"
-        "CREATE TABLE crm.staff_invalid (id SERIAL PRIMARY KEY, no BIGINT UNIQUE, name TEXT, badge TEXT, born TEXT,"
+        "CREATE TABLE crm.staff_invalid (id SERIAL PRIMARY KEY, no BIGINT NOT NULL UNIQUE, name TEXT, badge TEXT, born TEXT,"
         " reason_code TEXT, validation_errors JSONB, validation_warnings JSONB, batch_id TEXT, created_at TIMESTAMP,"
         " updated_at TIMESTAMP DEFAULT now())"
     )
@@ -397,4 +397,5 @@ def test_a_draft_casts_what_the_master_has_in_another_type(cli, env, prepared, n
     assert tomllib.loads((folder / "staff.toml").read_text())["master"]["computed"] == {
         "badge": "r.badge::uuid", "born": "r.born::date",
     }  # fmt: skip
-    assert cli("entities", "check", str(folder / "staff.toml")).returncode == 0
+    checked = cli("entities", "check", str(folder / "staff.toml"))
+    assert checked.returncode == 0, checked.stdout
