@@ -104,6 +104,18 @@ DO $$ BEGIN
 END $$;
 SELECT public.enrichment_close_to_strangers('public.enrichment_pull_position');
 
+-- The names of the dashboard's users, for enriched_by: whoever is not in here is shown by the id.
+CREATE TABLE IF NOT EXISTS public.enrichment_enrichers (
+  user_id UUID PRIMARY KEY,
+  name    TEXT NOT NULL
+);
+DO $$ BEGIN
+  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_enrichers'::regclass) THEN
+    ALTER TABLE public.enrichment_enrichers ENABLE ROW LEVEL SECURITY;
+  END IF;
+END $$;
+SELECT public.enrichment_close_to_strangers('public.enrichment_enrichers');
+
 -- Events that wait to be posted to N8N_WEBHOOK_URL: each commits with what it announces, and is deleted when posted.
 CREATE TABLE IF NOT EXISTS public.enrichment_outbox (
   id         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -107,6 +107,7 @@ BEGIN
       NEW.enriched_by := coalesce(
         nullif(pg_catalog.btrim(NEW.enriched_by), ''),
         nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb ->> 'email',
+        nullif(pg_catalog.current_setting('enrichment_worker.dashboard_user', true), ''),
         session_user::text);
     ELSE
       NEW.waiting_for := NULL;
@@ -124,6 +125,21 @@ BEGIN
     PERFORM pg_catalog.set_config('timezone', zone, true);
   END IF;
   RETURN NEW;
+END $$;
+
+-- Who edits in the dashboard: it works as one role for all, and ends its statements with a comment that names the user.
+-- Once a statement, not once a row: the text may be as long as an import.
+CREATE OR REPLACE FUNCTION public.enrichment_note_user() RETURNS trigger
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+  who text := pg_catalog.substring(pg_catalog.right(pg_catalog.current_query(), 1000),
+    '(?i).*--\s*source:\s*dashboard\s*\n\s*--\s*user:\s*([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})');
+BEGIN
+  IF who IS NOT NULL THEN
+    who := coalesce((SELECT e.name FROM public.enrichment_enrichers e WHERE e.user_id = who::uuid), who);
+  END IF;
+  PERFORM pg_catalog.set_config('enrichment_worker.dashboard_user', coalesce(who, ''), true);
+  RETURN NULL;
 END $$;
 
 -- The key ties the row to its record in Neon.
@@ -145,6 +161,7 @@ BEGIN
 END $$;
 -- A trigger fires without any EXECUTE privilege on its function.
 SELECT public.enrichment_close_function('public.enrichment_row()');
+SELECT public.enrichment_close_function('public.enrichment_note_user()');
 SELECT public.enrichment_close_function('public.enrichment_refuse_key_change()');
 SELECT public.enrichment_close_function('public.enrichment_notify()');
 

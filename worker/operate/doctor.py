@@ -31,7 +31,9 @@ from worker.sync.restore import unsettled
 
 LATE_SECONDS = 900
 """An event that has waited for so long counts as stuck."""
-TRIGGERS = ("enrichment_a_key", "enrichment_b_row", "enrichment_notify_insert", "enrichment_notify_update")
+TRIGGERS = (
+    "enrichment_a_key", "enrichment_a_user", "enrichment_b_row", "enrichment_notify_insert", "enrichment_notify_update",
+)  # fmt: skip
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
