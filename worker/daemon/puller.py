@@ -74,7 +74,7 @@ class Puller:
     def _until_retry(self) -> float:
         """Seconds until the next retry; infinite where nothing is to be retried."""
         # While it cannot be learnt which pulls are due, none is tried.
-        if remaining := self._faults.timer.remaining:
+        if (remaining := self._faults.timer.remaining) is not None:
             return remaining
         retries = [remaining for one in self._pulls if (remaining := one.remaining) is not None]
         return min(retries, default=math.inf)
