@@ -86,7 +86,8 @@ def idle(lab: Lab, seconds: float) -> dict[str, Any]:
             assert links is not None
             (process,) = start(running, lab, worker, seen)
             address = process.log.read_text().partition('"health_address": "')[2].partition('"')[0]
-            time.sleep(2)
+            # A session reports what it has written up to ten seconds late: until then the worker counts once more.
+            time.sleep(15)
             before = links.order()
             began = time.monotonic()
             asked = 0
