@@ -127,9 +127,10 @@ BEGIN
   RETURN NEW;
 END $$;
 
--- Who edits in the dashboard: it works as one role for all, and ends its statements with a comment that names the user.
--- Once a statement, not once a row: the text may be as long as an import.
-CREATE OR REPLACE FUNCTION public.enrichment_note_user() RETURNS trigger
+-- Before a statement of anybody's but the worker's: notes who it is, and lets workers count anew when it commits.
+-- The dashboard works as one role for all, and ends its statements with a comment that names the user. It is looked for once
+-- a statement, not once a row: the text may be as long as an import.
+CREATE OR REPLACE FUNCTION public.enrichment_statement() RETURNS trigger
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   who text := pg_catalog.substring(pg_catalog.right(pg_catalog.current_query(), 1000),
@@ -138,7 +139,8 @@ BEGIN
   IF who IS NOT NULL THEN
     who := coalesce((SELECT e.name FROM public.enrichment_enrichers e WHERE e.user_id = who::uuid), who);
   END IF;
-  PERFORM pg_catalog.set_config('enrichment_worker.dashboard_user', coalesce(who, ''), true);
+  PERFORM pg_catalog.set_config('enrichment_worker.dashboard_user', coalesce(who, ''), true),
+    pg_catalog.pg_notify('enrichment_alive', 'changed');
   RETURN NULL;
 END $$;
 
@@ -161,7 +163,7 @@ BEGIN
 END $$;
 -- A trigger fires without any EXECUTE privilege on its function.
 SELECT public.enrichment_close_function('public.enrichment_row()');
-SELECT public.enrichment_close_function('public.enrichment_note_user()');
+SELECT public.enrichment_close_function('public.enrichment_statement()');
 SELECT public.enrichment_close_function('public.enrichment_refuse_key_change()');
 SELECT public.enrichment_close_function('public.enrichment_notify()');
 

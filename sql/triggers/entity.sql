@@ -14,10 +14,10 @@ CREATE OR REPLACE TRIGGER enrichment_a_key
   WHEN (NEW.{key} IS DISTINCT FROM OLD.{key})
   EXECUTE FUNCTION public.enrichment_refuse_key_change({key_literal});
 
-CREATE OR REPLACE TRIGGER enrichment_a_user
-  BEFORE INSERT OR UPDATE ON {workspace} FOR EACH STATEMENT
+CREATE OR REPLACE TRIGGER enrichment_a_statement
+  BEFORE INSERT OR UPDATE OR DELETE ON {workspace} FOR EACH STATEMENT
   WHEN (current_setting('enrichment_worker.writer', true) IS DISTINCT FROM 'on')
-  EXECUTE FUNCTION public.enrichment_note_user();
+  EXECUTE FUNCTION public.enrichment_statement();
 
 CREATE OR REPLACE TRIGGER enrichment_b_row
   BEFORE INSERT OR UPDATE ON {workspace} FOR EACH ROW

@@ -79,7 +79,7 @@ async def _loop() -> list[dict[str, int]]:
 
 
 def test_setup_makes_all_that_a_declaration_needs_and_says_so(shops, neon, supabase) -> None:
-    triggers = ("a_key", "a_user", "b_row", "notify_insert", "notify_update")
+    triggers = ("a_key", "a_statement", "b_row", "notify_insert", "notify_update")
     assert sorted(shops) == sorted([
         "created schema retail", "created table retail.shop_invalid", "created table retail.shop_master",
         "created table shop_needs_enrichment",

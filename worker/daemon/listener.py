@@ -33,6 +33,7 @@ async def listen(
     conninfo: str,
     channel: str,
     wake: Callable[[str | None], None],
+    changed: Callable[[], None],
     report: Callable[[str | None], None],
 ) -> NoReturn:
     """Listen until cancelled; a lost connection is replaced, after a delay that grows.
@@ -42,6 +43,7 @@ async def listen(
         channel: what to listen to.
         wake: called with the entity that a notification names; with None after every new LISTEN, and
             where the payload names none, as anything may have been missed.
+        changed: called when somebody has changed a workspace.
         report: called with None when it listens, and with the reason when it does not.
     """
     delays, throttle = backoff(), LogThrottle()
@@ -49,6 +51,8 @@ async def listen(
     def heard(of: str, payload: str | bytes) -> None:
         if of == channel:
             wake(_entity_in(payload))
+        elif payload:
+            changed()
 
     while True:
         try:
@@ -61,6 +65,7 @@ async def listen(
                 log.info("listener.listening", channel=channel)
                 report(None)
                 wake(None)
+                changed()
                 delays = backoff()
                 while True:
                     with anyio.move_on_after(PROBE_EVERY):

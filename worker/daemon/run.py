@@ -117,7 +117,7 @@ async def _run_tasks(
         _serving(monitor, supervisor, settings.health_host, link),
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(listen, settings.listen_conninfo, queue.CHANNEL, notified, report_listener)
+        tasks.start_soon(listen, settings.listen_conninfo, queue.CHANNEL, notified, counts_changed.set, report_listener)
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         tasks.start_soon(sweep.run)

@@ -32,7 +32,8 @@ from worker.sync.restore import unsettled
 LATE_SECONDS = 900
 """An event that has waited for so long counts as stuck."""
 TRIGGERS = (
-    "enrichment_a_key", "enrichment_a_user", "enrichment_b_row", "enrichment_notify_insert", "enrichment_notify_update",
+    "enrichment_a_key", "enrichment_a_statement", "enrichment_b_row", "enrichment_notify_insert",
+    "enrichment_notify_update",
 )  # fmt: skip
 
 

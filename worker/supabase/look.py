@@ -16,7 +16,9 @@ from worker.supabase.position import IS_DUE
 from worker.supabase.queue import IS_WORK, Queue
 
 ALIVE = "enrichment_alive"
-"""The channel on which every look sends a notification. Its payload is empty."""
+"""The channel of notifications that mean no work: every look sends one, with an empty payload, and every statement that
+changes a workspace, with `changed`.
+"""
 
 _LOOK = statement("worker.supabase", "look")
 _HAS_EVENT = sql.SQL("EXISTS (SELECT FROM {} o WHERE o.entity = {})")
