@@ -14,7 +14,6 @@ from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, ClassVar, Literal
 
-import regex
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 
 from worker.domain.formats import Email, PersonName, Phone, Placeholder, WebAddress
@@ -120,11 +119,17 @@ class OneOf(Rule):
         return test
 
 
-def _compiles(pattern: str) -> str:
+def _compiled(pattern: str) -> Any:
+    import regex  # noqa: PLC0415 - only where there is a pattern: it takes a thirtieth of a second
+
     try:
-        regex.compile(pattern)
+        return regex.compile(pattern)
     except (regex.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{pattern[:80]} is no regular expression of Python's: {error}") from None
+
+
+def _compiles(pattern: str) -> str:
+    _compiled(pattern)
     return pattern
 
 
@@ -138,7 +143,7 @@ class Pattern(Rule):
     pattern: Annotated[str, AfterValidator(_compiles)]
 
     def test(self, field: str, column: ColumnRules) -> Test:
-        matches = regex.compile(self.pattern).fullmatch
+        matches = _compiled(self.pattern).fullmatch
 
         def test(value: Any, _record: Data) -> str | None:
             fits = matches(str(value), timeout=PATTERN_SECONDS)
