@@ -196,13 +196,18 @@ class Fork:
 
 
 def _serve(link: socket.socket) -> NoReturn:
+    import worker.cli.entities
     import worker.cli.faults
     import worker.cli.main
     import worker.cli.operator
     import worker.cli.run
     import worker.cli.setup
     import worker.cli.stages  # noqa: F401 - loaded once, for all: a command loads what it needs when it runs
+    from worker.entities.folder import entity_folder
+    from worker.entities.loader import load_entities
 
+    for folder in (None, entity_folder()):
+        load_entities(folder)
     gc.collect()
     gc.freeze()
     while True:
