@@ -121,10 +121,7 @@ def gone(why: str) -> str:
 
 def gone_after_undo(at: datetime | None) -> str:
     """The record left after its promotion was undone, before the row was acknowledged."""
-    return (
-        f"This record is no longer in the invalid table: its promotion was taken back on {day_of(at)}, and it"
-        " left by another way after that. What you typed is still here."
-    )
+    return f"This record is no longer in the invalid table: {gone_undone(at)}. What you typed is still here."
 
 
 def does_not_fit(note: str | None, reason: str) -> str:

@@ -61,6 +61,8 @@ class Entity:
     """The entity file."""
     columns: tuple[str, ...] = field(init=False)
     """The data columns' names, in order."""
+    numeric: tuple[str, ...] = field(init=False)
+    """Those of type NUMERIC, whose values travel as text."""
 
     def __repr__(self) -> str:
         return f"Entity({self.name!r})"
@@ -68,6 +70,8 @@ class Entity:
     def __post_init__(self) -> None:
         # Kept, not made anew: they are asked for with every record.
         object.__setattr__(self, "columns", tuple(self.column_types))
+        numeric = (name for name, type_ in self.column_types.items() if plain_type(type_) == "NUMERIC")
+        object.__setattr__(self, "numeric", tuple(numeric))
 
     @property
     def repairs_table(self) -> Table:
@@ -95,7 +99,7 @@ class Entity:
     @property
     def has_exact_numbers(self) -> bool:
         """Whether a column may hold a number of more digits than a float has."""
-        return any(plain_type(one).startswith(("NUMERIC", "DECIMAL", "JSON")) for one in self.column_types.values())
+        return any(plain_type(one).startswith(("NUMERIC", "JSON")) for one in self.column_types.values())
 
     def count(self, number: int) -> str:
         """``1 company``, ``85 companies``."""

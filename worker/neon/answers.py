@@ -9,7 +9,6 @@ from typing import Any
 from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
 from worker.domain.steps import Answer, Conflict, Judged, Sent
 from worker.entities.declaration import Entity
-from worker.entities.names import plain_type
 from worker.neon.catalogue import SWALLOWED_WORDS
 from worker.postgres.errors import Restored
 
@@ -30,11 +29,9 @@ def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[s
 def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[str]:
     """The fields whose number the invalid table has otherwise than it was sent."""
     record, data = row["record"] or {}, sent.merged.data
-    for name, value in record.items():
-        type_, was = plain_type(entity.column_types.get(name, "")), data.get(name)
-        if type_ not in ("NUMERIC", "DECIMAL") or was is None:
-            continue
-        if value is None or Decimal(str(value)) != Decimal(str(was)):
+    for name in entity.numeric if record else ():
+        value, was = record.get(name), data.get(name)
+        if was is not None and (value is None or Decimal(str(value)) != Decimal(str(was))):
             yield name
 
 

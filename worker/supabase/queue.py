@@ -14,7 +14,6 @@ from worker.domain.model import Code, Receipt, Status, same_as
 from worker.domain.postponed import Postponed
 from worker.domain.steps import Claimed
 from worker.entities.declaration import Entity, data_of, key_sql
-from worker.entities.names import plain_type
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
@@ -138,7 +137,6 @@ class Queue:
         """Compose the statements."""
         self.entity = entity
         workspace = entity.workspace_table.sql
-        self._numeric = [name for name, type_ in entity.column_types.items() if plain_type(type_) == "NUMERIC"]
         self._claims = {rows: self._compose_claim(rows) for rows in _ROWS}
         self._count = composed(sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(workspace, IS_WORK))
         self._carried = composed(
@@ -225,7 +223,7 @@ class Queue:
         # A snapshot from before a change of the file may have other columns: on a missing one, nothing was agreed.
         snapshot = row["snapshot"] or {}
         cells["snapshot"] = {name: snapshot.get(name) for name in self.entity.columns}
-        for name in self._numeric:  # a number in a snapshot of before is a text now
+        for name in self.entity.numeric:  # a number in a snapshot of before is a text now
             cells["snapshot"][name] = same_as(snapshot.get(name), row["data"].get(name))
         cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
         if row["receipt_id"] is not None:
