@@ -1,12 +1,16 @@
 -- Supabase: what every entity shares. Safe to run again; never drops, retypes or rewrites anything.
 
--- Revokes from Supabase's API roles what its default privileges grant them. Used by the other files.
+-- Enables row level security on a table, and revokes from Supabase's API roles what its default privileges grant them:
+-- Supabase serves `public` to the internet. Used by the other files.
 CREATE OR REPLACE FUNCTION public.enrichment_close_to_strangers(relation regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
   stranger record;
   numbers text;
 BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_class WHERE oid = relation AND relkind IN ('r', 'p') AND NOT relrowsecurity) THEN
+    EXECUTE pg_catalog.format('ALTER TABLE %s ENABLE ROW LEVEL SECURITY', relation);
+  END IF;
   FOR stranger IN SELECT oid, rolname FROM pg_catalog.pg_roles WHERE rolname IN ('anon', 'authenticated') LOOP
     -- A policy is the owner's decision to let a role in: its grants stay. A view is as open as its tables.
     IF NOT EXISTS (
@@ -97,11 +101,6 @@ ALTER TABLE public.enrichment_pull_position
   ADD COLUMN IF NOT EXISTS counted_run_id TEXT,  -- the last of these pulls; Neon knows it, too
   ADD COLUMN IF NOT EXISTS unfinished_run_id TEXT,  -- a pull that began to bring records and has not ended
   ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon whose changes the last pull could not see
-DO $$ BEGIN
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_pull_position'::regclass) THEN
-    ALTER TABLE public.enrichment_pull_position ENABLE ROW LEVEL SECURITY;
-  END IF;
-END $$;
 SELECT public.enrichment_close_to_strangers('public.enrichment_pull_position');
 
 -- The names of the dashboard's users, for enriched_by: whoever is not in here is shown by the id.
@@ -109,11 +108,6 @@ CREATE TABLE IF NOT EXISTS public.enrichment_enrichers (
   user_id UUID PRIMARY KEY,
   name    TEXT NOT NULL
 );
-DO $$ BEGIN
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_enrichers'::regclass) THEN
-    ALTER TABLE public.enrichment_enrichers ENABLE ROW LEVEL SECURITY;
-  END IF;
-END $$;
 SELECT public.enrichment_close_to_strangers('public.enrichment_enrichers');
 
 -- Events that wait to be posted to N8N_WEBHOOK_URL: each commits with what it announces, and is deleted when posted.
@@ -130,9 +124,4 @@ SELECT setval(sequence, highest) FROM (
   SELECT pg_get_serial_sequence('public.enrichment_outbox', 'id')::regclass AS sequence, max(id) AS highest FROM public.enrichment_outbox) t
 WHERE highest > coalesce(pg_sequence_last_value(sequence), 0);
 CREATE INDEX IF NOT EXISTS enrichment_outbox_entity_idx ON public.enrichment_outbox (entity, id);
-DO $$ BEGIN
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = 'public.enrichment_outbox'::regclass) THEN
-    ALTER TABLE public.enrichment_outbox ENABLE ROW LEVEL SECURITY;
-  END IF;
-END $$;
 SELECT public.enrichment_close_to_strangers('public.enrichment_outbox');

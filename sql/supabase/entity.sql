@@ -91,9 +91,4 @@ DO $$ BEGIN
   END IF;
 END $$;
 -- Supabase serves `public` to the internet: only the owner sees the workspace unless a policy allows others.
-DO $$ BEGIN
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = {workspace_literal}::regclass) THEN
-    ALTER TABLE {workspace} ENABLE ROW LEVEL SECURITY;
-  END IF;
-END $$;
 SELECT public.enrichment_close_to_strangers({workspace_literal});

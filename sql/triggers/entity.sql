@@ -62,9 +62,6 @@ BEGIN
     AND NOT attisdropped AND attname <> ALL (wanted) LOOP
     EXECUTE format('ALTER TABLE %s DROP COLUMN %I', {repairs_literal}, name);
   END LOOP;
-  IF NOT (SELECT relrowsecurity FROM pg_class WHERE oid = {repairs_literal}::regclass) THEN
-    ALTER TABLE {repairs} ENABLE ROW LEVEL SECURITY;
-  END IF;
 END $$;
 SELECT public.enrichment_close_to_strangers({repairs_literal});
 CREATE OR REPLACE TRIGGER enrichment_lay_over
