@@ -15,10 +15,10 @@ from records import add_companies, company, ledger, master, work
 
 STATEMENTS = (
     "claim: BEGIN", "claim: settings", "claim: SELECT FOR UPDATE",
-    "settle: BEGIN", "settle: settings", "settle: constraints immediate", "settle: lock invalid",
-    "settle: lock master", "settle: what is to be flagged", "settle: ask the master's demands",
+    # Its COMMIT is the sync that ends what was sent together.
+    "settle: settings", "settle: lock", "settle: what is to be flagged", "settle: ask the master's demands",
     "settle: promote, flag, ledger, log", "settle: COMMIT",
-    "acknowledge: UPDATE", "acknowledge: wake who waits", "acknowledge: COMMIT",
+    "acknowledge: UPDATE, wake who waits", "acknowledge: COMMIT",
 )  # fmt: skip
 # The last claim finds nothing: killing there kills an idle worker.
 POINTS = [f"{when} {name}" for name in STATEMENTS for when in ("before", "after")]

@@ -50,6 +50,11 @@ def plans(monkeypatch):
             cursors += await honest(connection, (statement, params), **options)
         return cursors
 
+    class NoConnection(frozenset):
+        def add(self, _connection: object) -> None:
+            """What is sent one by one is a transaction only with BEGIN and COMMIT."""
+
+    monkeypatch.setattr(transaction, "_IMPLICIT", NoConnection())
     monkeypatch.setattr(transaction, "send", send)
     return found
 
@@ -162,7 +167,7 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
             found = {}
             for name, route in opened.routes.items():
                 how = route.settlement
-                for what, statement in (("i", how.lock_invalid), ("m", how.lock_master), ("settle", how.settle)):
+                for what, statement in (("lock", how.lock), ("settle", how.settle)):
                     found[f"{name}: {what}"] = await plan(opened.neon, statement, settle.PLANNER)
                 for what, step in (
                     ("claim", route.queue._claims["work"]), ("acknowledge", route.workspace._acknowledge)

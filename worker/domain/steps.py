@@ -149,8 +149,10 @@ class Judged:
 
     claimed: Claimed
     merged: Merged
+    expected: Data
+    """Neon's data columns, as the merge used them."""
     expected_hash: str | None
-    """MD5 of the data columns that the merge used as Neon's side."""
+    """Their MD5: a settlement takes effect only if Neon still has them."""
     verdict: Verdict
     action: Action
     note: NoteCode | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +63,8 @@ class Entity:
     """The data columns' names, in order."""
     numeric: tuple[str, ...] = field(init=False)
     """Those of type NUMERIC, whose values travel as text."""
+    verbatim: frozenset[str] = field(init=False)
+    """Those that keep a value as it is written, so that equal values in Python are equal in Postgres."""
 
     def __repr__(self) -> str:
         return f"Entity({self.name!r})"
@@ -72,6 +74,8 @@ class Entity:
         object.__setattr__(self, "columns", tuple(self.column_types))
         numeric = (name for name, type_ in self.column_types.items() if plain_type(type_) == "NUMERIC")
         object.__setattr__(self, "numeric", tuple(numeric))
+        verbatim = (name for name, type_ in self.column_types.items() if plain_type(type_) in _VERBATIM)
+        object.__setattr__(self, "verbatim", frozenset(verbatim))
 
     @property
     def repairs_table(self) -> Table:
@@ -106,6 +110,7 @@ class Entity:
         return f"{number} {(self.singular or self.name) if number == 1 else self.plural}"
 
 
+_VERBATIM = frozenset({"TEXT", "VARCHAR", "CHARACTER VARYING", "SMALLINT", "INTEGER", "BIGINT", "BOOLEAN"})
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,18})")
 _SIZES = {"SMALLINT": 2**15, "INTEGER": 2**31, "BIGINT": 2**63}
 
@@ -146,14 +151,15 @@ def expression(text: str) -> sql.SQL:
     return sql.SQL(text.replace("%", "%%"))
 
 
-def data_of(entity: Entity, row: str) -> sql.Composed:
-    """The data columns of ``row`` as one JSONB value.
+def data_of(entity: Entity, row: str, columns: Collection[str] | None = None) -> sql.Composed:
+    """The data columns of ``row``, or these of them, as one JSONB value.
 
     JSONB has one text for one value whatever the session's settings, so its MD5 is the same on both sides.
     """
     pairs = (
         sql.SQL("{}, {}").format(sql.Literal(column), _value(sql.Identifier(row, column), type_))
         for column, type_ in entity.column_types.items()
+        if columns is None or column in columns
     )
     return sql.SQL("jsonb_build_object({})").format(sql.SQL(", ").join(pairs))
 

@@ -12,7 +12,7 @@ from worker.neon.answers import answers_of
 from worker.neon.books import PLANNER, Run
 from worker.neon.catalogue import SWALLOWED, Refusal
 from worker.neon.demands import asking
-from worker.neon.settle import Settlement, locks, parameters
+from worker.neon.settle import CHECK_AT_ONCE, Settlement, locks, parameters
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.postgres.statements import load
@@ -60,7 +60,8 @@ async def settle_by_bisection(
     *_, taken = await transact(
         connection,
         *(run.rehearsal or ()),
-        *locks(how, batch),
+        CHECK_AT_ONCE,
+        locks(how, batch),
         *asked,
         (_PASS_RECORDS, {"records": records}),
         (sql.SQL(_BISECT % words), None),

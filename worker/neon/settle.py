@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from worker.domain.messages import LEDGER_NOTES
-from worker.domain.model import Action, NoteCode, Receipt, Requirement
+from worker.domain.model import Action, Data, NoteCode, Receipt, Requirement
 from worker.domain.steps import Answer, Judged
 from worker.entities.declaration import Entity, data_of, expression, key_sql
 from worker.entities.names import plain_type
@@ -25,6 +25,7 @@ from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, composed, transact
 
 _BOOK = statement("worker.neon", "settle_book")
+_LOCK = statement("worker.neon", "settle_lock")
 _SETTLE = statement("worker.neon", "settle")
 
 
@@ -33,8 +34,7 @@ class Settlement:
     """The composed statements that settle a batch of one entity, adapted to its master table."""
 
     entity: Entity
-    lock_invalid: sql.SQL
-    lock_master: sql.SQL
+    lock: sql.SQL
     settle: sql.SQL
     settle_flags: sql.SQL
     """As ``settle``, after :func:`worker.neon.demands.asking`: what the master would refuse is told with the flags."""
@@ -96,7 +96,6 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
         for name, value in values.items()
     ]
     key = key_sql(entity)
-    lock = sql.SQL("SELECT FROM {table} WHERE {key} = ANY(%(keys)s{keys_cast}) FOR UPDATE SKIP LOCKED")
     alone, with_demands = (
         composed(
             _SETTLE.format(
@@ -112,7 +111,8 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
                 invalid=entity.invalid_table.sql,
                 master=entity.master_table.sql,
                 data_i=data_of(entity, "i"),
-                data_r=data_of(entity, "r"),
+                record=_record(entity),
+                rewritten=sql.SQL("true" if _rewritten(entity) else "b.outcome <> 'promoted'"),
                 waits_for=_of_requirement([one.waits_for for one in entity.requirements]),
                 requirement=_first_unmet(entity.requirements),
                 may_wait=sql.Literal(bool(entity.requirements)),
@@ -130,13 +130,24 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
     )
     return Settlement(
         entity,
-        composed(lock.format(table=entity.invalid_table.sql, **key)),
-        composed(lock.format(table=entity.master_table.sql, **key)),
+        composed(_LOCK.format(invalid=entity.invalid_table.sql, master=entity.master_table.sql, **key)),
         alone,
         with_demands,
         frozenset({entity.key, *values}),
         demands,
     )
+
+
+def _rewritten(entity: Entity) -> list[str]:
+    """The data columns whose value Postgres may keep in another form than it was sent."""
+    return [name for name in entity.columns if name not in entity.verbatim]
+
+
+def _record(entity: Entity) -> sql.Composable:
+    """The data columns as they become, if no trigger of the invalid table changes them."""
+    if not (names := _rewritten(entity)):
+        return sql.SQL("t.sent")
+    return sql.SQL("t.sent || (SELECT {} FROM (SELECT (t.r).*) r)").format(data_of(entity, "r", names))
 
 
 def _altered(entity: Entity, there: Mapping[str, Column], demands: Demands) -> sql.Composable:
@@ -211,8 +222,8 @@ async def settle(
     asked = asking(how.demands, batch)
     *_, settled = await transact(
         connection,
-        *(run.rehearsal or ()),
-        *locks(how, batch),
+        *((CHECK_AT_ONCE, *run.rehearsal) if run.rehearsal is not None else ()),
+        locks(how, batch),
         *asked,
         (how.settle_flags if asked else how.settle, parameters(how, batch, run, known)),
         opening=begin(lock=LOCK_SECONDS, planner=PLANNER, planned_once=True),
@@ -221,17 +232,16 @@ async def settle(
     return answers_of(how.entity, batch, settled.fetchall())
 
 
-def locks(how: Settlement, batch: Sequence[Judged]) -> list[Step]:
-    """The steps that lock what a settlement will touch."""
-    keys = {"keys": [judged.key for judged in batch]}
-    return [
-        # A deferred constraint must fail before COMMIT, while it is still known which record it was.
-        (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None),
-        # Locks come in statements of their own, so that the settlement's snapshot is newer than the locks. Rows that
-        # another transaction holds are skipped, so that they block no other record.
-        (how.lock_invalid, keys),
-        (how.lock_master, keys),
-    ]
+def locks(how: Settlement, batch: Sequence[Judged]) -> Step:
+    """The step that locks what a settlement will touch.
+
+    A statement of its own, so that the settlement's snapshot is newer than the locks.
+    """
+    return how.lock, {"keys": [judged.key for judged in batch]}
+
+
+# A deferred constraint must fail while it is still known which record it was.
+CHECK_AT_ONCE: Step = (sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"), None)
 
 
 def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receipt | None = None) -> dict[str, Any]:
@@ -239,7 +249,7 @@ def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receip
     return {
         "known_id": known.id if known else None,
         "known_hash": known.hash if known else None,
-        "records": Jsonb([_as_record(judged) for judged in batch]),
+        "records": Jsonb([_as_record(how.entity, judged) for judged in batch]),
         "rehearse": run.rehearsal is not None,
         "entity": how.entity.name,
         "run_id": run.run_id,
@@ -251,14 +261,24 @@ def parameters(how: Settlement, batch: Sequence[Judged], run: Run, known: Receip
     }
 
 
-def _as_record(judged: Judged) -> dict[str, Any]:
+def _changes(entity: Entity, judged: Judged) -> Data:
+    """What a settlement changes in Neon's data columns."""
+    neon, verbatim = judged.expected, entity.verbatim
+    return {
+        name: value
+        for name, value in judged.merged.data.items()
+        if name not in verbatim or name not in neon or value != neon[name]
+    }
+
+
+def _as_record(entity: Entity, judged: Judged) -> dict[str, Any]:
     claimed, merged, verdict = judged.claimed, judged.merged, judged.verdict
     record: dict[str, Any] = {
         "key": claimed.key,
         "hash": claimed.delivery_hash,
         "expected": judged.expected_hash,
         "action": judged.action,
-        "data": merged.data,
+        "changes": _changes(entity, judged),
         "enriched_by": claimed.enriched_by,
         "enriched_at": claimed.enriched_at,
         "enriched_fields": merged.enriched_fields,

@@ -3,17 +3,22 @@
 A transaction is a list of statements sent in one pipeline, so that it costs one network round trip. Every transaction
 sets its own settings (``set_config(…, is_local)``): behind a pooler in transaction mode there is no session to keep
 them, and start-up ``options`` are rejected.
+
+Where there is no pooler between, a transaction of one round trip goes without BEGIN and COMMIT: the statements of a
+pipeline are one transaction up to its sync, which commits it
+(https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import DictRow
 
 from worker.postgres.connection import Connection, within
@@ -23,7 +28,9 @@ from worker.postgres.read_only import APPLY_DEFAULT
 
 _UNTRIED: WeakSet[Connection] = WeakSet()
 """Pooled connections that may have a pooler between; their first transaction shows it."""
-_PID = "backend_pid"
+_IMPLICIT: WeakSet[Connection] = WeakSet()
+"""Connections to a server without a pooler, whose transactions are READ COMMITTED without being told."""
+_PID, _LEVEL = "backend_pid", "default_level"
 Statement = sql.Composed | sql.SQL
 Params = Mapping[str, Any] | None
 Step = tuple[Statement, Params]
@@ -53,6 +60,21 @@ def composed(statement: sql.Composable) -> sql.SQL:
     return sql.SQL(statement.as_string())
 
 
+class Opening(NamedTuple):
+    """The steps that open a transaction."""
+
+    begin: Step
+    settings: Step
+
+    @property
+    def as_by_default(self) -> bool:
+        """Whether a transaction of this kind needs no BEGIN where READ COMMITTED is the default."""
+        return self.begin[0] == _READ_COMMITTED
+
+
+_READ_COMMITTED = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
+
+
 @lru_cache(maxsize=64)
 def begin(
     *,
@@ -64,7 +86,7 @@ def begin(
     planner: tuple[str, ...] = (),
     planned_once: bool = False,
     durable: bool = True,
-) -> Sequence[Step]:
+) -> Opening:
     """The steps that open a transaction with the worker's settings.
 
     Args:
@@ -99,10 +121,10 @@ def begin(
             *(_SETTING.format(name, value) for name, value in settings.items()),
             *flushes,
             *(() if read_only else (APPLY_DEFAULT,)),
-            sql.SQL(f"pg_backend_pid() AS {_PID}"),
+            sql.SQL(f"pg_backend_pid() AS {_PID}, current_setting('default_transaction_isolation') AS {_LEVEL}"),
         ]
     )
-    return (
+    return Opening(
         (sql.SQL(f"BEGIN ISOLATION LEVEL {level}{mode}"), None),
         (composed(_SETTINGS.format(calls)), None),
     )
@@ -137,6 +159,8 @@ def _detect_pooler(connection: Connection, results: Iterable[Result]) -> None:
             _UNTRIED.discard(connection)
             if row[_PID] == connection.info.backend_pid:
                 may_prepare(connection)
+                if row[_LEVEL] == "read committed":
+                    _IMPLICIT.add(connection)
 
 
 def try_to_prepare(connection: Connection) -> None:
@@ -147,7 +171,7 @@ def try_to_prepare(connection: Connection) -> None:
 async def transact(
     connection: Connection,
     *steps: Step,
-    opening: Sequence[Step] | None = None,
+    opening: Opening | None = None,
     rehearse: bool = False,
     seconds: float = CLIENT_SECONDS,
 ) -> list[Result]:
@@ -164,9 +188,12 @@ async def transact(
         The result of each step.
 
     Raises:
-        psycopg.Error: the first step that failed. The transaction is still open, and did nothing.
+        psycopg.Error: the first step that failed. The transaction did nothing; it may still be open.
     """
     first = begin() if opening is None else opening
+    idle = connection.info.transaction_status == TransactionStatus.IDLE
+    if idle and connection in _IMPLICIT and first.as_by_default and not rehearse:
+        return (await send(connection, first.settings, *steps, seconds=seconds))[1:]
     last = ROLLBACK if rehearse else COMMIT
     return (await send(connection, *first, *steps, last, seconds=seconds))[len(first) : -1]
 
@@ -184,7 +211,8 @@ async def roll_back_refusal(connection: Connection, error: psycopg.Error, *, or_
     """
     if kind_of(error) is Kind.TRANSIENT and not (or_locked and error.sqlstate == LOCKED):
         raise error
-    await send(connection, ROLLBACK)
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        await send(connection, ROLLBACK)
 
 
 async def read(connection: Connection, *steps: Step) -> list[list[DictRow]]:
@@ -209,7 +237,7 @@ async def fetch_one(connection: Connection, statement: Statement, params: Params
     return row
 
 
-async def begin_and_fetch(connection: Connection, opening: Sequence[Step], step: Step) -> list[DictRow]:
+async def begin_and_fetch(connection: Connection, opening: Opening, step: Step) -> list[DictRow]:
     """The rows of a statement, in a transaction that stays open: one round trip.
 
     Args:

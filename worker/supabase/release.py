@@ -36,8 +36,24 @@ class Release:
         return [(other, {"keys": list(promoted), "note": messages.RELEASED}) for other in self._others]
 
 
-def _compose(entity: Entity, by: str) -> sql.SQL:
-    """Release the rows of an entity by the values of a column: its key, or what its rows wait for."""
+def parts(entity: Entity, by: str, number: int = 0) -> tuple[sql.Composed, sql.Composed]:
+    """The parts of a statement that release the rows of an entity.
+
+    Args:
+        entity: whose rows.
+        by: the column whose values are ``%(keys)s``: its key, or what its rows wait for.
+        number: of these parts in the statement.
+
+    Returns:
+        The CTEs, and whether another transaction holds a row. An edited row goes back by itself.
+    """
     cast = key_sql(entity)["keys_cast"] if by == entity.key else sql.SQL("")
+    due, freed = sql.Identifier(f"due_{number}"), sql.Identifier(f"freed_{number}")
     names = {"workspace": entity.workspace_table.sql, "column": sql.Identifier(by), "keys_cast": cast}
-    return composed(_RELEASE.format(**names))
+    held = sql.SQL("EXISTS (SELECT id FROM {} EXCEPT SELECT id FROM {})").format(due, freed)
+    return _RELEASE.format(due=due, freed=freed, **names), held
+
+
+def _compose(entity: Entity, by: str) -> sql.SQL:
+    ctes, held = parts(entity, by)
+    return composed(sql.SQL("WITH {} SELECT {} AS held").format(ctes, held))

@@ -10,11 +10,13 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker.domain import messages
 from worker.domain.model import Code, Data, Receipt
 from worker.entities.declaration import Entity, data_of, key_sql, pages
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
+from worker.supabase import release
 from worker.supabase.acknowledgement import VERSIONS, Reply, as_json
 
 
@@ -101,6 +103,7 @@ class Workspace:
     def __init__(self, entity: Entity) -> None:
         """Compose the statements."""
         self._columns = entity.columns
+        self._releases = bool(entity.releases)
         names = {
             **key_sql(entity),
             "workspace": entity.workspace_table.sql,
@@ -114,6 +117,15 @@ class Workspace:
             return composed(template.format(**names))
 
         self._acknowledge, self._refresh = compose(_ACKNOWLEDGE), compose(_REFRESH)
+        released = [release.parts(other, "waiting_for", number) for number, other in enumerate(entity.releases)]
+        self._acknowledge_and_release = composed(
+            sql.SQL("WITH {} SELECT (SELECT count(*) FROM told) AS written, {} AS held").format(
+                sql.SQL(", ").join(
+                    [sql.SQL("told AS ({} RETURNING w.id)").format(self._acknowledge), *(ctes for ctes, _ in released)]
+                ),
+                sql.SQL(" OR ").join([held for _, held in released] or [sql.SQL("false")]),
+            )
+        )
         self._lost = compose(_LOST)
         self._pulled, self._promoted, self._waiting = (
             {is_first: composed(one) for is_first, one in pages(template, entity, "w", **tables).items()}
@@ -168,6 +180,13 @@ class Workspace:
     def acknowledge(self, replies: Iterable[Reply]) -> Step:
         """The step that writes the replies into their rows."""
         return self._acknowledge, {"replies": Jsonb([as_json(reply) for reply in replies])}
+
+    def acknowledge_and_release(self, replies: Sequence[Reply], promoted: Sequence[str]) -> Step:
+        """The step that writes the replies into their rows, and puts those back in the queue that wait for the promoted
+        records. It returns how many were ``written``, and whether another transaction ``held`` one that waits.
+        """
+        params = {"keys": list(promoted), "note": messages.RELEASED} if self._releases else {}
+        return self._acknowledge_and_release, {"replies": Jsonb([as_json(reply) for reply in replies]), **params}
 
     def refresh(self, rows: Iterable[Refresh]) -> Step:
         """The step that writes changed records into their rows."""

@@ -63,9 +63,9 @@ async def acknowledge(
     Raises:
         psycopg.Error: the rows are still in the queue, and Neon has their outcomes.
     """
-    released = route.release.waiting_for(promoted)
+    step = route.workspace.acknowledge_and_release(replies, promoted)
     try:
-        written, *others = await send(supabase, route.workspace.acknowledge(replies), *released, *events, COMMIT)
+        told, *_ = await send(supabase, step, *events, COMMIT)
     except psycopg.Error as error:
         await roll_back_refusal(supabase, error)
         acknowledged = await _acknowledge_singly(route, supabase, replies)
@@ -73,8 +73,8 @@ async def acknowledge(
         if events:
             await transact(supabase, *events)
     else:
-        acknowledged = Acknowledged(written.rowcount, len(replies) - written.rowcount)
-        acknowledged.unreleased = any(row["held"] for result in others[: len(released)] for row in result.fetchall())
+        [row] = told.fetchall()
+        acknowledged = Acknowledged(row["written"], len(replies) - row["written"], unreleased=row["held"])
     if acknowledged.unreleased:
         route.unreleased.put(Cause.HELD, [(key, None) for key in promoted], "")
     route.postponed.forget(reply.key for reply in replies if reply.key not in acknowledged.refused)

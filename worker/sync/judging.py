@@ -59,6 +59,7 @@ def judge(
     return Judged(
         claimed,
         merged,
+        neon_data,
         neon_hash,
         verdict,
         action if carried else Action.FLAG,

@@ -128,7 +128,7 @@ class Rehearsal:
             batch = [ahead.get(row.key) or begin_in_neon(other.entity, row, None) for row in rows.values()]
             how = other.settlement
             settling = (how.settle, parameters(how, batch, replace(self.run, rehearsal=())))
-            steps += [*locks(how, batch), settling] if batch else []
+            steps += [locks(how, batch), settling] if batch else []
         return steps
 
 

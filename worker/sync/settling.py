@@ -228,7 +228,9 @@ class _Settling:
                 continue
             flag = replace(judged, verdict=Verdict(errors, judged.verdict.warnings, REFUSED), action=Action.FLAG)
             if row:
-                flag = replace(flag, merged=Merged(row.data), expected_hash=row.hash, note=NoteCode.KEPT)
+                flag = replace(
+                    flag, merged=Merged(row.data), expected=row.data, expected_hash=row.hash, note=NoteCode.KEPT
+                )
             elif judged.action is not Action.PROMOTE:  # it has just left, and is answered as gone when it is settled
                 flag = replace(flag, expected_hash=None)
             flags.append(flag)

@@ -1,11 +1,11 @@
 -- Promotes, flags or pushes a batch, with its ledger and its log. Returns a row with the outcome of each record.
 -- A whole row is `m.*`, never `m`: a column of that name would be taken for it.
 WITH d AS MATERIALIZED (
-  SELECT key, hash, expected, action, data, {errors} AS errors, {warnings} AS warnings,
+  SELECT key, hash, expected, action, changes, {errors} AS errors, {warnings} AS warnings,
     reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, note_code,
     version
   FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
-    data jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
+    changes jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
     enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp){demanded}
 ), gate AS MATERIALIZED (
   -- The ledger must have the latest outcome that the workspace shows: else Neon was restored to an earlier moment.
@@ -48,7 +48,7 @@ WITH d AS MATERIALIZED (
   SELECT m.{key}{key_text} AS key FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM prior))
 ), todo AS MATERIALIZED (
-  SELECT d.*, h.row AS before, jsonb_populate_record(h.row, d.data) AS r
+  SELECT d.*, h.row AS before, h.data || d.changes AS sent, jsonb_populate_record(h.row, d.changes) AS r
   FROM d JOIN here h USING (key)
   WHERE h.hash = d.expected AND (SELECT open FROM gate) AND NOT EXISTS (SELECT FROM past p WHERE p.key = d.key)
     AND NOT EXISTS (SELECT FROM older o WHERE o.key = d.key)
@@ -86,7 +86,7 @@ WITH d AS MATERIALIZED (
 ), became AS MATERIALIZED (
   SELECT t.*, w.waits_for, w.requirement, w.about, p.row AS master_before, m.row AS master_after,
     CASE WHEN s.id IS NULL THEN t.hash ELSE left(t.hash, 32) || '|' || s.id END AS booked_as,
-    coalesce(k.data, (SELECT {data_r} FROM (SELECT (t.r).*) r)) AS record,
+    coalesce(k.data, {record}) AS record,
     CASE WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
          WHEN t.action = 'promote' THEN 'promoted' ELSE 'flagged' END AS outcome
   FROM todo t LEFT JOIN waits w USING (key) LEFT JOIN prior p USING (key) LEFT JOIN placed m USING (key)
@@ -126,7 +126,7 @@ SELECT d.key,
   -- What was applied unchanged is not returned.
   CASE WHEN v.outcome = 'promoted' THEN l.record WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN h.data
        WHEN b.key IS NULL THEN coalesce(CASE WHEN NOT p.undone THEN p.record END, h.data, l.record)
-       WHEN b.record <> d.data THEN b.record END AS record,
+       WHEN {rewritten} AND b.record <> b.sent THEN b.record END AS record,
   coalesce(p.errors, {told}l.errors) AS errors, coalesce(p.warnings, {told_warnings}l.warnings) AS warnings,
   p.conflicts,
   b.outcome = 'promoted' AND b.master_after IS NULL AS swallowed, {altered} AS altered,
