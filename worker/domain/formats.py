@@ -37,8 +37,6 @@ class Placeholder(Rule):
     def looks_at_missing(self, column: ColumnRules) -> bool:
         return column.first(PersonName) is not None
 
-    looks_at_record = looks_at_missing
-
     def test(self, field: str, column: ColumnRules) -> Test:
         words = frozenset(word.casefold() for word in self.words)
         default = "is a placeholder ({value}): enter the real one"
@@ -155,8 +153,6 @@ class PersonName(Rule):
 
     def looks_at_missing(self, column: ColumnRules) -> bool:
         return True
-
-    looks_at_record = looks_at_missing
 
     def test(self, field: str, column: ColumnRules) -> Test:
         said = self._says("is empty or too short: enter the first and the last name")

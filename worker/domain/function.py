@@ -62,8 +62,6 @@ class Function(Rule):
     def looks_at_missing(self, column: ColumnRules) -> bool:
         return True
 
-    looks_at_record = looks_at_missing
-
     def test(self, field: str, column: ColumnRules) -> Test:
         function = function_of(self.function)
 

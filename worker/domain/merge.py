@@ -31,7 +31,7 @@ def merge(
         normalise: the entity's normalisation; decides which values are equal.
     """
     if neon == base:
-        return Merged(enricher, tuple(name for name, value in enricher.items() if value != base.get(name)))
+        return Merged(enricher, tuple([name for name, value in enricher.items() if value != base.get(name)]))
     neon_is_newer = enricher_at is not None and neon_at is not None and neon_at > enricher_at
     data: Data = {}
     enriched: list[str] = []

@@ -21,13 +21,13 @@ MAX_PHONE = 250  # characters: phonenumbers looks at no more
 MAX_PORT = 65535
 
 # What looks blank and is not all whitespace to Python: controls, zero width and bidi marks, fillers, BOM.
-_BLANKS = "".join(
+BLANKS = "".join(
     map(chr, (*range(0x21), *range(0x7F, 0xA1), 0xAD, 0x61C, 0x115F, 0x1160, 0x1680, 0x180E,
               *range(0x2000, 0x2010), *range(0x2028, 0x2030), *range(0x205F, 0x2070),
               0x2800, 0x3000, 0x3164, 0xFEFF, 0xFFA0))
 )  # fmt: skip
 # None of them may stand inside a web address, but for the joiners: Persian host names need them.
-BLANK_INSIDE = re.compile(f"[{re.escape(_BLANKS)}]".replace("\u200c", "").replace("\u200d", ""))
+BLANK_INSIDE = re.compile(f"[{re.escape(BLANKS)}]".replace("\u200c", "").replace("\u200d", ""))
 _URL = re.compile(
     r"(?:(?P<scheme>https?)://)?(?P<host>[^/?#@:\\]+)(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?#].*)?", re.IGNORECASE
 )
@@ -74,7 +74,7 @@ class WebAddress(NamedTuple):
 
 def trim(text: str) -> str:
     """Text without the blanks around it, invisible ones included; inside nothing changes."""
-    return text.strip(_BLANKS)
+    return text.strip(BLANKS)
 
 
 def split_name(full_name: str) -> tuple[str | None, str | None]:

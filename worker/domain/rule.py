@@ -77,10 +77,6 @@ class Rule(BaseModel):
         """Whether the test may refuse a value that is there."""
         return True
 
-    def looks_at_record(self, column: ColumnRules) -> bool:
-        """Whether the test needs more of the record than the value."""
-        return False
-
     def _says(self, default: str, value: object = "") -> str:
         return (self.message or default).replace("{value}", str(value))
 

@@ -1,4 +1,5 @@
-"""What makes a record good enough for the master table: the rules of an entity, compiled once into a pydantic model.
+"""What makes a record good enough for the master table: the rules of an entity, compiled once into tests of
+its columns.
 
 Pure: no I/O, no network, no clock.
 """
@@ -10,24 +11,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import version as installed
-from typing import Annotated, Any
-
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    ValidationError,
-    ValidationInfo,
-    create_model,
-)
-from pydantic_core import PydanticCustomError
+from typing import Any
 
 from worker.domain.formats import Email, PersonName, Phone, Placeholder, WebAddress, placeholders_of
 from worker.domain.model import Data
-from worker.domain.normalise import MAX_PHONE, e164, fitting_domain, host_name, trim, web_address
+from worker.domain.normalise import BLANKS, MAX_PHONE, e164, fitting_domain, host_name, web_address
 from worker.domain.person_name import NameColumns
 from worker.domain.rule import ColumnRules, Rule, Test, default_code
 from worker.domain.steps import Verdict
@@ -37,17 +25,14 @@ REVISION = "2"
 _DECIDING = ("email-validator", "idna", "phonenumberslite", "regex")
 """Libraries whose release may change a verdict."""
 
-# By the beginning of pydantic's error type.
-_PLAIN_WORDS = {
-    "string": "is not text: enter text",
-    "int": "is not a whole number: enter digits only",
-    "bool": "is neither true nor false: enter one of them",
-}
+_TEXT = str, "is not text: enter text"
+_NUMBER = int, "is not a whole number: enter digits only"
+_FLAG = bool, "is neither true nor false: enter one of them"
 
-# Other types are carried as they come.
-_TYPES: Mapping[str, Any] = {
-    "TEXT": str, "VARCHAR": str, "CHARACTER VARYING": str, "SMALLINT": StrictInt, "INTEGER": StrictInt,
-    "BIGINT": StrictInt, "BOOLEAN": StrictBool,
+# The exact type of a value, and what is said of another. Columns of other types are carried as they come.
+_TYPES: Mapping[str, tuple[type, str]] = {
+    "TEXT": _TEXT, "VARCHAR": _TEXT, "CHARACTER VARYING": _TEXT, "SMALLINT": _NUMBER, "INTEGER": _NUMBER,
+    "BIGINT": _NUMBER, "BOOLEAN": _FLAG,
 }  # fmt: skip
 
 Step = Callable[[Data], None]
@@ -83,9 +68,7 @@ class Rules:
         warnings = {name: _Tests.of(name, column, "warning") for name, column in of.items()}
         self._warnings = [(name, tests) for name, tests in warnings.items() if tests.present or tests.missing]
         self._codes = _codes(rules)
-        self._model = _model(columns, of, rules)
-        self._validate = self._model.__pydantic_validator__.validate_python
-        self._fields = {name: str(field.validation_alias) for name, field in self._model.model_fields.items()}
+        self._errors = _error_tests(columns, of, rules)
         self._version = self._hash()
 
     def version(self) -> str:
@@ -115,7 +98,8 @@ class Rules:
         Args:
             data: JSON values by column name; not changed.
         """
-        tidy = {name: trim(value) or None if isinstance(value, str) else value for name, value in data.items()}
+        # As `trim`, without a call for each value.
+        tidy = {name: value.strip(BLANKS) or None if type(value) is str else value for name, value in data.items()}
         for name, region in self._phones:
             # Longer ones are no numbers, and not worth a place in the cache.
             if isinstance(phone := tidy.get(name), str) and len(phone) <= MAX_PHONE:
@@ -144,20 +128,15 @@ class Rules:
         """
         errors: dict[str, str] = {}
         first: tuple[int, str] = (len(self._codes) + 1, "")
-        try:
-            self._validate(data, context=data)
-        except ValidationError as faults:
-            for error in faults.errors(include_url=False, include_context=False, include_input=False):
-                # A missing key is told by the model's name of the field.
-                field = str(error["loc"][0]) if error["loc"] else "record"
-                field = self._fields.get(field, field)
-                code, message = error["type"], error["msg"]
-                at, said = self._codes.get(code, (len(self._codes), ""))
-                if not said:  # one of pydantic's own
-                    message = _PLAIN_WORDS.get(code.partition("_")[0], f"cannot be read: {message}")
-                    said = default_code("INVALID", field)
-                errors.setdefault(field, message)
-                first = min(first, (at, said))
+        for name, expected, tests in self._errors:
+            value = data.get(name)
+            if value is not None and expected and type(value) is not expected[0]:
+                errors[name], at = expected[1], (len(self._codes), default_code("INVALID", name))
+            elif refused := tests.refuse(value, data):
+                errors[name], at = refused[1], self._codes[refused[0]]
+            else:
+                continue
+            first = min(first, at)
         warnings: dict[str, str] = {}
         for name, tests in self._warnings:
             if name not in errors and (refused := tests.refuse(data.get(name), data)):
@@ -177,7 +156,6 @@ class _Tests:
     """The rule's token and its test: for a value that is there."""
     missing: tuple[tuple[str, Test], ...]
     """For an empty one."""
-    of_record: bool
 
     @classmethod
     def of(cls, name: str, column: ColumnRules, severity: str) -> _Tests:
@@ -186,7 +164,6 @@ class _Tests:
         return cls(
             tuple(test for rule, test in tests if rule.looks_at_present()),
             tuple(test for rule, test in tests if rule.looks_at_missing(column)),
-            any(rule.looks_at_record(column) for rule in rules),
         )
 
     def refuse(self, value: Any, record: Data) -> tuple[str, str] | None:
@@ -198,7 +175,7 @@ class _Tests:
 
 
 def _token(rule: Rule, name: str) -> str:
-    """What stands for a rule of a column in pydantic's errors: two rules may have one reason code."""
+    """What stands for a rule of a column: two rules may have one reason code."""
     return f"{id(rule)} {name}"
 
 
@@ -213,47 +190,17 @@ def is_dropped(rule: Rule) -> bool:
     return isinstance(rule, Placeholder) and rule.severity == "warning"
 
 
-def _model(columns: Mapping[str, str], of: Mapping[str, ColumnRules], rules: Sequence[Rule]) -> type[BaseModel]:
-    """The pydantic model: a field for each column that may be refused, those with rules first, in the rules' order."""
+def _error_tests(
+    columns: Mapping[str, str], of: Mapping[str, ColumnRules], rules: Sequence[Rule]
+) -> list[tuple[str, tuple[type, str] | None, _Tests]]:
+    """The columns that may be refused, with the type of their values: those with rules first, in the rules' order."""
     with_rules = dict.fromkeys(name for rule in rules if rule.severity == "error" for name in rule.field)
-    fields: dict[str, Any] = {}
-    for number, name in enumerate((*with_rules, *(name for name in columns if name not in with_rules))):
-        type_, tests = _TYPES.get(columns[name]), _Tests.of(name, of[name], "error")
-        if type_ is None and name not in with_rules:
-            continue
-        asked: Any = Any if type_ is None else type_ | None
-        if name in with_rules:
-            asked = Annotated[asked, AfterValidator(_validator(tests))]
-        # An alias: a column may be named like an attribute of pydantic's, or as no Python name.
-        fields[f"f{number}"] = (asked, Field(None, validation_alias=name))
-    return create_model("Record", __config__=ConfigDict(extra="ignore", validate_default=True), **fields)
-
-
-def _validator(tests: _Tests) -> Callable[..., Any]:
-    """A validator of a field. Of tests that look at the value alone, pydantic need not say what stands around it."""
-    present, missing = tests.present, tests.missing
-
-    def with_record(value: Any, info: ValidationInfo[Data]) -> Any:
-        if refused := tests.refuse(value, info.context):
-            raise _refusal(*refused)
-        return value
-
-    def alone(value: Any) -> Any:
-        # As `refuse`, without a call more: this is asked of every record.
-        for code, test in present if value or _is_there(value) else missing:
-            if message := test(value, _NO_RECORD):
-                raise _refusal(code, message)
-        return value
-
-    return with_record if tests.of_record else alone
-
-
-def _refusal(code: str, message: str) -> PydanticCustomError:
-    # The message is no template, as it has no context.
-    return PydanticCustomError(code, message)
-
-
-_NO_RECORD: Data = {}
+    names = (*with_rules, *(name for name in columns if name not in with_rules))
+    return [
+        (name, _TYPES.get(columns[name]), _Tests.of(name, of[name], "error"))
+        for name in names
+        if name in with_rules or columns[name] in _TYPES
+    ]
 
 
 def _placeholder_steps(name: str, column: ColumnRules) -> list[Step]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
+from operator import itemgetter
 from typing import Any
 
 from worker.domain.model import Action, NoteCode, Outcome, Receipt, State
@@ -26,6 +27,9 @@ def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[s
     return answers
 
 
+_OUTCOMES = {str(outcome): outcome for outcome in Outcome}
+
+
 def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[str]:
     """The fields whose number the invalid table has otherwise than it was sent."""
     record, data = row["record"] or {}, sent.merged.data
@@ -35,7 +39,26 @@ def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[s
             yield name
 
 
+_SPECIAL = ("record", "errors", "warnings", "requirement", "note", "note_code", "altered", "receipt_hash")
+"""What is NULL of a record that was promoted or flagged just as it was sent, as nearly every one is."""
+
+
+_special = itemgetter(*_SPECIAL)
+_NOTHING = (None,) * len(_SPECIAL)
+
+
+def _as_sent(row: Mapping[str, Any]) -> bool:
+    return bool(_special(row) == _NOTHING)
+
+
 def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
+    if row["state"] == State.APPLIED and not row["swallowed"] and _as_sent(row):
+        verdict, flagged = sent.verdict, sent.action is Action.FLAG
+        return Answer(
+            sent.key, State.APPLIED, _OUTCOMES[row["outcome"]], sent.merged.data, verdict.errors if flagged else {},
+            verdict.warnings, verdict.reason_code if flagged else None, sent.merged.conflicts, None, None, row["at"],
+            row["hash"], Receipt(row["receipt_id"], sent.claimed.delivery_hash) if row["receipt_id"] else None,
+        )  # fmt: skip
     note, state = row["note"], State(row["state"])
     if row["requirement"] is not None:
         note = entity.requirements[row["requirement"]].note.format(key=row["waits_for"], about=row["about"])

@@ -63,10 +63,6 @@ _ROWS = {
 }
 
 
-_CLAIMED_FIELDS = (
-    "key", "version", "data", "snapshot", "snapshot_hash", "delivery_hash", "enriched_by", "enriched_at", "status",
-    "age", "pushed_at", "promoted_at", "queued_versions",
-)  # fmt: skip
 _ROW_FIELDS = ("neon_id", "pulled_at", "noted", "code")
 
 
@@ -136,6 +132,7 @@ class Queue:
     def __init__(self, entity: Entity) -> None:
         """Compose the statements."""
         self.entity = entity
+        self._columns = frozenset(entity.columns)
         workspace = entity.workspace_table.sql
         self._claims = {rows: self._compose_claim(rows) for rows in _ROWS}
         self._count = composed(sql.SQL("SELECT count(*) AS rows FROM {} w WHERE {}").format(workspace, IS_WORK))
@@ -218,17 +215,20 @@ class Queue:
         return {row["key"]: Row(self._claimed(row), **{name: row[name] for name in _ROW_FIELDS}) for row in found}
 
     def _claimed(self, row: Mapping[str, Any]) -> Claimed:
-        cells = {name: row[name] for name in _CLAIMED_FIELDS}
         # A row adopted from a hand-made table has no snapshot: all its values count as the enricher's.
         # A snapshot from before a change of the file may have other columns: on a missing one, nothing was agreed.
         snapshot = row["snapshot"] or {}
-        cells["snapshot"] = {name: snapshot.get(name) for name in self.entity.columns}
+        if snapshot.keys() != self._columns:
+            snapshot = {name: snapshot.get(name) for name in self.entity.columns}
         for name in self.entity.numeric:  # a number in a snapshot of before is a text now
-            cells["snapshot"][name] = same_as(snapshot.get(name), row["data"].get(name))
-        cells["pulled"] = bool(row["snapshot"] or row["neon_id"])
-        if row["receipt_id"] is not None:
-            cells["receipt"] = Receipt(row["receipt_id"], row["receipt_hash"])
-        return Claimed(**cells)
+            snapshot[name] = same_as(snapshot[name], row["data"].get(name))
+        receipt = None if row["receipt_id"] is None else Receipt(row["receipt_id"], row["receipt_hash"])
+        return Claimed(
+            row["key"], row["version"], row["data"], snapshot, row["snapshot_hash"], row["delivery_hash"],
+            row["enriched_by"], row["enriched_at"], row["status"], row["pushed_at"], row["promoted_at"],
+            pulled=bool(row["snapshot"] or row["neon_id"]), receipt=receipt, queued_versions=row["queued_versions"],
+            age=row["age"],
+        )  # fmt: skip
 
     async def count_work(self, connection: Connection) -> int:
         """How many rows are work."""

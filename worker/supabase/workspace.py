@@ -119,11 +119,12 @@ class Workspace:
         self._acknowledge, self._refresh = compose(_ACKNOWLEDGE), compose(_REFRESH)
         released = [release.parts(other, "waiting_for", number) for number, other in enumerate(entity.releases)]
         self._acknowledge_and_release = composed(
-            sql.SQL("WITH {} SELECT (SELECT count(*) FROM told) AS written, {} AS held").format(
-                sql.SQL(", ").join(
-                    [sql.SQL("told AS ({} RETURNING w.id)").format(self._acknowledge), *(ctes for ctes, _ in released)]
-                ),
-                sql.SQL(" OR ").join([held for _, held in released] or [sql.SQL("false")]),
+            sql.SQL(
+                "WITH told AS ({} RETURNING w.id){} SELECT (SELECT count(*) FROM told) AS written, {} AS held"
+            ).format(
+                self._acknowledge,
+                sql.SQL("").join(sql.SQL(", {}").format(ctes) for ctes, _ in released),
+                sql.SQL(" OR ").join(held for _, held in released) if released else sql.SQL("false"),
             )
         )
         self._lost = compose(_LOST)

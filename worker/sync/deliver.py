@@ -77,25 +77,25 @@ class Tally:
             self.missed = [reply.key for reply in replies if reply.receipt]
         self.fault = blocked.error if blocked else None
         since = sum(self.seconds.values()) - self.seconds["claim"]
-        for one in batch:
+        became = [_became(one) for one in batch]
+        self.outcomes.update([what for _, what, _ in became])
+        for one, (key, what, code) in zip(batch, became, strict=True):
             answer, age = one.answer, one.claimed.age
-            _, what, code = _became(one)
-            self.outcomes[what] += 1
-            if answer.state is State.APPLIED:
+            if answer.conflicts and answer.state is State.APPLIED:
                 self.conflicts.update(conflict.winner for conflict in answer.conflicts)
             if not one.ended:
                 continue
             fields = tuple(sorted(answer.errors)) if what == Outcome.FLAGGED else ()
             delay = None if age is None else age + since
-            self.summaries.append(OutcomeSummary(one.key, what, code, fields, delay))
+            self.summaries.append(OutcomeSummary(key, what, code, fields, delay))
 
 
 def _became(one: Settled) -> tuple[str, str, str | None]:
     """Key, outcome (or the state, if it has none) and reason code of a settled row."""
-    answer = one.answer
-    what = str(answer.outcome if answer.outcome and answer.state is not State.GONE else answer.state)
-    code = answer.reason_code or one.judged.verdict.reason_code
-    return one.key, what, code if what == Outcome.FLAGGED else None
+    answer, judged = one.answer, one.judged
+    what = (answer.outcome if answer.outcome and answer.state is not State.GONE else answer.state).value
+    code = answer.reason_code or judged.verdict.reason_code if answer.outcome is Outcome.FLAGGED else None
+    return judged.claimed.key, what, code
 
 
 def outcome_events(

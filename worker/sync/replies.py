@@ -25,7 +25,9 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
         return None
     if answer.state is State.GONE:
         return _gone(settled)
-    lost = "".join(" " + messages.not_kept([c.field]) for c in answer.conflicts if c.winner == "neon")
+    lost = ""
+    if answer.conflicts:
+        lost = "".join(" " + messages.not_kept([c.field]) for c in answer.conflicts if c.winner == "neon")
     # Only differences are sent: usually a normalised website, or nothing.
     data = differing(answer.record, claimed.data if holds is None else holds)
     receipt = answer.receipt
@@ -34,9 +36,11 @@ def reply_to(settled: Settled, holds: Data | None = None) -> Reply | None:
     as_of = newer.version if newer else judged.as_of
     match answer.outcome:
         case Outcome.PROMOTED:
-            otherwise = dict.fromkeys([*judged.not_carried, *answer.altered])
+            note = messages.PROMOTED
+            if judged.not_carried or answer.altered:
+                note = messages.promoted(dict.fromkeys([*judged.not_carried, *answer.altered]))
             return Reply(
-                key, version, Status.COMPLETE, messages.promoted(otherwise) + lost, data,
+                key, version, Status.COMPLETE, note + lost, data,
                 answer.record, {}, answer.warnings, pushed=True, promoted_at=answer.at,
                 code=Code.PROMOTED, receipt=receipt, as_of=as_of,
             )  # fmt: skip
