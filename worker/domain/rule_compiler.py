@@ -130,13 +130,18 @@ class Rules:
         first: tuple[int, str] = (len(self._codes) + 1, "")
         for name, expected, tests in self._errors:
             value = data.get(name)
+            refused: tuple[str, str] | None
             if value is not None and expected and type(value) is not expected[0]:
-                errors[name], at = expected[1], (len(self._codes), default_code("INVALID", name))
-            elif refused := tests.refuse(value, data):
-                errors[name], at = refused[1], self._codes[refused[0]]
+                refused = "", expected[1]
             else:
-                continue
-            first = min(first, at)
+                try:
+                    refused = tests.refuse(value, data)
+                except ValueError as error:  # such as text that no encoding knows
+                    refused = "", f"cannot be read: {error}"
+            if refused:
+                errors[name] = refused[1]
+                at = self._codes.get(refused[0]) or (len(self._codes), default_code("INVALID", name))
+                first = min(first, at)
         warnings: dict[str, str] = {}
         for name, tests in self._warnings:
             if name not in errors and (refused := tests.refuse(data.get(name), data)):
