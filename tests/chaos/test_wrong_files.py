@@ -25,7 +25,7 @@ from worker.entities.loader import entities_of, load_entities, read_file, togeth
 from worker.entities.mistakes import EntityFileError, Mistake
 from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, RECEIPTS
 from worker.neon.demands import Demands
-from worker.neon.settle import settlement
+from worker.neon.settlement import settlement
 from worker.operate.setup import script
 
 NAMES = ("company", "people")

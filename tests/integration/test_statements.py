@@ -13,6 +13,7 @@ from declared import ENTITIES
 from psycopg import sql
 from records import add_companies, company, complete, edit, work
 
+from bench.link import Links
 from worker.neon import settle
 from worker.postgres import pool, transaction
 from worker.settings import load_settings
@@ -167,7 +168,7 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
             found = {}
             for name, route in opened.routes.items():
                 how = route.settlement
-                for what, statement in (("lock", how.lock), ("settle", how.settle)):
+                for what, statement in (("lock", how.lock), ("plain", how.plain), ("settle", how.settle)):
                     found[f"{name}: {what}"] = await plan(opened.neon, statement, settle.PLANNER)
                 for what, step in (
                     ("claim", route.queue._claims["work"]), ("acknowledge", route.workspace._acknowledge)
@@ -180,3 +181,32 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
         assert "Nested Loop  (" not in found or "settle" in what, f"{what}\n{found}"
         for line in re.findall(r"Index(?: Only)? Scan using .*\n *(?!.*Cond).*", found):
             assert "queue_idx" in line, f"{what}: an index is read whole\n{found}"
+
+
+@pytest.mark.parametrize("records", [1, 500])
+@pytest.mark.parametrize(("website", "statements"), [("https://c.example", 8), ("n/a", 10)])
+def test_a_batch_costs_three_round_trips_and_few_statements(
+    prepared, cli, neon, supabase, monkeypatch, website, statements, records
+) -> None:
+    """Claim, settle, acknowledge. Each statement is parsed, planned or looked up, executed and answered."""
+    add_companies(neon, *range(1, records + 2))
+    assert cli("pull").returncode == 0
+    flip = "UPDATE company_needs_enrichment SET enrichment_status = 'complete', website = %s WHERE (neon_id = 1) = %s"
+    with Links([prepared.neon_url, prepared.supabase_url], delay=0.0, counting=True) as links:
+        for name, url in zip(("NEON_DATABASE_URL", "SUPABASE_DATABASE_URL"), links.urls, strict=True):
+            monkeypatch.setenv(name, url)
+
+        async def carry() -> tuple[int, list[dict]]:
+            async with open_databases(load_settings()) as opened:
+                # The first batch finds out that there is no pooler between.
+                supabase.execute(flip, [website, True])
+                assert (await deliver(opened, opened.entities["company"])).answered == 1
+                supabase.execute(flip, [website, False])
+                links.order()
+                tally = await deliver(opened, opened.entities["company"])
+                return tally.answered, links.order()["trips"]
+
+        answered, trips = anyio.run(carry)
+    assert answered == records
+    assert [trip["link"] for trip in trips] == [1, 0, 1], trips
+    assert sum(trip["statements"] for trip in trips) == statements, [trip["text"] for trip in trips]

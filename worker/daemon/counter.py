@@ -22,6 +22,8 @@ COUNT_PAUSE = 1.0
 """Seconds between two counts at least."""
 UNCHANGED_SECONDS = 300.0
 """Seconds until a count where nothing has changed and nothing is in the queue."""
+COUNT_DELAY = 0.1
+"""Seconds from a change to the count: a flip is delivered first, and both would wait for one another."""
 COUNT_SHARE = 50
 """A count is followed by a pause this many times as long: counting takes 2 % of a core at most."""
 
@@ -59,3 +61,4 @@ async def count_records(databases: Databases, monitor: Monitor, changed: Wakeup,
         await anyio.sleep(max(COUNT_PAUSE, COUNT_SHARE * counting))
         with anyio.move_on_after(rest):
             await changed.wait()
+            await anyio.sleep(COUNT_DELAY)

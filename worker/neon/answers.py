@@ -30,6 +30,21 @@ def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[s
 _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 
 
+def plain_answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
+    """The rows of the plain settlement's result, by key: every one was promoted."""
+    sent = {judged.key: judged for judged in batch}
+    return {row["key"]: _promoted(entity, sent[row["key"]], row) for row in rows}
+
+
+def _promoted(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
+    merged, record, altered = sent.merged, row["record"], row["altered"]
+    return Answer(
+        sent.key, State.APPLIED, Outcome.PROMOTED, merged.data if record is None else record, {}, sent.verdict.warnings,
+        None, merged.conflicts, None, None, row["at"], None, Receipt(row["id"], sent.claimed.delivery_hash),
+        altered=(*_rounded(entity, sent, row), *(altered or ())) if record or altered else (),
+    )  # fmt: skip
+
+
 def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[str]:
     """The fields whose number the invalid table has otherwise than it was sent."""
     record, data = row["record"] or {}, sent.merged.data

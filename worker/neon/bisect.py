@@ -12,7 +12,8 @@ from worker.neon.answers import answers_of
 from worker.neon.books import PLANNER, Run
 from worker.neon.catalogue import SWALLOWED, Refusal
 from worker.neon.demands import asking
-from worker.neon.settle import CHECK_AT_ONCE, Settlement, locks, parameters
+from worker.neon.settle import CHECK_AT_ONCE, locks, parameters
+from worker.neon.settlement import Settlement
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.postgres.statements import load

@@ -13,7 +13,7 @@ from anyio import Event
 from worker.entities.declaration import Entity
 from worker.entities.loader import load_entities
 from worker.neon import demands
-from worker.neon.settle import Settlement, settlement
+from worker.neon.settlement import Settlement, settlement
 from worker.postgres.address import safe_address
 from worker.postgres.connection import UTF8
 from worker.postgres.errors import Kind, SchemaProblem, SetupMissing, in_one_line, kind_of, with_database

@@ -14,7 +14,7 @@ from worker.neon.demands import Demands
 from worker.neon.invalid import Invalid
 from worker.neon.ledger import Ledger
 from worker.neon.pulls import Pulls
-from worker.neon.settle import Settlement, settlement
+from worker.neon.settlement import Settlement, settlement
 from worker.supabase.queue import Queue
 from worker.supabase.receipts import Receipts
 from worker.supabase.release import Release
