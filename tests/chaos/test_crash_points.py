@@ -26,7 +26,7 @@ POINTS = [f"{when} {name}" for name in STATEMENTS for when in ("before", "after"
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_worker_killed_at_any_statement_loses_nothing(
-    point, cli, prepared, env, tmp_path, daemon, neon, supabase, eventually, record_property
+    point, cli, prepared, env, tmp_path, daemon, neon, supabase, eventually, record_property, nursery
 ) -> None:
     add_companies(neon, 1, 2)
     assert cli("pull").returncode == 0
@@ -37,7 +37,7 @@ def test_a_worker_killed_at_any_statement_loses_nothing(
     number = STATEMENTS.index(point.partition(" ")[2]) + 1
     path = os.pathsep.join([str(ROOT / "tests" / "support" / "crash"), str(ROOT)])
     crash = {"PYTHONPATH": path, "CRASH_AT": f"{number}:{point.split()[0]}"}
-    victim = Daemon({**_environment(env), **crash}, tmp_path)
+    victim = Daemon({**_environment(env), **crash}, tmp_path, nursery)
     assert victim.process.wait(30) == -9, victim.events
     victim._reader.join(10)
     victim.process.stderr.close()

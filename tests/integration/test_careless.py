@@ -143,14 +143,14 @@ def test_a_row_that_a_table_of_the_customers_refers_to_is_not_withdrawn_and_hold
 
 
 def test_an_undo_before_the_row_heard_of_its_promotion_is_not_promoted_again(
-    cli, prepared, env, tmp_path, neon, supabase, daemon, eventually
+    cli, prepared, env, tmp_path, nursery, neon, supabase, daemon, eventually
 ) -> None:
     add_companies(neon, 1, 2)
     assert cli("pull").returncode == 0
     complete(supabase, company(1), website="https://a.example")
     path = os.pathsep.join([str(ROOT / "tests" / "support" / "crash"), str(ROOT)])
     # Dies when Neon has committed and before the row is told.
-    victim = Daemon({**_environment(env), "PYTHONPATH": path, "CRASH_AT": "11:before"}, tmp_path)
+    victim = Daemon({**_environment(env), "PYTHONPATH": path, "CRASH_AT": "11:before"}, tmp_path, nursery)
     assert victim.process.wait(30) == -9
     victim._reader.join(10)
     victim.process.stderr.close()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.util
 import json
 import os
 import random
@@ -16,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -53,6 +53,13 @@ class Nursery:
         pid = self.ask({"command": command, "environment": environment, "folder": str(folder)}, *fds)
         assert pid
         return pid
+
+
+def _has_ended(process: int, seconds: float | None) -> bool:
+    """Wait for the end of a process by its descriptor, and ask nobody meanwhile."""
+    waiting = select.poll()
+    waiting.register(process, select.POLLIN)
+    return bool(waiting.poll(None if seconds is None else seconds * 1000))
 
 
 class Forked:
@@ -99,11 +106,8 @@ class Forked:
         Raises:
             subprocess.TimeoutExpired: it goes on for longer.
         """
-        if self.poll() is None:
-            waiting = select.poll()
-            waiting.register(self._ended, select.POLLIN)
-            if not waiting.poll(None if timeout is None else timeout * 1000):
-                raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        if self.poll() is None and not _has_ended(self._ended, timeout):
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
         while (status := self.poll()) is None:
             pass  # it has ended, and is about to be seen
         return status
@@ -155,6 +159,7 @@ class Fork:
         nowhere = os.open(os.devnull, os.O_RDWR)
         out = nowhere if command == ["run"] else theirs
         self.pid = nursery.start(command, environment, folder, nowhere, out, theirs)
+        self._ended = os.pidfd_open(self.pid)
         os.close(theirs)
         os.close(nowhere)
         self._reader = threading.Thread(target=self._read, args=(ours,), daemon=True)
@@ -172,13 +177,15 @@ class Fork:
         """The exit status, if it has ended; negative: the signal that ended it."""
         if self.returncode is None:
             self.returncode = self._nursery.ask({"poll": self.pid})
+            if self.returncode is not None:
+                os.close(self._ended)
         return self.returncode
 
     def wait(self, seconds: float) -> int | None:
         """The exit status; None if it goes on for longer than this."""
-        deadline = time.monotonic() + seconds
-        while self.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)  # between two looks
+        if self.poll() is None and _has_ended(self._ended, seconds):
+            while self.poll() is None:
+                pass  # it has ended, and is about to be seen
         return self.returncode
 
     def kill(self) -> bool:
@@ -196,13 +203,17 @@ class Fork:
 
 
 def _serve(link: socket.socket) -> NoReturn:
+    # Loaded once, for all: what the event loop loads when it starts, and the commands.
+    import anyio._backends._asyncio  # noqa: F401 - it is named in a string only
+    import uvloop  # noqa: F401
+
     import worker.cli.entities
     import worker.cli.faults
     import worker.cli.main
     import worker.cli.operator
     import worker.cli.run
     import worker.cli.setup
-    import worker.cli.stages  # noqa: F401 - loaded once, for all: a command loads what it needs when it runs
+    import worker.cli.stages  # noqa: F401 - a command loads what it needs when it runs
     from worker.entities.folder import entity_folder
     from worker.entities.loader import load_entities
 
@@ -234,6 +245,18 @@ def _status_of(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if ended else None
 
 
+def _load_what_python_loads_at_its_start(path: str) -> None:
+    """A ``sitecustomize`` of the test's own; modules that it changes are loaded already."""
+    for folder in filter(None, path.split(os.pathsep)):
+        if (file := Path(folder) / "sitecustomize.py").exists():
+            spec = importlib.util.spec_from_file_location("sitecustomize", file)
+            assert spec
+            assert spec.loader
+            sys.modules["sitecustomize"] = module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            return
+
+
 def _become(asked: dict[str, Any], fds: list[int]) -> NoReturn:
     code: int = 1
     try:
@@ -246,6 +269,7 @@ def _become(asked: dict[str, Any], fds: list[int]) -> NoReturn:
         os.chdir(asked["folder"])
         sys.argv = ["enrichment-worker", *asked["command"]]
         random.seed()  # no child pauses as its siblings do
+        _load_what_python_loads_at_its_start(asked["environment"].get("PYTHONPATH", ""))
         from worker.cli.main import main
 
         main()

@@ -1,6 +1,7 @@
 """Kills this process at the statement of a delivery that ``CRASH_AT`` names: ``9:before``, ``9:after``.
 
-Python imports a module of this name by itself where it finds one; only the crash test puts it on the path.
+Python imports a module of this name by itself where it finds one, and so does a fork of ``forks.py``; only the tests of crashes
+put it on the path.
 """
 
 import asyncio
