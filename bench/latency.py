@@ -84,7 +84,7 @@ def crowded(lab: Lab, rows: int, others: int, flips: int) -> dict[str, Any]:
         with ExitStack() as running:
             (process,) = start(running, lab, CONTESTANTS["worker"], pair)
             if others:
-                time.sleep(people.HELD_SECONDS)  # it has met the queue that is held, and come to rest
+                people.hold_companies(pair)
             values = _one_after_another(pair, people.PEOPLE, process, numbers)
         with connect(pair.neon) as neon, connect(pair.supabase) as supabase:
             sessions_ended(neon, supabase)
