@@ -84,7 +84,7 @@ def crowded(lab: Lab, rows: int, others: int, flips: int) -> dict[str, Any]:
         with ExitStack() as running:
             (process,) = start(running, lab, CONTESTANTS["worker"], pair)
             if others:
-                people.hold_companies(pair)
+                people.hold_companies(pair, others)
             values = _one_after_another(pair, people.PEOPLE, process, numbers)
         with connect(pair.neon) as neon, connect(pair.supabase) as supabase:
             sessions_ended(neon, supabase)

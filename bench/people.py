@@ -16,7 +16,7 @@ from bench.process import TimedOut, run
 from bench.records import ENRICHER, Kind
 
 HELD_SECONDS = 10.0
-"""Until a worker has met the queue that is held, and tries it at its longer pauses only."""
+"""At most, until a worker has met a queue that is held, and tries it at its longer pauses only."""
 PULL_SECONDS = 5
 """Between two pulls where waiting rows are looked at: each pull looks at all of them."""
 _EACH = 10
@@ -119,12 +119,12 @@ def _fill(pair: Pair, rows: int, waiting: int, held: int) -> None:
                 supabase.execute(records.fill_workspace(held))
 
 
-def hold_companies(pair: Pair) -> None:
-    """Queue all companies of a crowd, and let Neon take none. A worker has to run already: it refuses to start so."""
+def hold_companies(pair: Pair, number: int) -> None:
+    """Queue the companies of a crowd, and let Neon take none. A worker has to run already: it refuses to start so."""
     with connect(pair.neon) as neon, connect(pair.supabase) as supabase:
         neon.execute(_HOLD)
         supabase.execute(_QUEUE)
-    time.sleep(HELD_SECONDS)
+    time.sleep(min(HELD_SECONDS, 2 + number / 10_000))
 
 
 def crowd(lab: Lab, rows: int, others: int) -> str:

@@ -24,12 +24,12 @@ LEAST_NODE = (22, 18)
 """What the package itself asks for."""
 INSTALL_SECONDS = 180.0
 SETTINGS = {
-    "concurrency": int(os.environ.get("BENCH_GRAPHILE_CONCURRENCY", "10")),
-    "pool": int(os.environ.get("BENCH_GRAPHILE_POOL", "20")),
-    "local_queue": int(os.environ.get("BENCH_GRAPHILE_LOCAL_QUEUE", "500")),
+    "concurrency": int(os.environ.get("BENCH_GRAPHILE_CONCURRENCY", "4")),
+    "pool": int(os.environ.get("BENCH_GRAPHILE_POOL", "10")),
+    "local_queue": int(os.environ.get("BENCH_GRAPHILE_LOCAL_QUEUE", "100")),
     "batch_delay": int(os.environ.get("BENCH_GRAPHILE_BATCH_DELAY", "0")),
 }
-KEYS = int(os.environ.get("BENCH_GRAPHILE_KEYS", "10"))
+KEYS = int(os.environ.get("BENCH_GRAPHILE_KEYS", "50"))
 """Records of one batch job."""
 
 
