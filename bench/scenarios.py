@@ -8,7 +8,7 @@ from typing import Any
 from bench import counts, flips, latency, people, pulls, starts
 from bench.contestants import CONTESTANTS, PEERS
 from bench.rounds import Bench
-from bench.sizes import DEFAULT_BATCH, FAR, FAR_PATIENCE, SMALL_BATCH
+from bench.sizes import FAR, FAR_PATIENCE
 
 LATENCY = ("worker", *PEERS, "naive", "floor")
 BACKLOG = (*LATENCY, "set-based")
@@ -91,7 +91,7 @@ def _workers(bench: Bench) -> None:
     rows, worker = bench.sizes.workers_backlog, CONTESTANTS["worker"]
     # With batches of 50 the links are the limit, not the cores: there it shows whether workers share the queue well.
     # With the default batches two cores soon are.
-    for batch in (SMALL_BATCH, DEFAULT_BATCH):
+    for batch in bench.sizes.worker_batches:
         bench.interleave(
             f"workers, backlog {rows}, batches of {batch}, 20 ms", ["1", "2"],
             lambda name, batch=batch: flips.backlog(

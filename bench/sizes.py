@@ -34,6 +34,7 @@ class Sizes:
     """Rows of the workspace; with the second, a tenth waits, and as many are queued for the other entity."""
     waiting: tuple[int, int] = (1_000, 1_000_000)
     idle_seconds: float = 60.0
+    worker_batches: tuple[int, ...] = (SMALL_BATCH, DEFAULT_BATCH)
 
     def scaled(self, factor: float) -> Sizes:
         """These sizes times ``factor``, none below what can be measured at all."""
@@ -52,4 +53,5 @@ class Sizes:
             pull=at(self.pull, 2_000), few=at(self.few, 200), pulls_of_ten=at(self.pulls_of_ten, 3),
             starts=at(self.starts, 3), memory=pair(self.memory, 200, 2_000), crowd=pair(self.crowd, 200, 2_000),
             waiting=pair(self.waiting, 200, 2_000), idle_seconds=max(20.0, self.idle_seconds * factor),
+            worker_batches=self.worker_batches[: 1 if factor < 0.1 else 2],
         )  # fmt: skip
