@@ -12,7 +12,7 @@ from bench.sizes import FAR, FAR_PATIENCE
 
 LATENCY = ("worker", *PEERS, "naive", "floor")
 BACKLOG = (*LATENCY, "set-based")
-FAR_BACKLOG = ("worker", *PEERS, "floor")
+FAR_BACKLOG = ("worker", "pgqueuer", "graphile-worker", "floor")
 FAR_BACKLOG_SETS = ("worker", "floor", "set-based")
 PULLS = ("worker", "worker, a role", "psql")
 
@@ -37,7 +37,9 @@ def _latency(bench: Bench) -> None:
         number = 4 if name == "naive" else bench.sizes.flips
         return latency.single(bench.lab, CONTESTANTS[name], number)
 
-    bench.interleave("latency", bench.those(LATENCY), trial)
+    names = bench.those(LATENCY)
+    bench.interleave("latency", [name for name in names if name != "naive"], trial)
+    bench.interleave("latency", [name for name in names if name == "naive"], trial, rounds=1)
 
 
 def _latency_far(bench: Bench) -> None:
@@ -45,7 +47,7 @@ def _latency_far(bench: Bench) -> None:
         return latency.single(bench.lab, CONTESTANTS[name], bench.sizes.far_flips, delay=FAR)
 
     names = [name for name in bench.those(LATENCY) if name != "naive"]
-    bench.interleave("latency, 20 ms", names, trial, rounds=min(2, bench.rounds))
+    bench.interleave("latency, 20 ms", names, trial, rounds=1)
 
 
 def _latency_crowd(bench: Bench) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 FAR = 0.020
 """Seconds added to each direction of both links."""
-LONG = 60.0
+LONG = 30.0
 """Seconds of a turn after which a contestant has no further one in its scenario."""
 FAR_PATIENCE = 400.0
 """Seconds until a backlog over far links must be done."""
@@ -18,13 +18,13 @@ DEFAULT_BATCH, SMALL_BATCH = 500, 50
 class Sizes:
     """How large the scenarios are."""
 
-    flips: int = 300
+    flips: int = 250
     far_flips: int = 25
     counted_flips: int = 20
     backlogs: tuple[int, ...] = (1_000, 20_000, 100_000)
     far_backlogs: tuple[int, int] = (2_000, 20_000)
     """With the queues, whose jobs take a round trip each, and without them."""
-    workers_backlog: int = 20_000
+    workers_backlog: int = 10_000
     pull: int = 1_000_000
     few: int = 1_000
     pulls_of_ten: int = 10

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bench.contestants import PEERS
+from bench.contestants import CONTESTANTS, PEERS
 from bench.measured import Results
 from bench.sizes import DEFAULT_BATCH, FAR, SMALL_BATCH
 
@@ -91,7 +91,8 @@ def _latency(results: Results) -> Iterator[Row]:
         peers = {name: value for name in PEERS if (value := results.pooled("latency", name, share)) is not None}
         best = min(peers, key=lambda name: peers[name], default="")
         yield _beside_all(
-            peers,
+            results,
+            "latency",
             _ratio(what, f"≤ {most} ×", ours, peers.get(best), "{ours:.2f} ms of {theirs:.2f}, " + best, most=most),
         )
         if label == "p50":
@@ -100,11 +101,14 @@ def _latency(results: Results) -> Iterator[Row]:
             yield _ratio(what, "≤ 1.4 ×", ours, floor, "{ours:.2f} ms of {theirs:.2f}", most=1.4)
 
 
-def _beside_all(peers: dict[str, float], row: Row) -> Row:
-    """The row, with no verdict where a peer was not there."""
-    if missing := [name for name in PEERS if name not in peers]:
-        return _row(row.what, row.target, f"{row.measured}, without {', '.join(missing)}", None) if peers else row
-    return row
+def _beside_all(results: Results, scenario: str, row: Row) -> Row:
+    """The row, with no verdict where a peer was skipped, or not chosen. Who was disqualified is not the best."""
+    took_part = {t.contestant for t in results.trials if t.scenario == scenario and not t.skipped}
+    size = _size(scenario) if scenario.startswith("backlog") else 0
+    missing = [name for name in PEERS if name not in took_part and CONTESTANTS[name].most >= size]
+    if row.met is None or not missing:
+        return row
+    return replace(row, measured=f"{row.measured}, without {', '.join(missing)}", met=None)
 
 
 def _far(results: Results) -> Row:
@@ -118,14 +122,16 @@ def _far(results: Results) -> Row:
 def _crowd(results: Results) -> Row:
     what = "the same, p50, with many rows, a tenth of them waiting and as many queued for the other entity, against few"
     few, many, sizes = _few_and_many(results, "latency in a crowd")
-    return _ratio(what, "≤ 1.2 ×", many, few, "{ours:.2f} ms of {theirs:.2f}, " + sizes, most=1.2)
+    few_p99, many_p99, _ = _few_and_many(results, "latency in a crowd", 0.99)
+    p99 = f"; p99 {many_p99:.1f} of {few_p99:.1f}" if few_p99 and many_p99 else ""
+    return _ratio(what, "≤ 1.2 ×", many, few, "{ours:.2f} ms of {theirs:.2f}, " + sizes + p99, most=1.2)
 
 
-def _few_and_many(results: Results, scenario: str) -> tuple[float | None, float | None, str]:
+def _few_and_many(results: Results, scenario: str, share: float = 0.5) -> tuple[float | None, float | None, str]:
     """The milliseconds with few and with many rows, and how many they were."""
     sizes = sorted({_size(t.contestant) for t in results.trials if t.scenario == scenario and t.contestant != "bench"})
     names = {_size(t.contestant): t.contestant for t in results.trials if t.scenario == scenario}
-    found = [results.pooled(scenario, names[size], 0.5) for size in sizes]
+    found = [results.pooled(scenario, names[size], share) for size in sizes]
     if len(found) != 2:
         return None, None, ""
     return found[0], found[1], f"{sizes[1]:,} rows and {sizes[0]:,}"
@@ -140,13 +146,11 @@ def _backlogs(results: Results) -> Iterator[Row]:
         peers = {
             name: found.median for name in PEERS if (found := results.each(scenario, name, "rows_per_second"))
         }  # fmt: skip
-        # Who is not given a backlog of this size was slower with a smaller one.
-        given = {t.contestant for t in results.trials if t.scenario == scenario}
         best = max(peers, key=lambda name: peers[name], default="")
         row = _ratio(
             f"{scenario}, rows/s against the best peer", "≥ 6 ×", rate, peers.get(best), f"{shown}, {best}", least=6
         )
-        yield _beside_all(peers, row) if set(PEERS) & given != peers.keys() or len(peers) < 2 else row
+        yield _beside_all(results, scenario, row)
         bare = results.each(scenario, "set-based", "rows_per_second")
         what = "the same against set-based SQL without rules"
         yield _ratio(what, "≥ 0.6 ×", rate, bare.median if bare else None, shown, least=0.6)
