@@ -188,7 +188,7 @@ def memory_of_waiting(lab: Lab, rows: int, *, seconds: float) -> dict[str, Any]:
                 process.check()
                 if time.perf_counter() - began > seconds:
                     raise TimedOut(f"the waiting people did not go on within {seconds:.0f} s")
-                time.sleep(0.2)
+                time.sleep(0.5)
             took = time.perf_counter() - began
             peak = process.peak_memory()
         with connect(pair.neon) as neon, connect(pair.supabase) as supabase:

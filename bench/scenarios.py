@@ -135,7 +135,7 @@ def _memory(bench: Bench) -> None:
     bench.lab.forget(*bench.sizes.memory)
     bench.interleave(
         "memory, waiting", [str(rows) for rows in bench.sizes.waiting],
-        lambda rows: people.memory_of_waiting(bench.lab, int(rows), seconds=120 + int(rows) / 2_000), rounds=1,
+        lambda rows: people.memory_of_waiting(bench.lab, int(rows), seconds=120 + int(rows) / 4_000), rounds=1,
     )  # fmt: skip
     bench.lab.forget(*(f"waiting{rows}" for rows in bench.sizes.waiting))
 
