@@ -103,10 +103,12 @@ def _latency(results: Results) -> Iterator[Row]:
 
 def _beside_all(results: Results, scenario: str, row: Row) -> Row:
     """The row, with no verdict where a peer was skipped, or not chosen. Who was disqualified is not the best."""
+    if row.met is None:
+        return row
     took_part = {t.contestant for t in results.trials if t.scenario == scenario and not t.skipped}
     size = _size(scenario) if scenario.startswith("backlog") else 0
     missing = [name for name in PEERS if name not in took_part and CONTESTANTS[name].most >= size]
-    if row.met is None or not missing:
+    if not missing:
         return row
     return replace(row, measured=f"{row.measured}, without {', '.join(missing)}", met=None)
 
