@@ -13,12 +13,14 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from bench import report
+from bench import plot, report
 from bench.contestants import CONTESTANTS
 from bench.lab import NEON_VERSION, SETTINGS, SUPABASE_VERSION, Lab
 from bench.measured import Results, machine
 from bench.process import ROOT
-from bench.scenarios import SCENARIOS, Bench, Sizes, Trial
+from bench.rounds import Bench, Trial
+from bench.scenarios import SCENARIOS
+from bench.sizes import Sizes
 
 QUICK = 0.002
 QUIET = 0.3
@@ -33,7 +35,7 @@ QUIET = 0.3
     "--contestants", help=f"Only these, with commas: {','.join(n for n, c in CONTESTANTS.items() if not c.hidden)}."
 )
 @click.option("--scale", type=click.FloatRange(0.0001, 1.0), default=1.0, show_default=True, help="Of the full sizes.")
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--quick", is_flag=True, help=f"One round at scale {QUICK}: shows that the bench works, and no figures.")
 @click.option("--fsync", type=click.Choice(["on", "off"]), default="on", show_default=True, help="Of both servers.")
 @click.option(
@@ -69,7 +71,7 @@ def main(
         sizes = Sizes().scaled(scale)
         bench = Bench(lab, replace(sizes, backlogs=backlogs or sizes.backlogs), rounds, names)
         try:
-            bench.run(chosen or tuple(SCENARIOS))
+            bench.run(chosen or tuple(SCENARIOS), SCENARIOS)
         except KeyboardInterrupt:
             print("bench: interrupted; what was measured follows", file=sys.stderr)
     earlier = json.loads((out / "bench.json").read_text()) if keep and (out / "bench.json").exists() else None
@@ -81,7 +83,7 @@ def main(
         "at": began.isoformat(timespec="seconds"), "seconds": round(time.monotonic() - clock), "scale": scale,
         "rounds": rounds, "load_before": round(load, 2), "quiet": load <= QUIET, "fsync": fsync,
         "servers": {"neon": NEON_VERSION, "supabase": SUPABASE_VERSION, "settings": SETTINGS},
-        "scenario_seconds": bench.durations, "command": ["python", "-m", "bench", *sys.argv[1:]],
+        "scenario_seconds": bench.durations, "template_seconds": round(lab.building, 1), "command": ["python", "-m", "bench", *sys.argv[1:]],
         **({"kept_from": earlier["conditions"]} if earlier else {}),
     }  # fmt: skip
     host = machine()
@@ -98,7 +100,7 @@ def main(
         f"{host.get('cores', '?')} cores, {host.get('memory_gib', '?')} GiB, load {load:.2f} before; medians of {rounds} rounds,"
         f" bars from least to most; scale {scale:g}; fsync {fsync}; {began:%Y-%m-%d}"
     )
-    report.plot(results, out / "bench.svg", caption)
+    plot.draw(results, out / "bench.svg", caption)
     print(f"{out / 'bench.json'}, {out / 'bench.svg'}", file=sys.stderr)
 
 

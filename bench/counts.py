@@ -1,4 +1,4 @@
-"""Trials that count: round trips of a batch, and what an idle worker sends to Neon."""
+"""Trials that count: round trips of a batch, statements of one flip, and what an idle worker sends."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from bench.lab import Lab, connect
 from bench.process import Failed, await_that
 
 NEON, SUPABASE = 0, 1
+_SIDES = {"neon": NEON, "supabase": SUPABASE}
 _CLAIM = "FOR UPDATE OF w SKIP LOCKED"
 PROBES = ("/healthz", "/readyz", "/metrics", "/status.json", "/")
 
@@ -50,6 +51,33 @@ def round_trips(lab: Lab, rows: int) -> dict[str, Any]:
         "neon": sum(trip["link"] == NEON for trip in batch),
         "statements": sum(trip["statements"] for trip in batch),
     }
+
+
+def statements(lab: Lab, flips: int) -> dict[str, Any]:
+    """Count what a worker sends for one flip, from the flip until its row is told: the mean of several.
+
+    Raises:
+        Failed: one was not told.
+    """
+    worker, first = CONTESTANTS["worker"], 1
+    rows = flips + first
+    sent: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        pair = stack.enter_context(lab.databases(lab.template(rows, worker)))
+        running = ExitStack()
+        with running, connect(pair.supabase) as enricher:
+            seen, links = linked(running, pair, delay=0.0, counting=True)
+            assert links is not None
+            start(running, lab, worker, seen)
+            for number in range(1, rows + 1):
+                links.order()
+                enricher.execute(records.FLIP_ONE, [records.key(number)])
+                await_that("the flip", lambda: _left(enricher) == 0, seconds=60, pause=0.005)
+                time.sleep(0.1)  # what follows its acknowledgement is sent for it, too
+                sent += links.order()["trips"] if number > first else []
+        check(pair, rows, worker)
+    by_side = {side: sum(t["statements"] for t in sent if t["link"] == link) for side, link in _SIDES.items()}
+    return {side: count / flips for side, count in by_side.items()} | {"statements": sum(by_side.values()) / flips}
 
 
 def _left(enricher: Any) -> int:

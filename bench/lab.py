@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ class Lab:
         self.folder = Path(tempfile.mkdtemp(prefix="enrichment-bench-"))
         self._templates: set[str] = set()
         self._number = 0
+        self.building = 0.0
+        """Seconds spent on templates."""
 
     def __enter__(self) -> Self:
         try:
@@ -96,14 +99,13 @@ class Lab:
             contestant: whose queue and triggers it has; None for what ``setup`` makes.
             pulled: whether they are in the workspace too.
         """
-        name = f"t{rows}{'' if pulled else '_unpulled'}" + (f"_{contestant.name}" if contestant else "")
-        if name in self._templates:
-            return name
-        if contestant:
-            pair = self._create(name, self.template(rows, pulled=pulled))
-            contestant.install(pair)
-        else:
-            pair = self._create(name, None)
+        name = f"t{rows}{'' if pulled else '_unpulled'}"
+        if contestant and contestant.install:
+            return self.made(
+                f"{name}_{contestant.name}", contestant.install, lambda: self.template(rows, pulled=pulled)
+            )
+
+        def fill(pair: Pair) -> None:
             run(["worker", "setup"], pair.env(), seconds=60)
             with connect(pair.neon) as neon:
                 neon.execute(records.fill_invalid(1, rows))
@@ -113,11 +115,38 @@ class Lab:
                     supabase.execute("SET LOCAL enrichment_worker.writer = 'on'")
                     supabase.execute(records.fill_workspace(rows))
                     supabase.execute(records.POSITION, [rows])
+
+        return self.made(name, fill)
+
+    def made(self, name: str, fill: Callable[[Pair], None], base: Callable[[], str] | None = None) -> str:
+        """The template of this name, made the first time it is asked for.
+
+        Args:
+            name: its name.
+            fill: makes what is in it.
+            base: the name of the template that it begins as a copy of; by default it begins empty.
+        """
+        if name in self._templates:
+            return name
+        on = base() if base else None
+        began = time.monotonic()
+        pair = self._create(name, on)
+        try:
+            fill(pair)
+        except BaseException:
+            self._drop(name)
+            raise
         for url in (pair.neon, pair.supabase):
             with connect(url) as connection:
                 connection.execute("VACUUM (ANALYZE, FREEZE)")
         self._templates.add(name)
+        self.building += time.monotonic() - began
         return name
+
+    def processes(self) -> dict[str, list[int]]:
+        """The first process of each server: all others are its children."""
+        servers = {"neon": self.neon, "supabase": self.supabase}
+        return {name: [int((it.data / "postmaster.pid").read_text().split()[0])] for name, it in servers.items()}
 
     @contextmanager
     def databases(self, template: str) -> Iterator[Pair]:
@@ -132,11 +161,25 @@ class Lab:
             with suppress(psycopg.Error):
                 self._drop(name)
 
-    def forget(self, rows: int) -> None:
-        """Drop the templates with ``rows`` companies: a million of them take gigabytes."""
-        for name in [one for one in self._templates if one.removeprefix("t").split("_")[0] == str(rows)]:
+    def forget(self, *names: str | int) -> None:
+        """Drop these templates, and of a number those with so many companies: a million of them take gigabytes."""
+        prefixes = {str(name) if isinstance(name, str) else f"t{name}" for name in names}
+        for name in [one for one in self._templates if one in prefixes or one.split("_")[0] in prefixes]:
             self._drop(name)
             self._templates.discard(name)
+
+
+def sessions_ended(*connections: psycopg.Connection[Any]) -> None:
+    """Wait until nobody else works on the databases of these connections: a server process counts what it did when it
+    ends.
+
+    Raises:
+        TimedOut: somebody does not end.
+    """
+    others = """SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()
+      AND pid <> pg_backend_pid() AND backend_type = 'client backend')"""
+    for side in connections:
+        await_that("the end of its sessions", lambda side=side: bool(_one(side, others)[0]), seconds=30)
 
 
 def _twice(expression: str) -> str:
@@ -193,10 +236,7 @@ def judge(pair: Pair, flipped: int, *, rules: bool, without: Sequence[int] = ())
     wrong: dict[str, int] = {}
     params: Mapping[str, Any] = {"flipped": flipped, "rules": rules, "without": list(without)}
     with connect(pair.neon) as neon, connect(pair.supabase) as supabase:
-        others = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend')"
-        for side in (neon, supabase):
-            # A server process counts what it did when it ends.
-            await_that("the end of its sessions", lambda side=side: bool(_one(side, others)[0]), seconds=30)
+        sessions_ended(neon, supabase)
         for side, question in ((neon, _NEON_SAYS), (supabase, _WORKSPACE_SAYS)):
             cursor = side.execute(question, params)
             assert cursor.description is not None

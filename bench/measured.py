@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
 import statistics
@@ -12,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.scenarios import Trial
+from bench.contestants.graphile_worker import package_version
+from bench.rounds import Trial
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,11 @@ class Results:
     def __init__(self, trials: Sequence[Trial]) -> None:
         self.trials = trials
         self.out = {(t.scenario, t.contestant): t.disqualified for t in trials if t.disqualified}
+        self.skipped = {(t.scenario, t.contestant): t.skipped for t in trials if t.skipped}
 
     def of(self, scenario: str, contestant: str) -> list[dict[str, Any]]:
         """The values of each round; none of a contestant that was disqualified."""
-        if (scenario, contestant) in self.out:
+        if {(scenario, contestant)} & (self.out.keys() | self.skipped.keys()):
             return []
         return [t.values for t in self.trials if (t.scenario, t.contestant) == (scenario, contestant)]
 
@@ -60,14 +63,32 @@ class Results:
         """The spread of one value over the rounds."""
         return spread(v[value] for v in self.of(scenario, contestant) if v.get(value) is not None)
 
-    def times(self, scenario: str, contestant: str, share: float) -> Spread | None:
+    def times(self, scenario: str, contestant: str, share: float, value: str = "milliseconds") -> Spread | None:
         """The spread of a quantile of the milliseconds over the rounds; of p99, the median of the rounds'."""
-        return spread(quantile(v["milliseconds"], share) for v in self.of(scenario, contestant))
+        return spread(quantile(v[value], share) for v in self.of(scenario, contestant) if v.get(value))
+
+    def processor(self, scenario: str, contestant: str, part: str | None = None) -> Spread | None:
+        """The spread of the processor time of a record in microseconds: of one part, by default of all together."""
+        return spread(
+            sum(seconds for name, seconds in cpu.items() if part in (None, name)) / v["rows"] * 1e6
+            for v in self.of(scenario, contestant)
+            if (cpu := v.get("cpu"))
+        )
 
     def pooled(self, scenario: str, contestant: str, share: float) -> float | None:
         """A quantile of the milliseconds of all rounds together."""
         times = [one for v in self.of(scenario, contestant) for one in v["milliseconds"]]
         return quantile(times, share) if times else None
+
+    def cores_used(self, scenario: str, contestant: str) -> float | None:
+        """How many processors it and both servers kept busy, at the median of the rounds."""
+        used = spread(sum(cpu.values()) / v["seconds"] for v in self.of(scenario, contestant) if (cpu := v.get("cpu")))
+        return used.median if used else None
+
+    @property
+    def cores(self) -> int | None:
+        """How many processors the machine has."""
+        return os.cpu_count()
 
     def scenarios(self, pattern: str) -> list[str]:
         """The scenarios whose names fit, in the order they ran."""
@@ -90,4 +111,5 @@ def machine() -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "not installed"
+    packages["graphile-worker"] = package_version()
     return facts | {"packages": packages}

@@ -26,6 +26,10 @@ class TimedOut(Failed):
     """It took longer than it may."""
 
 
+class Skipped(Failed):
+    """Something that a contestant needs is not on this machine, and cannot be had."""
+
+
 def environment(neon_url: str, supabase_url: str, **more: str) -> dict[str, str]:
     """What a process is started with: this machine's environment without its own settings of databases."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
@@ -91,13 +95,6 @@ class Process:
         if self.popen.poll() is not None:
             lines = self.log.read_text(errors="replace").strip().splitlines()
             raise Failed(f"ended with status {self.popen.returncode}: {lines[-1][:300] if lines else 'in silence'}")
-
-    def cpu_seconds(self) -> float | None:
-        """Processor time so far; ``None`` where the system does not tell."""
-        with suppress(OSError):
-            fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return None
 
     def peak_memory(self) -> int | None:
         """The most memory it ever held (VmHWM), in bytes; ``None`` where the system does not tell."""

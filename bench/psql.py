@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.lab import NEON_VERSION
 from bench.process import Failed, TimedOut
@@ -17,6 +18,11 @@ def psql(url: str, *statements: str) -> list[str]:
     """The command line that runs the statements in one transaction, in silence, and stops at the first error."""
     commands = [part for statement in statements for part in ("-c", statement)]
     return [str(binaries(NEON_VERSION) / "psql"), "-XqAt", "-1", "-v", "ON_ERROR_STOP=1", "-d", url, *commands]
+
+
+def psql_file(url: str, script: Path) -> list[str]:
+    """The command line that runs a script, and stops at the first error."""
+    return [str(binaries(NEON_VERSION) / "psql"), "-Xq", "-v", "ON_ERROR_STOP=1", "-d", url, "-f", str(script)]
 
 
 def pipe(source: Sequence[str], sink: Sequence[str]) -> None:

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from bench import records
 from bench.flips import Disqualified
 from bench.lab import Lab, Pair, connect
-from bench.process import Failed, environment, run
-from bench.psql import pipe, psql
+from bench.process import ROOT, Failed, environment, run
+from bench.psql import pipe, psql, psql_file
 
 _COLUMNS = ", ".join(("company_unique_id", *records.COLUMNS))
 _THERE = f"{_COLUMNS}, id, reason_code, validation_errors, validation_warnings, batch_id, created_at, updated_at"
@@ -30,8 +32,10 @@ def first(lab: Lab, contestant: str, rows: int, *, seconds: float) -> dict[str, 
 
     Args:
         lab: the servers.
-        contestant: ``worker``: the command ``pull``, its start counted; ``psql``: COPY piped into COPY of the same
-            columns, into the same table with the same indexes, without the triggers.
+        contestant: ``worker``: the command ``pull`` as the tables' owner, its start counted; ``worker, a role``: the
+            same as the role of ``sql/roles/supabase.sql``, for which row level security is active; ``psql``: COPY piped
+            into COPY of the same columns, into the same table with the same indexes, without the triggers, as the
+            owner.
         rows: how many.
         seconds: the longest time.
 
@@ -42,6 +46,7 @@ def first(lab: Lab, contestant: str, rows: int, *, seconds: float) -> dict[str, 
         if contestant == "psql":
             with connect(pair.supabase) as supabase:
                 supabase.execute("ALTER TABLE public.company_needs_enrichment DISABLE TRIGGER USER")
+        seen = _as_role(pair) if contestant == "worker, a role" else pair
         began = time.perf_counter()
         if contestant == "psql":
             pipe(
@@ -49,10 +54,26 @@ def first(lab: Lab, contestant: str, rows: int, *, seconds: float) -> dict[str, 
                 psql(pair.supabase, f"COPY public.company_needs_enrichment ({_HERE}) FROM STDIN"),
             )
         else:
-            run(["worker", "pull", "--entity", "company"], pair.env(), seconds=seconds)
+            run(["worker", "pull", "--entity", "company"], seen.env(), seconds=seconds)
         took = time.perf_counter() - began
         _compare(pair, rows, snapshots=contestant != "psql")
     return {"rows": rows, "seconds": round(took, 3), "rows_per_second": round(rows / took, 1)}
+
+
+def _as_role(pair: Pair) -> Pair:
+    """The pair as the worker's own role in Supabase sees it.
+
+    Raises:
+        Failed: row level security is not active for it.
+    """
+    run(psql_file(pair.supabase, ROOT / "sql" / "roles" / "supabase.sql"), pair.env(), seconds=60, python=False)
+    parts = urlsplit(pair.supabase)
+    url = urlunsplit(parts._replace(netloc=f"enrichment_worker@{parts.hostname}:{parts.port}"))
+    with connect(url) as connection:
+        active = connection.execute("SELECT row_security_active('public.company_needs_enrichment')").fetchone()
+        if active != (True,):
+            raise Failed("row level security is not active for the role")
+    return replace(pair, supabase=url)
 
 
 def _compare(pair: Pair, rows: int, *, snapshots: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 BAD_EVERY = 50
 """Every so many-th record is repaired badly: the rules must refuse it."""
 BATCH = "INTAKE-20251107-163209-b26be042"
@@ -69,3 +72,23 @@ UPDATE public.company_needs_enrichment SET website = {TYPED}, employee_count = 1
 FLIP_ALL = f"{_FLIP} WHERE enrichment_status = 'pending'"
 FLIP_ONE = f"{_FLIP.replace('%', '%%')} WHERE company_unique_id = %s"
 """Takes the key."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What trials of single flips know of an entity's records."""
+
+    workspace: str
+    invalid: str
+    master: str
+    column: str
+    """The key's."""
+    flip_one: str
+    """Takes the key."""
+    key: Callable[[int], str]
+
+
+COMPANY = Kind(
+    "public.company_needs_enrichment", "marketing.company_invalid", "marketing.company_master", "company_unique_id",
+    FLIP_ONE, key,
+)  # fmt: skip

@@ -1,136 +1,20 @@
-"""The scenarios: which trials, with whom, how large, how often. Rounds are interleaved among the contestants."""
+"""The scenarios: which trials, with whom, how large, how often."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-import psycopg
+from bench import counts, flips, latency, people, pulls, starts
+from bench.contestants import CONTESTANTS, PEERS
+from bench.rounds import Bench
+from bench.sizes import FAR, FAR_PATIENCE
 
-from bench import counts, flips, pulls, starts
-from bench.contestants import CONTESTANTS
-from bench.lab import Lab
-from bench.process import Failed
-
-QUEUES = ("worker", "pgqueuer", "procrastinate")
-LATENCY = (*QUEUES, "naive", "floor")
+LATENCY = ("worker", *PEERS, "naive", "floor")
 BACKLOG = (*LATENCY, "set-based")
-FAR, NEAR = 0.020, 0.005
-"""Seconds added to each direction of both links."""
-LONG = 60.0
-"""Seconds of a turn after which a contestant has no further one in its scenario."""
-FAR_PATIENCE = 400.0
-"""Seconds until a backlog over far links must be done."""
-DEFAULT_BATCH, SMALL_BATCH = 500, 50
-"""Records of a worker's batch: the default, and the least that the guide names."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the scenarios are."""
-
-    flips: int = 300
-    far_flips: int = 25
-    backlogs: tuple[int, ...] = (1_000, 20_000, 100_000)
-    far_backlog: int = 2_000
-    workers_backlog: int = 20_000
-    pull: int = 1_000_000
-    few: int = 1_000
-    pulls_of_ten: int = 10
-    starts: int = 20
-    memory: tuple[int, int] = (10_000, 1_000_000)
-    idle_seconds: float = 60.0
-    worker_links: int = 3
-    """On how many kinds of links and batches workers are counted."""
-
-    def scaled(self, factor: float) -> Sizes:
-        """These sizes times ``factor``, none below what can be measured at all."""
-
-        def at(size: int, least: int) -> int:
-            return min(size, max(least, int(size * factor)))
-
-        return Sizes(
-            at(self.flips, 5), at(self.far_flips, 3), tuple(sorted({at(size, 200) for size in self.backlogs})),
-            at(self.far_backlog, 60), at(self.workers_backlog, 600), at(self.pull, 2_000), at(self.few, 200),
-            at(self.pulls_of_ten, 3), at(self.starts, 3), (at(self.memory[0], 200), at(self.memory[1], 2_000)),
-            max(20.0, self.idle_seconds * min(1.0, factor)), at(self.worker_links, 1),
-        )  # fmt: skip
-
-
-@dataclass
-class Trial:
-    """One contestant's turn in one round."""
-
-    scenario: str
-    contestant: str
-    round: int
-    values: dict[str, Any] = field(default_factory=dict)
-    disqualified: str | None = None
-
-
-class Bench:
-    """Runs scenarios and keeps every trial."""
-
-    def __init__(self, lab: Lab, sizes: Sizes, rounds: int, contestants: Sequence[str] | None) -> None:
-        self.lab, self.sizes, self.rounds = lab, sizes, rounds
-        self._chosen = contestants
-        self.trials: list[Trial] = []
-        self.durations: dict[str, float] = {}
-
-    def run(self, names: Sequence[str]) -> None:
-        """Run the named scenarios; one that breaks is reported and the next begins."""
-        for name in names:
-            began = time.monotonic()
-            try:
-                SCENARIOS[name](self)
-            except (Failed, psycopg.Error, OSError, ValueError) as error:
-                broken = Trial(name, "bench", 0, disqualified=f"the bench failed: {' '.join(str(error).split())[:400]}")
-                self.trials.append(broken)
-                _say(broken)
-            self.durations[name] = round(time.monotonic() - began, 1)
-
-    def those(self, names: Sequence[str]) -> list[str]:
-        """The contestants of a scenario that were chosen; by default all of its own."""
-        if self._chosen is None:
-            return list(names)
-        return [name for name in self._chosen if name in names or (name in CONTESTANTS and CONTESTANTS[name].hidden)]
-
-    def interleave(
-        self, scenario: str, names: Sequence[str], trial: Callable[[str], dict[str, Any]], *, rounds: int | None = None
-    ) -> None:
-        """Every contestant once a round, each round begun by another. Who fails is out of the scenario, and who took
-        longer than ``LONG`` for his turn has no more of them: his figure is that of the rounds he had.
-        """
-        out: set[str] = set()
-        for number in range(rounds or self.rounds):
-            for name in [*names[number % len(names) :], *names[: number % len(names)]] if names else []:
-                if name in out:
-                    continue
-                entry = Trial(scenario, name, number + 1)
-                try:
-                    entry.values = trial(name)
-                    if entry.values.get("seconds", 0) > LONG:
-                        out.add(name)
-                except (Failed, psycopg.Error, OSError) as error:
-                    out.add(name)
-                    reason = " ".join(str(error).split())[:400]
-                    # What no contestant did, the bench did.
-                    entry.disqualified = reason if isinstance(error, Failed) else f"the bench failed: {reason}"
-                self.trials.append(entry)
-                _say(entry)
-
-
-def _say(trial: Trial) -> None:
-    shown = trial.disqualified or ", ".join(
-        f"{name} {value}" for name, value in trial.values.items() if not isinstance(value, list) and value is not None
-    )
-    if times := trial.values.get("milliseconds"):
-        shown = f"median {sorted(times)[len(times) // 2]:.1f} ms of {len(times)}"
-    verdict = "DISQUALIFIED: " if trial.disqualified else ""
-    print(f"{trial.scenario:<24} round {trial.round}  {trial.contestant:<14} {verdict}{shown}", file=sys.stderr)
+FAR_BACKLOG = ("worker", "pgqueuer", "graphile-worker", "floor")
+FAR_BACKLOG_SETS = ("worker", "floor", "set-based")
+PULLS = ("worker", "worker, a role", "psql")
 
 
 def _round_trips(bench: Bench) -> None:
@@ -138,6 +22,9 @@ def _round_trips(bench: Bench) -> None:
         bench.interleave(
             f"round trips of {rows}", ["worker"], lambda _, rows=rows: counts.round_trips(bench.lab, rows), rounds=1
         )
+    bench.interleave(
+        "statements of a flip", ["worker"], lambda _: counts.statements(bench.lab, bench.sizes.counted_flips), rounds=1
+    )
 
 
 def _idle(bench: Bench) -> None:
@@ -148,55 +35,71 @@ def _latency(bench: Bench) -> None:
     def trial(name: str) -> dict[str, Any]:
         # The poller's latency is its pause: a few flips show it.
         number = 4 if name == "naive" else bench.sizes.flips
-        return flips.latency(bench.lab, CONTESTANTS[name], number)
+        return latency.single(bench.lab, CONTESTANTS[name], number)
 
-    bench.interleave("latency", bench.those(LATENCY), trial)
+    names = bench.those(LATENCY)
+    bench.interleave("latency", [name for name in names if name != "naive"], trial)
+    bench.interleave("latency", [name for name in names if name == "naive"], trial, rounds=1)
 
 
 def _latency_far(bench: Bench) -> None:
     def trial(name: str) -> dict[str, Any]:
-        return flips.latency(bench.lab, CONTESTANTS[name], bench.sizes.far_flips, delay=FAR)
+        return latency.single(bench.lab, CONTESTANTS[name], bench.sizes.far_flips, delay=FAR)
 
     names = [name for name in bench.those(LATENCY) if name != "naive"]
-    bench.interleave("latency, 20 ms", names, trial)
+    bench.interleave("latency, 20 ms", names, trial, rounds=1)
+
+
+def _latency_crowd(bench: Bench) -> None:
+    few, many = bench.sizes.crowd
+
+    def trial(name: str) -> dict[str, Any]:
+        rows = int(name)
+        return latency.crowded(bench.lab, rows, rows // 10 if rows == many else 0, bench.sizes.flips // 2)
+
+    bench.interleave("latency in a crowd", [str(few), str(many)], trial)
+    bench.lab.forget(f"crowd{few}", f"crowd{many}")
 
 
 def _backlog(bench: Bench) -> None:
     for rows in bench.sizes.backlogs:
         names = [name for name in bench.those(BACKLOG) if CONTESTANTS[name].most >= rows]
-        # A round of the largest takes minutes: three show the spread.
-        rounds = min(3, bench.rounds) if rows > 50_000 else bench.rounds
+        # A round of the largest takes minutes: two show the spread. The least is there for the naive one.
+        rounds = min(2, bench.rounds) if rows > 50_000 else 1 if rows <= 1_000 else bench.rounds
         bench.interleave(
             f"backlog {rows}",
             names,
             lambda name, rows=rows: flips.backlog(bench.lab, CONTESTANTS[name], rows),
             rounds=rounds,
         )
-        bench.lab.forget(rows)
+        if rows > 50_000:
+            bench.lab.forget(rows)
 
 
 def _backlog_far(bench: Bench) -> None:
-    rows = bench.sizes.far_backlog
-    names = [name for name in bench.those(BACKLOG) if name not in ("naive", "set-based")]
-    bench.interleave(
-        f"backlog {rows}, 20 ms", names,
-        # So long that whoever works at all is done: a job a record, one after the other, takes minutes.
-        lambda name: flips.backlog(bench.lab, CONTESTANTS[name], rows, delay=FAR, seconds=FAR_PATIENCE),
-        rounds=min(3, bench.rounds),
-    )  # fmt: skip
+    with_queues, without = bench.sizes.far_backlogs
+    for rows, those, rounds in ((with_queues, FAR_BACKLOG, 1), (without, FAR_BACKLOG_SETS, bench.rounds)):
+        bench.interleave(
+            f"backlog {rows}, 20 ms", bench.those(those),
+            # So long that whoever works at all is done: a job a record, one after the other, takes minutes.
+            lambda name, rows=rows: flips.backlog(
+                bench.lab, CONTESTANTS[name], rows, delay=FAR, seconds=FAR_PATIENCE
+            ),
+            rounds=rounds,
+        )  # fmt: skip
 
 
 def _workers(bench: Bench) -> None:
     rows, worker = bench.sizes.workers_backlog, CONTESTANTS["worker"]
-    # Where the cores are too few for what the target asks, smaller batches and farther links show whether workers share
-    # the queue well: there the links are the limit.
-    links = (NEAR, DEFAULT_BATCH), (NEAR, SMALL_BATCH), (FAR, DEFAULT_BATCH)
-    for delay, batch in links[: bench.sizes.worker_links]:
+    # With batches of 50 the links are the limit, not the cores: there it shows whether workers share the queue well.
+    # With the default batches two cores soon are.
+    for batch in bench.sizes.worker_batches:
         bench.interleave(
-            f"workers, backlog {rows}, batches of {batch}, {delay * 1000:.0f} ms", ["1", "2", "4"],
-            lambda name, delay=delay, batch=batch: flips.backlog(
-                bench.lab, worker, rows, delay=delay, workers=int(name), WORKER_BATCH_SIZE=str(batch)
+            f"workers, backlog {rows}, batches of {batch}, 20 ms", ["1", "2"],
+            lambda name, batch=batch: flips.backlog(
+                bench.lab, worker, rows, delay=FAR, workers=int(name), WORKER_BATCH_SIZE=str(batch)
             ),
+            rounds=min(2, bench.rounds),
         )  # fmt: skip
     bench.lab.forget(rows)
 
@@ -204,9 +107,10 @@ def _workers(bench: Bench) -> None:
 def _pull_first(bench: Bench) -> None:
     rows = bench.sizes.pull
     bench.interleave(
-        f"pull of {rows}", ["worker", "psql"],
-        lambda name: pulls.first(bench.lab, name, rows, seconds=60 + rows / 1000), rounds=min(3, bench.rounds),
+        f"pull of {rows}", list(PULLS),
+        lambda name: pulls.first(bench.lab, name, rows, seconds=60 + rows / 1000), rounds=min(2, bench.rounds),
     )  # fmt: skip
+    bench.lab.forget(f"t{rows}_unpulled")
 
 
 def _pull_ten(bench: Bench) -> None:
@@ -222,6 +126,20 @@ def _pull_ten(bench: Bench) -> None:
         )  # fmt: skip
 
 
+def _memory(bench: Bench) -> None:
+    worker = CONTESTANTS["worker"]
+    bench.interleave(
+        "memory", [str(rows) for rows in bench.sizes.memory],
+        lambda rows: flips.backlog(bench.lab, worker, int(rows), seconds=120 + int(rows) / 500), rounds=1,
+    )  # fmt: skip
+    bench.lab.forget(*bench.sizes.memory)
+    bench.interleave(
+        "memory, waiting", [str(rows) for rows in bench.sizes.waiting],
+        lambda rows: people.memory_of_waiting(bench.lab, int(rows), seconds=120 + int(rows) / 4_000), rounds=1,
+    )  # fmt: skip
+    bench.lab.forget(*(f"waiting{rows}" for rows in bench.sizes.waiting))
+
+
 def _help(bench: Bench) -> None:
     # A turn more, of which nothing is kept: the first of either reads its files from the disk.
     for name in starts.LINES:
@@ -232,21 +150,12 @@ def _help(bench: Bench) -> None:
     )  # fmt: skip
 
 
-def _memory(bench: Bench) -> None:
-    worker = CONTESTANTS["worker"]
-    bench.interleave(
-        "memory", [str(rows) for rows in bench.sizes.memory],
-        lambda rows: flips.backlog(bench.lab, worker, int(rows), seconds=120 + int(rows) / 500), rounds=1,
-    )  # fmt: skip
-    for rows in bench.sizes.memory:
-        bench.lab.forget(rows)
-
-
 SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "round-trips": _round_trips,
     "idle": _idle,
     "latency": _latency,
     "latency-20ms": _latency_far,
+    "latency-crowd": _latency_crowd,
     "backlog": _backlog,
     "backlog-20ms": _backlog_far,
     "workers": _workers,
@@ -255,3 +164,4 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "memory": _memory,
     "help": _help,
 }
+"""In this order the templates of a million are used one after the other, and dropped."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bench.contestants import graphile_worker
 from bench.contestants.set_based import set_based
 from bench.lab import Pair, connect
 from bench.process import run
-
-
-def _nothing(_: Pair) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,8 @@ class Contestant:
     """Instead of a process: what is done after the flip, to its end."""
     ready: str = "ready\n"
     """What it prints when it is."""
-    install: Callable[[Pair], None] = _nothing
-    """Prepare the databases after ``setup``."""
+    install: Callable[[Pair], None] | None = None
+    """Prepare the databases after ``setup``; raises Skipped where what it needs cannot be had."""
     rules: bool = True
     """Whether it applies the rules of SPEC 4."""
     most: int = 10**9
@@ -77,6 +74,20 @@ def _procrastinate(pair: Pair) -> None:
     without_triggers(pair, _ENQUEUE.format(enqueue=enqueue))
 
 
+def _graphile(pair: Pair) -> None:
+    graphile_worker.installed()
+    run(["bench.contestants.graphile_worker", "install"], pair.env(), seconds=60)
+    enqueue = f"""PERFORM graphile_worker.add_jobs(array_agg(
+    ROW('carry', keys, NULL, NULL, NULL, NULL, NULL, NULL)::graphile_worker.job_spec))
+  FROM (SELECT json_agg(key) AS keys FROM (
+      SELECT now_is.company_unique_id AS key, row_number() OVER () AS n {_FLIPPED}) f
+    GROUP BY (n - 1) / {graphile_worker.KEYS}) jobs HAVING count(*) > 0"""
+    without_triggers(pair, _ENQUEUE.format(enqueue=enqueue))
+
+
+PEERS = ("pgqueuer", "procrastinate", "graphile-worker")
+"""The queues that do the same job; at each line, the best of them is the best peer."""
+
 CONTESTANTS = {
     one.name: one
     for one in (
@@ -86,7 +97,11 @@ CONTESTANTS = {
         ),
         Contestant(
             "procrastinate", "Procrastinate, a job a record", ("bench.contestants.procrastinate_worker", "run"),
-            install=_procrastinate,
+            install=_procrastinate, most=50_000,
+        ),
+        Contestant(
+            "graphile-worker", "graphile-worker, batch jobs, in Node.js",
+            ("bench.contestants.graphile_worker", "run"), install=_graphile,
         ),
         Contestant(
             "naive", "the guide's scripts, row by row, polling once a second", ("bench.contestants.naive",),

@@ -19,9 +19,12 @@ _SET = ", ".join(f"{column} = %({column})s" for column in COLUMNS)
 _MASTER = {**COMPANY.mapping, "validated_by": "enriched_by"}
 _INTO = ", ".join(_MASTER)
 
+# OFFSET 0: by its key first. The statistics are from before the flip, when no row was complete: the planner would take the
+# index on the status, and read the whole backlog for each record.
 READ = f"""
-SELECT company_unique_id AS key, {", ".join(COLUMNS)}, enriched_by FROM public.company_needs_enrichment
-WHERE company_unique_id = %(key)s AND enrichment_status = 'complete' AND pushed_to_neon_at IS NULL"""
+SELECT company_unique_id AS key, {", ".join(COLUMNS)}, enriched_by FROM (
+  SELECT * FROM public.company_needs_enrichment WHERE company_unique_id = %(key)s OFFSET 0) w
+WHERE enrichment_status = 'complete' AND pushed_to_neon_at IS NULL"""
 
 PROMOTE = f"""
 WITH gone AS (
