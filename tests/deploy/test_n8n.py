@@ -119,10 +119,10 @@ def test_a_workers_events_are_taken(n8n, cli, env, prepared, neon, supabase, dae
     env.update(N8N_WEBHOOK_URL=n8n.url, N8N_WEBHOOK_SECRET=SECRET, WORKER_SWEEP_INTERVAL="0.2")
     add_companies(neon, 1)
     worker = daemon()
-    eventually(lambda: supabase.execute("SELECT FROM company_needs_enrichment").fetchone())
+    eventually(lambda: supabase.execute("SELECT id FROM company_needs_enrichment").fetchone())
     complete(supabase, company(1), website="c1.example")
     eventually(lambda: work(supabase, company(1))["promoted_at"])
-    eventually(lambda: not supabase.execute("SELECT FROM enrichment_outbox").fetchone())
+    eventually(lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone())
     assert not [event for event in worker.events if event["event"] == "webhook.failed"]
     taken = 'webhook_posts_total{entity="company",result="posted"} '
     eventually(lambda: float(worker.health("/metrics")[1].split(taken)[1].split("\n")[0]) >= 2)
