@@ -117,6 +117,7 @@ def test_every_reason_leads_to_its_section_of_the_page_that_the_worker_serves() 
     assert runbook.section(said) == f"{runbook.ADDRESS}#no-connection-within"
     assert runbook.section("deadlock detected") == f"{runbook.ADDRESS}#other-words-of-a-database"
     assert runbook.section(runbook.COUNTS_ARE_OLD) in (ROOT / "worker" / "observe" / "page.html").read_text()
+    assert "<ol" not in served, "a status is no number of a list"
     for target in re.findall('<a href="(.+?)"', served):
         assert f'id="{target.removeprefix("#")}"' in served, f"{target} leads nowhere"
 

@@ -23,7 +23,7 @@ _STYLE = (
     "font:16px/1.55 system-ui,sans-serif;overflow-wrap:anywhere}h3{margin-top:2em}:target{outline:3px solid #2f6bd3;"
     "outline-offset:6px;border-radius:4px}code{font:.88em ui-monospace,Menlo,Consolas,monospace}table{border-collapse:"
     "collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:6px 10px 6px 0;border-bottom:1px solid"
-    " var(--line)}"
+    " var(--line)}h3 code{font-size:1em;font-weight:700}"
 )
 _HEADERS = {
     "Content-Security-Policy": (
