@@ -109,6 +109,18 @@ class Refused(Exception):
     """What the dashboard shows where a statement fails."""
 
 
+def free_ports() -> int:
+    """A port that is free together with the next one, which it takes too."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except (OSError, OverflowError):
+                continue
+        return port
+
+
 def literal(value: Any) -> str:
     return "'" + json.dumps(value).replace("'", "''") + "'"
 
@@ -116,18 +128,16 @@ def literal(value: Any) -> str:
 @contextmanager
 def dashboard(url: str) -> Iterator[Dashboard]:
     """The dashboard of a database, with its own backend."""
-    program = backend()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    program, port = backend(), free_ports()
     environment = os.environ | {"PG_META_HOST": "127.0.0.1", "PG_META_PORT": str(port), "PG_META_DB_URL": url}
     process = subprocess.Popen(
-        ["node", str(program)], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        ["node", str(program)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     address = f"http://127.0.0.1:{port}"
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
         while True:
-            assert process.poll() is None, process.stderr and process.stderr.read()[-2000:]
+            assert process.poll() is None, process.stdout and process.stdout.read()[-2000:]
             try:
                 if httpx.get(f"{address}/health").status_code == 200:
                     break
