@@ -310,7 +310,7 @@ def with_secret(url: str) -> str:
 def leaks(env: dict[str, str], text: str) -> list[str]:
     """The settings whose secret is in the output of a process."""
     secrets_of = {name: urlsplit(value).password for name, value in env.items() if "://" in value and "@" in value}
-    secrets_of |= {name: value for name, value in env.items() if name.endswith(("_TOKEN", "_KEY"))}
+    secrets_of |= {name: value for name, value in env.items() if name.endswith(("_TOKEN", "_KEY", "_SECRET"))}
     return [name for name, secret in secrets_of.items() if secret and (secret in text or unquote(secret) in text)]
 
 

@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -20,11 +20,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.domain.signature import SecretError, signing_keys
 from worker.postgres.address import AddressError, check_address, is_local, is_remote, listen_fault
 
 SECRETS = (
     "NEON_DATABASE_URL", "SUPABASE_DATABASE_URL", "SUPABASE_LISTEN_URL", "SUPABASE_API_KEY", "N8N_WEBHOOK_URL",
-    "N8N_WEBHOOK_TOKEN",
+    "N8N_WEBHOOK_TOKEN", "N8N_WEBHOOK_SECRET",
 )  # fmt: skip
 SYSTEM_ROOTS = (
     "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
@@ -67,12 +68,15 @@ def _whole_days(value: object) -> object:
     return value
 
 
-def _postgres_url(value: str) -> str:
-    try:
-        check_address(value)
-    except AddressError as error:
-        raise _fault(str(error)) from None
-    return value
+def _passes(check: Callable[[str], object]) -> AfterValidator:
+    def checked(value: str) -> str:
+        try:
+            check(value)
+        except (AddressError, SecretError) as error:
+            raise _fault(str(error)) from None
+        return value
+
+    return AfterValidator(checked)
 
 
 def _health_address(value: str) -> str:
@@ -84,7 +88,8 @@ def _health_address(value: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=31 * 86400)]
 Days = Annotated[int, BeforeValidator(_whole_days), Field(ge=1, le=99_999)]
-PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
+PostgresUrl = Annotated[str, _passes(check_address)]
+SigningSecrets = Annotated[str, _passes(signing_keys)]
 
 
 class Settings(BaseSettings):
@@ -100,6 +105,7 @@ class Settings(BaseSettings):
     supabase_api_key: str | None = Field(None, validation_alias="SUPABASE_API_KEY", repr=False)
     n8n_webhook_url: str | None = Field(None, validation_alias="N8N_WEBHOOK_URL", repr=False)
     n8n_webhook_token: str | None = Field(None, validation_alias="N8N_WEBHOOK_TOKEN", repr=False)
+    n8n_webhook_secret: SigningSecrets | None = Field(None, validation_alias="N8N_WEBHOOK_SECRET", repr=False)
     entities: Path | None = Field(None, validation_alias="WORKER_ENTITIES")
     pull_interval: Seconds = Field(3600.0, validation_alias="WORKER_PULL_INTERVAL")
     sweep_interval: Seconds = Field(5.0, validation_alias="WORKER_SWEEP_INTERVAL")

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import shutil
+import subprocess
 
 import pytest
 from conftest import ROOT
@@ -122,3 +124,40 @@ def test_a_unit_hands_over_every_secret_and_may_do_without_those_that_are_option
         assert f"LoadCredential={name}:{folder}/{name}\n" in text
         assert (f"SetCredential={name}:\\n" in text) != (name in ("NEON_DATABASE_URL", "SUPABASE_DATABASE_URL"))
         assert name in (DEPLOY / "install").read_text()
+
+
+PROMTOOL = shutil.which("promtool")
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: apt-get install prometheus")
+def test_prometheus_own_checker_finds_nothing_in_the_metrics_the_alerts_and_the_dashboard(monitor, tmp_path) -> None:
+    for database in ("neon", "supabase"):
+        monitor.metrics.observe_pool(database, {"connections_errors": 1})
+    texts = {"metrics": monitor.exposition()[0].decode(), "rules": (DEPLOY / "prometheus-alerts.yml").read_text()}
+    # The dashboard's expressions, as rules that Prometheus could record.
+    lines = ["groups:", "- name: board", "  rules:"]
+    for number, expression in enumerate(expressions("grafana-dashboard.json")):
+        if not expression.startswith("label_values("):
+            known = expression.replace("$__rate_interval", "5m").replace("$__range", "1h")
+            lines += [f"  - record: board:expression:{number}", f"    expr: {json.dumps(known)}"]
+    texts["board"] = "\n".join(lines)
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    for name in ("rules", "board"):
+        done = subprocess.run([PROMTOOL, "check", "rules", tmp_path / name], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    done = subprocess.run([PROMTOOL, "check", "metrics"], input=texts["metrics"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_what_is_counted_since_the_start_is_a_counter(monitor) -> None:
+    monitor.metrics.observe_pool("neon", {"connections_errors": 2, "connections_lost": 1})
+    monitor.metrics.observe_pool("neon", {"connections_errors": 3, "connections_lost": 1})
+    monitor.metrics.observe_pool("neon", {"connections_errors": 1})  # its pool is another one
+    monitor.metrics.observe_lost(7)
+    text = monitor.exposition()[0].decode()
+    assert 'enrichment_worker_pool_connection_errors_total{database="neon"} 5.0' in text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    for name, family in families.items():
+        assert family.type == "counter" or "since the start" not in family.documentation, name
+    assert families[f"{PREFIX}_log_lost_lines"].type == "counter"

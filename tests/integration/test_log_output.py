@@ -92,7 +92,7 @@ def test_a_log_on_a_full_disk_costs_lines_and_no_delivery(mute, supabase, eventu
     flip(supabase, eventually, 1, 2, 3)
     assert worker.get("/readyz")[0] == 200
     assert [w for w in warnings_of(worker) if "lines of the log are lost" in w]
-    lost = worker.get("/metrics")[1].split("enrichment_worker_log_lost_lines ")[3].split()[0]
+    lost = worker.get("/metrics")[1].split("enrichment_worker_log_lost_lines_total ")[3].split()[0]
     assert float(lost) >= 3
     assert worker.stop() == 0
 

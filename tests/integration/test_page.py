@@ -8,6 +8,9 @@ import pytest
 from conftest import connect
 from records import add_companies, add_people, company, complete, edit, master, work
 
+from worker.domain.model import OutcomeSummary
+from worker.domain.recent import Recent
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 STATES = ("pending", "in_progress", "complete", "waiting", "promoted", "failed")
@@ -127,6 +130,29 @@ def test_an_outcome_appears_without_a_reload(opened, supabase, neon) -> None:
     seen.page.wait_for_function("() => document.getElementById('said').textContent === '1 promoted'")
 
 
+def test_an_enricher_follows_a_label_to_what_he_sent_and_sees_that_only(opened, running, supabase) -> None:
+    seen = opened()
+    complete(supabase, company(6), website="https://c6.example", enriched_by="kim@alder.example")
+    link = seen.page.locator("#news tbody tr", has_text=company(6)).locator("a")
+    label = link.inner_text()
+    link.click()
+    seen.page.locator("#news-whose", has_text=f"only of {label}").wait_for()
+    complete(supabase, company(7), website="https://c7.example", enriched_by="robin@alder.example")
+    complete(supabase, company(3), website="https://c3.example", enriched_by=" Kim@Alder.example ")
+    seen.page.locator("#news tbody tr", has_text=company(3)).wait_for()
+    assert seen.page.locator("#news tbody .who code").all_inner_texts() == [company(3), company(6)]
+    seen.page.reload(wait_until="domcontentloaded")
+    seen.page.locator("#news tbody tr", has_text=company(6)).wait_for()
+    assert seen.page.locator("#news tbody .who code").all_inner_texts() == [company(3), company(6)]
+    assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    seen.page.get_by_role("link", name="show all").click()
+    seen.page.locator("#news tbody tr", has_text=company(7)).wait_for()
+    assert "alder.example" not in running.health("/status.json")[1].lower()
+    # Another process has another key: whoever knows the address cannot compute the label.
+    same = OutcomeSummary(company(6), "promoted", enriched_by="kim@alder.example")
+    assert Recent().add("company", [same])[0]["by"] != label
+
+
 def test_trouble_is_told_and_goes_away(opened, pg_server, supabase) -> None:
     seen = opened()
     with connect(pg_server.url()) as admin:
@@ -137,6 +163,13 @@ def test_trouble_is_told_and_goes_away(opened, pg_server, supabase) -> None:
     seen.page.locator("#state", has_text="Not ready").wait_for()
     seen.page.locator("#reasons", has_text="sweep").wait_for()
     assert "listener" in seen.page.locator("#reasons").inner_text()
+    address = seen.page.locator("#reasons a").first.get_attribute("href")
+    beside = seen.page.context.new_page()
+    beside.goto(f"{seen.page.url}{address}")
+    assert beside.locator(":target").inner_text()
+    assert "What each alert and each reason" in beside.locator("body").inner_text()
+    assert beside.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    beside.close()
     with connect(pg_server.url()) as admin:
         admin.execute(f"ALTER DATABASE {supabase.info.dbname} ALLOW_CONNECTIONS true")
     seen.page.locator("#state", has_text="Ready").filter(has_not_text="Not").wait_for(timeout=4 * PATIENCE)

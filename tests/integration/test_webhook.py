@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import signal
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +17,16 @@ from embedded import embedded
 from pydantic import TypeAdapter
 from receiver import Receiver
 from records import add_companies, add_people, company, complete, person, work
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from worker.demo.embedded import EmbeddedServer
 from worker.supabase.outbox import OutcomesEvent, PullEvent, schema
 
 EVENTS: TypeAdapter[OutcomesEvent | PullEvent] = TypeAdapter(OutcomesEvent | PullEvent)
+
+
+SECRETS = [f"whsec_{b64encode(secrets.token_bytes(size)).decode()}" for size in (24, 64)]
+"""While a receiver changes its secret, it may have either."""
 
 
 @pytest.fixture
@@ -28,6 +35,7 @@ def receiver(env) -> Iterator[Receiver]:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         env.update(N8N_WEBHOOK_URL=server.url, N8N_WEBHOOK_TOKEN="token-of-nobody", WORKER_SWEEP_INTERVAL="0.2")
+        env["N8N_WEBHOOK_SECRET"] = " ".join(SECRETS)
         yield server
         server.hang.set()
         server.shutdown()
@@ -54,8 +62,12 @@ def test_outcomes_and_pulls_are_posted_as_the_schema_says(filled, daemon, receiv
     assert receiver.taken()[0]["run_id"] == neon.execute(
         "SELECT run_id FROM marketing.enrichment_ledger WHERE key = %s", [company(1)]
     ).fetchone()["run_id"]  # fmt: skip
-    for headers, event, _ in receiver.attempts:
+    for (headers, event, _), body in zip(receiver.attempts, receiver.bodies, strict=True):
         EVENTS.validate_python(event)
+        for secret in SECRETS:
+            assert Webhook(secret).verify(body, headers) == event
+        with pytest.raises(WebhookVerificationError):
+            Webhook(SECRETS[0]).verify(body + b" ", headers)
         assert headers["Idempotency-Key"] == event["id"]
         assert headers["Authorization"] == "Bearer token-of-nobody"
         assert headers["Content-Type"] == "application/json"
@@ -65,6 +77,7 @@ def test_outcomes_and_pulls_are_posted_as_the_schema_says(filled, daemon, receiv
     eventually(lambda: supabase.execute("SELECT count(*) AS n FROM enrichment_outbox").fetchone()["n"] == 0)
     assert worker.terminate() == 0
     assert "token-of-nobody" not in json.dumps(worker.events)
+    assert not [secret for secret in SECRETS if secret.removeprefix("whsec_") in json.dumps(worker.events)]
     assert "secret-path" not in json.dumps(worker.events)
 
 
@@ -117,14 +130,20 @@ def test_a_worker_killed_while_it_posts_posts_again_under_the_same_key(
     worker.kill()
     receiver.hang.set()
     eventually(receiver.taken)
+    # The next worker comes an hour later.
+    supabase.execute("UPDATE enrichment_outbox SET created_at = created_at - interval '1 hour', event = jsonb_set(event,"
+                     " '{at}', to_jsonb((event ->> 'at')::timestamptz - interval '1 hour'))"
+                     " WHERE event ->> 'type' = 'outcomes'")  # fmt: skip
     assert supabase.execute("SELECT id FROM enrichment_outbox WHERE event ->> 'type' = 'outcomes'").fetchone()
     daemon()
     eventually(
         lambda: not supabase.execute("SELECT id FROM enrichment_outbox").fetchone() and len(receiver.attempts) > 2
     )
-    keys = [h["Idempotency-Key"] for h, event, _ in receiver.attempts if event["type"] == "outcomes"]
+    keys = [(h["Idempotency-Key"], h["webhook-id"]) for h, event, _ in receiver.attempts if event["type"] == "outcomes"]
     assert len(keys) == 2
     assert len(set(keys)) == 1
+    # An attempt is signed with the moment at which it is made: an old event is not refused as too old.
+    Webhook(SECRETS[1]).verify(receiver.bodies[-1], receiver.attempts[-1][0])
 
 
 def test_a_receiver_that_hangs_does_not_hold_up_the_stop(filled, daemon, receiver, supabase, eventually) -> None:
@@ -420,6 +439,7 @@ def test_without_the_setting_nothing_is_written(cli, prepared, neon, supabase) -
         ({"N8N_WEBHOOK_URL": "https://n8n.example/hook", "N8N_WEBHOOK_TOKEN": "hunter2 x"}, "N8N_WEBHOOK_TOKEN"),
         ({"N8N_WEBHOOK_URL": "http://127.0.0.1:99999/hunter2"}, "N8N_WEBHOOK_URL"),
         ({"N8N_WEBHOOK_URL": "ftp://n8n.example/hunter2"}, "N8N_WEBHOOK_URL"),
+        ({"N8N_WEBHOOK_URL": "https://n8n.example/hook", "N8N_WEBHOOK_SECRET": "whsec_hunter2!"}, "N8N_WEBHOOK_SECRET"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_refused_by_name_and_not_shown(cli, env, settings, said) -> None:

@@ -21,6 +21,8 @@ class Receiver(ThreadingHTTPServer):
         self.begun: list[str] = []
         """Keys of the records whose event arrived, also where it has no answer yet."""
         self.attempts: list[tuple[dict[str, str], dict[str, Any], int]] = []
+        self.bodies: list[bytes] = []
+        """Of the attempts, as they came."""
 
     @property
     def url(self) -> str:
@@ -40,10 +42,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         server = self.server
         assert isinstance(server, Receiver)
-        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        event = json.loads(body)
         server.begun += [record["key"] for record in event.get("records", [])] or [event["type"]]
         server.hang.wait()
         status = server.answer
+        server.bodies.append(body)
         server.attempts.append((dict(self.headers), event, status))
         self.send_response(status)
         if status == 302:

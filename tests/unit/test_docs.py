@@ -15,7 +15,7 @@ from worker.domain.model import Code
 from worker.domain.rule import Rule
 from worker.domain.vocabulary import KINDS, name_of
 from worker.entities.file_format import EntityFile, Key, Mapped, Master, Part, Role, Slot, Tables, Wait
-from worker.observe import health, monitor
+from worker.observe import health, monitor, runbook
 from worker.operate import status
 from worker.postgres import hints
 from worker.postgres.errors import Restored
@@ -100,6 +100,26 @@ def test_every_reason_of_the_workers_own_has_its_section_in_the_runbook() -> Non
     known = documented_reasons()
     for text in texts:
         assert any(words in text for words in known), f"docs/runbook.md has no section for: {text}"
+
+
+def test_every_reason_leads_to_its_section_of_the_page_that_the_worker_serves() -> None:
+    served = runbook.page().body.decode()
+    led = {}
+    for words in documented_reasons():
+        path, _, anchor = runbook.section(f"company: {words}; and so on").partition("#")
+        assert path == runbook.ADDRESS
+        assert (ROOT / path).is_file()
+        assert anchor in anchors(ROOT / path), words
+        assert f'id="{anchor}"' in served, words
+        led[words] = anchor
+    assert len(set(led.values())) == len(re.findall("^### `", REASONS, re.MULTILINE)), "each section is led to"
+    said = 'no such luck: database "hush" does not exist'
+    assert runbook.section(said) == f"{runbook.ADDRESS}#no-connection-within"
+    assert runbook.section("deadlock detected") == f"{runbook.ADDRESS}#other-words-of-a-database"
+    assert runbook.section(runbook.COUNTS_ARE_OLD) in (ROOT / "worker" / "observe" / "page.html").read_text()
+    assert "<ol" not in served, "a status is no number of a list"
+    for target in re.findall('<a href="(.+?)"', served):
+        assert f'id="{target.removeprefix("#")}"' in served, f"{target} leads nowhere"
 
 
 def test_every_sqlstate_with_a_hint_is_in_the_runbook() -> None:

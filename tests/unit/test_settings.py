@@ -322,7 +322,25 @@ VALUES = {
     "SUPABASE_API_KEY": "anon-key",
     "N8N_WEBHOOK_URL": "https://n8n.example/hook",
     "N8N_WEBHOOK_TOKEN": "token-of-nobody",
+    "N8N_WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
 }
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("hunter2", "does not begin with whsec_"),
+        ("whsec_hunter2!", "is no base64 after whsec_"),
+        ("whsec_hunter2_hunter2-hunter2_hunter2-", "is no base64 after whsec_"),
+        ("whsec_hunter2=", "has 5 bytes, and 24 to 64 are needed"),
+        ("whsec_" + "hunter2+" * 11, "has 66 bytes, and 24 to 64 are needed"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw whsec_hunter2!", "is no base64 after whsec_"),
+        (" ", "holds no secret"),
+    ],
+)
+def test_a_secret_that_cannot_sign_is_refused_by_name_and_not_shown(load, value, said) -> None:
+    (fault,) = faults(load, N8N_WEBHOOK_SECRET=value)
+    assert fault.startswith(f"N8N_WEBHOOK_SECRET: {said}")
 
 
 def test_these_are_the_secrets() -> None:
@@ -490,7 +508,7 @@ def test_an_empty_tls_mode_counts_as_not_set(load) -> None:
 def test_settings_show_no_secret_and_do_not_change(load) -> None:
     found = load(
         SUPABASE_LISTEN_URL=SUPABASE, SUPABASE_API_KEY="key-hunter2", N8N_WEBHOOK_URL="https://n8n.example/hunter2",
-        N8N_WEBHOOK_TOKEN="token-hunter2",
+        N8N_WEBHOOK_TOKEN="token-hunter2", N8N_WEBHOOK_SECRET=f"whsec_{'hunter2+' * 4}",
     )  # fmt: skip
     for shown in (repr(found), str(found), f"{found}", repr([found])):
         assert "hunter2" not in shown

@@ -92,6 +92,10 @@ def load(work: str) -> Callable[..., Any]:
 
 @command("worker.cli.setup:setup")
 @click.option("--dry-run", is_flag=True, help="Print the SQL and write nothing.")
+@click.option(
+    "--migrations", metavar="DIR", type=click.Path(),
+    help="Write Supabase's part as a file for supabase/migrations; needs no database.",
+)  # fmt: skip
 def setup() -> None:
     """Bring both databases to what the worker needs. Twice is harmless."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
 
 import anyio
 import click
 import psycopg
 
 from worker.cli.common import TRIES, read_settings, run_async
-from worker.cli.console import fail, say
+from worker.cli.console import fail, say, shown
 from worker.entities.declaration import Entity
 from worker.entities.folder import entity_folder
 from worker.entities.loader import load_entities
 from worker.operate import setup as schema
+from worker.operate.migrations import write_migration
 from worker.postgres.backoff import backoff
 from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
 from worker.postgres.pool import Database
@@ -22,8 +25,13 @@ from worker.settings import Settings, SettingsError
 from worker.sync.databases import opened
 
 
-def setup(dry_run: bool) -> None:
+def setup(dry_run: bool, migrations: str | None) -> None:
     """Bring both databases to what the worker needs. Twice is harmless."""
+    if migrations is not None:
+        if dry_run:
+            fail("--migrations writes a file, and --dry-run writes nothing: give one of them", 2)
+        _write_migration(Path(migrations))
+        return
     try:
         settings = read_settings()
     except SettingsError as error:
@@ -35,6 +43,14 @@ def setup(dry_run: bool) -> None:
     if dry_run:
         for name in (NEON, SUPABASE):
             click.echo(schema.script(name, load_entities(entity_folder()).values()))
+
+
+def _write_migration(folder: Path) -> None:
+    try:
+        file, new = write_migration(folder, load_entities(entity_folder()).values(), datetime.now(UTC))
+    except OSError as error:
+        fail(f"--migrations: no file can be written to {shown(str(folder))}: {error.strerror}", 2)
+    click.echo(f"wrote {file}" if new else f"{file} has it already; nothing was written")
 
 
 async def _setup(settings: Settings, dry_run: bool) -> None:

@@ -24,6 +24,7 @@ from worker.daemon.sweeper import Sweep
 from worker.daemon.systemd import Supervisor
 from worker.daemon.wakeup import Wakeup
 from worker.daemon.webhook import Webhook, new_client, post_events
+from worker.domain.signature import signing_keys
 from worker.observe.http import Server, bind, server
 from worker.observe.monitor import Monitor
 from worker.settings import Settings, SettingsError
@@ -124,7 +125,8 @@ async def _run_tasks(
         tasks.start_soon(puller.run)
         tasks.start_soon(count_records, databases, monitor, counts_changed, interval)
         if settings.n8n_webhook_url:
-            webhook = Webhook(settings.n8n_webhook_url, settings.n8n_webhook_token)
+            keys = signing_keys(settings.n8n_webhook_secret) if settings.n8n_webhook_secret else ()
+            webhook = Webhook(settings.n8n_webhook_url, settings.n8n_webhook_token, keys)
             for consumer in consumers:
                 tasks.start_soon(post_events, databases, consumer.entity, webhook, monitor, consumer.events.wait)
         await anext(signals)

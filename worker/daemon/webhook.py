@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import structlog
 
+from worker.domain.signature import signature_headers
 from worker.entities.declaration import Entity
 from worker.observe.monitor import Monitor
 from worker.postgres.backoff import LogThrottle, backoff
@@ -43,6 +44,8 @@ class Webhook:
 
     url: str = field(repr=False)
     token: str | None = field(default=None, repr=False)
+    keys: tuple[bytes, ...] = field(default=(), repr=False)
+    """What the events are signed with; none: they are not."""
 
     @property
     def host(self) -> str:
@@ -191,9 +194,12 @@ STOPPED = "the worker stops"
 
 async def _post(databases: Databases, event: Waiting, webhook: Webhook, client: httpx.AsyncClient) -> str:
     """Post an event; returns why it was not taken, nothing where it was."""
+    content = json.dumps(event.event, separators=(",", ":")).encode()
     headers = {"Content-Type": "application/json", "Idempotency-Key": event.event["id"]}
     if webhook.token:
         headers["Authorization"] = f"Bearer {webhook.token}"
+    if webhook.keys:
+        headers |= signature_headers(webhook.keys, event.event["id"], int(time.time()), content)
     reason = STOPPED
     async with anyio.create_task_group() as posting:
 
@@ -204,7 +210,6 @@ async def _post(databases: Databases, event: Waiting, webhook: Webhook, client: 
         posting.start_soon(give_up)
         try:
             with anyio.fail_after(POST_SECONDS):
-                content = json.dumps(event.event, separators=(",", ":"))
                 # The answer's body is not read: it tells nothing, and may never end.
                 async with client.stream("POST", webhook.url, content=content, headers=headers) as answer:
                     reason = "" if answer.is_success else _in_words(answer.status_code)
@@ -220,7 +225,7 @@ def _in_words(status: int) -> str:
     if 300 <= status < 400:
         return f"HTTP {status}: redirects are not followed, give the address it leads to"
     if status in (401, 403):
-        return f"HTTP {status}: check N8N_WEBHOOK_TOKEN"
+        return f"HTTP {status}: check N8N_WEBHOOK_TOKEN and N8N_WEBHOOK_SECRET"
     if status == 404:
         return "HTTP 404: is the workflow active, and the address its production one?"
     return f"HTTP {status}"

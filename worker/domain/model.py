@@ -6,7 +6,7 @@ Pure data, no I/O. A batch is a list of these; a batch of one is normal.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
@@ -126,6 +126,8 @@ class OutcomeSummary:
     """The fields that did not pass."""
     delay: float | None = None
     """Seconds from the flip to the acknowledgement."""
+    enriched_by: str | None = field(default=None, repr=False)
+    """Who repaired it. It may be an e-mail address: it is never shown, a label is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from worker.observe import page
+from worker.observe import page, runbook
 from worker.observe.host_guard import Connection, HostGuard, is_local
 from worker.observe.monitor import Monitor
 
@@ -21,7 +21,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 def application(monitor: Monitor) -> Starlette:
-    """The addresses of SPEC 9, and ``/events`` for the status page. All else is 404; other methods are 405."""
+    """The addresses of SPEC 9, ``/events`` for the status page, and the runbook. All else is 404; other methods 405."""
 
     async def healthz(_: Request) -> Response:
         return _report(monitor.health.stalled())
@@ -39,12 +39,15 @@ def application(monitor: Monitor) -> Starlette:
     async def root(_: Request) -> Response:
         return page.page()
 
+    async def manual(_: Request) -> Response:
+        return runbook.page()
+
     async def events(request: Request) -> Response:
         return page.events(request, monitor)
 
     addresses = {
         "/healthz": healthz, "/readyz": readyz, "/metrics": metrics, "/status.json": status, "/": root,
-        "/events": events,
+        "/events": events, f"/{runbook.ADDRESS}": manual,
     }  # fmt: skip
     app = Starlette(routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in addresses.items()])
     app.router.redirect_slashes = False
@@ -52,7 +55,11 @@ def application(monitor: Monitor) -> Starlette:
 
 
 def _report(reasons: list[str], warnings: Sequence[str] = ()) -> JSONResponse:
-    content = {"ok": not reasons, "reasons": reasons, **({"warnings": warnings} if warnings else {})}
+    content: dict[str, object] = {"ok": not reasons, "reasons": reasons}
+    if warnings:
+        content["warnings"] = warnings
+    if texts := [*reasons, *warnings]:
+        content["runbook"] = {text: runbook.section(text) for text in texts}
     return JSONResponse(content, status_code=503 if reasons else 200, headers=NO_STORE)
 
 

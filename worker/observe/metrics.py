@@ -116,10 +116,11 @@ class Metrics:
 
         self.pool = self._gauge("pool_connections", "Pooled connections.", ("database", "state"))
         self.pool_waiting = self._gauge("pool_requests_waiting", "Tasks that wait for a connection.", ("database",))
-        self.pool_errors = self._gauge(
-            "pool_connection_errors", "Connections that could not be had since the start.", ("database",)
+        self.pool_errors = self._counter(
+            "pool_connection_errors", "Connections that could not be had, or were lost.", ("database",)
         )
-        self.lost = self._gauge("log_lost_lines", "Lines of the log that could not be written, since the start.")
+        self.lost = self._counter("log_lost_lines", "Lines of the log that could not be written.")
+        self._totals: dict[Counter, int] = {}
         self.watchers = self._gauge("page_watchers", "Status pages that are open.")
         self._start(list(entities))
 
@@ -208,7 +209,18 @@ class Metrics:
         self.pool.labels(database, "used").set(size - free)
         self.pool.labels(database, "limit").set(stats.get("pool_max", 0))
         self.pool_waiting.labels(database).set(stats.get("requests_waiting", 0))
-        self.pool_errors.labels(database).set(stats.get("connections_errors", 0) + stats.get("connections_lost", 0))
+        errors = stats.get("connections_errors", 0) + stats.get("connections_lost", 0)
+        self._follow(self.pool_errors.labels(database), errors)
+
+    def observe_lost(self, lines: int) -> None:
+        """How many lines of the log were lost since the start."""
+        self._follow(self.lost, lines)
+
+    def _follow(self, counter: Counter, total: int) -> None:
+        """Bring a counter to a total that is kept elsewhere, and may begin again."""
+        before = self._totals.get(counter, 0)
+        self._totals[counter] = total
+        counter.inc(total - before if total >= before else total)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
         """The exposition and its content type, in the format that ``accept`` asks for."""

@@ -13,7 +13,7 @@ from worker import __version__
 from worker.domain.postponed import Postponed
 from worker.domain.pulled import Pulled
 from worker.domain.recent import Recent
-from worker.observe import output
+from worker.observe import output, runbook
 from worker.observe.broadcast import Feed
 from worker.observe.health import MISSED_NOTIFICATIONS, Health
 from worker.observe.metrics import Metrics
@@ -174,7 +174,7 @@ class Monitor:
 
     def status(self) -> dict[str, Any]:
         """What ``/status.json`` says: the last count, and what only this process knows."""
-        reasons = self.health.unready()
+        reasons, warnings = self.health.unready(), self.health.warnings()
         count_age = self._clock() - self._counted_at
         return {
             **self._count,
@@ -183,8 +183,9 @@ class Monitor:
                 "rules_versions": self._rules_versions,
                 "ready": not reasons,
                 "reasons": reasons,
-                "warnings": self.health.warnings(),
+                "warnings": warnings,
                 "uncounted": self._uncounted,
+                "runbook": {text: runbook.section(text) for text in (*reasons, *warnings)},
                 "started_at": self._started_at.isoformat(timespec="seconds"),
                 "now": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "count_age_seconds": round(count_age, 1),
@@ -198,7 +199,7 @@ class Monitor:
         metrics, since_count = self.metrics, self._clock() - self._counted_at
         metrics.ready.set(not self.health.unready())
         metrics.watchers.set(self.feed.watchers)
-        metrics.lost.set(output.lost())
+        metrics.observe_lost(output.lost())
         for name, entity in self._count["entities"].items():
             age = entity["oldest_queued_seconds"]
             metrics.oldest.labels(name).set(0 if age is None else age + since_count)

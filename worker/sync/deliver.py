@@ -87,7 +87,7 @@ class Tally:
                 continue
             fields = tuple(sorted(answer.errors)) if what == Outcome.FLAGGED else ()
             delay = None if age is None else age + since
-            self.summaries.append(OutcomeSummary(key, what, code, fields, delay))
+            self.summaries.append(OutcomeSummary(key, what, code, fields, delay, one.claimed.enriched_by))
 
 
 def _became(one: Settled) -> tuple[str, str, str | None]:
