@@ -34,7 +34,7 @@ from worker.operate.history import history
 from worker.operate.privileges import needs
 from worker.operate.status import read_status
 from worker.settings import load_settings
-from worker.supabase import outbox
+from worker.supabase import outbox, pause
 from worker.sync import databases as bridges
 from worker.sync.deliver import deliver
 from worker.sync.pull import pull
@@ -162,6 +162,8 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
                 assert event is not None
                 await take(here, event)
             await read_status(here, (COMPANY, PEOPLE))
+            await pause.pause(here, COMPANY)
+            assert await pause.resume(here, COMPANY)
 
 
 GRANTED = """
@@ -218,7 +220,7 @@ def test_every_policy_is_needed(roles, neon, supabase, env, monkeypatch) -> None
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     policies = supabase.execute("SELECT tablename FROM pg_policies WHERE policyname = %s", [ROLE]).fetchall()
-    assert len(policies) == 4
+    assert len(policies) == 6
     number = 1
     for policy in policies:
         number += 20

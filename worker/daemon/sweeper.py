@@ -69,6 +69,7 @@ class Sweep:
                 events=self._databases.announces,
             )  # fmt: skip
             for consumer in self._consumers:
+                self._monitor.paused(consumer.name, seen[consumer.name].paused_at)
                 if seen[consumer.name].has_work:
                     if consumer.idle:
                         self._monitor.swept(consumer.name)
