@@ -109,6 +109,7 @@ def test_setup_as_the_worker_says_who_it_runs_as(cli, roles) -> None:
 
 async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
     """All that the worker does to a database, with the records ``n`` to ``n + 5``."""
+    supabase.execute("DELETE FROM enrichment_paused")  # what a loop left that could not resume
     add_companies(neon, n, n + 1, n + 2, n + 3, n + 4)
     add_master(neon, n + 1)
     add_people(neon, n, n + 1, of=n)
