@@ -82,7 +82,8 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
         pulled = f"last pull {one['last_pull']['at']}; {neon}" if one["last_pull"]["at"] else "not pulled yet"
         yield f"{one['plural']}: {queue}; {pulled}"
         if one["paused_since"]:
-            yield f"  paused since {one['paused_since']}: `enrichment-worker resume {name}` lets them go on"
+            since = one["paused_since"][:16].replace("T", " ")
+            yield f"  paused since {since} UTC: `enrichment-worker resume {name}` lets them go on"
         yield from map(open_in_words, one["last_pull"].get("open_transactions", ()))
         if one["returned_often"]:
             yield f"  {one['returned_often']} failed that came back four times or more within 30 days"

@@ -41,7 +41,7 @@ class _EntityHealth:
     restored: str | None = None
     """A restore of a database that is not settled."""
     paused_since: str | None = None
-    """Since when it is paused."""
+    """Since when it is paused, as ISO 8601."""
 
 
 class Health:
@@ -167,12 +167,6 @@ class Health:
         entities = self._entities.values()
         return [
             *self._not_notified(),
-            *[
-                f"{name}: paused since {one.paused_since}, nothing is claimed or pulled; `enrichment-worker resume"
-                f" {name}` lets it go on"
-                for name, one in self._entities.items()
-                if one.paused_since
-            ],
             *[one.not_posted for one in entities if one.not_posted],
             *[f"{name}: {one.restored}" for name, one in self._entities.items() if one.restored],
             *[f"{name}: {rows} records wait: {text}" for name, rows, text in self._postponed_for(Cause.HELD)],
@@ -181,6 +175,15 @@ class Health:
                 for name, rows, text in self._postponed_for(Cause.REPLY)
             ],
             *_lost_lines(),
+        ]
+
+    def pauses(self) -> list[str]:
+        """What an operator has paused: it is as it was meant to be."""
+        return [
+            f"{name}: paused since {one.paused_since[:16].replace('T', ' ')} UTC, nothing is claimed or pulled;"
+            f" `enrichment-worker resume {name}` lets it go on"
+            for name, one in self._entities.items()
+            if one.paused_since
         ]
 
     def _stuck(self) -> Iterator[str]:
