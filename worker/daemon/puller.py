@@ -137,7 +137,8 @@ class _EntityPull:
             complete = await acknowledge_missed(self._databases, self.consumer.entity)
         finally:
             self.consumer.missed |= not complete
-        if complete:
+        if complete or self.consumer.paused:
+            # What is queued is acknowledged by its delivery, after the pause: until then Neon is left asleep.
             self._acknowledging.reset()
         else:
             # Another transaction holds a row, or it is on its way once more: no fault, but to be retried.
