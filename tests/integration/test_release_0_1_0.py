@@ -98,7 +98,7 @@ KNOWN = Known(
 # What people had brought back by hand: its record is not in Neon.
 KNOWN.absent.add(co("withdrawn_back"))
 KEYS = [*map(co, COMPANIES), *map(pe, PEOPLE)]
-NEW = ("sync_code", "receipt_id", "receipt_hash", "queued_versions")
+NEW = ("sync_code", "receipt_id", "receipt_hash", "queued_versions", "times_returned", "returned_at")
 """Columns of the workspace that release 0.1.0 does not know."""
 
 
