@@ -46,6 +46,8 @@ CREATE TABLE IF NOT EXISTS marketing.enrichment_ledger (
 ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS row_version TIMESTAMP;
 -- What the note says, for programs. Rows of release 0.1.0 have only the note.
 ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS note_code TEXT;
+-- That of the first error of a flagged record. Rows of release 0.1.0 lack it.
+ALTER TABLE marketing.enrichment_ledger ADD COLUMN IF NOT EXISTS reason_code TEXT;
 -- Most rows are a little over two kilobytes. Compressing them would fit four into a page instead of three, but cost a
 -- tenth of a settlement's time. Larger rows are still compressed.
 ALTER TABLE marketing.enrichment_ledger SET (toast_tuple_target = 2700);

@@ -38,7 +38,7 @@ BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO authenticated', it.schema);
     EXECUTE format('GRANT SELECT (id, %1$s, %2$s, original_validation_errors, original_validation_warnings,'
       ' reason_code, validation_errors, validation_warnings, enrichment_status, enrichment_notes, enriched_by,'
-      ' enriched_at, sync_note, promoted_at, created_at, updated_at),'
+      ' enriched_at, sync_note, times_returned, returned_at, promoted_at, created_at, updated_at),'
       ' UPDATE (%2$s, enrichment_status, enrichment_notes) ON %3$s TO authenticated', it.key, it.data, it.workspace);
     EXECUTE format('DROP POLICY IF EXISTS enrichers_see ON %s', it.workspace);
     EXECUTE format('DROP POLICY IF EXISTS enrichers_edit ON %s', it.workspace);

@@ -19,7 +19,8 @@ END $$;
 GRANT USAGE ON SCHEMA public TO enrichment_worker;
 
 GRANT SELECT, INSERT, UPDATE ON public.enrichment_pull_position TO enrichment_worker;
-GRANT SELECT, INSERT, UPDATE, DELETE ON public.enrichment_outbox TO enrichment_worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON public.enrichment_outbox, public.enrichment_failures TO enrichment_worker;
+GRANT SELECT, INSERT, DELETE ON public.enrichment_paused TO enrichment_worker;
 
 -- With row level security, this role sees every row by its own policy. BYPASSRLS would open every table of the project,
 -- and Supabase's `postgres` is not a superuser and cannot grant it.
@@ -44,7 +45,8 @@ BEGIN
       EXECUTE format('GRANT USAGE ON SEQUENCE %s TO enrichment_worker', numbers);
     END LOOP;
   END LOOP;
-  FOREACH it IN ARRAY workspaces || ARRAY['public.enrichment_pull_position', 'public.enrichment_outbox']::regclass[]
+  FOREACH it IN ARRAY workspaces || ARRAY['public.enrichment_pull_position', 'public.enrichment_outbox',
+    'public.enrichment_paused', 'public.enrichment_failures']::regclass[]
   LOOP
     IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = it AND polname = 'enrichment_worker') THEN
       EXECUTE format('CREATE POLICY enrichment_worker ON %s FOR ALL TO enrichment_worker USING (true)'

@@ -84,6 +84,23 @@ BEGIN
 END $$;
 SELECT public.enrichment_close_function('public.enrichment_add_data(regclass, jsonb)');
 
+-- Lets those who may read one column of a table read others, too.
+CREATE OR REPLACE FUNCTION public.enrichment_grant_as(relation regclass, known text, columns text[]) RETURNS void
+LANGUAGE plpgsql SET search_path = '' AS $$
+DECLARE
+  one record;
+BEGIN
+  FOR one IN
+    SELECT r.rolname, c.name FROM pg_catalog.pg_attribute a CROSS JOIN LATERAL pg_catalog.aclexplode(a.attacl) x
+      JOIN pg_catalog.pg_roles r ON r.oid = x.grantee CROSS JOIN pg_catalog.unnest(columns) c (name)
+    WHERE a.attrelid = relation AND a.attname = known AND x.privilege_type = 'SELECT'
+      AND NOT pg_catalog.has_column_privilege(r.oid, relation, c.name, 'SELECT')
+  LOOP
+    EXECUTE pg_catalog.format('GRANT SELECT (%I) ON %s TO %I', one.name, relation, one.rolname);
+  END LOOP;
+END $$;
+SELECT public.enrichment_close_function('public.enrichment_grant_as(regclass, text, text[])');
+
 -- The pull's position for each entity; its row lock ensures that only one of several workers pulls.
 CREATE TABLE IF NOT EXISTS public.enrichment_pull_position (
   entity       TEXT PRIMARY KEY,
@@ -100,8 +117,31 @@ ALTER TABLE public.enrichment_pull_position
   ADD COLUMN IF NOT EXISTS restored JSONB,     -- the last restore of a database that was recognised
   ADD COLUMN IF NOT EXISTS counted_run_id TEXT,  -- the last of these pulls; Neon knows it, too
   ADD COLUMN IF NOT EXISTS unfinished_run_id TEXT,  -- a pull that began to bring records and has not ended
+  -- The row of Neon's ledger up to which enrichment_failures counts for good; a ledger that lacks it is counted anew.
+  ADD COLUMN IF NOT EXISTS failures_id BIGINT,
+  ADD COLUMN IF NOT EXISTS failures_run_id TEXT,
   ADD COLUMN IF NOT EXISTS open_transactions JSONB;  -- those in Neon whose changes the last pull could not see
 SELECT public.enrichment_close_to_strangers('public.enrichment_pull_position');
+
+-- Entities that an operator has paused: no worker claims or pulls a record of theirs. A table of its own, as a running pull
+-- locks its position.
+CREATE TABLE IF NOT EXISTS public.enrichment_paused (
+  entity    TEXT PRIMARY KEY,
+  paused_at TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+SELECT public.enrichment_close_to_strangers('public.enrichment_paused');
+
+-- How often records came back, by week and reason, as the pulls read it in Neon's ledger.
+CREATE TABLE IF NOT EXISTS public.enrichment_failures (
+  entity      TEXT NOT NULL,
+  week        DATE NOT NULL,    -- its Monday, UTC
+  reason_code TEXT NOT NULL,
+  field       TEXT NOT NULL,    -- a field that was wrong, or '': the records
+  records     BIGINT NOT NULL DEFAULT 0,
+  recent      BIGINT NOT NULL DEFAULT 0,  -- beside them, those of the last minutes, which the next pull counts anew
+  PRIMARY KEY (entity, week, reason_code, field)
+);
+SELECT public.enrichment_close_to_strangers('public.enrichment_failures');
 
 -- The names of the dashboard's users, for enriched_by: whoever is not in here is shown by the id.
 CREATE TABLE IF NOT EXISTS public.enrichment_enrichers (

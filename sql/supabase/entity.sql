@@ -64,7 +64,12 @@ ALTER TABLE {workspace}
   ADD COLUMN IF NOT EXISTS receipt_hash TEXT,
   -- The versions in which it was queued since. If a carried version is not among them, the row is from a backup: its
   -- database was restored.
-  ADD COLUMN IF NOT EXISTS queued_versions TEXT;
+  ADD COLUMN IF NOT EXISTS queued_versions TEXT,
+  -- How often the record came back to the enricher since it was last promoted, and when: the last four times.
+  ADD COLUMN IF NOT EXISTS times_returned INTEGER NOT NULL DEFAULT 0,
+  ADD COLUMN IF NOT EXISTS returned_at TIMESTAMP[];
+-- Who may read single columns, as policies for a front end grant them, reads these in needs_attention.
+SELECT public.enrichment_grant_as({workspace_literal}, 'sync_note', ARRAY['times_returned', 'returned_at']);
 SELECT public.enrichment_add_data({workspace_literal}, {column_types});
 CREATE INDEX IF NOT EXISTS {status_idx} ON {workspace} (enrichment_status);
 CREATE INDEX IF NOT EXISTS {sync_status_idx} ON {workspace} (enrichment_status, pushed_to_neon_at);

@@ -1,4 +1,6 @@
--- Supabase: the open work in all workspaces, oldest first: a list for the enrichers in the dashboard.
+-- Supabase: the open work in all workspaces, the most worthwhile first: a list for the enrichers in the dashboard. First what
+-- has the fewest problems, of these what came back least often, then the oldest. Last what has come back four times within 30
+-- days: somebody else has to look at it.
 --
 -- The part between "each entity" and "end" is a template, filled in for each (worker/schema/scripts.py). Its
 -- placeholders are the entity's name as a literal, its workspace, its key, and label, the column that names a record.
@@ -6,16 +8,22 @@
 DO $$
 DECLARE
   definition constant text := $view$
+      SELECT entity, key, name, enrichment_status, reason_code, what_to_do, errors, enriched_by, since, times_returned
+      FROM (
       -- each entity, joined by UNION ALL
       SELECT {name} AS entity, {key}::text AS key, {label}::text AS name, enrichment_status::text AS enrichment_status,
         reason_code::text AS reason_code,
         CASE enrichment_status WHEN 'failed' THEN coalesce(sync_note, 'Repair it, and set complete again.')
           WHEN 'in_progress' THEN 'Somebody is at it.' ELSE 'Repair it, and set complete.' END::text AS what_to_do,
         coalesce(nullif(validation_errors, '{{}}'), original_validation_errors) AS errors,
-        enriched_by::text AS enriched_by, updated_at AS since
+        enriched_by::text AS enriched_by, updated_at AS since, times_returned,
+        coalesce(cardinality(returned_at) >= 4
+          AND returned_at[1] > now() AT TIME ZONE 'UTC' - interval '30 days', false) AS often
       FROM {workspace} WHERE enrichment_status IN ('pending', 'in_progress', 'failed')
       -- end of each entity
-      ORDER BY since
+      ) a
+      ORDER BY often, CASE jsonb_typeof(errors) WHEN 'array' THEN jsonb_array_length(errors)
+        WHEN 'object' THEN (SELECT count(*) FROM jsonb_object_keys(errors)) ELSE 0 END, times_returned, since
     $view$;
   reader name;
   readers name[];

@@ -49,6 +49,8 @@ BEGIN
       NEW.receipt_id := OLD.receipt_id;
       NEW.receipt_hash := OLD.receipt_hash;
       NEW.queued_versions := OLD.queued_versions;
+      NEW.times_returned := OLD.times_returned;
+      NEW.returned_at := OLD.returned_at;
       IF NEW.enrichment_status = OLD.enrichment_status THEN
         -- A generated column is made after this: until then it is NULL in NEW, which is no change.
         generated := ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute
@@ -68,7 +70,8 @@ BEGIN
           'created_at', 'pulled_from_neon_at', 'pushed_to_neon_at', 'promoted_at', 'waiting_for', 'sync_note',
           'validation_errors', 'validation_warnings', 'original_validation_errors',
           'original_validation_warnings', 'reason_code', 'neon_snapshot', 'last_sync_hash', 'neon_id', 'id',
-          'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash', 'queued_versions'];
+          'source_batch_id', 'sync_code', 'receipt_id', 'receipt_hash', 'queued_versions', 'times_returned',
+          'returned_at'];
       END IF;
       IF NEW.enrichment_status = 'complete' AND OLD.enrichment_status = 'complete'
          AND OLD.pushed_to_neon_at IS NOT NULL AND NEW.pushed_to_neon_at IS NOT NULL
@@ -84,6 +87,8 @@ BEGIN
       NEW.receipt_id := NULL;
       NEW.receipt_hash := NULL;
       NEW.queued_versions := NULL;
+      NEW.times_returned := 0;
+      NEW.returned_at := NULL;
     END IF;
 
     IF TG_OP = 'UPDATE' AND OLD.sync_code = 'lost' THEN

@@ -99,7 +99,7 @@ LIMITS = {
 @pytest.mark.parametrize("alert", LIMITS)
 def test_an_alerts_limit_is_in_seconds_and_the_workers_own(alert) -> None:
     text = (DEPLOY / "prometheus-alerts.yml").read_text()
-    limit = re.search(rf"- alert: {alert}\n +expr: .*_seconds\) > ([0-9 *]+)\n", text)
+    limit = re.search(rf"- alert: {alert}\n +expr: (?:>-\n +)?.*_seconds\) > ([0-9 *]+)\n", text)
     assert limit, "its expression was not found"
     assert math.prod(map(int, limit[1].split("*"))) == LIMITS[alert]
 

@@ -1,5 +1,6 @@
 """The status page in a real, headless Chromium. Issue 5."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,15 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 STATES = ("pending", "in_progress", "complete", "waiting", "promoted", "failed")
 PATIENCE = 30_000  # milliseconds
+FAILURES_OF_WEEKS = """
+INSERT INTO enrichment_failures (entity, week, reason_code, field, records)
+SELECT e.entity, date_trunc('week', now() AT TIME ZONE 'UTC')::date - 7 * (12 - w), e.code, f.field, w * e.many
+FROM generate_series(1, 12) w, (VALUES ('company', 'EMPTY_WEBSITE', 'website', 1), ('company', 'REFUSED_BY_MASTER',
+    'employee_count', 2), ('people', 'PLACEHOLDER_EMAIL', 'email', 1.5), ('people', 'EMPTY_FULL_NAME', 'full_name', 0.2),
+    ('company', 'LONG_' || repeat('REASON_', 5) || 'NAME', 'company_name', 0.4)) e (entity, code, name, many),
+  LATERAL (VALUES (''), (e.name)) f (field)
+WHERE e.many = 1 OR w % 4 = 0
+"""
 SIZES = [(390, 844), (1400, 900)]
 
 
@@ -187,8 +197,22 @@ def test_the_page_says_when_the_worker_is_gone(opened, running) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_it_fits_the_screen_and_can_be_read(opened, width, height, scheme) -> None:
+def test_it_fits_the_screen_and_can_be_read(opened, cli, supabase, width, height, scheme) -> None:
+    # Also what is rarely there: a pause, weeks of failures, what came back often.
+    supabase.execute(FAILURES_OF_WEEKS)
+    with supabase.transaction():
+        supabase.execute("SELECT set_config('enrichment_worker.writer', 'on', true)")
+        supabase.execute("UPDATE company_needs_enrichment SET times_returned = 7, returned_at ="
+                         " array_fill(now() AT TIME ZONE 'UTC', ARRAY[4]) WHERE company_unique_id = %s", [company(3)])  # fmt: skip
+    assert cli("pause", "people").returncode == 0
     page = opened(width, height, scheme).page
+    page.locator("#people-paused").wait_for()
+    page.locator("#weeks tbody tr").nth(4).wait_for()
+    assert page.locator("#trouble").is_hidden(), "it is as it was meant to be"
+    assert "1 failed, four times or more" in page.locator("article", has_text="companies").inner_text()
+    first = page.locator("#weeks tbody tr").first
+    assert re.split(r"\s+", first.inner_text().strip()) == ["EMPTY_WEBSITE", "company", "·", "website", "11", "12"]
+    assert first.locator("rect").count() == 12
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     clipped = page.evaluate("""() => [...document.querySelectorAll("dt, dd, td, h1, h2, h3, p")].filter((node) =>
         node.offsetParent && node.scrollWidth > node.clientWidth + 1 && getComputedStyle(node).display !== "inline"

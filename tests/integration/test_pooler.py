@@ -17,7 +17,7 @@ from worker.postgres.connection import connect
 from worker.postgres.pipeline import PREPARE_AFTER
 from worker.postgres.pool import Database
 from worker.postgres.transaction import COMMIT, begin, send
-from worker.supabase.queue import CHANNEL
+from worker.supabase.channels import CHANNEL
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
 

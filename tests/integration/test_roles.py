@@ -34,7 +34,7 @@ from worker.operate.history import history
 from worker.operate.privileges import needs
 from worker.operate.status import read_status
 from worker.settings import load_settings
-from worker.supabase import outbox
+from worker.supabase import outbox, pause
 from worker.sync import databases as bridges
 from worker.sync.deliver import deliver
 from worker.sync.pull import pull
@@ -109,6 +109,7 @@ def test_setup_as_the_worker_says_who_it_runs_as(cli, roles) -> None:
 
 async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
     """All that the worker does to a database, with the records ``n`` to ``n + 5``."""
+    supabase.execute("DELETE FROM enrichment_paused")  # what a loop left that could not resume
     add_companies(neon, n, n + 1, n + 2, n + 3, n + 4)
     add_master(neon, n + 1)
     add_people(neon, n, n + 1, of=n)
@@ -162,6 +163,8 @@ async def _loop(neon: Connection, supabase: Connection, n: int) -> None:
                 assert event is not None
                 await take(here, event)
             await read_status(here, (COMPANY, PEOPLE))
+            await pause.pause(here, COMPANY)
+            assert await pause.resume(here, COMPANY)
 
 
 GRANTED = """
@@ -218,7 +221,7 @@ def test_every_policy_is_needed(roles, neon, supabase, env, monkeypatch) -> None
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     policies = supabase.execute("SELECT tablename FROM pg_policies WHERE policyname = %s", [ROLE]).fetchall()
-    assert len(policies) == 4
+    assert len(policies) == 6
     number = 1
     for policy in policies:
         number += 20

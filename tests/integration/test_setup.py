@@ -143,7 +143,9 @@ def test_the_files_run_in_an_order_that_works() -> None:
     ]  # fmt: skip
 
 
-def test_needs_attention_lists_what_is_to_be_done_oldest_first(cli, prepared, neon, supabase) -> None:
+def test_needs_attention_lists_what_is_to_be_done_oldest_first_of_what_came_back_as_often(
+    cli, prepared, neon, supabase
+) -> None:
     add_companies(neon, 1, 2, 3, 4)
     add_people(neon, 1, 2, 3)
     assert cli("pull").returncode == 0
@@ -157,7 +159,9 @@ def test_needs_attention_lists_what_is_to_be_done_oldest_first(cli, prepared, ne
         company(2): "failed", company(3): "pending", company(4): "pending",
         person(1): "in_progress", person(2): "failed", person(3): "pending",
     }  # fmt: skip
-    assert [row["since"] for row in rows] == sorted(row["since"] for row in rows)
+    order = [(len(row["errors"]), row["times_returned"], row["since"]) for row in rows]
+    assert order == sorted(order)
+    assert [returned for _, returned, _ in order] == [0, 0, 0, 0, 1, 1]
     failed = next(row for row in rows if row["key"] == company(2))
     assert "website" in failed["errors"]
     assert "set complete again" in failed["what_to_do"]

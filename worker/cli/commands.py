@@ -198,6 +198,18 @@ def reconcile() -> None:
     """Compare both databases with the ledger, record by record, and say where they disagree."""
 
 
+@command("worker.cli.pause:pause")
+@click.argument("entity", type=EntityName(), metavar="ENTITY")
+def pause() -> None:
+    """Stop all workers from claiming or pulling an entity's records, until `resume`. A batch on its way is finished."""
+
+
+@command("worker.cli.pause:resume")
+@click.argument("entity", type=EntityName(), metavar="ENTITY")
+def resume() -> None:
+    """Let a paused entity go on, in all workers."""
+
+
 @command("worker.cli.operator:doctor")
 @json_option
 def doctor() -> None:

@@ -13,6 +13,7 @@ from worker.entities.mistakes import EntityFileError
 from worker.postgres.errors import Kind, SetupMissing, in_one_line, kind_of, metric_label, with_database
 from worker.postgres.hints import hint_for, with_hint
 from worker.settings import SettingsError
+from worker.supabase.pause import Paused
 from worker.sync.databases import Unreachable
 
 NETWORK = (ConnectionError, TimeoutError, socket.gaierror)
@@ -25,7 +26,7 @@ def report(error: BaseException) -> NoReturn:
         fail(str(error), 2)
     if isinstance(error, Unreachable):
         fail(str(error), 3)
-    if isinstance(error, SetupMissing):
+    if isinstance(error, SetupMissing | Paused):
         fail(str(error), 1)
     if isinstance(error, OSError) and not isinstance(error, NETWORK):
         what = f"{error.filename}: " if error.filename else ""

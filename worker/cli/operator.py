@@ -24,7 +24,7 @@ from worker.cli.common import (
 from worker.cli.console import fail, say, shown
 from worker.domain.findings import Finding, Level
 from worker.entities.declaration import Entity
-from worker.entities.worker_tables import POSITION
+from worker.entities.worker_tables import FAILURES, PAUSED, POSITION
 from worker.operate.doctor import examine
 from worker.operate.history import History
 from worker.operate.history import history as life_of
@@ -44,12 +44,13 @@ def status(as_json: bool, watch: bool) -> None:
     """Where the records stand. Asks Supabase only; Neon's totals are those of the last pull."""
     settings, entities = read_settings(), entities_named(None)
     database = Database("Supabase", settings.supabase_conninfo, max_size=1)
+    needed = [shape for shape in shapes([]) if shape.table in (POSITION, PAUSED, FAILURES)]
 
     async def work() -> None:
         async with opened(database):
             while True:
                 async with database.connection() as supabase:
-                    await examination.require(supabase, [shape for shape in shapes([]) if shape.table == POSITION])
+                    await examination.require(supabase, needed)
                     found = await read_status(supabase, entities)
                 if as_json:
                     click.echo(json.dumps(found))
@@ -73,14 +74,19 @@ def status_in_words(found: dict[str, Any]) -> Iterator[str]:
     yield f"{'':12}" + "".join(f"{state:>13}" for state in states)
     for one in found["entities"].values():
         yield f"{one['plural']:12}" + "".join(f"{one['counts'][state]:>13}" for state in states)
-    for one in found["entities"].values():
+    for name, one in found["entities"].items():
         oldest = one["oldest_queued_seconds"]
         queue = f"queue {one['queue']}" + (f", the oldest since {oldest:.0f} s" if oldest is not None else "")
         about = "about " if one["totals_estimated"] else ""
         neon = f"Neon had {about}{one['invalid']} invalid and {about}{one['master']} in the master"
         pulled = f"last pull {one['last_pull']['at']}; {neon}" if one["last_pull"]["at"] else "not pulled yet"
         yield f"{one['plural']}: {queue}; {pulled}"
+        if one["paused_since"]:
+            since = one["paused_since"][:16].replace("T", " ")
+            yield f"  paused since {since} UTC: `enrichment-worker resume {name}` lets them go on"
         yield from map(open_in_words, one["last_pull"].get("open_transactions", ()))
+        if one["returned_often"]:
+            yield f"  {one['returned_often']} failed that came back four times or more within 30 days"
         for failure in one["failures"]:
             fields = f" ({', '.join(failure['fields'])})" if failure["fields"] else ""
             yield f"  {failure['records']} failed: {failure['reason_code']}{fields}, such as {failure['keys'][0]}"

@@ -22,6 +22,7 @@ from worker.cli.console import say, shown, shown_reason
 from worker.domain.pulled import Pulled
 from worker.entities.declaration import Entity
 from worker.observe import output
+from worker.supabase.pause import require_running
 from worker.sync import stages
 from worker.sync.databases import Databases
 from worker.sync.dry_run import rehearse_pipeline
@@ -40,8 +41,20 @@ def pull(entity: str | None, batch_size: int | None, dry_run: bool, as_json: boo
         click.echo(_pulled_in_words(one, result, dry_run))
 
 
+async def _require_running(databases: Databases, entity: str | None, *, dry_run: bool) -> None:
+    """Refuse all where one of several entities is paused, before anything is done. A dry run does nothing.
+
+    Raises:
+        Paused: some are paused.
+    """
+    if not dry_run:
+        async with databases.supabase.connection() as supabase:
+            await require_running(supabase, entities_named(entity))
+
+
 def _pull(entity: str | None, batch_size: int | None, *, dry_run: bool, full: bool) -> list[Pulled | None]:
     async def work(databases: Databases) -> list[Pulled | None]:
+        await _require_running(databases, entity, dry_run=dry_run)
         with progress("pulling") as bar:
             return [
                 await pull_entity(
@@ -94,6 +107,7 @@ def _push(entity: str | None, batch_size: int | None, *, dry_run: bool) -> dict[
     done = {one.name: stages.Pushed() for one in entities_named(entity)}
 
     async def work(databases: Databases) -> None:
+        await _require_running(databases, entity, dry_run=dry_run)
         with progress("pushing") as bar:
             for name, counts in done.items():
                 await stages.push(databases, databases.entities[name], counts, dry_run=dry_run, progress=bar)
@@ -133,6 +147,7 @@ def _revalidate(
 ) -> dict[str, Revalidated]:
     async def work(databases: Databases) -> dict[str, Revalidated]:
         results: dict[str, Revalidated] = {}
+        await _require_running(databases, entity, dry_run=dry_run)
         with progress("judging") as bar:
             for one in entities_named(entity):
                 passed = {key for result in results.values() for key in result.passed}
@@ -183,6 +198,7 @@ def _promote(entity: str | None, batch_size: int | None, keys: Sequence[str], *,
     promotion = stages.Promotion(list(keys))
 
     async def work(databases: Databases) -> Revalidated:
+        await _require_running(databases, entity, dry_run=dry_run)
         with progress("promoting") as bar:
             return await stages.promote(databases, entities_named(entity), promotion, dry_run=dry_run, progress=bar)
 

@@ -54,6 +54,8 @@ class Consumer:
         """Set when there may be an event to post."""
         self.restored = False
         """Whether a database was found to have been restored, and the next pull has to compare both."""
+        self.paused = False
+        """Whether the entity is paused, as the sweep saw it last."""
         self.missed = True
         """Whether rows may lack their acknowledgement: a worker died, or a link broke, in the middle of it."""
         self._databases, self._monitor, self._interval = databases, monitor, interval

@@ -17,7 +17,7 @@ from psycopg import sql
 from worker.postgres.backoff import LogThrottle, backoff
 from worker.postgres.connection import Connection, connect, within
 from worker.postgres.errors import tag, with_database
-from worker.supabase.look import ALIVE
+from worker.supabase.channels import ALIVE
 
 log = structlog.get_logger("worker.listener")
 

@@ -20,6 +20,7 @@ from worker.postgres.errors import Kind, Restored, SetupMissing, kind_of, with_d
 from worker.postgres.hints import hint_for, with_hint
 from worker.settings import Settings
 from worker.supabase import position
+from worker.supabase.pause import Paused
 from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases
 from worker.sync.prune import prune
@@ -120,6 +121,8 @@ class _EntityPull:
                 await self._acknowledge_missed()
             if due or self.consumer.restored:
                 await self._pull()
+        except Paused:
+            self._faults.succeeded()  # since a moment ago, or by a comparison that has to wait for it
         except FAULTS as error:
             await self._faults.failed(error, _reason(error))
         else:
@@ -134,7 +137,8 @@ class _EntityPull:
             complete = await acknowledge_missed(self._databases, self.consumer.entity)
         finally:
             self.consumer.missed |= not complete
-        if complete:
+        if complete or self.consumer.paused:
+            # What is queued is acknowledged by its delivery, after the pause: until then Neon is left asleep.
             self._acknowledging.reset()
         else:
             # Another transaction holds a row, or it is on its way once more: no fault, but to be retried.

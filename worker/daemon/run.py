@@ -28,7 +28,7 @@ from worker.domain.signature import signing_keys
 from worker.observe.http import Server, bind, server
 from worker.observe.monitor import Monitor
 from worker.settings import Settings, SettingsError
-from worker.supabase import queue
+from worker.supabase.channels import CHANNEL
 from worker.sync.databases import Databases
 
 log = structlog.get_logger("worker.daemon")
@@ -118,7 +118,7 @@ async def _run_tasks(
         _serving(monitor, supervisor, settings.health_host, link),
         anyio.create_task_group() as tasks,
     ):
-        tasks.start_soon(listen, settings.listen_conninfo, queue.CHANNEL, notified, counts_changed.set, report_listener)
+        tasks.start_soon(listen, settings.listen_conninfo, CHANNEL, notified, counts_changed.set, report_listener)
         for consumer in consumers:
             tasks.start_soon(consumer.run)
         tasks.start_soon(sweep.run)

@@ -69,6 +69,11 @@ class Sweep:
                 events=self._databases.announces,
             )  # fmt: skip
             for consumer in self._consumers:
+                paused_at = seen[consumer.name].paused_at
+                self._monitor.paused(consumer.name, paused_at)
+                if consumer.paused and paused_at is None:
+                    self._pull_now.set()  # it may have something to do, though no pull is due
+                consumer.paused = paused_at is not None
                 if seen[consumer.name].has_work:
                     if consumer.idle:
                         self._monitor.swept(consumer.name)

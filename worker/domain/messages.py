@@ -20,6 +20,11 @@ NO_EDITS = (
     " Edits after promotion are not carried to the master table; `enrichment-worker undo` brings the record back."
 )
 UNDONE = "The promotion was taken back: check the record, and set complete again."
+RETURNED_OFTEN = (
+    " It has come back four times or more within 30 days: ask somebody who knows this record before you send it again,"
+    " or leave it for last."
+)
+"""Follows what a flagged row reads."""
 LEFT = (
     "This record left Neon's invalid table by another way. Your edit is kept here, but there is nothing to carry it to."
 )

@@ -177,6 +177,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
+def utc_text(at: datetime | None) -> str | None:
+    """A time in UTC without zone as ISO 8601, with its zone."""
+    return at.replace(tzinfo=UTC).isoformat() if at else None
+
+
 def new_run_id(stage: str) -> str:
     """A run id: ``PULL-20251107-163209-b26be042``: stage, UTC time, eight random hex digits."""
     return f"{stage.upper()}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{token_hex(4)}"

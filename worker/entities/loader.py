@@ -19,10 +19,12 @@ from worker.entities.names import in_sql, literal, plain_type
 from worker.entities.slots import quoted, slot_requirements, slot_sql
 from worker.entities.worker_tables import (
     ENTITIES,
+    FAILURES,
     LEDGER,
     LOG,
     NEEDS_ATTENTION,
     OUTBOX,
+    PAUSED,
     POSITION,
     PULLS,
     RECEIPTS,
@@ -90,7 +92,7 @@ def together(declared: Iterable[Declared], known: Collection[str] = ()) -> list[
     """
     mistakes, files = [], list(declared)
     names = {*known, *(one.name for one in files)}
-    own = LEDGER, RECEIPTS, PULLS, ENTITIES, LOG, POSITION, OUTBOX, NEEDS_ATTENTION
+    own = LEDGER, RECEIPTS, PULLS, ENTITIES, LOG, POSITION, OUTBOX, PAUSED, FAILURES, NEEDS_ATTENTION
     taken: dict[Table, str] = dict.fromkeys(own, "the worker itself")
     for one in files:
         taken[Table(one.file.tables.workspace.schema, f"{one.name}_repairs")] = f"imports of {one.file.plural}"

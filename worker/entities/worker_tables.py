@@ -30,6 +30,8 @@ LOG = Table("public", "shq_validation_log")
 ENTITIES = Table("marketing", "enrichment_entities")
 POSITION = Table("public", "enrichment_pull_position")
 OUTBOX = Table("public", "enrichment_outbox")
+PAUSED = Table("public", "enrichment_paused")
+FAILURES = Table("public", "enrichment_failures")
 NEEDS_ATTENTION = Table("public", "needs_attention")
 """The view of all open work."""
 SLOTS = Table("marketing", "company_slots")
@@ -40,6 +42,7 @@ RESERVED_COLUMNS = frozenset({
     "enrichment_status", "enrichment_notes", "enriched_by", "enriched_at", "pulled_from_neon_at", "pushed_to_neon_at",
     "last_sync_hash", "created_at", "updated_at", "neon_snapshot", "validation_errors", "validation_warnings",
     "sync_note", "promoted_at", "waiting_for", "sync_code", "receipt_id", "receipt_hash", "queued_versions",
+    "times_returned", "returned_at",
     "validation_status", "failed_at", "reviewed", "batch_id", "source_table", "still_invalid",
 })  # fmt: skip
 """The columns of every workspace and invalid table beside the key and the data: no data column may have their names."""

@@ -43,6 +43,7 @@ class Entry:
     conflicts: tuple[Conflict, ...] = ()
     note: str | None = None
     note_code: NoteCode | None = None
+    reason_code: str | None = None
 
 
 ONCE = sql.SQL("ON CONFLICT (entity, key, delivery_hash) WHERE outcome IN ('promoted', 'flagged') DO NOTHING")
@@ -60,9 +61,10 @@ BOOK = statement("worker.neon", "book").format(
     once=ONCE,
     once_each=ONCE_EACH,
     insert=sql.SQL(
-        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note, note_code)"
+        "INSERT INTO {ledger} (run_id, entity, key, outcome, delivery_hash, record, conflicts, note, note_code,"
+        " reason_code)"
         " SELECT %(run_id)s, %(entity)s, d.key, d.outcome, md5(d.hash), d.record, d.conflicts, d.note,"
-        " d.note_code FROM d"
+        " d.note_code, d.reason_code FROM d"
     ).format(ledger=LEDGER.sql),
 )
 """Writes entries; existing ones stay as they are."""

@@ -40,6 +40,8 @@ class _EntityHealth:
     """Why its events are not taken."""
     restored: str | None = None
     """A restore of a database that is not settled."""
+    paused_since: str | None = None
+    """Since when it is paused, as ISO 8601."""
 
 
 class Health:
@@ -117,6 +119,16 @@ class Health:
         one.not_posted = f"{entity}: N8N_WEBHOOK_URL does not take events: {reason}; {pending} waiting, none is lost"
         return one.not_posted != before
 
+    def paused(self, entity: str, since: str | None) -> bool:
+        """Note since when an entity is paused, None: it is not; returns whether that is a change."""
+        one = self._entities[entity]
+        before, one.paused_since = one.paused_since, since
+        if before and not since:
+            # What did not move while it was paused has had no time yet.
+            self.delivered(entity)
+            self.pulling(entity)
+        return before != since
+
     def counted(self, entities: Mapping[str, Any]) -> None:
         """Note where the records of these entities stand, as :func:`worker.operate.status.read_status` says it."""
         for name, counted in entities.items():
@@ -129,6 +141,7 @@ class Health:
                 one.pull_run = run
                 self.pulling(name)
             one.restored = counted.get("restored")
+            self.paused(name, counted.get("paused_since"))
 
     # What that means
 
@@ -139,7 +152,9 @@ class Health:
 
     def unready(self) -> list[str]:
         """Why the worker does not do its job at the moment; tasks with the same reason together."""
-        blocked = [(name, text) for name, _, text in self._postponed_for(Cause.FAULT)]
+        blocked = [
+            (name, text) for name, _, text in self._postponed_for(Cause.FAULT) if not self._entities[name].paused_since
+        ]
         tasks: dict[str, list[str]] = {}
         for task, reason in [*self._faults.items(), *blocked]:
             if task not in tasks.setdefault(reason, []):
@@ -162,10 +177,19 @@ class Health:
             *_lost_lines(),
         ]
 
+    def pauses(self) -> list[str]:
+        """What an operator has paused: it is as it was meant to be."""
+        return [
+            f"{name}: paused since {one.paused_since[:16].replace('T', ' ')} UTC, nothing is claimed or pulled;"
+            f" `enrichment-worker resume {name}` lets it go on"
+            for name, one in self._entities.items()
+            if one.paused_since
+        ]
+
     def _stuck(self) -> Iterator[str]:
         now = self._clock()
         for name, one in self._entities.items():
-            if one.oldest_queued and now - one.moved_at > STUCK_SECONDS:
+            if one.oldest_queued and not one.paused_since and now - one.moved_at > STUCK_SECONDS:
                 yield (
                     f"{name}: the queue does not move, nothing was answered for {now - one.moved_at:.0f} s;"
                     " look for a transaction that holds the oldest rows"
@@ -177,7 +201,7 @@ class Health:
             return
         now, late = self._clock(), LATE * self._pull_interval + 2 * self._rest + LATE_SECONDS
         for name, one in self._entities.items():
-            if now - one.pulled_at > late:
+            if now - one.pulled_at > late and not one.paused_since:
                 yield (
                     f"{name}: no pull came for {now - one.pulled_at:.0f} s, and one is due every"
                     f" {self._pull_interval:g} s; look for a long pull of another worker, or a transaction that holds"

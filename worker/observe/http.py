@@ -27,7 +27,8 @@ def application(monitor: Monitor) -> Starlette:
         return _report(monitor.health.stalled())
 
     async def readyz(_: Request) -> Response:
-        return _report(monitor.health.unready(), monitor.health.warnings())
+        health = monitor.health
+        return _report(health.unready(), [*health.pauses(), *health.warnings()])
 
     async def metrics(request: Request) -> Response:
         text, content_type = monitor.exposition(request.headers.get("accept", ""))

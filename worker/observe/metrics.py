@@ -72,11 +72,18 @@ class Metrics:
         self.stage = self._histogram(
             "stage_seconds", "How long a stage of a batch took.", STAGE_BOUNDS, ("entity", "stage")
         )
+        self.weekly = self._gauge(
+            "weekly_failures", "Records given back this week and last week (from Monday, UTC), as the last pull read.",
+            ("entity", "reason_code", "week"),
+        )  # fmt: skip
         self.conflicts = self._counter(
             "conflicts", "Fields that both sides had changed, by whose value was kept.", ("entity", "winner")
         )
 
         self.records = self._gauge("records", "Records in the workspace, by where they stand.", ("entity", "state"))
+        self.often = self._gauge(
+            "returned_often_records", "Failed records that came back four times or more within 30 days.", each
+        )
         self.queue = self._gauge("queue_records", "Records on their way: complete and not answered.", each)
         self.oldest = self._gauge("queue_oldest_seconds", "Age of the oldest record of the queue; 0: empty.", each)
         self.counted = self._gauge("count_timestamp_seconds", "When the workspace was last counted.")
@@ -102,6 +109,8 @@ class Metrics:
         self.pruned = self._counter(
             "pruned_rows", "Rows that were older than retention keeps them.", ("entity", "table")
         )
+
+        self.paused = self._gauge("paused", "1 while an operator has paused this entity, else 0.", each)
 
         self.listening = self._gauge("listener_up", "1 while the worker hears notifications, else 0.")
         self.reconnects = self._counter("listener_reconnects", "Times the listener listened again after a loss.")
@@ -130,6 +139,7 @@ class Metrics:
         self.fault.labels("listener")
         for entity in entities:
             self.batches.labels(entity)
+            self.paused.labels(entity)
             self.notifications.labels(entity)
             self.swept.labels(entity)
             for result in ("posted", "failed"):
@@ -184,13 +194,20 @@ class Metrics:
         """Where the records stand, as :func:`worker.operate.status.read_status` says it, and how long that took."""
         self.count_seconds.set(seconds)
         self.counted.set(datetime.fromisoformat(status["at"]).timestamp())
+        self.weekly.clear()  # a reason of an earlier week is none of this one
         for name, entity in status["entities"].items():
+            for reason in entity["failures_by_week"]:
+                *_, last, this = reason["weeks"].values()
+                self.weekly.labels(name, reason["reason_code"], "last").set(last)
+                self.weekly.labels(name, reason["reason_code"], "this").set(this)
             self._observe_entity(name, entity, entity["last_pull"])
 
     def _observe_entity(self, name: str, entity: Mapping[str, Any], pull: Mapping[str, Any]) -> None:
         for state, records in entity["counts"].items():
             self.records.labels(name, state).set(records)
         self.queue.labels(name).set(entity["queue"])
+        self.often.labels(name).set(entity["returned_often"])
+        self.paused.labels(name).set(entity["paused_since"] is not None)
         for table in ("invalid", "master"):
             if entity[table] is not None:
                 self.neon.labels(name, table).set(entity[table])

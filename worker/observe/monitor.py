@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 
 from worker import __version__
+from worker.domain.model import utc_text
 from worker.domain.postponed import Postponed
 from worker.domain.pulled import Pulled
 from worker.domain.recent import Recent
@@ -128,6 +129,12 @@ class Monitor:
         self.metrics.pruned.labels(pruned.entity, "ledger").inc(pruned.ledger)
         self.metrics.pruned.labels(pruned.entity, "workspace").inc(pruned.workspace)
 
+    def paused(self, entity: str, since: datetime | None) -> None:
+        """Report since when an entity is paused, UTC without zone; None: it is not."""
+        self.metrics.paused.labels(entity).set(since is not None)
+        if self.health.paused(entity, utc_text(since)):
+            self._update_pages()
+
     def counted(self, status: dict[str, Any], seconds: float) -> None:
         """Report where the records stand, and how long it took to count them."""
         self._count, self._counted_at, self._uncounted = status, self._clock(), None
@@ -170,7 +177,8 @@ class Monitor:
         if faults:
             return f"Trouble: {'; '.join(faults)}"
         queues = [f"{entity['queue']} {name}" for name, entity in self._count["entities"].items()]
-        return f"Listening; in the queue: {', '.join(queues)}"
+        paused = [name for name, entity in self._count["entities"].items() if entity["paused_since"]]
+        return f"Listening; in the queue: {', '.join(queues)}" + (f"; paused: {', '.join(paused)}" if paused else "")
 
     def status(self) -> dict[str, Any]:
         """What ``/status.json`` says: the last count, and what only this process knows."""

@@ -12,9 +12,10 @@ from psycopg import sql
 from worker.domain.findings import Finding, Level
 from worker.domain.findings import ok as _ok
 from worker.domain.findings import problem as _problem
+from worker.domain.messages import day_of
 from worker.entities.declaration import Entity
 from worker.entities.loader import load_entities
-from worker.entities.worker_tables import POSITION, Table
+from worker.entities.worker_tables import FAILURES, PAUSED, POSITION, Table
 from worker.neon.catalogue import Found
 from worker.operate import public_api
 from worker.operate.privileges import Found as Privilege
@@ -25,8 +26,9 @@ from worker.postgres.connection import Connection, connect
 from worker.postgres.errors import Kind, in_one_line, kind_of
 from worker.postgres.hints import hint_for, reach_hint
 from worker.schema import examination, fixes
-from worker.schema.shape import OUTBOX_CHECK, shapes
+from worker.schema.shape import OUTBOX_CHECK, PAUSES, shapes
 from worker.settings import Settings
+from worker.supabase.pause import paused_among
 from worker.sync.restore import unsettled
 
 LATE_SECONDS = 900
@@ -123,11 +125,24 @@ async def _tables(
         if found[entity.workspace_table].kind in ("r", "p"):
             yield await _triggers(connection, entity.name, entity.workspace_table)
             yield await _row_level_security(connection, entity.workspace_table)
-    if found[POSITION].kind:
-        yield await _row_level_security(connection, POSITION)
+    for table in (POSITION, PAUSED, FAILURES):
+        if found[table].kind:
+            yield await _row_level_security(connection, table)
+    if found[PAUSED].kind and PAUSES not in at_fault:
+        yield await _paused(connection, entities)
     if settings.n8n_webhook_url and OUTBOX_CHECK not in at_fault:
         yield await _outbox(connection)
     yield await notification(connection, settings)
+
+
+async def _paused(connection: Connection, entities: Collection[Entity]) -> Finding:
+    """What an operator has paused is meant so: a warning, as it may have been forgotten."""
+    found = await paused_among(connection, entities)
+    if not found:
+        return _ok(PAUSES, "nothing is paused")
+    text = "; ".join(f"{name} is paused since {day_of(at)}" for name, at in found.items())
+    hint = "; ".join(f"`enrichment-worker resume {name}` lets it go on" for name in found)
+    return Finding(Level.WARNING, PAUSES, text, hint)
 
 
 async def _outbox(connection: Connection) -> Finding:

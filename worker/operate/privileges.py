@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from psycopg.types.json import Jsonb
 
 from worker.entities.declaration import Entity
-from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, Table
+from worker.entities.worker_tables import FAILURES, LEDGER, LOG, OUTBOX, PAUSED, POSITION, PULLS, RECEIPTS, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 
@@ -69,6 +69,8 @@ def needs(database: str, entities: Iterable[Entity], *, prunes: bool = False) ->
     else:
         tables += _tables("pull's position", POSITION, ("SELECT", "INSERT", "UPDATE"))
         tables += _tables("outbox", OUTBOX, ALL)
+        tables += _tables("pauses", PAUSED, ("SELECT", "INSERT", "DELETE"))
+        tables += _tables("failures by week", FAILURES, ALL)
     schemas = dict.fromkeys(need.on.schema for need in tables if isinstance(need.on, Table))
     subject = f"{database} privileges"
     return [

@@ -23,7 +23,7 @@ from psycopg import sql
 
 from worker.domain.findings import Finding, ok, problem, warning
 from worker.entities.declaration import Entity
-from worker.entities.worker_tables import OUTBOX, POSITION
+from worker.entities.worker_tables import FAILURES, OUTBOX, PAUSED, POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.settings import Settings
@@ -93,7 +93,8 @@ async def read_tables(connection: Connection, entities: Iterable[Entity]) -> dic
 def _names(entities: Iterable[Entity]) -> list[str]:
     """The API serves the schema ``public``."""
     workspaces = [entity.workspace_table for entity in entities]
-    return [*(table.name for table in workspaces if table.schema == "public"), POSITION.name, OUTBOX.name, VIEW]
+    own = [table.name for table in (POSITION, OUTBOX, PAUSED, FAILURES)]
+    return [*(table.name for table in workspaces if table.schema == "public"), *own, VIEW]
 
 
 async def ask(settings: Settings, entities: Iterable[Entity], tables: Mapping[str, TableFacts] | None) -> Finding:

@@ -20,7 +20,7 @@ from worker.postgres.errors import in_one_line
 from worker.postgres.hints import MOVE_TO_UTF8, hint_for, reach_hint
 from worker.postgres.statements import statement
 from worker.settings import Settings
-from worker.supabase.queue import CHANNEL
+from worker.supabase.channels import CHANNEL
 
 CLOCK_SECONDS = 5.0
 NOTIFY_SECONDS = 5.0

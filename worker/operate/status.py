@@ -8,17 +8,20 @@ duration of the last count.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import Any
 
 from psycopg import sql
 
+from worker.domain.model import utc_text
 from worker.domain.recent import shown_code, shown_key
 from worker.entities.declaration import Entity, key_sql
-from worker.entities.worker_tables import POSITION
+from worker.entities.worker_tables import PAUSED, POSITION
+from worker.operate.failures import by_week, read_step
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import begin, transact
+from worker.supabase.acknowledgement import RETURNED_OFTEN
 from worker.supabase.position import restored_in_words
 from worker.supabase.queue import IS_WORK
 
@@ -51,6 +54,8 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
             workspace=entity.workspace_table.sql,
             is_work=IS_WORK,
             position=POSITION.sql,
+            paused=PAUSED.sql,
+            returned_often=RETURNED_OFTEN,
         )
         for entity in names
     )
@@ -66,13 +71,21 @@ async def read_status(connection: Connection, entities: Iterable[Entity]) -> dic
         for entity in names
     )
     opening = begin(read_only=True, repeatable=True, statement=COUNT_SECONDS)
-    counted, explained = await transact(connection, (counts, None), (reasons, None), opening=opening)
+    counted, explained, past = await transact(
+        connection, (counts, None), (reasons, None), read_step(names), opening=opening
+    )
     rows = {row["entity"]: row for row in counted.fetchall()}
     failures = _failures(explained.fetchall())
+    at = max(row["at"] for row in rows.values())
+    weeks = by_week(past.fetchall(), (at - timedelta(days=at.weekday())).date())
     return {
-        "at": _utc(max(row["at"] for row in rows.values())),
+        "at": utc_text(at),
         "entities": {
-            entity.name: _entity(entity, rows[entity.name], failures.get(entity.name, [])) for entity in names
+            entity.name: {
+                **_entity(entity, rows[entity.name], failures.get(entity.name, [])),
+                "failures_by_week": weeks.get(entity.name, []),
+            }
+            for entity in names
         },
     }
 
@@ -92,16 +105,17 @@ def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]])
             "promoted": row["pushed"] - row["carried"],
             "failed": row["failed"],
         },
+        "returned_often": row["returned_often"],
         "queue": row["queue"],
-        "oldest_queued_at": _utc(oldest),
+        "oldest_queued_at": utc_text(oldest),
         "oldest_queued_seconds": max(0.0, (row["at"] - oldest).total_seconds()) if oldest else None,
         "invalid": found.get("invalid"),
         "master": found.get("master"),
         "totals_estimated": bool(found.get("estimated")),
         "last_pull": {
-            "at": _utc(row["last_pull_at"]),
-            "full_at": _utc(row["last_full_at"]),
-            "position": _utc(row["position"]),
+            "at": utc_text(row["last_pull_at"]),
+            "full_at": utc_text(row["last_full_at"]),
+            "position": utc_text(row["position"]),
             "run_id": row["last_run_id"],
             "open_transactions": [
                 {"transaction": one["name"], "since": one["since"]}
@@ -114,6 +128,7 @@ def _entity(entity: Entity, row: dict[str, Any], failures: list[dict[str, Any]])
             "withdrawn": found.get("withdrawn"),
         },
         "restored": _restored(row["restored"]),
+        "paused_since": utc_text(row["paused_at"]),
         "failures": failures,
     }
 
@@ -146,7 +161,3 @@ def _failures(rows: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
     for (entity, _), reason in sorted(found.items(), key=lambda item: (-item[1]["records"], item[0])):
         reasons.setdefault(entity, []).append(reason)
     return reasons
-
-
-def _utc(moment: datetime | None) -> str | None:
-    return moment.replace(tzinfo=UTC).isoformat() if moment else None

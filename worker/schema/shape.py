@@ -8,16 +8,30 @@ from enum import StrEnum
 
 from worker.entities.declaration import Entity
 from worker.entities.names import fields_in
-from worker.entities.worker_tables import LEDGER, LOG, OUTBOX, POSITION, PULLS, RECEIPTS, SLOTS, Table
+from worker.entities.worker_tables import (
+    FAILURES,
+    LEDGER,
+    LOG,
+    OUTBOX,
+    PAUSED,
+    POSITION,
+    PULLS,
+    RECEIPTS,
+    SLOTS,
+    Table,
+)
 from worker.neon.invalid import PULLED
 
 POSITION_COLUMNS = (
     "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions", "counted_run_id",
-    "unfinished_run_id",
+    "unfinished_run_id", "failures_id", "failures_run_id",
 )  # fmt: skip
+LEDGER_COLUMNS = ("delivery_hash", "row_version", "note_code", "reason_code")
 NEON, SUPABASE = "Neon", "Supabase"
 OUTBOX_CHECK = "events to N8N_WEBHOOK_URL"
 """The name of the outbox in ``doctor``'s findings."""
+PAUSES = "pauses"
+"""The name of what is paused in ``doctor``'s findings."""
 
 
 class Kind(StrEnum):
@@ -144,6 +158,7 @@ def _workspace(entity: Entity) -> Shape:
         Wanted("promoted_at", Kind.TIME, empty=True), Wanted("waiting_for", least=KEY_LENGTH, empty=True),
         Wanted("sync_code", least=20, empty=True), Wanted("receipt_id", Kind.NUMBER, empty=True),
         Wanted("receipt_hash", least=52, empty=True), Wanted("queued_versions", least=900, empty=True),
+        Wanted("times_returned", Kind.INTEGER), Wanted("returned_at", Kind.ANY, empty=True),
     )  # fmt: skip
     sources = {
         **{name: name for name in entity.columns},
@@ -191,7 +206,7 @@ def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape
     )  # fmt: skip
     return [
         *wanted,
-        _plain(NEON, "ledger and log", LEDGER, ("delivery_hash", "row_version", "note_code"), numbered=True),
+        _plain(NEON, "ledger and log", LEDGER, LEDGER_COLUMNS, numbered=True),
         _plain(NEON, "ledger and log", RECEIPTS, ("pulls", "confirmed", "pruned_id", "pulled_at"), key="entity"),
         _plain(NEON, "ledger and log", PULLS, ("entity", "slot", "number", "run_id")),
         Shape(
@@ -199,5 +214,7 @@ def shapes(entities: Iterable[Entity], *, announces: bool = False) -> list[Shape
             key="validation_run_id", upserted=True, filled={one.name for one in log},
         ),
         _plain(SUPABASE, "pull's position", POSITION, POSITION_COLUMNS, key="entity"),
+        _plain(SUPABASE, PAUSES, PAUSED, ("entity", "paused_at"), key="entity"),
+        _plain(SUPABASE, "failures by week", FAILURES, ("entity", "week", "reason_code", "field", "records", "recent")),
         *([_plain(SUPABASE, OUTBOX_CHECK, OUTBOX, ("entity", "event"), numbered=True)] if announces else []),
     ]  # fmt: skip

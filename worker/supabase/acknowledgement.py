@@ -10,6 +10,7 @@ from typing import Any
 from psycopg import sql
 
 from worker.domain.model import Data, Receipt
+from worker.postgres.statements import statement
 from worker.supabase.queue import STAMP
 
 
@@ -48,6 +49,17 @@ VERSIONS = sql.SQL(
     " ELSE w.queued_versions END"
 ).format(STAMP)
 """The new ``queued_versions`` of a row that gets a reply."""
+
+OFTEN = 4
+"""So many returns within ``OFTEN_SPAN`` are many; a row keeps the times of the last so many. The view has both, too."""
+OFTEN_SPAN = "30 days"
+RETURNS = statement("worker.supabase", "returns").format(often=sql.Literal(OFTEN), span=sql.Literal(OFTEN_SPAN))
+"""How often the record of a row came back, when it has got a reply."""
+RETURNED_OFTEN = sql.SQL(
+    "coalesce(cardinality(w.returned_at) >= {}"
+    " AND w.returned_at[1] > clock_timestamp() AT TIME ZONE 'UTC' - interval {}, false)"
+).format(sql.Literal(OFTEN), sql.Literal(OFTEN_SPAN))
+"""The condition that the record of a row came back often."""
 
 
 _PLAIN_FIELDS = tuple(field.name for field in fields(Reply) if field.name not in ("version", "receipt", "as_of"))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg import sql
 
 from worker.domain.postponed import Postponed
-from worker.entities.worker_tables import OUTBOX, POSITION
+from worker.entities.worker_tables import OUTBOX, PAUSED, POSITION
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import fetch_inside
+from worker.supabase.channels import ALIVE
 from worker.supabase.position import IS_DUE
 from worker.supabase.queue import IS_WORK, Queue
-
-ALIVE = "enrichment_alive"
-"""The channel of notifications that mean no work: every look sends one, with an empty payload, and every statement that
-changes a workspace, with `changed`.
-"""
 
 _LOOK = statement("worker.supabase", "look")
 _HAS_EVENT = sql.SQL("EXISTS (SELECT FROM {} o WHERE o.entity = {})")
@@ -28,6 +25,8 @@ _HAS_EVENT = sql.SQL("EXISTS (SELECT FROM {} o WHERE o.entity = {})")
 class Seen:
     """What was seen of an entity."""
 
+    paused_at: datetime | None
+    """Since when it is paused, UTC without zone; None if it is not. A paused one has no work, and no pull is due."""
     has_work: bool
     """Whether its queue has work that is not postponed."""
     is_due: bool
@@ -64,9 +63,12 @@ async def look(
         parts.append(
             _LOOK.format(
                 name=name, workspace=table.sql, table_name=sql.Literal(table.sql.as_string()), is_work=IS_WORK, but=but,
-                is_due=IS_DUE, position=POSITION.sql, channel=sql.Literal(ALIVE),
+                is_due=IS_DUE, position=POSITION.sql, paused=PAUSED.sql, channel=sql.Literal(ALIVE),
                 has_event=_HAS_EVENT.format(OUTBOX.sql, name) if events else sql.SQL("false"),
             )
         )  # fmt: skip
     rows = await fetch_inside(connection, sql.SQL(" UNION ALL ").join(parts), params)
-    return {row["entity"]: Seen(row["has_work"], row["is_due"], row["has_event"], row["changes"]) for row in rows}
+    return {
+        row["entity"]: Seen(row["paused_at"], row["has_work"], row["is_due"], row["has_event"], row["changes"])
+        for row in rows
+    }

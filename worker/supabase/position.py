@@ -11,10 +11,11 @@ import structlog
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from worker.domain.failures import NOTHING_COUNTED, Counted
 from worker.domain.horizon import Horizon, recall
 from worker.domain.pulled import NO_PULL, CountedPull
 from worker.entities.declaration import Entity
-from worker.entities.worker_tables import POSITION
+from worker.entities.worker_tables import PAUSED, POSITION
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import (
@@ -28,6 +29,7 @@ from worker.postgres.transaction import (
     send,
     transact,
 )
+from worker.supabase.pause import Paused
 
 log = structlog.get_logger("worker.pull")
 
@@ -51,11 +53,16 @@ class Position:
     """The last restore that was recognised."""
     unfinished: str | None = None
     """Run id of a pull that began to bring records and has not ended."""
+    failures: Counted = NOTHING_COUNTED
+    """Up to where the failures are counted."""
 
 
 _ADD = sql.SQL("INSERT INTO {} (entity) VALUES (%(entity)s) ON CONFLICT DO NOTHING").format(POSITION.sql)
 _READ = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s").format(POSITION.sql)
-_TAKE = sql.SQL("SELECT * FROM {} WHERE entity = %(entity)s FOR UPDATE SKIP LOCKED").format(POSITION.sql)
+_TAKE = sql.SQL(
+    "SELECT p.*, EXISTS (SELECT FROM {} z WHERE z.entity = p.entity) AS paused FROM {} p WHERE p.entity = %(entity)s"
+    " FOR UPDATE OF p SKIP LOCKED"
+).format(PAUSED.sql, POSITION.sql)
 _MARK = sql.SQL(
     "UPDATE {} SET unfinished_run_id = coalesce(unfinished_run_id, %(run_id)s) WHERE entity = %(entity)s"
 ).format(POSITION.sql)
@@ -78,15 +85,23 @@ IS_DUE = sql.SQL(
 _DUE = sql.SQL(
     "SELECT e AS entity, p.last_pull_at > c.now AS ahead"
     " FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS now) c"
-    " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e WHERE {}"
-).format(POSITION.sql, IS_DUE)
+    " CROSS JOIN unnest(%(entities)s::text[]) e LEFT JOIN {} p ON p.entity = e"
+    " WHERE NOT EXISTS (SELECT FROM {} z WHERE z.entity = e) AND {}"
+).format(POSITION.sql, PAUSED.sql, IS_DUE)
 
 
 async def take_position(connection: Connection, entity: Entity) -> Position | None:
-    """Become the only puller of an entity until this transaction ends; None if another worker is."""
+    """Become the only puller of an entity until this transaction ends; None if another worker is.
+
+    Raises:
+        Paused: nobody pulls it.
+        psycopg.Error: the database failed.
+    """
     params = {"entity": entity.name}
     await transact(connection, (_ADD, params))
     rows = await begin_and_fetch(connection, begin(idle=GUARD_SECONDS), (_TAKE, params))
+    if rows and rows[0]["paused"]:
+        raise Paused([entity.name])
     return _position(rows[0]) if rows else None
 
 
@@ -134,6 +149,7 @@ def _position(row: Mapping[str, Any]) -> Position:
     return Position(
         since, row["last_pull_at"], row["last_full_at"], CountedPull(row["pulls"], row["counted_run_id"]),
         row["ledger_id"], row["restored"], row["unfinished_run_id"],
+        Counted(row["failures_id"], row["failures_run_id"]),
     )  # fmt: skip
 
 
@@ -166,8 +182,8 @@ def save_position(
 
 
 async def due(connection: Connection, entities: Iterable[Entity], interval: float) -> list[str]:
-    """The entities whose last pull, by any worker, is more than ``interval`` seconds ago or in the future. The latter
-    means that the server's clock went back, so the age of the pull is unknown.
+    """The entities that are not paused, and whose last pull, by any worker, is more than ``interval`` seconds ago or in
+    the future. The latter means that the server's clock went back, so the age of the pull is unknown.
     """
     params = {"entities": [entity.name for entity in entities], "interval": interval}
     rows = await fetch_all(connection, _DUE, params)

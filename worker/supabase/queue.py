@@ -17,8 +17,8 @@ from worker.entities.declaration import Entity, data_of, key_sql
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
+from worker.supabase.pause import not_paused
 
-CHANNEL = "enrichment_complete"
 STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
 """What :func:`worker.domain.model.stamp` writes, for ``to_char``; the trigger has it too."""
 IS_WORK = sql.SQL("w.enrichment_status = 'complete' AND w.pushed_to_neon_at IS NULL AND w.waiting_for IS NULL")
@@ -46,14 +46,15 @@ CODE = sql.SQL("CASE {whens} ELSE w.sync_code END").format(
 )
 _ROWS = {
     "work": sql.SQL(
-        "WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
-    ),
-    "work, without postponed": sql.SQL(
-        "WHERE {is_work} AND {not_postponed} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"
+        "WHERE {is_work} AND {not_paused} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"
         " FOR UPDATE OF w SKIP LOCKED"
     ),
+    "work, without postponed": sql.SQL(
+        "WHERE {is_work} AND {not_paused} AND {not_postponed} ORDER BY w.updated_at, w.id LIMIT %(limit)s"
+        " OFFSET %(skip)s FOR UPDATE OF w SKIP LOCKED"
+    ),
     "work among some": sql.SQL(
-        "WHERE {is_work} AND w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key} LIMIT %(limit)s"
+        "WHERE {is_work} AND {not_paused} AND w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key} LIMIT %(limit)s"
         " FOR UPDATE OF w SKIP LOCKED"
     ),
     "work, not locked": sql.SQL("WHERE {is_work} ORDER BY w.updated_at, w.id LIMIT %(limit)s OFFSET %(skip)s"),
@@ -154,7 +155,12 @@ class Queue:
                 released=sql.Literal(messages.RELEASED),
                 more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
             )
-            + _ROWS[rows].format(is_work=IS_WORK, **key_sql(entity), not_postponed=self._not_postponed("postponed"))
+            + _ROWS[rows].format(
+                is_work=IS_WORK,
+                **key_sql(entity),
+                not_paused=not_paused(entity),
+                not_postponed=self._not_postponed("postponed"),
+            )
             + sql.SQL(") c")
         )
 
@@ -175,7 +181,8 @@ class Queue:
         postponed: Sequence[str] = (),
         among: Sequence[str] | None = None,
     ) -> list[Claimed]:
-        """The oldest work, locked for this worker in a transaction that stays open.
+        """The oldest work, locked for this worker in a transaction that stays open; none while the entity is paused,
+        unless it is only read.
 
         The claim is the row locks themselves: it ends with the transaction, however that ends.
 
@@ -243,11 +250,11 @@ class Queue:
         return {row["id"]: row["key"] for row in rows}
 
     def has_work(self, postponed: Postponed) -> Step:
-        """The step that returns a row with the entity's name if there is work which is not postponed."""
+        """The step that returns a row with the entity's name if there is work which is not postponed, nor paused."""
         but, params = self.but(postponed)
-        statement = sql.SQL("SELECT {} AS entity WHERE EXISTS (SELECT FROM {} w WHERE {}{})")
-        name = sql.Literal(self.entity.name)
-        return statement.format(name, self.entity.workspace_table.sql, IS_WORK, but), params or None
+        statement = sql.SQL("SELECT {} AS entity WHERE {} AND EXISTS (SELECT FROM {} w WHERE {}{})")
+        name, table = sql.Literal(self.entity.name), self.entity.workspace_table.sql
+        return statement.format(name, not_paused(self.entity), table, IS_WORK, but), params or None
 
     def but(self, postponed: Postponed) -> tuple[sql.Composable, dict[str, Any]]:
         """The rest of a condition that leaves out postponed rows, and its parameters, by the entity's name."""

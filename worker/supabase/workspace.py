@@ -17,7 +17,7 @@ from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
 from worker.supabase import release
-from worker.supabase.acknowledgement import VERSIONS, Reply, as_json
+from worker.supabase.acknowledgement import RETURNS, VERSIONS, Reply, as_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,8 @@ class Workspace:
             "workspace": entity.workspace_table.sql,
             "data": data_of(entity, "w"),
             "versions": VERSIONS,
+            "returns": RETURNS,
+            "returned_often": sql.Literal(messages.RETURNED_OFTEN),
             "columns": sql.SQL(", ").join(map(sql.Identifier, entity.columns)),
             "columns_r": sql.SQL(", ").join(sql.Identifier("r", column) for column in entity.columns),
         }

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from worker.domain.failures import Failures
 from worker.domain.horizon import Horizon
 from worker.domain.model import Action, new_run_id, utc_now
 from worker.domain.progress import NO_PROGRESS, Heartbeat, Progress
@@ -14,11 +15,14 @@ from worker.domain.pulled import CountedPull, Pulled
 from worker.entities.declaration import Entity
 from worker.neon import books, open_transactions
 from worker.neon.books import Run
+from worker.neon.failures import WEEKS, count_failures
 from worker.neon.invalid import Which
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, SetupMissing
 from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, begin_and_fetch, fetch_all, send
 from worker.supabase import outbox
+from worker.supabase.failures import save_failures
+from worker.supabase.pause import Paused
 from worker.supabase.position import (
     Position,
     brought_nothing,
@@ -64,6 +68,7 @@ async def pull(
     Raises:
         psycopg.Error: the next pull starts again from the old position; what arrived stays.
         Restored: the same; Neon was restored while it was read.
+        Paused: the same; the entity is paused, or was between two batches.
         SetupMissing: the same; the workspace refuses records through no fault of theirs. The text says the fix.
     """
     route = databases.routes[entity.name]
@@ -93,7 +98,8 @@ async def pull(
                 progress.expect(sum(row["records"] for row in totals if row["name"] == "invalid"))
             try:
                 await task.bring_all(None if full else since, found)
-            except (Stopped, SetupMissing) as error:
+                failures = Failures() if dry_run else await count_failures(neon, entity, position.failures, task.go_on)
+            except (Stopped, Paused, SetupMissing) as error:
                 if task.bringing and not (pulled.brought or position.unfinished):
                     await send(guard, brought_nothing(entity), COMMIT)
                 if isinstance(error, Stopped):
@@ -112,7 +118,8 @@ async def pull(
             for row in now.fetchall():
                 pulled.totals[row["name"]] = row["records"]
                 pulled.estimated |= row["estimated"]
-        await send(guard, *await _to_save(task, reached, found, counted), COMMIT)
+        counts = save_failures(entity, failures, weeks=WEEKS)
+        await send(guard, *await _to_save(task, reached, found, counted), *counts, COMMIT)
     await recall(databases, entity)
     for one in reached.listed(excluding=position.horizon.open if position.horizon else ()):
         log.warning("pull.open_transaction", entity=entity.name, run_id=pulled.run_id, **one)

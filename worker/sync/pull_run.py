@@ -22,6 +22,7 @@ from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, begin, roll_back_refusal, send
 from worker.schema.causes import common_cause
 from worker.supabase.bisect import Refusals, for_each_accepted
+from worker.supabase.pause import require_running
 from worker.supabase.position import Position, mark_bringing
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
@@ -39,7 +40,6 @@ T = TypeVar("T")
 
 STAGE_ROWS = 10_000
 PATIENCE = 60.0
-KEEP_ALIVE = sql.SQL("SELECT 1")
 
 
 class Stopped(Exception):
@@ -71,13 +71,13 @@ class PullRun:
     """Whether another transaction held a row that should be brought up to date."""
     refusals: Refusals = field(default_factory=lambda: Refusals("pull.refused"))
 
-    async def _go_on(self) -> None:
-        """Between batches: stop if asked to, and keep the guard's transaction alive, so that no other worker pulls."""
+    async def go_on(self) -> None:
+        """Between batches: stop if asked to. It keeps the guard's transaction alive, so that no other worker pulls."""
         self.progress.advance(0)
         if self.databases.stop.is_set():
             raise Stopped
         if not self.dry_run:
-            await send(self.guard, (KEEP_ALIVE, None))
+            await require_running(self.guard, [self.route.entity])
 
     async def _mark_bringing(self) -> None:
         """Before the first record is brought: what a pull brought that never ends is in no count."""
@@ -150,7 +150,7 @@ class PullRun:
                     await take(batches)
                     self.pulled.seen += batches.rows
                     self.progress.advance(batches.rows)
-                    await self._go_on()
+                    await self.go_on()
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
@@ -170,7 +170,7 @@ class PullRun:
         await self._for_each_accepted(stage, await batches.next_batch(), key_of)
         for keys in self.route.batches(sorted(changed)):
             await self._for_each_accepted(self._refresh, keys, str)
-            await self._go_on()
+            await self.go_on()
 
     async def _for_each_accepted(
         self, step: Callable[[Sequence[T]], Awaitable[None]], items: Sequence[T], key: Callable[[T], str]
@@ -249,7 +249,7 @@ class PullRun:
             gone = await self.route.invalid.missing(self.neon, keys)
             for some in self.route.batches(gone):
                 await self._for_each_accepted(partial(self._withdraw, found=found), some, str)
-            await self._go_on()
+            await self.go_on()
 
     async def _withdraw(self, keys: Sequence[str], found: Comparison) -> None:
         await self._mark_bringing()

@@ -16,6 +16,7 @@ from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, send
+from worker.supabase.pause import require_running
 from worker.supabase.queue import Row
 from worker.sync.acknowledge import acknowledge, release_ready
 from worker.sync.databases import Databases
@@ -174,6 +175,10 @@ async def judge_pushed(
         assumed: the keys of records of other entities that pass in the same run.
         pushed: in the dry run of a pipeline, what would have been pushed before.
         progress: answered of every batch.
+
+    Raises:
+        Paused: the entity is paused, or was between two batches; what was judged stays so.
+        psycopg.Error: nothing is lost; retry.
     """
     route, total = databases.routes[entity.name], Revalidated()
     after: str | None = None
@@ -182,6 +187,8 @@ async def judge_pushed(
             route, neon, supabase, run, apply, rebook=which is Which.STALE, dry_run=dry_run, pushed=pushed or {}
         )
         while not databases.stop.is_set():
+            if not dry_run:
+                await require_running(supabase, [entity])
             rows = await route.invalid.read_pushed(neon, after, route.batch_size, which=which)
             if not rows:
                 break
@@ -198,12 +205,14 @@ async def finish_carried(
     before it could acknowledge the row, the enricher would wait for ever.
 
     Raises:
+        Paused: the entity was paused between two batches.
         psycopg.Error: nothing is lost; the next pull tries again.
     """
     route, total, after = databases.routes[entity.name], Revalidated(), 0
     async with databases.neon.connection() as neon, databases.supabase.connection() as supabase:
         judging = Judging(route, neon, supabase, run, apply=(Action.FLAG, Action.PROMOTE))
         while not databases.stop.is_set():
+            await require_running(supabase, [entity])
             some = await route.queue.carried(supabase, after, route.batch_size)
             if not some:
                 break

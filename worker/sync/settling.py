@@ -247,7 +247,7 @@ class _Settling:
         entries = [
             Entry(
                 one.key, Outcome.FLAGGED, one.claimed.delivery_hash, one.answer.record,
-                note=one.answer.errors["record"], note_code=NoteCode.STUCK,
+                note=one.answer.errors["record"], note_code=NoteCode.STUCK, reason_code=one.answer.reason_code,
             )
             for one in stuck
         ]  # fmt: skip

@@ -12,6 +12,7 @@ from worker.neon import books
 from worker.neon.books import Run
 from worker.neon.invalid import Which
 from worker.postgres.transaction import COMMIT, send, transact
+from worker.supabase.pause import require_running
 from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases
 from worker.sync.deliver import Tally, deliver
@@ -48,6 +49,7 @@ async def push(
         progress: informed of every batch.
 
     Raises:
+        Paused: the entity is paused, or was between two batches.
         psycopg.Error: the batch is still in the queue.
     """
     if dry_run:
@@ -57,6 +59,9 @@ async def push(
         async with databases.supabase.connection() as supabase:
             progress.expect(await databases.routes[entity.name].queue.count_work(supabase))
     while not databases.stop.is_set():
+        # A claim finds nothing then, which would look like the end of the queue.
+        async with databases.supabase.connection() as supabase:
+            await require_running(supabase, [entity])
         tally = await deliver(databases, entity, action=Action.PUSH)
         if tally.claimed:
             done.run_ids.append(tally.run_id)
@@ -193,6 +198,7 @@ async def promote(
         and why. A record that no longer passes is refused and left as it is.
 
     Raises:
+        Paused: an entity is paused, or was between two batches; what was promoted stays so.
         psycopg.Error: a database failed; what was promoted stays so.
     """
     progress.expect(len(work.keys) if not work.runs else 0)
@@ -211,6 +217,8 @@ async def promote(
             route = databases.routes[entity.name]
             judging = Judging(route, neon, supabase, run, apply=(Action.PROMOTE,), dry_run=dry_run)
             for some in route.batches(list(work.keys)):
+                if not dry_run:
+                    await require_running(supabase, [entity])
                 rows = await route.invalid.read(neon, some)
                 # Promoted by this same run, before a connection broke and the answer was lost.
                 missing = [key for key in some if key not in rows]

@@ -18,7 +18,9 @@ UPDATE {workspace} w SET
   pushed_to_neon_at = CASE WHEN a.pushed THEN clock_timestamp() AT TIME ZONE 'UTC' END,
   promoted_at = a.promoted_at,
   waiting_for = a.waiting_for,
-  sync_note = a.note, sync_code = a.code,
+  (times_returned, returned_at, sync_note) = (
+    SELECT r.times, r.at, CASE WHEN r.often THEN concat(a.note, {returned_often}) ELSE a.note END FROM ({returns}) r),
+  sync_code = a.code,
   receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
   receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END
 FROM a

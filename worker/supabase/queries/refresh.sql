@@ -16,6 +16,7 @@ UPDATE {workspace} w SET
   sync_code = CASE WHEN a.cleared OR a.note IS NOT NULL THEN a.code ELSE w.sync_code END,
   receipt_id = CASE WHEN a.forget THEN a.receipt_id ELSE coalesce(a.receipt_id, w.receipt_id) END,
   receipt_hash = CASE WHEN a.forget THEN a.receipt_hash ELSE coalesce(a.receipt_hash, w.receipt_hash) END,
+  (times_returned, returned_at) = (SELECT r.times, r.at FROM ({returns}) r),
   waiting_for = a.waiting_for,
   enriched_by = coalesce(w.enriched_by, a.enriched_by), enriched_at = coalesce(w.enriched_at, a.enriched_at),
   pulled_from_neon_at = CASE WHEN a.neon_id IS NULL THEN w.pulled_from_neon_at ELSE now() AT TIME ZONE 'UTC' END
