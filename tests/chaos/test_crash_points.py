@@ -16,8 +16,8 @@ from records import add_companies, company, ledger, master, work
 STATEMENTS = (
     "claim: BEGIN", "claim: settings", "claim: SELECT FOR UPDATE",
     # Its COMMIT is the sync that ends what was sent together.
-    "settle: settings", "settle: lock", "settle: what is to be flagged", "settle: ask the master's demands",
-    "settle: promote, flag, ledger, log", "settle: COMMIT",
+    "settle: settings", "settle: lock", "settle: promote what is plain", "settle: what is to be flagged",
+    "settle: ask the master's demands", "settle: promote, flag, ledger, log", "settle: COMMIT",
     "acknowledge: UPDATE, wake who waits", "acknowledge: COMMIT",
 )  # fmt: skip
 # The last claim finds nothing: killing there kills an idle worker.
