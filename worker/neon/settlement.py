@@ -134,8 +134,7 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
             invalid=entity.invalid_table.sql,
             master=entity.master_table.sql,
             data_i=data_of(entity, "i"),
-            may_wait=sql.Literal(bool(entity.requirements)),
-            requirement=_first_unmet(entity.requirements),
+            waits=_LEAVE_WAITING.format(_first_unmet(entity.requirements)) if entity.requirements else sql.SQL(""),
             master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
             master_values=sql.SQL(", ").join(values.values()),
             record=_record(entity),
@@ -151,6 +150,12 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
         frozenset({entity.key, *values}),
         demands,
     )
+
+
+# LIMIT: of what is asked once, the planner hashes no whole table.
+_LEAVE_WAITING = sql.SQL(
+    " CROSS JOIN LATERAL (SELECT {} AS unmet FROM (SELECT (d.r).*) r LIMIT 1) q WHERE q.unmet IS NULL"
+)
 
 
 def _rewritten(entity: Entity) -> list[str]:

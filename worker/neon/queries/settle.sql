@@ -119,7 +119,8 @@ SELECT d.key,
        WHEN h.key IS NOT NULL AND v.key IS NOT NULL THEN 'repeat'
        WHEN p.key IS NOT NULL THEN 'repeat' WHEN b.key IS NOT NULL THEN 'applied'
        WHEN h.hash IS DISTINCT FROM d.expected AND h.key IS NOT NULL THEN 'changed'
-       WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key{key_cast}) THEN 'busy' ELSE 'gone' END AS state,
+       -- OFFSET keeps the planner from hashing the whole table.
+       WHEN EXISTS (SELECT FROM {invalid} i WHERE i.{key} = d.key{key_cast} OFFSET 0) THEN 'busy' ELSE 'gone' END AS state,
   CASE WHEN v.key IS NOT NULL AND h.key IS NOT NULL THEN v.outcome WHEN p.undone THEN 'undone'
        ELSE coalesce(p.outcome, b.outcome,
          CASE WHEN l.outcome IN ('promoted', 'withdrawn', 'undone') THEN l.outcome END) END AS outcome,
@@ -143,7 +144,7 @@ SELECT d.key,
       AND e.outcome = 'waiting') END) AS receipt_id,
   nullif(coalesce(k.delivery_hash, b.booked_as, p.delivery_hash, l.delivery_hash), d.hash) AS receipt_hash,
   CASE WHEN h.key IS NULL AND b.key IS NULL AND p.key IS NULL
-    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key{key_cast}) END AS in_master,
+    THEN EXISTS (SELECT FROM {master} m WHERE m.{key} = d.key{key_cast} OFFSET 0) END AS in_master,
   o.record AS sent, o.id AS sent_id, o.row_version, o.enriched_fields, o.enriched_at,
   CASE WHEN l.outcome IN ('flagged', 'waiting') THEN (SELECT max(e.recorded_at) AT TIME ZONE 'UTC' FROM {ledger} e
     WHERE e.entity = %(entity)s AND e.key = d.key AND e.outcome = 'promoted') END AS promoted_before

@@ -19,7 +19,7 @@ WITH d AS MATERIALIZED (
   SELECT d.*, h.row AS before, h.data || d.changes AS sent, jsonb_populate_record(h.row, d.changes) AS r
   FROM d JOIN here h USING (key) WHERE md5(h.data::text) = d.expected AND h.key NOT IN (SELECT key FROM known)
 ), todo AS MATERIALIZED (
-  SELECT d.* FROM found d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE NOT {may_wait} OR ({requirement}) IS NULL
+  SELECT d.* FROM found d{waits}
 ), going AS (
   DELETE FROM {invalid} i WHERE i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo))
   RETURNING i.{key}{key_text} AS key
