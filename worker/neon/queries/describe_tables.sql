@@ -13,9 +13,11 @@ SELECT n.nr, c.relkind::text AS kind, columns.are AS columns, uniques.are AS uni
   ARRAY(SELECT jsonb_build_object('language', l.lanname, 'source', p.prosrc, 'arguments', encode(g.tgargs, 'escape'))
     FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_language l ON l.oid = p.prolang
     WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A') AND g.tgtype & 7 = 7) AS triggers,
-  (SELECT quote_ident(f.name) FROM generate_series(1, 99) k
-     CROSS JOIN LATERAL (SELECT left(n.name, 50) || '_old' || coalesce(nullif(k, 1)::text, '') AS name) f
-   WHERE to_regclass(format('%%I.%%I', n.schema, f.name)) IS NULL ORDER BY k LIMIT 1) AS aside
+  (WITH RECURSIVE tried (k, name) AS (
+     SELECT 1, left(n.name, 50) || '_old'
+     UNION ALL SELECT k + 1, left(n.name, 50) || '_old' || k + 1 FROM tried
+       WHERE k < 99 AND to_regclass(format('%%I.%%I', n.schema, tried.name)) IS NOT NULL)
+   SELECT quote_ident(t.name) FROM tried t WHERE to_regclass(format('%%I.%%I', n.schema, t.name)) IS NULL) AS aside
 FROM jsonb_to_recordset(%(tables)s) AS n (nr int, schema text, name text)
 LEFT JOIN pg_namespace s ON s.nspname = n.schema
 LEFT JOIN pg_class c ON c.relnamespace = s.oid AND c.relname = n.name
