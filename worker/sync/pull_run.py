@@ -295,4 +295,4 @@ class PullRun:
 
     async def _release_waiting(self) -> None:
         """Put waiting rows back in the queue if their company came by another way, or Neon has corrected them."""
-        self.pulled.released = await release_waiting(self.route, self.neon, self.supabase, self.refusals)
+        self.pulled.released = await release_waiting(self.route, self.neon, self.supabase, self.refusals, self.go_on)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 
@@ -16,7 +16,13 @@ PAGE = 5_000
 """Rows that are checked together: 700,000 at once are too many for a database."""
 
 
-async def release_waiting(route: Route, neon: Connection, supabase: Connection, refusals: Refusals) -> int:
+async def release_waiting(
+    route: Route,
+    neon: Connection,
+    supabase: Connection,
+    refusals: Refusals,
+    go_on: Callable[[], Awaitable[None]],
+) -> int:
     """Release every waiting row whose requirements are now met, whose record is no longer in Neon, or whose record has
     changed there since both sides agreed on it: it may wait for something else now. Page by page.
 
@@ -25,6 +31,7 @@ async def release_waiting(route: Route, neon: Connection, supabase: Connection, 
         neon: to Neon.
         supabase: to Supabase.
         refusals: counts the rows that the workspace refuses to release.
+        go_on: called before each page, so that a million rows do not cost the pull its place; it may raise.
 
     Returns:
         How many were released.
@@ -38,6 +45,7 @@ async def release_waiting(route: Route, neon: Connection, supabase: Connection, 
 
     released, after = 0, None
     while page := await route.workspace.waiting(supabase, after, PAGE):
+        await go_on()
         after = page[-1].key
         ready = await route.invalid.ready(neon, {row.key: entity.rules.normalise(row.data) for row in page})
         left = {row.key: row.snapshot for row in page}
