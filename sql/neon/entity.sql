@@ -10,6 +10,7 @@
 --   invalid_literal, master_literal the tables' names as SQL writes them, as literals
 --   reads                           the other tables that it looks at, as an array
 --   raw_table                       where the invalid records come from, as a literal
+--   alike                           what makes a duplicate: name → expression of each index, as JSON
 CREATE SCHEMA IF NOT EXISTS {invalid_schema};
 CREATE SCHEMA IF NOT EXISTS {master_schema};
 CREATE TABLE IF NOT EXISTS {invalid} (
@@ -50,6 +51,20 @@ CREATE INDEX IF NOT EXISTS {invalid.unjudged_idx} ON {invalid} ({key})
 CREATE TABLE IF NOT EXISTS {master} (
   {master_columns}
 );
+
+-- A settlement finds duplicates by these. A small table is locked for a moment; a large one is in production, and CREATE
+-- INDEX would stop all who write it: its owner builds the index CONCURRENTLY, when it suits, and `doctor` says how. Until
+-- then each batch reads the table once.
+DO $enrichment$
+DECLARE it record;
+BEGIN
+  FOR it IN SELECT key AS name, value AS expression FROM jsonb_each_text({alike}::jsonb) LOOP
+    CONTINUE WHEN pg_table_size({master_literal}::regclass) > 32 * 1024 * 1024 OR NOT EXISTS (
+      SELECT FROM pg_class WHERE oid = {master_literal}::regclass AND relkind IN ('r', 'p')
+        AND pg_has_role(relowner, 'USAGE'));
+    EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON %s (%s)', it.name, {master_literal}, it.expression);
+  END LOOP;
+END $enrichment$;
 
 INSERT INTO marketing.enrichment_entities (entity, invalid, master, reads)
 VALUES ({name}, {invalid_literal}, {master_literal}, {reads}::text[])

@@ -14,7 +14,19 @@ from conftest import ROOT
 from worker.domain.model import Code
 from worker.domain.rule import Rule
 from worker.domain.vocabulary import KINDS, name_of
-from worker.entities.file_format import EntityFile, Key, Mapped, Master, Part, Role, Slot, Tables, Wait
+from worker.entities.file_format import (
+    Alike,
+    Duplicates,
+    EntityFile,
+    Key,
+    Mapped,
+    Master,
+    Part,
+    Role,
+    Slot,
+    Tables,
+    Wait,
+)
 from worker.observe import health, monitor, runbook
 from worker.operate import status
 from worker.postgres import hints
@@ -165,7 +177,7 @@ def test_every_event_of_the_log_is_described_and_no_other() -> None:
 
 SECTIONS = {
     EntityFile: "At the top", Key: "key", Tables: "tables", Master: "master", Mapped: "mapping", Wait: "waits",
-    Slot: "slot", Role: "slot.roles", Rule: "The rules",
+    Slot: "slot", Role: "slot.roles", Duplicates: "duplicates", Alike: "duplicates.by", Rule: "The rules",
 }  # fmt: skip
 """What an entity file is made of → its heading in docs/entities.md."""
 

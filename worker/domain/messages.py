@@ -53,6 +53,29 @@ LEDGER_NOTES = {
 """The ledger's notes in words, for ``history``."""
 
 
+_ALIKE = {
+    "host": "has the host of {key}, which is in the master table",
+    "email": "is the e-mail address of {key}, which is in the master table",
+    "profile": "is the profile of {key}, which is in the master table",
+    "text": "is that of {key}, which is in the master table",
+}
+
+
+def duplicate(form: str, *, held: bool) -> str:
+    """What stands at a field by which the record is a duplicate; ``{key}`` stands for the other key.
+
+    Args:
+        form: the normal form in which both are equal.
+        held: whether the record is returned for that.
+    """
+    then = (
+        "correct it, or, if it is another one, write distinct in enrichment_notes; then set complete again"
+        if held
+        else "check whether both are the same"
+    )
+    return f"{_ALIKE[form]}: {then}"
+
+
 def carried(dropped: Iterable[str]) -> str:
     """The record was carried to Neon, not judged yet; ``dropped`` are the fields whose value counts as missing."""
     fields = ", ".join(dropped)

@@ -17,6 +17,12 @@ Data = dict[str, Any]
 """A record's data columns as JSON values, keyed by column name."""
 
 
+DUPLICATE_OF = "DUPLICATE_OF"
+"""The reason code of a record that is held as a duplicate: this word, a blank, and the other key."""
+MAX_REASON = 40
+"""The most characters of a reason code: an owner's column may hold no more."""
+
+
 class Status(StrEnum):
     """``enrichment_status`` of a workspace row."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from worker.domain.model import OutcomeSummary
+from worker.domain.model import DUPLICATE_OF, OutcomeSummary
 
 BUCKET_SECONDS = 10
 BUCKETS = 3600 // BUCKET_SECONDS
@@ -32,7 +32,9 @@ def shown_key(key: str) -> str:
 
 
 def shown_code(code: str | None) -> str:
-    """The reason code as a page may show it."""
+    """The reason code as a page may show it: without the other key that a duplicate names."""
+    if code and code.startswith(f"{DUPLICATE_OF} "):
+        return DUPLICATE_OF
     return code if code and _CODE.fullmatch(code) else "OTHER"
 
 

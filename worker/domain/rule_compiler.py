@@ -45,14 +45,15 @@ class Rules:
     what the type refuses is ``INVALID_<COLUMN>``. The order of the rules is the order in which errors are reported.
     """
 
-    def __init__(self, columns: Mapping[str, str], rules: Sequence[Rule]) -> None:
+    def __init__(self, columns: Mapping[str, str], rules: Sequence[Rule], also: object = None) -> None:
         """Compile the rules.
 
         Args:
             columns: data column → SQL type, in capitals, without length.
             rules: in the order in which errors are reported.
+            also: what else decides a verdict, as JSON: it is part of the version.
         """
-        self.columns = dict(columns)
+        self.columns, self._also = dict(columns), also
         self.rules = tuple(rules)
         of = {name: ColumnRules([rule for rule in rules if name in rule.field]) for name in columns}
         self._steps = [step for name, column in of.items() for step in _placeholder_steps(name, column)]
@@ -86,6 +87,7 @@ class Rules:
             "rules": [rule.model_dump(mode="json") for rule in self.rules],
             "revision": REVISION,
             "libraries": {name: installed(name) for name in _DECIDING},
+            **({"also": self._also} if self._also else {}),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 

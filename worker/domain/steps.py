@@ -137,6 +137,8 @@ class Claimed:
     """The outcome that the workspace row shows."""
     queued_versions: str | None = None
     """The versions in which the row was queued since, with commas; None if it was not, or no trigger kept them."""
+    distinct: bool = False
+    """Whether the enricher says that it is no duplicate."""
     in_neon: bool = False
     """Whether it was read from Neon, and carries nothing from a workspace row."""
     age: float | None = None

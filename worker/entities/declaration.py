@@ -12,6 +12,7 @@ from psycopg import sql
 from worker.domain.model import Data, Requirement
 from worker.domain.normalise import E164, trim
 from worker.domain.rule_compiler import Rules
+from worker.entities.duplicates import Likeness
 from worker.entities.names import plain_type
 from worker.entities.worker_tables import Table
 
@@ -49,6 +50,10 @@ class Entity:
     kept: tuple[str, ...] = ()
     """Master columns that a record which is in the master already keeps: where it came from, and its place."""
     requirements: tuple[Requirement, ...] = ()
+    alike: tuple[Likeness, ...] = ()
+    """The columns by which a record is compared with the master under other keys; none if it is not."""
+    holds: bool = False
+    """Whether a duplicate is held; else it is promoted with a warning."""
     releases: tuple[Entity, ...] = ()
     """Entities that may wait for a record of this one."""
     reads: Mapping[Table, Mapping[str, str]] = field(default_factory=dict)

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from worker.domain.formats import PersonName, WebAddress
 from worker.domain.rule import Message
 from worker.domain.vocabulary import AnyRule
-from worker.entities.names import KEY_TYPES, MAX_NAME, column_name, column_type, expression, plain_type, table_name
-from worker.entities.worker_tables import RESERVED_COLUMNS, Table
-
-ColumnName = Annotated[str, AfterValidator(column_name)]
-Expression = Annotated[str, StringConstraints(min_length=1), AfterValidator(expression)]
-
-
-LONGEST_TABLE = MAX_NAME - len("_updated_at_idx")
-"""Bytes of a table's name: its indexes are named after it."""
-
-
-def _table(value: object) -> Table:
-    if not isinstance(value, str):
-        raise ValueError("is text, in quotes: a schema and a name, such as marketing.company_invalid")  # noqa: TRY004
-    table = table_name(value)
-    if len(table.name.encode()) > LONGEST_TABLE:
-        raise ValueError(
-            f"{table} has a name of more than {LONGEST_TABLE} bytes, and its indexes longer ones: shorten it"
-        )
-    return table
-
-
-TableName = Annotated[Table, PlainValidator(_table)]
-
-
-ColumnType = Annotated[str, AfterValidator(column_type)]
-
-
-def _posix(pattern: str) -> str:
-    if "\0" in pattern or not pattern:
-        raise ValueError("is no regular expression of PostgreSQL's")
-    return pattern
-
-
-PosixPattern = Annotated[str, AfterValidator(_posix)]
-PosixPatterns = Annotated[tuple[PosixPattern, ...], Field(strict=False)]
+from worker.entities.fitting import FITTING, TEXTS, fits
+from worker.entities.names import KEY_TYPES, plain_type
+from worker.entities.values import ColumnName, ColumnType, Expression, PosixPattern, PosixPatterns, TableName
+from worker.entities.worker_tables import RESERVED_COLUMNS
 
 
 def mistake(at: tuple[str | int, ...], text: str) -> PydanticCustomError:
@@ -177,6 +145,24 @@ class Slot(Part):
     roles: Annotated[tuple[Role, ...], Field(min_length=1, strict=False)]
 
 
+class Alike(Part):
+    """A column by which a record is compared with the master, and in which normal form."""
+
+    field: ColumnName
+    form: Literal["host", "email", "profile", "text"]
+    ignore: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...], Field(strict=False)
+    ] = ()
+    """Values that several records may have."""
+
+
+class Duplicates(Part):
+    """What makes two records the same under two keys, and what follows."""
+
+    policy: Literal["warn", "hold", "off"] = "warn"
+    by: Annotated[tuple[Alike, ...], Field(min_length=1, strict=False)]
+
+
 class EntityFile(Part):
     """An entity file."""
 
@@ -189,6 +175,7 @@ class EntityFile(Part):
     rules: Annotated[tuple[AnyRule, ...], Field(strict=False)] = ()
     waits: Annotated[tuple[Wait, ...], Field(strict=False)] = ()
     slot: Slot | None = None
+    duplicates: Duplicates | None = None
     master: Master
 
     @property
@@ -206,6 +193,21 @@ class EntityFile(Part):
         if self.slot:
             yield from self._unknown(("slot", "owner"), [self.slot.owner])
             yield from self._unknown(("slot", "title"), [self.slot.title])
+        yield from self._mistakes_of_duplicates()
+
+    def _mistakes_of_duplicates(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        by = self.duplicates.by if self.duplicates else ()
+        mapped = {one.column for one in self.master.mapping.values() if one.form == "as_is"}
+        for number, one in enumerate(by):
+            at = ("duplicates", "by", number, "field")
+            yield from self._unknown(at, [one.field])
+            type_ = plain_type(self.columns.get(one.field, "TEXT"))
+            if type_ not in TEXTS:
+                yield at, f"{one.field} is {self.columns[one.field]}: records are compared by text"
+            elif one.field in self.columns and one.field not in mapped:
+                yield at, f"{one.field} is mapped to no master column as it is: there is nothing to compare it with"
+            if one.field in [other.field for other in by[:number]]:
+                yield at, f"{one.field} is compared already: leave out one of them"
 
     def _unknown(self, at: tuple[str | int, ...], names: Iterable[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for name in names:
@@ -235,9 +237,12 @@ class EntityFile(Part):
             yield from self._unknown(("rules", number, "field"), rule.field)
             for field in rule.field:
                 type_ = plain_type(self.columns.get(field, ""))
-                if type_ and not _fits(rule.rule, type_):
-                    fits = ", ".join(sorted(_FITTING[rule.rule]))
-                    yield ("rules", number, "rule"), f"{rule.rule} is for {fits}, and {field} is {self.columns[field]}"
+                if type_ and not fits(rule.rule, type_):
+                    them = ", ".join(sorted(FITTING[rule.rule]))
+                    yield (
+                        ("rules", number, "rule"),
+                        f"{rule.rule} is for {them}, and {field} is {self.columns[field]}",
+                    )
             if isinstance(rule, PersonName):
                 yield from self._unknown(("rules", number, "first_name"), [rule.first_name])
                 yield from self._unknown(("rules", number, "last_name"), [rule.last_name])
@@ -268,18 +273,3 @@ class EntityFile(Part):
 
 
 _RESERVED = "is a column that the worker's tables have for something else"
-_TEXTS = {"TEXT", "VARCHAR", "CITEXT", "CHAR", "CHARACTER"}
-_NUMBERS = {"SMALLINT", "INTEGER", "BIGINT", "NUMERIC", "REAL", "DOUBLE PRECISION"}
-_FITTING: Mapping[str, set[str]] = {
-    **dict.fromkeys(("web_address", "email", "phone", "person_name", "contains", "starts_with", "ends_with"), _TEXTS),
-    **dict.fromkeys(("min_length", "max_length"), _TEXTS),
-    "number_range": _NUMBERS,
-}
-"""Kind of rule → the types that it is for; other kinds are for all."""
-
-
-def _fits(rule: str, type_: str) -> bool:
-    """Whether a rule may ever refuse a value of a type. A list has a length; nobody knows the owner's own types."""
-    if type_.endswith("[]") and rule in ("min_length", "max_length"):
-        return True
-    return "." in type_ or type_ in _FITTING.get(rule, {type_})

@@ -12,6 +12,7 @@ from pathlib import Path
 from worker.domain.model import Requirement
 from worker.domain.rule_compiler import Rules
 from worker.entities.declaration import Entity
+from worker.entities.duplicates import likenesses
 from worker.entities.file_format import EntityFile, Wait
 from worker.entities.folder import FOLDER, entity_files
 from worker.entities.mistakes import EntityFileError, Mistake, Source, read
@@ -197,14 +198,22 @@ def _entity(one: Declared, declared: Mapping[str, Declared], releases: tuple[Ent
         computed=computed,
         kept=kept,
         dialled=tuple(dialled.values()),
-        rules=Rules({name: plain_type(type_) for name, type_ in file.columns.items()}, file.rules),
+        rules=Rules({name: plain_type(type_) for name, type_ in file.columns.items()}, file.rules, _held(file)),
         requirements=tuple(requirements),
+        alike=likenesses(one.name, file.duplicates, mapping),
+        holds=bool(file.duplicates and file.duplicates.policy == "hold"),
         releases=releases,
         reads=reads,
         patterns=_patterns(file),
         raw_table=file.tables.raw,
         file=one.source.path,
     )
+
+
+def _held(file: EntityFile) -> object:
+    """What of the duplicates decides a verdict: a warning does not."""
+    held = file.duplicates if file.duplicates and file.duplicates.policy == "hold" else None
+    return held and held.model_dump(mode="json")
 
 
 def _patterns(file: EntityFile) -> tuple[str, ...]:

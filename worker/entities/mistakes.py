@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from worker.domain.vocabulary import KINDS, name_of
-from worker.entities.file_format import EntityFile, Key, Mapped, Master, Role, Slot, Tables, Wait
+from worker.entities.file_format import Alike, Duplicates, EntityFile, Key, Mapped, Master, Role, Slot, Tables, Wait
 from worker.entities.lines import Place, lines_of
 
 MAX_BYTES = 1_000_000
@@ -209,6 +209,10 @@ def _keys_at(data: Mapping[str, Any], place: Place) -> list[str]:
             model = Role
         case ("waits", int()):
             model = Wait
+        case ("duplicates",):
+            model = Duplicates
+        case ("duplicates", "by", int()):
+            model = Alike
         case ("rules", int()):
             kind = (_value(data, place) or {}).get("rule")
             model = next((one for one in KINDS if name_of(one) == kind), None)

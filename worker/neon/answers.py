@@ -31,18 +31,25 @@ _OUTCOMES = {str(outcome): outcome for outcome in Outcome}
 
 
 def plain_answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
-    """The rows of the plain settlement's result, by key: every one was promoted."""
+    """The rows of the plain settlement's result, by key: every one was promoted, or held as a duplicate."""
     sent = {judged.key: judged for judged in batch}
-    return {row["key"]: _promoted(entity, sent[row["key"]], row) for row in rows}
+    return {row["key"]: _plain(entity, sent[row["key"]], row) for row in rows}
 
 
-def _promoted(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
-    merged, record, altered = sent.merged, row["record"], row["altered"]
+def _plain(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
+    merged, record, altered, said = sent.merged, row["record"], row["altered"], row["said"] or {}
+    warnings = _with_alike(sent.verdict.warnings, said, held=row["code"] is not None) if said else sent.verdict.warnings
     return Answer(
-        sent.key, State.APPLIED, Outcome.PROMOTED, merged.data if record is None else record, {}, sent.verdict.warnings,
-        None, merged.conflicts, None, None, row["at"], None, Receipt(row["id"], sent.claimed.delivery_hash),
+        sent.key, State.APPLIED, Outcome.FLAGGED if row["code"] else Outcome.PROMOTED,
+        merged.data if record is None else record, said if row["code"] else {}, warnings,
+        row["code"], merged.conflicts, None, None, row["at"], None, Receipt(row["id"], sent.claimed.delivery_hash),
         altered=(*_rounded(entity, sent, row), *(altered or ())) if record or altered else (),
     )  # fmt: skip
+
+
+def _with_alike(warnings: Mapping[str, str], said: Mapping[str, str], *, held: bool) -> dict[str, str]:
+    """The warnings of a record that the master has under another key; where it is held for that, those are errors."""
+    return {n: m for n, m in warnings.items() if n not in said} if held else {**warnings, **said}
 
 
 def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[str]:
@@ -54,7 +61,7 @@ def _rounded(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Iterator[s
             yield name
 
 
-_SPECIAL = ("record", "errors", "warnings", "requirement", "note", "note_code", "altered", "receipt_hash")
+_SPECIAL = ("record", "errors", "warnings", "requirement", "note", "note_code", "altered", "receipt_hash", "said")
 """What is NULL of a record that was promoted or flagged just as it was sent, as nearly every one is."""
 
 
@@ -83,14 +90,19 @@ def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
             sent.key, state, Outcome.FLAGGED, None, {"record": SWALLOWED_WORDS}, {}, None, (), None, None, None
         )
     applied, flagged = state is State.APPLIED, sent.action is Action.FLAG
+    errors, warnings, reason_code = dict(verdict.errors), dict(verdict.warnings), verdict.reason_code
+    if said := row["said"]:  # a duplicate: the master has it under another key
+        flagged = row["outcome"] == Outcome.FLAGGED
+        errors, reason_code = said, row["code"]
+        warnings = _with_alike(warnings, said, held=flagged)
     return Answer(
         key=sent.key,
         state=state,
         outcome=Outcome(row["outcome"]) if row["outcome"] else None,
         record=merged.data if applied and row["record"] is None else row["record"],
-        errors=(row["errors"] or dict(verdict.errors) if flagged else {}) if applied else row["errors"] or {},
-        warnings=dict(verdict.warnings) if applied and row["warnings"] is None else row["warnings"] or {},
-        reason_code=verdict.reason_code if applied and flagged else None,
+        errors=((said or row["errors"] or errors) if flagged else {}) if applied else row["errors"] or {},
+        warnings=warnings if applied and (said or row["warnings"] is None) else row["warnings"] or {},
+        reason_code=reason_code if applied and flagged else None,
         conflicts=merged.conflicts if applied else tuple(Conflict(**one) for one in row["conflicts"] or ()),
         waits_for=row["waits_for"],
         note=note,

@@ -16,6 +16,7 @@ from worker.entities.declaration import Entity
 from worker.neon.answers import answers_of, plain_answers_of
 from worker.neon.books import EXECUTED_BY, LOCK_SECONDS, PLANNER, Run
 from worker.neon.demands import asking
+from worker.neon.duplicates import identities
 from worker.neon.settlement import Settlement
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step, begin, transact
@@ -102,7 +103,7 @@ def locks(how: Settlement, batch: Sequence[Judged]) -> Step:
 
     A statement of its own, so that the settlement's snapshot is newer than the locks.
     """
-    return how.lock, {"keys": [judged.key for judged in batch]}
+    return how.lock, {"keys": [judged.key for judged in batch], **identities(how.entity, batch)}
 
 
 # A deferred constraint must fail while it is still known which record it was.
@@ -148,6 +149,8 @@ def _as_record(entity: Entity, judged: Judged) -> dict[str, Any]:
         "enriched_at": claimed.enriched_at,
         "enriched_fields": merged.enriched_fields,
     }
+    if claimed.distinct:
+        record["apart"] = True
     if version := judged.as_of or claimed.version:
         record["version"] = version
     # Empty values are left out: they would be half of a record's bytes.

@@ -13,6 +13,7 @@ from worker.domain.model import NoteCode, Requirement
 from worker.entities.declaration import Entity, data_of, expression, key_sql
 from worker.entities.names import plain_type
 from worker.entities.worker_tables import LEDGER, LOG, RECEIPTS
+from worker.neon import duplicates
 from worker.neon.books import ONCE, ONCE_EACH
 from worker.neon.catalogue import Column
 from worker.neon.demands import ALONE, WITH_DEMANDS, Demands
@@ -20,7 +21,6 @@ from worker.postgres.statements import statement
 from worker.postgres.transaction import composed
 
 _BOOK = statement("worker.neon", "settle_book")
-_LOCK = statement("worker.neon", "settle_lock")
 _SETTLE = statement("worker.neon", "settle")
 _PLAIN = statement("worker.neon", "settle_plain")
 
@@ -93,6 +93,9 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
         else value
         for name, value in values.items()
     ]
+    invalid_updates = sql.SQL(", ").join(
+        sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
+    )
     key, altered = key_sql(entity), _altered(entity, there, demands)
     alone, with_demands = (
         composed(
@@ -115,13 +118,12 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
                 requirement=_first_unmet(entity.requirements),
                 may_wait=sql.Literal(bool(entity.requirements)),
                 altered=altered or sql.SQL("NULL::text[]"),
+                **duplicates.in_settlement(entity),
                 about=_of_requirement([one.about for one in entity.requirements]),
                 master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
                 master_values=sql.SQL(", ").join(written),
                 master_updates=sql.SQL(", ").join(updates),
-                invalid_updates=sql.SQL(", ").join(
-                    sql.SQL("{0} = (t.r).{0}").format(sql.Identifier(column)) for column in entity.columns
-                ),
+                invalid_updates=invalid_updates,
             )
         )
         for parts in (ALONE, WITH_DEMANDS)
@@ -137,13 +139,13 @@ def settlement(entity: Entity, master_columns: Iterable[Column], demands: Demand
             waits=_LEAVE_WAITING.format(_first_unmet(entity.requirements)) if entity.requirements else sql.SQL(""),
             master_columns=sql.SQL(", ").join(map(sql.Identifier, values)),
             master_values=sql.SQL(", ").join(values.values()),
-            record=_record(entity),
+            **duplicates.in_plain_settlement(entity, _record(entity), invalid_updates, data_of(entity, "i")),
             answers=_plain_answers(entity, altered),
         )
     )
     return Settlement(
         entity,
-        composed(_LOCK.format(invalid=entity.invalid_table.sql, master=entity.master_table.sql, **key)),
+        composed(duplicates.lock_statement(entity)),
         plain,
         alone,
         with_demands,
@@ -171,14 +173,21 @@ def _record(entity: Entity) -> sql.Composable:
 
 
 def _plain_answers(entity: Entity, altered: sql.Composable | None) -> sql.Composable:
-    """What the plain settlement returns of each record that it promoted."""
-    plain = sql.SQL("k.key, k.id, now() AT TIME ZONE 'UTC' AS at")
+    """What the plain settlement returns of each record that it settled."""
+    plain, twins = (
+        sql.SQL("k.key, k.id, now() AT TIME ZONE 'UTC' AS at, NULL::jsonb AS said, NULL AS code"),
+        sql.SQL(""),
+    )
+    if entity.alike:
+        plain = sql.SQL("k.key, k.id, now() AT TIME ZONE 'UTC' AS at, x.said, CASE WHEN x.held THEN x.code END AS code")
+        twins = sql.SQL("LEFT JOIN twin x USING (key)")
     if altered is None and not _rewritten(entity):
-        return sql.SQL("{}, NULL::jsonb AS record, NULL::text[] AS altered FROM booked k").format(plain)
+        return sql.SQL("{}, NULL::jsonb AS record, NULL::text[] AS altered FROM booked k {}").format(plain, twins)
     return sql.SQL(
         "{}, CASE WHEN {record} <> t.sent THEN {record} END AS record, (SELECT {} FROM (SELECT 'promoted' AS outcome,"
-        " m.row AS master_after, t.r) b) AS altered FROM booked k JOIN todo t USING (key) JOIN placed m USING (key)"
-    ).format(plain, altered or sql.SQL("NULL::text[]"), record=_record(entity))
+        " m.row AS master_after, t.r) b) AS altered"
+        " FROM booked k JOIN todo t USING (key) LEFT JOIN placed m USING (key) {}"
+    ).format(plain, altered or sql.SQL("NULL::text[]"), twins, record=_record(entity))
 
 
 def _altered(entity: Entity, there: Mapping[str, Column], demands: Demands) -> sql.Composable | None:

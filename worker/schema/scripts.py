@@ -107,6 +107,9 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
         "column_types": sql.Literal(json.dumps(dict(entity.column_types), ensure_ascii=False)),
         "column_literals": sql.SQL(", ").join(map(sql.Literal, entity.columns)),
         "master_columns": _definitions(entity.master_columns),
+        "alike": sql.Literal(
+            json.dumps({one.index(entity.master_table.name): one.indexed("") for one in entity.alike})
+        ),
         "raw_table": sql.Literal(str(entity.raw_table) if entity.raw_table else None),
     }
 

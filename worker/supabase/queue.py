@@ -37,6 +37,8 @@ _CLAIM = statement("worker.supabase", "claim")
 
 _MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
 """What a delivery does not need."""
+# The word by itself: a line, a sentence, or a part between commas or semicolons. "not distinct" is not said so.
+_DISTINCT = sql.SQL(r"coalesce(w.enrichment_notes ~* '(^|[\n\r.,;])\s*distinct\s*($|[\n\r.,;])', false) AS distinct, ")
 # While release 0.1.0 runs beside this one, it overwrites a note and leaves the old note's code as it is.
 CODE = sql.SQL("CASE {whens} ELSE w.sync_code END").format(
     whens=sql.SQL(" ").join(
@@ -153,6 +155,7 @@ class Queue:
                 data=data_of(entity, "w"),
                 workspace=entity.workspace_table.sql,
                 released=sql.Literal(messages.RELEASED),
+                distinct=_DISTINCT if entity.alike else sql.SQL(""),
                 more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
             )
             + _ROWS[rows].format(
@@ -234,7 +237,7 @@ class Queue:
             row["key"], row["version"], row["data"], snapshot, row["snapshot_hash"], row["delivery_hash"],
             row["enriched_by"], row["enriched_at"], row["status"], row["pushed_at"], row["promoted_at"],
             pulled=bool(row["snapshot"] or row["neon_id"]), receipt=receipt, queued_versions=row["queued_versions"],
-            age=row["age"],
+            distinct=row.get("distinct", False), age=row["age"],
         )  # fmt: skip
 
     async def count_work(self, connection: Connection) -> int:

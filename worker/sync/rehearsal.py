@@ -63,6 +63,7 @@ def begin_in_neon(entity: Entity, row: InvalidRow, at: Row | None) -> Judged:
         enriched_by=row.enriched_by,
         enriched_at=row.enriched_at,
         status=at.claimed.status if at else Status.COMPLETE,
+        distinct=at is not None and at.claimed.distinct,
         in_neon=True,
     )
     return judge(entity, claimed, row.data, row.hash)
@@ -101,7 +102,8 @@ class Rehearsal:
             if one is None:
                 left.append(judged)
             elif one.answer.outcome is Outcome.FLAGGED and one.judged.action is Action.PROMOTE:
-                refused = replace(judged, verdict=replace(judged.verdict, reason_code=REFUSED), action=Action.FLAG)
+                code = one.answer.reason_code or REFUSED
+                refused = replace(judged, verdict=replace(judged.verdict, reason_code=code), action=Action.FLAG)
                 left.append(with_errors(refused, one.answer.errors))
             elif one.answer.outcome is Outcome.FLAGGED:
                 left.append(with_errors(one.judged, one.answer.errors))

@@ -15,6 +15,7 @@ from worker.neon import demands
 from worker.neon.bisect import MOST_WAITS, settle_by_bisection
 from worker.neon.books import Entry, Run
 from worker.neon.catalogue import SWALLOWED, Refusal, explain_refusal
+from worker.neon.duplicates import parts_of
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import settle
 from worker.postgres.connection import Connection
@@ -95,7 +96,8 @@ async def settle_batch(
     for _ in range(ROUNDS):
         if not todo:
             break
-        done.add(await settling.settle(todo))
+        for part in parts_of(route.entity, todo):
+            done.add(await settling.settle(part))
         moved = [one for judged in todo if (one := done.settled[judged.key]).answer.state is State.CHANGED]
         neon_states = await route.ledger.neon_states(neon, {one.key: one.claimed.receipt for one in moved})
         todo = []

@@ -3,10 +3,11 @@
 WITH d AS MATERIALIZED (
   SELECT key, hash, expected, action, changes, {errors} AS errors, {warnings} AS warnings,
     reason_code, enriched_by, enriched_at, enriched_fields, coalesce(conflicts, '[]') AS conflicts, note, note_code,
-    version
+    version, coalesce(apart, false) AS apart
   FROM jsonb_to_recordset(%(records)s) AS d (key text, hash text, expected text, action text,
     changes jsonb, errors jsonb, warnings jsonb, reason_code text, enriched_by text, enriched_at timestamp,
-    enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp){demanded}
+    enriched_fields jsonb, conflicts jsonb, note text, note_code text, version timestamp,
+    apart boolean){demanded}
 ), gate AS MATERIALIZED (
   -- The ledger must have the latest outcome that the workspace shows: else Neon was restored to an earlier moment.
   SELECT CASE WHEN %(known_id)s::bigint IS NULL THEN true
@@ -44,9 +45,9 @@ WITH d AS MATERIALIZED (
   SELECT m.{key}{key_text} AS key, to_jsonb(m.*) AS row, m.*::{master} AS old FROM {master} m
   WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote')) FOR UPDATE OF m SKIP LOCKED
 ), held AS MATERIALIZED (
-  -- In the master, and locked by another transaction.
+  -- In the master, and locked by another transaction; or what would make it a duplicate is.
   SELECT m.{key}{key_text} AS key FROM {master} m
-  WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM prior))
+  WHERE m.{key} = ANY (ARRAY(SELECT key{key_cast} FROM d WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM prior)){contended}
 ), todo AS MATERIALIZED (
   SELECT d.*, h.row AS before, h.data || d.changes AS sent, jsonb_populate_record(h.row, d.changes) AS r
   FROM d JOIN here h USING (key)
@@ -60,9 +61,10 @@ WITH d AS MATERIALIZED (
     FROM todo d CROSS JOIN LATERAL (SELECT (d.r).*) r WHERE d.action = 'promote' AND {may_wait} OFFSET 0) q
   CROSS JOIN LATERAL (SELECT (q.r).*) r
   WHERE q.requirement IS NOT NULL
-), going AS (
+{duplicates}), going AS (
   DELETE FROM {invalid} i
-  WHERE i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM waits))
+  WHERE i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo WHERE action = 'promote' EXCEPT SELECT key{key_cast} FROM waits
+    EXCEPT SELECT key{key_cast} FROM twin WHERE held EXCEPT SELECT key{key_cast} FROM unsure))
   RETURNING i.{key}{key_text} AS key
 ), placed AS (
   INSERT INTO {master} AS m ({key}, {master_columns})
@@ -74,23 +76,31 @@ WITH d AS MATERIALIZED (
   RETURNING m.{key}{key_text} AS key, to_jsonb(m.*) AS row
 ), kept AS (
   UPDATE {invalid} i SET {invalid_updates},
-    validation_errors = CASE t.action WHEN 'flag' THEN t.errors ELSE i.validation_errors END,
-    validation_warnings = CASE t.action WHEN 'flag' THEN t.warnings ELSE i.validation_warnings END,
-    reason_code = coalesce(t.reason_code, i.reason_code),
-    still_invalid = (t.action = 'flag'), enrichment_status = 'complete',
+    validation_errors = CASE WHEN x.held THEN x.said WHEN t.action = 'flag' THEN t.errors ELSE i.validation_errors END,
+    validation_warnings = CASE WHEN x.held THEN t.warnings - ARRAY(SELECT jsonb_object_keys(x.said))
+      WHEN t.action = 'flag' THEN t.warnings ELSE i.validation_warnings END,
+    reason_code = coalesce(x.code, t.reason_code, i.reason_code),
+    still_invalid = (t.action <> 'push'), enrichment_status = 'complete',
     enriched_at = coalesce(t.enriched_at, i.enriched_at, now() AT TIME ZONE 'UTC'),
     enriched_by = coalesce(t.enriched_by, i.enriched_by), updated_at = now() AT TIME ZONE 'UTC'
-  FROM todo t WHERE i.{key} = t.key{key_cast} AND t.action IN ('flag', 'push')
-    AND i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo WHERE action IN ('flag', 'push')))
+  FROM todo t LEFT JOIN twin x ON x.key = t.key AND x.held
+  WHERE i.{key} = t.key{key_cast} AND (t.action IN ('flag', 'push') OR x.held)
+    AND i.{key} = ANY (ARRAY(SELECT key{key_cast} FROM todo WHERE action IN ('flag', 'push')
+      UNION ALL SELECT key{key_cast} FROM twin WHERE held))
   RETURNING i.{key}{key_text} AS key, {data_i} AS data
 ), became AS MATERIALIZED (
   SELECT t.*, w.waits_for, w.requirement, w.about, p.row AS master_before, m.row AS master_after,
     CASE WHEN s.id IS NULL THEN t.hash ELSE left(t.hash, 32) || '|' || s.id END AS booked_as,
-    coalesce(k.data, {record}) AS record,
-    CASE WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
+    coalesce(k.data, {record}) AS record, x.said, x.code,
+    CASE WHEN x.held THEN x.said ELSE t.errors END AS all_errors,
+    CASE WHEN x.held THEN x.code ELSE t.reason_code END AS all_reason_code,
+    CASE WHEN x.held THEN t.warnings - ARRAY(SELECT jsonb_object_keys(x.said))
+         WHEN x.key IS NOT NULL THEN t.warnings || x.said ELSE t.warnings END AS all_warnings,
+    CASE WHEN x.held THEN 'flagged' WHEN w.key IS NOT NULL OR t.action = 'push' THEN 'waiting'
          WHEN t.action = 'promote' THEN 'promoted' ELSE 'flagged' END AS outcome
   FROM todo t LEFT JOIN waits w USING (key) LEFT JOIN prior p USING (key) LEFT JOIN placed m USING (key)
-    LEFT JOIN kept k USING (key) LEFT JOIN sent s USING (key)
+    LEFT JOIN kept k USING (key) LEFT JOIN sent s USING (key) LEFT JOIN twin x USING (key)
+  WHERE NOT EXISTS (SELECT FROM unsure u WHERE u.key = t.key)
 ), booked AS (
   -- What a repeat finds booked stays; a number that is taken is no repeat, and takes all of it back. A rehearsal takes
   -- no number: those do not come back.
@@ -131,6 +141,7 @@ SELECT d.key,
   coalesce(p.errors, {told}l.errors) AS errors, coalesce(p.warnings, {told_warnings}l.warnings) AS warnings,
   p.conflicts,
   b.outcome = 'promoted' AND b.master_after IS NULL AS swallowed, {altered} AS altered,
+  b.said, b.code,
   b.waits_for, b.requirement, b.about, coalesce(p.note, b.note, l.note) AS note,
   -- Release 0.1.0 has no codes.
   coalesce(p.note_code, CASE WHEN p.note = {kept} THEN 'kept' END, b.note_code) AS note_code,

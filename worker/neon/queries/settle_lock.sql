@@ -4,5 +4,5 @@ WITH invalid AS MATERIALIZED (
   SELECT FROM {invalid} WHERE {key} = ANY(%(keys)s{keys_cast}) FOR UPDATE SKIP LOCKED
 ), master AS MATERIALIZED (
   SELECT FROM {master} WHERE {key} = ANY(%(keys)s{keys_cast}) FOR UPDATE SKIP LOCKED
-)
-SELECT (SELECT count(*) FROM invalid) + (SELECT count(*) FROM master) AS rows
+){identities}
+SELECT (SELECT count(*) FROM invalid) + (SELECT count(*) FROM master) AS rows{contended}
