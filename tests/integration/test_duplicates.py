@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,8 @@ def test_a_held_duplicate_comes_back_until_it_is_repaired_or_said_to_be_distinct
     assert not is_held(neon, supabase, company(5), "")
     complete(supabase, company(6), website="elm.example")
     deliver_as(steps, entity)
+    [reason] = json.loads(cli("status", "--json").stdout)["entities"]["company"]["failures"]
+    assert (reason["reason_code"], reason["records"]) == ("DUPLICATE_OF", 2), "they are one reason, whatever the key"
     assert trips == held, "a batch with held records takes as many round trips as one without"
 
     # The same again is held again; so is what says that it is not distinct. Repaired, it goes.

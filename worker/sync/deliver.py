@@ -87,7 +87,9 @@ class Tally:
                 continue
             fields = tuple(sorted(answer.errors)) if what == Outcome.FLAGGED else ()
             delay = None if age is None else age + since
-            self.summaries.append(OutcomeSummary(key, what, code, fields, delay, one.claimed.enriched_by))
+            # Of a duplicate without the other key: it is counted by reason.
+            reason = code.partition(" ")[0] if code else None
+            self.summaries.append(OutcomeSummary(key, what, reason, fields, delay, one.claimed.enriched_by))
 
 
 def _became(one: Settled) -> tuple[str, str, str | None]:
