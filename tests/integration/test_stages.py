@@ -135,7 +135,8 @@ def _essence(neon: Connection, supabase: Connection, key: str) -> dict[str, obje
     return {
         "status": row["enrichment_status"],
         "errors": row["validation_errors"],
-        "warnings": row["validation_warnings"],
+        # The daemon's records are duplicates of those that the stages promoted.
+        "warnings": {name: said for name, said in row["validation_warnings"].items() if name not in ("website", "email")},
         "website": row.get("website"),
         "pushed": row["pushed_to_neon_at"] is not None,
         "promoted": row["promoted_at"] is not None,
