@@ -136,7 +136,9 @@ def _essence(neon: Connection, supabase: Connection, key: str) -> dict[str, obje
         "status": row["enrichment_status"],
         "errors": row["validation_errors"],
         # The daemon's records are duplicates of those that the stages promoted.
-        "warnings": {name: said for name, said in row["validation_warnings"].items() if name not in ("website", "email")},
+        "warnings": {
+            name: said for name, said in (row["validation_warnings"] or {}).items() if name not in ("website", "email")
+        },
         "website": row.get("website"),
         "pushed": row["pushed_to_neon_at"] is not None,
         "promoted": row["promoted_at"] is not None,
