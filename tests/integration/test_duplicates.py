@@ -88,7 +88,6 @@ def test_a_duplicate_is_promoted_with_a_warning_that_names_the_other_key(steps, 
     for number, site in sites.items():
         complete(supabase, company(number), website=site)
     edit(supabase, company(8), enrichment_notes="Spoke with the owner; Distinct. ", enrichment_status="complete")
-    assert company(1) in cli("push", "--dry-run").stdout + cli("history", company(1)).stdout
     steps.deliver()
     said = {number: work(supabase, company(number))["validation_warnings"].get("website", "") for number in sites}
     assert {number: text.split()[4].strip(",") for number, text in said.items() if text} == {
@@ -180,6 +179,17 @@ def test_stages_and_their_rehearsal_say_what_a_delivery_says(policy, steps, cli,
     assert cli("revalidate").returncode == 0
     assert ledger(neon, company(2)) == entries, "what failed as before is not booked again"
     assert not is_held(neon, supabase, company(3), "")
+
+
+def test_a_rehearsal_names_the_warning(steps, cli, neon, supabase) -> None:
+    add_master(neon, 1, website_url="alder.example")
+    add_companies(neon, 2)
+    steps.pull()
+    complete(supabase, company(2), website="alder.example")
+    steps.push()
+    dry = cli("revalidate", "--dry-run")
+    assert dry.stdout.split() == [company(2)]
+    assert f"{company(2)} would be promoted with a warning: website: has the host of {company(1)}" in dry.stderr
 
 
 def test_people_are_compared_by_each_column_and_none_is_held_for_one_that_is_held(

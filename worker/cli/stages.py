@@ -166,8 +166,10 @@ def _say_judged(results: dict[str, Revalidated], dry_run: bool) -> None:
         others = f", {len(result.otherwise)} for other reasons than before" if result.otherwise else ""
         say(f"FAILED: {all_entities()[name].count(len(result.failed))}{still if result.failed else ''}{others}")
         if dry_run:
-            failed = {key: f"would be flagged: {shown_reason(why)}" for key, why in result.failed.items()}
-            for line in one_by_one(failed):
+            told = {key: f"would be flagged: {shown_reason(why)}" for key, why in result.failed.items()}
+            warned = result.warned.items()
+            told |= {key: f"would be promoted with a warning: {shown_reason(why)}" for key, why in warned}
+            for line in one_by_one(told):
                 say(line)
         for key, why in result.left.items():
             say(f"  {shown(key)} was left: {shown_reason(why)}")

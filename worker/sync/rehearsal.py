@@ -36,6 +36,8 @@ class Revalidated:
     """Key → what is wrong, in one line."""
     left: dict[str, str] = field(default_factory=dict)
     """Key → why it was not touched."""
+    warned: dict[str, str] = field(default_factory=dict)
+    """Of those that pass a rehearsal as duplicates: key → what is said of it, in one line."""
     otherwise: list[str] = field(default_factory=list)
     """Of those that failed and had failed before: the keys whose reasons are others now."""
 
@@ -45,6 +47,7 @@ class Revalidated:
         self.promoted += other.promoted
         self.failed |= other.failed
         self.left |= other.left
+        self.warned |= other.warned
         self.otherwise += other.otherwise
 
 
@@ -109,6 +112,9 @@ class Rehearsal:
                 left.append(with_errors(one.judged, one.answer.errors))
             elif one.answer.outcome is Outcome.PROMOTED:
                 left.append(one.judged)
+                known = one.judged.verdict.warnings
+                if alike := {name: said for name, said in one.answer.warnings.items() if name not in known}:
+                    found.warned[one.key] = in_words(alike)
             else:
                 count_settled(found, one)
         return left
