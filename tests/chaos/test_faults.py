@@ -14,7 +14,7 @@ import pytest
 from backlog import fill, flip, settled
 from conftest import Databases, connect
 from oracle import check
-from proxy import Proxy
+from proxy import COMMITTED, Proxy
 from records import add_companies, company, complete, edit, invalid, ledger, master, work
 
 from worker.domain.postponed import Cause, Postponed
@@ -50,7 +50,7 @@ def test_the_answer_to_a_commit_never_arrives(cli, links, daemon, neon, supabase
     # Warm up, so that the next COMMIT on this link is the delivery's.
     complete(supabase, company(1), website="https://c1.example")
     eventually(lambda: work(supabase, company(1))["pushed_to_neon_at"])
-    links[link].cut_on_answer(b"COMMIT\0")
+    links[link].cut_on_answer(COMMITTED[link])
     struck = links[link].faults
     complete(supabase, company(2), website="https://c2.example")
     eventually(lambda: work(supabase, company(2))["pushed_to_neon_at"])

@@ -12,6 +12,7 @@ import pytest
 from conftest import SECRET, as_role, connect
 from records import (
     add_companies,
+    add_master,
     add_people,
     add_slot,
     company,
@@ -535,3 +536,25 @@ def test_a_waiting_row_follows_what_neon_corrects(
     assert worker.process.poll() is None
     assert invalid(neon, person(1)) is None
     agree()
+
+
+@pytest.mark.parametrize("code", ["42501", "P0001"])
+def test_a_refused_record_that_the_master_has_takes_nothing_from_those_beside_it(neon, supabase, steps, code) -> None:
+    """It is left by the short statement, and refused in the transaction after it."""
+    add_master(neon, 3)
+    neon.execute(
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF NEW.company_unique_id = '{company(3)}' THEN RAISE EXCEPTION 'not this one' USING ERRCODE = '{code}'; END IF;"
+        " NEW.industry := 'x'; RETURN NEW; END $$"
+    )
+    neon.execute(
+        "CREATE TRIGGER no BEFORE INSERT OR UPDATE ON marketing.company_master FOR EACH ROW EXECUTE FUNCTION no()"
+    )
+    add_companies(neon, 1, 2, 3, industry="Steel")
+    steps.pull()
+    for number in (1, 2, 3):
+        complete(supabase, company(number), website=f"https://c{number}.example")
+    tally = steps.deliver()
+    assert (dict(tally.outcomes), tally.fault) == ({"promoted": 2, "flagged": 1}, None)
+    for number in (1, 2):
+        assert "Not in the master as typed: industry" in work(supabase, company(number))["sync_note"]

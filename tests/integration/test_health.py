@@ -334,7 +334,7 @@ def test_sigterm_ends_open_events_and_the_worker(running) -> None:
         reader.join()
 
 
-def test_only_so_many_pages_may_be_open(running, eventually) -> None:
+def test_only_so_many_pages_may_be_open(running, supabase, eventually) -> None:
     with ExitStack() as stack:
         pages = [stack.enter_context(open_events(running)) for _ in range(WATCHERS)]
         for page in pages:
@@ -512,7 +512,7 @@ def tally(*records: OutcomeSummary) -> Tally:
 def count(queue: int, oldest: str | None) -> dict:
     entity = {
         "counts": {}, "queue": queue, "oldest_queued_at": oldest, "oldest_queued_seconds": 1.0 if oldest else None,
-        "invalid": None, "master": None,
+        "invalid": None, "master": None, "failures_by_week": [], "returned_often": 0, "paused_since": None,
         "last_pull": dict.fromkeys(("at", "full_at", "position", "new", "changed", "withdrawn")),
     }  # fmt: skip
     return {"at": "2025-11-07T16:32:09+00:00", "entities": {"company": entity}}

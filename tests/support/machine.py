@@ -36,6 +36,7 @@ from inputs import (
     with_names,
 )
 from loop import MOVED, Base, Held, correct, insert_record, struck, touched, type_into
+from proxy import COMMITTED
 from psycopg import sql
 from records import add_master, add_slot, company, person
 
@@ -294,7 +295,7 @@ class Loop(Base):
 
     @rule(link=st.integers(0, 1))
     def the_answer_to_a_commit_never_arrives(self, link: int) -> None:
-        self.links[link].cut_on_answer(b"COMMIT\0")
+        self.links[link].cut_on_answer([*COMMITTED.values()][link])
         struck["COMMITs unanswered"] += 1
 
     @rule(link=st.integers(0, 2))

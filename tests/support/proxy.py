@@ -13,6 +13,12 @@ from urllib.parse import urlsplit, urlunsplit
 RESET = struct.pack("ii", 1, 0)
 
 
+COMMITTED = {"neon": b"Z\0\0\0\5I", "supabase": b"COMMIT\0"}
+"""Link → what the server says when a delivery's transaction there has committed. A settlement in Neon has no COMMIT: it ends
+with the sync, which is answered by ReadyForQuery.
+"""
+
+
 class Proxy:
     """In front of one server. Every fault can be undone; ``faults`` counts those that struck."""
 

@@ -28,6 +28,8 @@ async def settle(
     batch: Sequence[Judged],
     run: Run,
     known: Receipt | None = None,
+    *,
+    shortly: bool = False,
 ) -> dict[str, Answer]:
     """Promote, flag or push the batch in one transaction and one round trip.
 
@@ -39,6 +41,8 @@ async def settle(
         batch: merged and judged.
         run: the run that they are booked under.
         known: the latest ledger row whose outcome the workspace shows; Neon must have it.
+        shortly: promote what nothing special is known of with the short statement. What Neon knows more of than the
+            workspace does is left, and has no answer.
 
     Returns:
         The answer to each delivery, by key.
@@ -50,25 +54,8 @@ async def settle(
     """
     if not batch:
         return {}
-    plain = [judged for judged in batch if run.rehearsal is None and _is_plain(judged)]
-    answers = await _settle(
-        connection, how, plain, [one for one in batch if not _is_plain(one)] if plain else batch, run, known
-    )
-    # Neon knows more of these than the workspace does.
-    if left := [judged for judged in plain if judged.key not in answers]:
-        answers |= await _settle(connection, how, [], left, run, known)
-    return answers
-
-
-async def _settle(
-    connection: Connection,
-    how: Settlement,
-    plain: Sequence[Judged],
-    others: Sequence[Judged],
-    run: Run,
-    known: Receipt | None,
-) -> dict[str, Answer]:
-    """Settle records in one transaction; plain ones that Neon knows more of are left unanswered."""
+    plain = [judged for judged in batch if shortly and run.rehearsal is None and _is_plain(judged)]
+    others = [judged for judged in batch if not _is_plain(judged)] if plain else batch
     asked = asking(how.demands, others)
     steps: list[Step] = [(how.plain, parameters(how, plain, run, known))] if plain else []
     if others:
@@ -76,7 +63,7 @@ async def _settle(
     *_, settled = results = await transact(
         connection,
         *((CHECK_AT_ONCE, *run.rehearsal) if run.rehearsal is not None else ()),
-        locks(how, [*plain, *others]),
+        locks(how, batch),
         *steps,
         opening=begin(lock=LOCK_SECONDS, planner=PLANNER, planned_once=True),
         rehearse=run.rehearsal is not None,

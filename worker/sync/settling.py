@@ -123,17 +123,27 @@ class _Settling:
     neon: Connection
     run: Run
 
-    async def settle(self, batch: Sequence[Judged]) -> _Round:
-        """Settle a batch; if Neon refuses it as a whole, bisect it."""
+    async def settle(self, batch: Sequence[Judged], *, shortly: bool = True, promoted: bool = False) -> _Round:
+        """Settle a batch; if Neon refuses it as a whole, bisect it.
+
+        Args:
+            batch: merged and judged.
+            shortly: see :func:`worker.neon.settle.settle`; what that leaves is settled after it.
+            promoted: whether a record beside these was promoted just now.
+        """
         how = self.route.settlement
         try:
-            answers = await settle(self.neon, how, batch, self.run, self.route.known)
+            answers = await settle(self.neon, how, batch, self.run, self.route.known, shortly=shortly)
         except psycopg.Error as error:
             await roll_back_refusal(self.neon, error, or_locked=True)
             if how.cannot_fill(error):
                 return await self._without_promotions(batch, error)
-            return await self._bisect(batch, error)
-        return self._take(batch, answers)
+            return await self._bisect(batch, error, promoted=promoted)
+        done = self._take(batch, answers)
+        if left := [judged for judged in batch if judged.key not in answers]:
+            # What was answered stays answered, whatever becomes of these.
+            done.add(await self.settle(left, shortly=False, promoted=_applied(batch, answers, Action.PROMOTE)))
+        return done
 
     def _take(self, batch: Sequence[Judged], answers: Mapping[str, Answer]) -> _Round:
         """The records that were answered."""
@@ -152,14 +162,14 @@ class _Settling:
         blocked = _Round(_busy(promotions), Blocked(error, {judged.key for judged in promotions}))
         return blocked.add(await self.settle(others)) if others else blocked
 
-    async def _bisect(self, batch: Sequence[Judged], error: psycopg.Error) -> _Round:
+    async def _bisect(self, batch: Sequence[Judged], error: psycopg.Error, *, promoted: bool) -> _Round:
         """Settle what can be settled, and flag exactly the records that Neon refuses."""
         route = self.route
         answers, refused = await settle_by_bisection(self.neon, route.settlement, batch, self.run, route.known)
         if not answers and len(refused) > MOST_WAITS and all(why.sqlstate == LOCKED for why in refused.values()):
             raise error  # it is no record that is locked, but a table
         done = self._take(batch, answers)
-        everybodys = self._no_records_fault(batch, answers, refused, error)
+        everybodys = self._no_records_fault(batch, answers, refused, error, promoted=promoted)
         if everybodys:
             done.blocked = Blocked(error, everybodys)
         late = {key for key, why in refused.items() if why.sqlstate == LOCKED} | everybodys
@@ -180,6 +190,8 @@ class _Settling:
         answers: Mapping[str, Answer],
         refused: Mapping[str, Refusal],
         error: psycopg.Error,
+        *,
+        promoted: bool,
     ) -> set[str]:
         """The keys of the refused records that Neon refuses like any other: for an operator to fix, not an enricher.
 
@@ -197,6 +209,8 @@ class _Settling:
                 continue
             by_its_values = kind_of(error) is Kind.REFUSED and why.sqlstate == error.sqlstate
             if why.sqlstate[:2] not in NOT_ABOUT_RECORDS or by_its_values or _applied(batch, answers, judged.action):
+                continue
+            if promoted and judged.action is Action.PROMOTE:
                 continue
             may_doubt = judged.action is Action.PROMOTE and len(doubted) < _DOUBTS
             if may_doubt and doubted.setdefault(judged.key, promotions) < promotions:
