@@ -144,7 +144,9 @@ def dashboard(url: str) -> Iterator[Dashboard]:
             except httpx.TransportError:
                 assert time.monotonic() < limit
                 time.sleep(0.05)  # between two looks
-        yield Dashboard(address)
+        shown = Dashboard(address)
+        with shown._http:
+            yield shown
     finally:
         process.kill()
         process.communicate()
