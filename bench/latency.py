@@ -22,21 +22,13 @@ MOST_WAIT = 60.0
 """Seconds that one flip may take."""
 
 # Triggers that tell the bench the moment a record stands in the master, and the moment its row says so: the same for all.
-_ARRIVED = """
-CREATE FUNCTION bench_arrived() RETURNS trigger LANGUAGE plpgsql AS $$
+_TELL = """
+CREATE FUNCTION {channel}() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-  PERFORM pg_notify('bench_arrived', NEW.{column});
+  PERFORM pg_notify('{channel}', NEW.{column});
   RETURN NULL;
 END $$;
-CREATE TRIGGER bench_arrived AFTER INSERT OR UPDATE ON {master} FOR EACH ROW EXECUTE FUNCTION bench_arrived()"""
-_SETTLED = """
-CREATE FUNCTION bench_settled() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  PERFORM pg_notify('bench_settled', NEW.{column});
-  RETURN NULL;
-END $$;
-CREATE TRIGGER bench_settled AFTER UPDATE ON {workspace} FOR EACH ROW
-  WHEN (NEW.promoted_at IS NOT NULL AND OLD.promoted_at IS NULL) EXECUTE FUNCTION bench_settled()"""
+CREATE TRIGGER {channel} AFTER {event} FOR EACH ROW {condition}EXECUTE FUNCTION {channel}()"""
 
 
 def single(lab: Lab, contestant: Contestant, flips: int, *, delay: float = 0.0) -> dict[str, Any]:
@@ -95,8 +87,10 @@ def crowded(lab: Lab, rows: int, others: int, flips: int) -> dict[str, Any]:
 
 def _watch(pair: Pair, kind: Kind) -> None:
     with connect(pair.neon) as neon, connect(pair.supabase) as supabase:
-        neon.execute(_ARRIVED.format(column=kind.column, master=kind.master))
-        supabase.execute(_SETTLED.format(column=kind.column, workspace=kind.workspace))
+        arrived, settled = f"INSERT OR UPDATE ON {kind.master}", f"UPDATE ON {kind.workspace}"
+        first = "WHEN (NEW.promoted_at IS NOT NULL AND OLD.promoted_at IS NULL) "
+        neon.execute(_TELL.format(channel="bench_arrived", column=kind.column, event=arrived, condition=""))
+        supabase.execute(_TELL.format(channel="bench_settled", column=kind.column, event=settled, condition=first))
 
 
 def _one_after_another(pair: Pair, kind: Kind, process: Process, numbers: Iterable[int]) -> dict[str, Any]:

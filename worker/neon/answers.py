@@ -27,9 +27,6 @@ def answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[s
     return answers
 
 
-_OUTCOMES = {str(outcome): outcome for outcome in Outcome}
-
-
 def plain_answers_of(entity: Entity, batch: Sequence[Judged], rows: Iterable[Mapping[str, Any]]) -> dict[str, Answer]:
     """The rows of the plain settlement's result, by key: every one was promoted, or held as a duplicate."""
     sent = {judged.key: judged for judged in batch}
@@ -77,7 +74,7 @@ def _answer(entity: Entity, sent: Judged, row: Mapping[str, Any]) -> Answer:
     if row["state"] == State.APPLIED and not row["swallowed"] and _as_sent(row):
         verdict, flagged = sent.verdict, sent.action is Action.FLAG
         return Answer(
-            sent.key, State.APPLIED, _OUTCOMES[row["outcome"]], sent.merged.data, verdict.errors if flagged else {},
+            sent.key, State.APPLIED, Outcome(row["outcome"]), sent.merged.data, verdict.errors if flagged else {},
             verdict.warnings, verdict.reason_code if flagged else None, sent.merged.conflicts, None, None, row["at"],
             row["hash"], Receipt(row["receipt_id"], sent.claimed.delivery_hash) if row["receipt_id"] else None,
         )  # fmt: skip

@@ -54,8 +54,10 @@ async def settle(
     """
     if not batch:
         return {}
-    plain = [judged for judged in batch if shortly and run.rehearsal is None and _is_plain(judged)]
-    others = [judged for judged in batch if not _is_plain(judged)] if plain else batch
+    plain: list[Judged] = []
+    others: list[Judged] = []
+    for judged in batch:
+        (plain if shortly and run.rehearsal is None and _is_plain(judged) else others).append(judged)
     asked = asking(how.demands, others)
     steps: list[Step] = [(how.plain, parameters(how, plain, run, known))] if plain else []
     if others:

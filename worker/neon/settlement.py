@@ -174,13 +174,10 @@ def _record(entity: Entity) -> sql.Composable:
 
 def _plain_answers(entity: Entity, altered: sql.Composable | None) -> sql.Composable:
     """What the plain settlement returns of each record that it settled."""
-    plain, twins = (
-        sql.SQL("k.key, k.id, now() AT TIME ZONE 'UTC' AS at, NULL::jsonb AS said, NULL AS code"),
-        sql.SQL(""),
-    )
+    twins, said = sql.SQL(""), "NULL::jsonb AS said, NULL AS code"
     if entity.alike:
-        plain = sql.SQL("k.key, k.id, now() AT TIME ZONE 'UTC' AS at, x.said, CASE WHEN x.held THEN x.code END AS code")
-        twins = sql.SQL("LEFT JOIN twin x USING (key)")
+        twins, said = sql.SQL("LEFT JOIN twin x USING (key)"), "x.said, CASE WHEN x.held THEN x.code END AS code"
+    plain = sql.SQL(f"k.key, k.id, now() AT TIME ZONE 'UTC' AS at, {said}")
     if altered is None and not _rewritten(entity):
         return sql.SQL("{}, NULL::jsonb AS record, NULL::text[] AS altered FROM booked k {}").format(plain, twins)
     return sql.SQL(
