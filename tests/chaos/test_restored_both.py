@@ -152,6 +152,86 @@ def test_a_restore_that_is_undone_loses_no_promotion(steps, five, databases, her
     agrees(cli)
 
 
+@pytest.fixture
+def of_another_history(steps, five, databases, here) -> Callable[..., None]:
+    """Bring a backup back whose row shows an outcome that Neon forgot in a restore, after which something else was carried."""
+
+    def make(forgets: str, **typed: str) -> None:
+        with Copy(databases.neon_url) as neon_1, Copy(databases.supabase_url, "first") as first:
+            with here() as supabase:
+                complete(supabase, company(1), website="n/a" if forgets == "a flag" else "https://old.example")
+            steps.deliver()
+            steps.pull()
+            with Copy(databases.supabase_url, "second") as second:
+                neon_1.put_back()
+                first.put_back()
+                with here() as supabase:
+                    complete(supabase, company(1), **typed)
+                steps.deliver()
+                steps.pull()
+                second.put_back()
+
+    return make
+
+
+THEN = {
+    "nothing": {},
+    "a note": {"enrichment_notes": "asked Kim"},
+    "an edit": {"zip": "26241"},
+    "a flip": {"zip": "26241", "enrichment_status": "complete"},
+    "an edit of the same": {"city": "Ripley"},
+}
+"""What an enricher does in the backup before the worker looks."""
+BACK = {"city": "Elkins", "phone": "+13045550101"}
+
+
+def do_then(here: Connect, then: str) -> None:
+    with here() as supabase:
+        for name, value in THEN[then].items():
+            supabase.execute(
+                f"UPDATE company_needs_enrichment SET {name} = %s WHERE company_unique_id = %s", [value, company(1)]
+            )
+
+
+@pytest.mark.parametrize("then", THEN)
+@pytest.mark.parametrize("forgets", ["a flag", "a promotion"])
+def test_a_backup_of_another_history_gets_what_was_promoted_in_this_one(
+    steps, of_another_history, here, there, cli, forgets, then
+) -> None:
+    of_another_history(forgets, website="https://new.example", **BACK)
+    assert in_master(there, 1)
+    do_then(here, then)
+    steps.pull()
+    steps.deliver()
+    with here() as supabase, there() as neon:
+        row, promoted = work(supabase, company(1)), master(neon, company(1))
+    assert promoted["website_url"] == "https://new.example"
+    assert (row["enrichment_status"], row["sync_code"]) == ("complete", "promoted")
+    typed = {name: value for name, value in THEN[then].items() if name in ("zip", "city")}
+    assert ("not carried" in row["sync_note"]) == bool(typed)
+    wanted = {"website": "https://new.example", "zip": None, **BACK, **typed}
+    assert {name: row[name] for name in wanted} == wanted
+    agrees(cli)
+
+
+@pytest.mark.parametrize("then", THEN)
+@pytest.mark.parametrize("forgets", ["a flag", "a promotion"])
+def test_a_backup_of_another_history_takes_nothing_back_that_was_flagged_in_this_one(
+    steps, of_another_history, here, there, cli, forgets, then
+) -> None:
+    of_another_history(forgets, website="n/a", **BACK)
+    do_then(here, then)
+    for _ in range(2):
+        steps.pull()
+        steps.deliver()
+    with here() as supabase:
+        row = work(supabase, company(1))
+    typed = {name: value for name, value in THEN[then].items() if name in ("zip", "city")}
+    wanted = {"zip": None, **BACK, **typed}
+    assert {name: row[name] for name in wanted} == wanted
+    agrees(cli)
+
+
 def test_a_workspace_from_before_the_pull_that_met_a_restored_neon_meets_it_again(
     steps, five, databases, here, there, cli
 ) -> None:

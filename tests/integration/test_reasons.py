@@ -47,7 +47,12 @@ def told_everywhere(worker, eventually, side: str, reason: str) -> None:
         said = " ".join(json.loads(worker.health("/readyz")[1])["reasons"])
         return f"{side}: no connection within 15 s: " in said and reason in said
 
-    eventually(told, 60)
+    try:
+        eventually(told, 60)
+    except AssertionError:
+        print("READYZ", worker.health("/readyz")[1])
+        for e in worker.events: print("EV", e)
+        raise
     status = json.loads(worker.health("/status.json")[1])
     assert json.dumps(reason)[1:-1] in json.dumps(status)
     eventually(lambda: [e for e in worker.events if e["event"] == "worker.fault" and reason in e["error"]])

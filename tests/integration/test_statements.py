@@ -15,6 +15,7 @@ from records import add_companies, company, complete, edit, work
 
 from bench.link import Links
 from worker.neon import settle
+from worker.operate import status
 from worker.postgres import pool, transaction
 from worker.settings import load_settings
 from worker.supabase import queue
@@ -182,6 +183,36 @@ def test_a_plan_that_is_kept_from_when_the_tables_were_small_reads_no_table_whol
         assert "Nested Loop  (" not in found or what in ("company: settle", "people: settle", "people: plain"), found
         for line in re.findall(r"Index(?: Only)? Scan (?:using|on) .*\n *(?!.*Cond).*", found):
             assert "queue_idx" in line, f"{what}: an index is read whole\n{found}"
+
+
+def test_the_page_reads_failed_rows_once_however_many_reasons_there_are(settings, supabase, monkeypatch) -> None:
+    """Also of reasons that name a key: they are one reason."""
+    supabase.execute(
+        "INSERT INTO company_needs_enrichment (company_unique_id, enrichment_status, reason_code, pushed_to_neon_at)"
+        " SELECT 'k' || i, 'failed', CASE WHEN i % 10 = 0 THEN 'DUPLICATE k' || i ELSE 'CODE_' || i % 10 END, now()"
+        " FROM generate_series(1, 5000) i"
+    )
+    supabase.execute("ANALYZE company_needs_enrichment")
+    sent = []
+    honest = status.transact
+
+    async def send(connection, *steps, **options):
+        sent.extend(steps)
+        return await honest(connection, *steps, **options)
+
+    monkeypatch.setattr(status, "transact", send)
+
+    async def look() -> dict:
+        async with open_databases(settings) as opened, opened.supabase.connection() as here:
+            return await status.read_status(here, ENTITIES.values())
+
+    reasons = anyio.run(look)["company"]["failures"]
+    assert {found["reason_code"]: found["records"] for found in reasons} == {
+        "DUPLICATE": 500, **{f"CODE_{i}": 500 for i in range(1, 10)}
+    }  # fmt: skip
+    asked = next(statement for statement, _ in sent if "jsonb_object_keys" in statement.as_string())
+    plan = json.dumps(supabase.execute(sql.SQL("EXPLAIN (FORMAT JSON) ") + asked).fetchone())
+    assert "company_needs_enrichment_reason_idx" in plan
 
 
 @pytest.mark.parametrize("records", [1, 500])

@@ -13,13 +13,14 @@ import psycopg
 import structlog
 
 from worker.domain import messages
+from worker.domain.lineage import descends, is_edited, is_older
 from worker.domain.messages import LEDGER_NOTES
-from worker.domain.model import Code, NoteCode, Outcome, Status, same_as, utc_now
-from worker.domain.steps import Judged
+from worker.domain.model import Code, Data, NoteCode, Outcome, Status, same_as, utc_now
+from worker.domain.steps import Claimed, Judged
 from worker.entities.declaration import Entity
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
-from worker.neon.ledger import NeonState, minimum_receipt
+from worker.neon.ledger import LedgerOutcome, NeonState, minimum_receipt
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step
 from worker.supabase.acknowledgement import Reply
@@ -31,8 +32,8 @@ from worker.sync.acknowledge import acknowledge
 from worker.sync.catch_up import CatchUp
 from worker.sync.deliver import keys_with, outcome_events
 from worker.sync.judging import judge
-from worker.sync.missed import newer_than
-from worker.sync.replies import reply_to
+from worker.sync.missed import newer_than, newer_version
+from worker.sync.replies import differing, reply_to
 from worker.sync.restore import Comparison, recognise
 from worker.sync.route import Route
 from worker.sync.settling import raise_blocked, settle_batch
@@ -122,12 +123,12 @@ async def _recover(
                 replies.append(change)
             else:
                 updates.append(change)
-        elif record and row.promoted and not row.undelivered:
+        elif record and row.promoted and not row.undelivered and not _of_another_history(row, neon_state, found):
             again.append(_carried_again(entity, row, record))
         elif record:
-            refreshes.append(_as_edits(row, neon_state, record))
+            refreshes.append(_as_edits(row, neon_state, record, found))
         elif _is_in_master(entity, row, neon_state):
-            replies.append(_still_promoted(row, neon_state))
+            replies.append(_still_promoted(row, neon_state, found))
         else:
             lost.append(key)
     settled, blocked = await settle_batch(route, neon, again, run)
@@ -181,13 +182,44 @@ def _acknowledge_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
     return replace(reply, data=None, note=note)
 
 
-def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
-    """Every difference from Neon counts as the enricher's edit. A row that had been carried is queued again."""
-    claimed = row.claimed
+def _of_another_history(row: Row, neon_state: NeonState, found: Comparison) -> LedgerOutcome | None:
+    """What was carried of a record in Neon's present history, if the row is from a backup of another one, and lacks it;
+    None where only Neon was restored.
+    """
+    latest = neon_state.latest
+    if latest is None or latest.row_version is None:
+        return None
+    elsewhere = found.diverged_id is not None and latest.receipt.id >= found.diverged_id
+    if (pushed := row.claimed.pushed_at) and not elsewhere:
+        elsewhere = latest.row_version > pushed  # carried after the row was last acknowledged
+    return latest if elsewhere and not descends(row.claimed, latest.sent) else None
+
+
+def _with_carried(claimed: Claimed, other: LedgerOutcome, carried: Data) -> Data:
+    """The row's data, with what was carried in Neon's present history, but for cells that were edited since."""
+    older = is_older(claimed, other.sent)
+    return {
+        name: carried[name] if name in carried and (older or not is_edited(claimed, name)) else value
+        for name, value in claimed.data.items()
+    }
+
+
+def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow, found: Comparison) -> Refresh:
+    """Every difference from Neon counts as the enricher's edit. A row that had been carried is queued again.
+
+    What had reached this Neon, and the row of a backup from another history lacks, is not taken back by it: it stays,
+    but for cells that were edited since.
+    """
+    claimed, data, reopened = row.claimed, row.claimed.data, row.carried or (row.promoted and not row.undelivered)
+    if other := _of_another_history(row, neon_state, found):
+        known = other.record or {}
+        carried = {name: known[name] for name in other.enriched_fields if name in known}
+        carried |= {name: record.data[name] for name in neon_state.written if name in record.data}
+        data = _with_carried(claimed, other, carried)
     return Refresh(
-        claimed.key, record.id, claimed.data, record.data, claimed.status, None, None, None, reopened=row.carried,
-        note=messages.QUEUED if row.carried else None, code=Code.QUEUED if row.carried else None,
-        receipt=minimum_receipt(claimed, neon_state), forget=True,
+        claimed.key, record.id, data, record.data, claimed.status, None, None, None, reopened=reopened,
+        note=messages.QUEUED if reopened else None, code=Code.QUEUED if reopened else None,
+        receipt=minimum_receipt(claimed, neon_state), forget=True, as_of=newer_version(row, neon_state),
     )  # fmt: skip
 
 
@@ -207,14 +239,20 @@ def _is_in_master(entity: Entity, row: Row, neon_state: NeonState) -> bool:
     )
 
 
-def _still_promoted(row: Row, neon_state: NeonState) -> Reply:
+def _still_promoted(row: Row, neon_state: NeonState, found: Comparison) -> Reply:
     """The reply to a row whose record is in the master, whatever Neon has forgotten."""
     claimed, latest = row.claimed, neon_state.latest
-    at = latest.at if latest and latest.outcome is Outcome.PROMOTED else claimed.promoted_at or utc_now()
-    receipt = latest.receipt if latest and latest.outcome is Outcome.PROMOTED else None
-    record = latest.record if latest else None
-    note = messages.PROMOTED + (messages.NO_EDITS if record and claimed.data != record else "")
+    if latest is None or latest.outcome is not Outcome.PROMOTED:
+        note = messages.PROMOTED + (messages.NO_EDITS if row.edited else "")
+        return Reply(
+            claimed.key, claimed.version, Status.COMPLETE, note, errors={}, pushed=True,
+            promoted_at=claimed.promoted_at or utc_now(), code=Code.PROMOTED, forget=True,
+        )  # fmt: skip
+    other = _of_another_history(row, neon_state, found)
+    data = _with_carried(claimed, other, other.record or {}) if other else claimed.data
+    edited = latest.record is not None and data != latest.record
     return Reply(
-        claimed.key, claimed.version, Status.COMPLETE, note, snapshot=record, errors={}, pushed=True,
-        promoted_at=at, code=Code.PROMOTED, receipt=receipt, forget=True,
+        claimed.key, claimed.version, Status.COMPLETE, messages.PROMOTED + (messages.NO_EDITS if edited else ""),
+        differing(data, claimed.data) or None, latest.record, {}, pushed=True, promoted_at=latest.at,
+        code=Code.PROMOTED, receipt=latest.receipt, forget=True, as_of=newer_version(row, neon_state),
     )  # fmt: skip
