@@ -232,6 +232,26 @@ def test_a_backup_of_another_history_takes_nothing_back_that_was_flagged_in_this
     agrees(cli)
 
 
+@pytest.mark.parametrize("then", THEN)
+@pytest.mark.parametrize("forgets", ["a flag", "a promotion"])
+def test_a_backup_of_another_history_keeps_what_reached_this_one_of_a_record_that_is_lost(
+    steps, of_another_history, here, there, cli, forgets, then
+) -> None:
+    of_another_history(forgets, website="n/a", **BACK)
+    with there() as neon:
+        neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    do_then(here, then)
+    steps.pull()
+    steps.deliver()
+    with here() as supabase:
+        row = work(supabase, company(1))
+    typed = {name: value for name, value in THEN[then].items() if name in ("zip", "city")}
+    wanted = {"zip": None, **BACK, **typed}
+    assert {name: row[name] for name in wanted} == wanted
+    assert row["sync_code"] in ("lost", "left", "gone")
+    assert not row["promoted_at"]
+
+
 def test_a_workspace_from_before_the_pull_that_met_a_restored_neon_meets_it_again(
     steps, five, databases, here, there, cli
 ) -> None:

@@ -206,7 +206,7 @@ def test_the_page_reads_failed_rows_once_however_many_reasons_there_are(settings
         async with open_databases(settings) as opened, opened.supabase.connection() as here:
             return await status.read_status(here, ENTITIES.values())
 
-    reasons = anyio.run(look)["company"]["failures"]
+    reasons = anyio.run(look)["entities"]["company"]["failures"]
     assert {found["reason_code"]: found["records"] for found in reasons} == {
         "DUPLICATE": 500, **{f"CODE_{i}": 500 for i in range(1, 10)}
     }  # fmt: skip

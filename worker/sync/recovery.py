@@ -131,6 +131,8 @@ async def _recover(
             replies.append(_still_promoted(row, neon_state, found))
         else:
             lost.append(key)
+            if other := _of_another_history(row, neon_state, found):
+                updates.append(_lost_with_carried(row, neon_state, other))
     settled, blocked = await settle_batch(route, neon, again, run)
     replies += [
         _acknowledge_again(reply, rows[one.key], fresh[one.key])
@@ -189,7 +191,8 @@ def _of_another_history(row: Row, neon_state: NeonState, found: Comparison) -> L
     latest = neon_state.latest
     if latest is None or latest.row_version is None:
         return None
-    elsewhere = found.diverged_id is not None and latest.receipt.id >= found.diverged_id
+    elsewhere = is_older(row.claimed, latest.sent)
+    elsewhere |= found.diverged_id is not None and latest.receipt.id >= found.diverged_id
     if (pushed := row.claimed.pushed_at) and not elsewhere:
         elsewhere = latest.row_version > pushed  # carried after the row was last acknowledged
     return latest if elsewhere and not descends(row.claimed, latest.sent) else None
@@ -220,6 +223,16 @@ def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow, found: Compar
         claimed.key, record.id, data, record.data, claimed.status, None, None, None, reopened=reopened,
         note=messages.QUEUED if reopened else None, code=Code.QUEUED if reopened else None,
         receipt=minimum_receipt(claimed, neon_state), forget=True, as_of=newer_version(row, neon_state),
+    )  # fmt: skip
+
+
+def _lost_with_carried(row: Row, neon_state: NeonState, other: LedgerOutcome) -> Refresh:
+    """The row of a record that Neon has lost: what was carried of it after this row's backup was made comes back."""
+    claimed, known = row.claimed, other.record or {}
+    carried = {name: known[name] for name in other.enriched_fields if name in known}
+    return Refresh(
+        claimed.key, None, _with_carried(claimed, other, carried), claimed.snapshot, claimed.status, None, None, None,
+        reopened=False, note=None, as_of=newer_version(row, neon_state),
     )  # fmt: skip
 
 
