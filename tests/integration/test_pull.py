@@ -123,6 +123,33 @@ def test_a_record_that_was_put_into_neon_anew_has_its_new_number_in_its_row(cli,
     assert row["enrichment_status"] == "pending"
 
 
+@pytest.mark.parametrize("stage", ["deliver", "push"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_record_that_left_and_came_again_between_two_pulls_is_to_be_repaired_anew(
+    cli, steps, pulled, neon, supabase, stage, same
+) -> None:
+    """What the row says of the one that left, Neon no longer says; and what was carried of that, nobody would judge."""
+    complete(supabase, company(1), city="Elkins")
+    assert steps.deliver() if stage == "deliver" else cli("push").returncode == 0
+    assert work(supabase, company(1))["enrichment_status"] == ("failed" if stage == "deliver" else "complete")
+    carried = invalid(neon, company(1))
+    neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+    add_companies(neon, 1, reason_code="PLACEHOLDER_WEBSITE", validation_errors='{"website": "is made up"}')
+    if same:
+        neon.execute(
+            "UPDATE marketing.company_invalid SET (city, state, phone, address, website, company_name) = ROW"
+            " (%(city)s::text, %(state)s, %(phone)s, %(address)s, %(website)s, %(company_name)s)"
+            " WHERE company_unique_id = %(company_unique_id)s", carried,
+        )  # fmt: skip
+    pull(cli)
+    row = work(supabase, company(1))
+    assert (row["enrichment_status"], row["pushed_to_neon_at"], row["validation_errors"]) == ("pending", None, {})
+    assert (row["original_validation_errors"], row["reason_code"]) == ({"website": "is made up"}, "PLACEHOLDER_WEBSITE")
+    complete(supabase, company(1), website="https://one.example")
+    steps.deliver()
+    assert work(supabase, company(1))["promoted_at"]
+
+
 def test_an_untouched_row_whose_record_left_is_withdrawn_with_a_ledger_row(cli, pulled, neon, supabase) -> None:
     neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(2)])
     assert pull(cli, "--full")["company"]["withdrawn"] == 1
