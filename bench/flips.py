@@ -112,7 +112,7 @@ def backlog(
             if contestant.once is not None:
                 contestant.once(seen)
             else:
-                _wait_done(enricher, processes, flipped, patience)
+                wait_done(enricher, processes, flipped, patience)
             took = time.perf_counter() - flipped
             children = _children_seconds() - children
             if contestant.once is not None:
@@ -134,7 +134,12 @@ def _children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _wait_done(enricher: Any, processes: list[Process], since: float, patience: float) -> None:
+def wait_done(enricher: Any, processes: list[Process], since: float, patience: float) -> None:
+    """Wait until nothing is in the queue.
+
+    Raises:
+        Failed: it was not done in time, or a process ended.
+    """
     while enricher.execute(_LEFT).fetchone()[0]:
         elapsed = time.perf_counter() - since
         if elapsed > patience:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from bench import counts, flips, latency, people, pulls, starts
+from bench import counts, features, flips, latency, people, pulls, starts
 from bench.contestants import CONTESTANTS, PEERS
 from bench.rounds import Bench
 from bench.sizes import FAR, FAR_PATIENCE
@@ -140,6 +140,23 @@ def _memory(bench: Bench) -> None:
     bench.lab.forget(*(f"waiting{rows}" for rows in bench.sizes.waiting))
 
 
+def _duplicates(bench: Bench) -> None:
+    rows = bench.sizes.duplicates
+    bench.interleave(
+        f"duplicates among {rows}", list(features.POLICIES), lambda name: features.duplicates(bench.lab, name, rows)
+    )
+    bench.lab.forget(rows)
+
+
+def _who(bench: Bench) -> None:
+    rows = bench.sizes.flip
+    bench.interleave(
+        f"flip of {rows} by one statement", list(features.STATEMENTS),
+        lambda name: features.flip(bench.lab, name, rows), rounds=bench.sizes.flips_of_many,
+    )  # fmt: skip
+    bench.lab.forget(rows)
+
+
 def _help(bench: Bench) -> None:
     # A turn more, of which nothing is kept: the first of either reads its files from the disk.
     for name in starts.LINES:
@@ -159,6 +176,8 @@ SCENARIOS: dict[str, Callable[[Bench], None]] = {
     "backlog": _backlog,
     "backlog-20ms": _backlog_far,
     "workers": _workers,
+    "duplicates": _duplicates,
+    "who": _who,
     "pull": _pull_first,
     "pull-ten": _pull_ten,
     "memory": _memory,

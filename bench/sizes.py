@@ -33,6 +33,10 @@ class Sizes:
     crowd: tuple[int, int] = (1_000, 1_000_000)
     """Rows of the workspace; with the second, a tenth waits, and as many are queued for the other entity."""
     waiting: tuple[int, int] = (1_000, 1_000_000)
+    duplicates: int = 10_000
+    flip: int = 100_000
+    """Rows that one statement sets to complete."""
+    flips_of_many: int = 6
     idle_seconds: float = 60.0
     worker_batches: tuple[int, ...] = (SMALL_BATCH, DEFAULT_BATCH)
 
@@ -52,6 +56,7 @@ class Sizes:
             far_backlogs=pair(self.far_backlogs, 60, 600), workers_backlog=at(self.workers_backlog, 600),
             pull=at(self.pull, 2_000), few=at(self.few, 200), pulls_of_ten=at(self.pulls_of_ten, 3),
             starts=at(self.starts, 3), memory=pair(self.memory, 200, 2_000), crowd=pair(self.crowd, 200, 2_000),
-            waiting=pair(self.waiting, 200, 2_000), idle_seconds=max(20.0, self.idle_seconds * factor),
+            waiting=pair(self.waiting, 200, 2_000), duplicates=at(self.duplicates, 600), flip=at(self.flip, 200),
+            flips_of_many=at(self.flips_of_many, 2), idle_seconds=max(20.0, self.idle_seconds * factor),
             worker_batches=self.worker_batches[: 1 if factor < 0.1 else 2],
         )  # fmt: skip

@@ -40,6 +40,8 @@ def targets(results: Results) -> list[Row]:
         _memory(results, "memory", "memory with a backlog of the larger against the smaller"),
         _memory(results, "memory, waiting", "memory with many waiting against few"),
         *_workers(results),
+        _duplicates(results),
+        _who(results),
         *_idle(results),
         _help(results),
     ]
@@ -215,6 +217,21 @@ def _workers(results: Results) -> Iterator[Row]:
         row = _ratio(what, "≥ 1.9 ×", two.median if two else None, one.median if one else None, shown, least=1.9)
         # SPEC asks for it where the cores are not the limit: where they are, it is shown, and no verdict.
         yield _row(what, row.target, f"{row.measured}: the cores are the limit", None) if limited else row
+
+
+def _duplicates(results: Results) -> Row:
+    found = _of_sizes(results, r"duplicates among \d+")
+    scenario = found[-1] if found else ""
+    hold, off = (results.each(scenario, name, "rows_per_second") for name in ("hold", "off"))
+    what, shown = "backlog with a tenth duplicates, held against not looked for", "{ours:,.0f} of {theirs:,.0f} rows/s"
+    return _ratio(what, "≥ 0.9 ×", hold.median if hold else None, off.median if off else None, shown, least=0.9)
+
+
+def _who(results: Results) -> Row:
+    found = _of_sizes(results, r"flip of \d+ by one statement")
+    who, silent = (results.pooled(found[-1] if found else "", name, 0.5) for name in ("who", "silent"))
+    what, shown = "one statement that sets many rows to complete, with who did it", "{ours:,.0f} ms of {theirs:,.0f}"
+    return _ratio(what, "≤ 1.05 ×", who, silent, shown, most=1.05)
 
 
 def _idle(results: Results) -> Iterator[Row]:

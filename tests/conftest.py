@@ -466,6 +466,20 @@ def daemon(env: dict[str, str], tmp_path: Path, nursery: Nursery) -> Iterator[Ca
 
 
 @pytest.fixture
+def project(databases, supabase) -> Iterator[None]:
+    """Roles and default privileges as Supabase gives them to a new project, before ``setup``."""
+    for role, attributes in (("anon", "NOLOGIN"), ("authenticated", "NOLOGIN"), ("service_role", "NOLOGIN BYPASSRLS")):
+        supabase.execute(f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
+                         f"ALTER ROLE {role} {attributes}; GRANT USAGE ON SCHEMA public TO {role}")  # fmt: skip
+    for things in ("TABLES", "FUNCTIONS", "SEQUENCES"):
+        supabase.execute(
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON {things} TO anon, authenticated, service_role"
+        )
+    yield
+    supabase.execute("DROP OWNED BY anon, authenticated, service_role")
+
+
+@pytest.fixture
 def eventually() -> Callable[[Callable[[], T]], T]:
     """Looks again until there is something to see."""
 

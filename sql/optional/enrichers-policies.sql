@@ -16,7 +16,7 @@ BEGIN;
 DO $$
 DECLARE
   it record;
-  enricher constant text := $who$(SELECT coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb
+  enricher constant text := $who$(SELECT coalesce(nullif((SELECT current_setting('request.jwt.claims', true)), '')::jsonb
     -> 'app_metadata' @> '{"enricher": true}', false))$who$;
 BEGIN
   FOR it IN

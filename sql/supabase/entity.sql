@@ -79,8 +79,7 @@ CREATE INDEX IF NOT EXISTS {workspace.queue_idx} ON {workspace} (updated_at, id)
 CREATE INDEX IF NOT EXISTS {workspace.waiting_idx} ON {workspace} (waiting_for)
   WHERE waiting_for IS NOT NULL;
 -- Failed rows by reason, latest first: the status page names a few keys of each. What follows a space in a reason is a
--- key, not the reason. Up to 0.1.0 the index was another one.
-DROP INDEX IF EXISTS {workspace.failed_idx};
+-- key, not the reason. (The one of releases up to 0.2.0, …_failed_idx, is left where it is: setup drops nothing.)
 CREATE INDEX IF NOT EXISTS {workspace.reason_idx} ON {workspace}
   (left(split_part(coalesce(reason_code, ''), ' ', 1), 64), updated_at DESC) WHERE enrichment_status = 'failed';
 -- Carried by `push` and not judged yet: few. With {sync_status_idx} it counts the promoted without the table.

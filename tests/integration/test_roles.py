@@ -306,20 +306,6 @@ def test_doctor_names_every_missing_grant_with_the_statement_that_fixes_it(cli, 
 STRANGERS = ("anon", "authenticated")
 
 
-@pytest.fixture
-def project(databases, supabase) -> Iterator[None]:
-    """Roles and default privileges as Supabase gives them to a new project, before ``setup``."""
-    for role, attributes in (("anon", "NOLOGIN"), ("authenticated", "NOLOGIN"), ("service_role", "NOLOGIN BYPASSRLS")):
-        supabase.execute(f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$;"
-                         f"ALTER ROLE {role} {attributes}; GRANT USAGE ON SCHEMA public TO {role}")  # fmt: skip
-    for things in ("TABLES", "FUNCTIONS", "SEQUENCES"):
-        supabase.execute(
-            f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON {things} TO anon, authenticated, service_role"
-        )
-    yield
-    supabase.execute("DROP OWNED BY anon, authenticated, service_role")
-
-
 OPEN = """
 SELECT 'relation ' || oid::regclass AS thing, r.role FROM pg_class, unnest(%(roles)s::text[]) r (role)
 WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f')

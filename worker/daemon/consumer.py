@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import anyio
 import psycopg
 import structlog
@@ -15,7 +17,7 @@ from worker.postgres.backoff import FIRST_PAUSE, LogThrottle, backoff
 from worker.postgres.errors import Restored, with_database
 from worker.supabase.queue import with_work
 from worker.sync.acknowledge import acknowledge_again, release_again
-from worker.sync.databases import Databases
+from worker.sync.databases import AHEAD, Databases
 from worker.sync.deliver import Tally, deliver
 
 log = structlog.get_logger("worker.daemon")
@@ -25,7 +27,7 @@ RESTORED_DELAY = 0.5
 
 
 class Consumer:
-    """The consumer of one entity: three loops that share what they know of it."""
+    """The consumer of one entity: loops that share what they know of it."""
 
     def __init__(
         self,
@@ -65,12 +67,14 @@ class Consumer:
         self._faults = TaskFaults(entity.name, databases, monitor)
         self._in_flight = 0
         """Records of the batch that the first loop delivers; before the claim, as many as it asks for."""
-        self._full_batch = Wakeup()
-        """Set when the first loop has claimed a full batch, and more rows may be behind it."""
+        self._full_batches = [Wakeup() for _ in range(AHEAD)]
+        """Of each loop that delivers ahead: set when the one before it has claimed a full batch."""
         self._postponed = Wakeup()
         """Set when rows may have been postponed."""
-        self._waiting = self._ahead = False
-        """Whether the first loop waits for a wakeup, and whether the second one delivers."""
+        self._waiting = False
+        """Whether the first loop waits for a wakeup."""
+        self._ahead = 0
+        """How many loops deliver ahead of it."""
 
     @property
     def name(self) -> str:
@@ -91,7 +95,8 @@ class Consumer:
         """Deliver until cancelled. A batch on its way is shielded, and finished."""
         async with anyio.create_task_group() as loops:
             loops.start_soon(self._deliver)
-            loops.start_soon(self._deliver_ahead)
+            for number in range(AHEAD):
+                loops.start_soon(self._deliver_ahead, number)
             loops.start_soon(self._retry_postponed)
 
     # The queue
@@ -158,21 +163,26 @@ class Consumer:
 
     def _claimed(self, records: int) -> None:
         self._in_flight = records
-        if records == self._sizer.maximum:
-            self._full_batch.set()
+        self._wake_next(0, records)
 
-    # The second loop
+    # The loops ahead
 
-    async def _deliver_ahead(self) -> None:
-        """Deliver the next batch while the first loop is busy with a full one, so that neither the databases nor this
-        process wait for each other. A fault is left to the first loop, which meets it too.
+    def _wake_next(self, number: int, records: int) -> None:
+        """Wake the loop with this number, if there is one and more rows may be behind a claimed batch."""
+        if number < AHEAD and records == self._sizer.maximum:
+            self._full_batches[number].set()
+
+    async def _deliver_ahead(self, number: int) -> None:
+        """Deliver the next batch while the loop before this one is busy with a full one, so that neither the databases
+        nor this process wait for each other. A fault is left to the first loop, which meets it too.
         """
+        claimed = partial(self._wake_next, number + 1)
         while True:
-            await self._full_batch.wait()
-            self._ahead = True
+            await self._full_batches[number].wait()
+            self._ahead += 1
             try:
                 while not self._databases.stop.is_set():
-                    tally = await deliver(self._databases, self.entity)
+                    tally = await deliver(self._databases, self.entity, claimed=claimed)
                     self._delivered(tally)
                     if tally.claimed < self._sizer.maximum or not tally.answered or tally.fault:
                         break
@@ -182,7 +192,7 @@ class Consumer:
                 self._monitor.retry(self.name, error)
                 self.wakeup.set()
             finally:
-                self._ahead = False
+                self._ahead -= 1
 
     # Postponed rows
 

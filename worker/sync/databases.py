@@ -24,6 +24,9 @@ from worker.schema.shape import NEON, SUPABASE, shapes
 from worker.settings import Settings
 from worker.sync.route import Route, route_of
 
+AHEAD = 2
+"""An entity has up to so many further batches on their way beside its first: each waits for three round trips."""
+
 log = structlog.get_logger("worker.databases")
 
 
@@ -135,7 +138,7 @@ async def open_databases(settings: Settings, *, batch_size: int | None = None) -
         SetupMissing: a database is not as the worker needs it.
     """
     entities = load_entities(settings.entities)
-    connections = 3 * len(entities) + 1  # deliveries, retries, and a pull
+    connections = (2 + AHEAD) * len(entities) + 1  # deliveries, retries, and a pull
     announces = settings.n8n_webhook_url is not None
     # Neon's compute sleeps when nothing is connected: close connections soon after the work.
     exact = any(entity.has_exact_numbers for entity in entities.values())

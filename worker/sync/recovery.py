@@ -191,8 +191,9 @@ def _of_another_history(row: Row, neon_state: NeonState, found: Comparison) -> L
     latest = neon_state.latest
     if latest is None or latest.row_version is None:
         return None
-    elsewhere = is_older(row.claimed, latest.sent)
-    elsewhere |= found.diverged_id is not None and latest.receipt.id >= found.diverged_id
+    if is_older(row.claimed, latest.sent):
+        return latest
+    elsewhere = found.diverged_id is not None and latest.receipt.id >= found.diverged_id
     if (pushed := row.claimed.pushed_at) and not elsewhere:
         elsewhere = latest.row_version > pushed  # carried after the row was last acknowledged
     return latest if elsewhere and not descends(row.claimed, latest.sent) else None
