@@ -14,13 +14,13 @@ from bench.lab import Lab, connect
 
 POLICIES = ("off", "hold")
 STATEMENTS = ("silent", "who")
-PLANTED_EVERY = 10
-"""Every so many-th record, of those that are repaired well, has the host of a company in the master."""
+FIRST, PLANTED_EVERY = 3, 10
+"""From the first on, every so many-th record has the host of a company in the master; all of these are repaired well."""
 
 _PLANT = f"""
 INSERT INTO marketing.company_master (company_unique_id, company_name, website_url, source_system, source_record_id)
-SELECT replace({records.KEY}, '04.04.01.', '04.04.01.9'), 'Beech Works ' || n, 'http://c' || n || '.example/about',
-  'intake', n::text FROM generate_series(3, %(rows)s, {PLANTED_EVERY}) n"""
+SELECT left({records.KEY}, -1) || '2', 'Beech Works ' || n, 'http://c' || n || '.example/about',
+  'intake', n::text FROM generate_series({FIRST}, {{rows}}, {PLANTED_EVERY}) n"""
 _HELD = "SELECT count(*) FROM marketing.company_invalid WHERE reason_code LIKE 'DUPLICATE\\_OF %'"
 _DASHBOARD = "\n-- source: dashboard\n-- user: 5b1f6c58-6a0e-4f0e-9c55-0d6a4d7a8f10\n"
 _FLIP = records.FLIP_ALL.replace(f"enriched_by = '{records.ENRICHER}', ", "")
@@ -36,7 +36,7 @@ def duplicates(lab: Lab, policy: str, rows: int) -> dict[str, Any]:
     with ExitStack() as stack:
         pair = stack.enter_context(lab.databases(lab.template(rows, contestant)))
         neon, enricher = (stack.enter_context(connect(url)) for url in (pair.neon, pair.supabase))
-        neon.execute(_PLANT, {"rows": rows})
+        neon.execute(_PLANT.format(rows=rows))
         neon.execute("ANALYZE marketing.company_master")
         processes = flips.start(stack, lab, contestant, pair, WORKER_ENTITIES=_entity_files(lab.folder, policy))
         enricher.execute(records.FLIP_ALL)
@@ -44,7 +44,7 @@ def duplicates(lab: Lab, policy: str, rows: int) -> dict[str, Any]:
         flips.wait_done(enricher, processes, began, 60 + rows / 40)
         took = time.perf_counter() - began
         held = neon.execute(_HELD).fetchone()[0]  # type: ignore[index]
-    planted = len(range(3, rows + 1, PLANTED_EVERY)) if policy == "hold" else 0
+    planted = len(range(FIRST, rows + 1, PLANTED_EVERY)) if policy == "hold" else 0
     if held != planted:
         raise flips.Disqualified(f"{held} records were held, not {planted}")
     return {"rows": rows, "seconds": round(took, 4), "rows_per_second": round(rows / took, 1), "held": held}
