@@ -189,6 +189,7 @@ class Consumer:
             except Restored:
                 self.wakeup.set()
             except (psycopg.Error, OSError) as error:
+                self._note_missed()
                 self._monitor.retry(self.name, error)
                 self.wakeup.set()
             finally:

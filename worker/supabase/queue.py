@@ -35,7 +35,10 @@ _NOTES_OF_0_1_0 = {
 _CLAIM = statement("worker.supabase", "claim")
 
 
-_MORE = sql.SQL("coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,")
+_MORE = sql.SQL(
+    "coalesce(w.enrichment_notes, '') <> '' AS noted, {code} AS code, w.pulled_from_neon_at AS pulled_at,"
+    " greatest(w.pushed_to_neon_at, w.promoted_at, w.returned_at[cardinality(w.returned_at)]) AS told_at,"
+)
 """What a delivery does not need."""
 # The word by itself: a line, a sentence, or a part between commas or semicolons. "not distinct" is not said so.
 _DISTINCT = sql.SQL(r"coalesce(w.enrichment_notes ~* '(^|[\n\r.,;])\s*distinct\s*($|[\n\r.,;])', false) AS distinct, ")
@@ -66,7 +69,7 @@ _ROWS = {
 }
 
 
-_ROW_FIELDS = ("neon_id", "pulled_at", "noted", "code")
+_ROW_FIELDS = ("neon_id", "pulled_at", "noted", "code", "told_at")
 
 
 PLANNER = ("enable_sort", "enable_seqscan", "enable_nestloop")
@@ -88,6 +91,8 @@ class Row:
     """Whether an enricher left notes on it."""
     code: str | None
     """The code of its note: a :class:`worker.domain.model.Code`."""
+    told_at: datetime | None
+    """When it was told an outcome last, as far as it shows; UTC without zone. A flip does not remove it."""
 
     @property
     def pushed(self) -> bool:

@@ -123,15 +123,15 @@ async def _recover(
                 replies.append(change)
             else:
                 updates.append(change)
-        elif record and row.promoted and not row.undelivered and not _of_another_history(row, neon_state, found):
+        elif record and row.promoted and not row.undelivered and not _of_another_history(row, neon_state):
             again.append(_carried_again(entity, row, record))
         elif record:
-            refreshes.append(_as_edits(row, neon_state, record, found))
+            refreshes.append(_as_edits(row, neon_state, record))
         elif _is_in_master(entity, row, neon_state):
-            replies.append(_still_promoted(row, neon_state, found))
+            replies.append(_still_promoted(row, neon_state))
         else:
             lost.append(key)
-            if other := _of_another_history(row, neon_state, found):
+            if other := _of_another_history(row, neon_state):
                 updates.append(_lost_with_carried(row, neon_state, other))
     settled, blocked = await settle_batch(route, neon, again, run)
     replies += [
@@ -184,19 +184,25 @@ def _acknowledge_again(reply: Reply, row: Row, record: InvalidRow) -> Reply:
     return replace(reply, data=None, note=note)
 
 
-def _of_another_history(row: Row, neon_state: NeonState, found: Comparison) -> LedgerOutcome | None:
-    """What was carried of a record in Neon's present history, if the row is from a backup of another one, and lacks it;
-    None where only Neon was restored.
+def _of_another_history(row: Row, neon_state: NeonState) -> LedgerOutcome | None:
+    """What was carried of a record after this row was told an outcome last: the row is from another history's backup,
+    and lacks it. What a row was carried with is older than what it was told of that.
+
+    The ids of the ledger do not tell: the row's own receipt is forgotten, and ids are not in the order of commits.
     """
     latest = neon_state.latest
     if latest is None or latest.row_version is None:
         return None
     if is_older(row.claimed, latest.sent):
         return latest
-    elsewhere = found.diverged_id is not None and latest.receipt.id >= found.diverged_id
-    if (pushed := row.claimed.pushed_at) and not elsewhere:
-        elsewhere = latest.row_version > pushed  # carried after the row was last acknowledged
-    return latest if elsewhere and not descends(row.claimed, latest.sent) else None
+    newer = row.told_at is not None and latest.row_version > row.told_at
+    return latest if newer and not descends(row.claimed, latest.sent) else None
+
+
+def _carried(other: LedgerOutcome) -> Data:
+    """What the enricher sent; all of it, where the release did not keep which fields were his."""
+    record = other.record or {}
+    return {name: record[name] for name in other.enriched_fields if name in record} if other.enriched_fields else record
 
 
 def _with_carried(claimed: Claimed, other: LedgerOutcome, carried: Data) -> Data:
@@ -208,32 +214,31 @@ def _with_carried(claimed: Claimed, other: LedgerOutcome, carried: Data) -> Data
     }
 
 
-def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow, found: Comparison) -> Refresh:
+def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
     """Every difference from Neon counts as the enricher's edit. A row that had been carried is queued again.
 
     What had reached this Neon, and the row of a backup from another history lacks, is not taken back by it: it stays,
     but for cells that were edited since.
     """
-    claimed, data, reopened = row.claimed, row.claimed.data, row.carried or (row.promoted and not row.undelivered)
-    if other := _of_another_history(row, neon_state, found):
-        known = other.record or {}
-        carried = {name: known[name] for name in other.enriched_fields if name in known}
-        carried |= {name: record.data[name] for name in neon_state.written if name in record.data}
-        data = _with_carried(claimed, other, carried)
+    claimed, data = row.claimed, row.claimed.data
+    reopened = row.carried or (row.promoted and not row.undelivered)
+    queued = reopened and claimed.status == Status.COMPLETE
+    if other := _of_another_history(row, neon_state):
+        written = {name: record.data[name] for name in neon_state.written if name in record.data}
+        data = _with_carried(claimed, other, {**_carried(other), **written})
     return Refresh(
         claimed.key, record.id, data, record.data, claimed.status, None, None, None, reopened=reopened,
-        note=messages.QUEUED if reopened else None, code=Code.QUEUED if reopened else None,
+        note=messages.QUEUED if queued else None, code=Code.QUEUED if queued else None,
         receipt=minimum_receipt(claimed, neon_state), forget=True, as_of=newer_version(row, neon_state),
     )  # fmt: skip
 
 
 def _lost_with_carried(row: Row, neon_state: NeonState, other: LedgerOutcome) -> Refresh:
     """The row of a record that Neon has lost: what was carried of it after this row's backup was made comes back."""
-    claimed, known = row.claimed, other.record or {}
-    carried = {name: known[name] for name in other.enriched_fields if name in known}
+    claimed = row.claimed
     return Refresh(
-        claimed.key, None, _with_carried(claimed, other, carried), claimed.snapshot, claimed.status, None, None, None,
-        reopened=False, note=None, as_of=newer_version(row, neon_state),
+        claimed.key, None, _with_carried(claimed, other, _carried(other)), claimed.snapshot, claimed.status, None, None,
+        None, reopened=False, note=None, as_of=newer_version(row, neon_state),
     )  # fmt: skip
 
 
@@ -253,7 +258,7 @@ def _is_in_master(entity: Entity, row: Row, neon_state: NeonState) -> bool:
     )
 
 
-def _still_promoted(row: Row, neon_state: NeonState, found: Comparison) -> Reply:
+def _still_promoted(row: Row, neon_state: NeonState) -> Reply:
     """The reply to a row whose record is in the master, whatever Neon has forgotten."""
     claimed, latest = row.claimed, neon_state.latest
     if latest is None or latest.outcome is not Outcome.PROMOTED:
@@ -262,8 +267,12 @@ def _still_promoted(row: Row, neon_state: NeonState, found: Comparison) -> Reply
             claimed.key, claimed.version, Status.COMPLETE, note, errors={}, pushed=True,
             promoted_at=claimed.promoted_at or utc_now(), code=Code.PROMOTED, forget=True,
         )  # fmt: skip
-    other = _of_another_history(row, neon_state, found)
-    data = _with_carried(claimed, other, other.record or {}) if other else claimed.data
+    other = _of_another_history(row, neon_state)
+    data = claimed.data
+    if other:
+        # What follows from the enricher's values, such as a host, is shown too; what only the other history had stays.
+        filled = {name: value for name, value in (other.record or {}).items() if value is not None}
+        data = _with_carried(claimed, other, {**filled, **_carried(other)})
     edited = latest.record is not None and data != latest.record
     return Reply(
         claimed.key, claimed.version, Status.COMPLETE, messages.PROMOTED + (messages.NO_EDITS if edited else ""),

@@ -32,10 +32,9 @@ def bring_up_to_date(entity: Entity, row: Row, fresh: InvalidRow, neon_state: Ne
             note=messages.RELEASED, code=Code.RELEASED,
         ), []  # fmt: skip
     # It may have left and come again between two pulls: what the row says of it is about the one that left.
-    replaced = row.neon_id not in (None, fresh.id) and not fresh.still_invalid
-    came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST) or (
-        replaced and (claimed.status == Status.FAILED or row.carried)
-    )
+    replaced = row.neon_id not in (None, fresh.id) and not (fresh.still_invalid or fresh.unjudged)
+    told = row.pushed and (claimed.status == Status.FAILED or row.carried)
+    came_back = row.code in (Code.LEFT, Code.GONE, Code.LOST) or (replaced and told)
     base = fresh.data if row.code == Code.LOST else agreed_on(entity, claimed, fresh.data, neon_state)
     at = neon_state.moved_at(fresh.updated_at)
     merged = merge(base, latest_values(claimed, neon_state), fresh.data, claimed.version, at, entity.rules.normalise)

@@ -37,8 +37,6 @@ class Comparison:
     """When the first event happened that it has forgotten; UTC without zone."""
     forgotten: list[str] = field(default_factory=list)
     """Keys whose latest acknowledged outcome Neon has forgotten."""
-    diverged_id: int | None = None
-    """The first id in the ledger that Neon has forgotten: what it has from there on is from another history."""
     again: list[str] = field(default_factory=list)
     """Of ``forgotten``: promoted again."""
     kept: list[str] = field(default_factory=list)
@@ -91,9 +89,7 @@ async def recognise(route: Route, position: Position, neon: Connection, supabase
     after = 0 if restored or unfinished else position.ledger_id or 0
     while chunk := await route.receipts.after(supabase, after):
         after = max(receipt.id for receipt in chunk.values())
-        forgotten = await route.ledger.forgotten(neon, chunk)
-        found.diverged_id = found.diverged_id or min((chunk[key].id for key in forgotten), default=None)
-        found.forgotten += forgotten
+        found.forgotten += await route.ledger.forgotten(neon, chunk)
         if len(chunk) < CHUNK:
             break
     if restored or found.forgotten or unfinished:
