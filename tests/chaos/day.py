@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -87,15 +86,13 @@ class Day:
 
     # -- the worker
 
-    def command(self, *arguments: str, status: int = 0, text: str = "") -> str:
+    def command(self, *arguments: str, text: str = "", source: Path = ROOT) -> str:
         """What a command prints."""
-        outside = {n: v for n, v in os.environ.items() if not n.startswith(("WORKER_", "NEON_", "SUPABASE_", "N8N_"))}
-        done = subprocess.run(
-            [sys.executable, "-m", "worker", *arguments], env={**outside, **self.env, "PYTHONPATH": str(ROOT)},
-            cwd=self.folder, input=text, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        check(done.returncode == status, f"{arguments} ends with {done.returncode}: {done.stdout}{done.stderr}")
-        return done.stdout
+        pipe = subprocess.PIPE
+        running = release.start(source, *arguments, environment=self.env, stdin=pipe, stdout=pipe, stderr=pipe)
+        printed, said = running.communicate(text, timeout=120)
+        check(running.returncode == 0, f"{arguments} ends with {running.returncode}: {printed}{said}")
+        return str(printed)
 
     def start(self, source: Path = ROOT) -> None:
         """Start the worker, and wait until it is ready."""
@@ -136,11 +133,11 @@ class Day:
     def is_promoted(self, *numbers: int) -> bool:
         return all(self.status(company(number))["promoted_at"] for number in numbers)
 
-    def repair(self, *numbers: int, website: str | None = None) -> None:
+    def repair(self, *numbers: int) -> None:
         """As an enricher in the dashboard, one row after the other."""
         with release.connect(self.urls[1]) as here:
             for number in numbers:
-                complete(here, company(number), website=website or f"https://c{number}.example", enriched_by="Kim")
+                complete(here, company(number), website=f"https://c{number}.example", enriched_by="Kim")
 
     def counts(self) -> dict[str, int]:
         """Companies by status; ``master`` and ``invalid`` in Neon."""
@@ -157,9 +154,7 @@ def morning(day: Day) -> None:
     old = day.folder / "release-0.1.0"
     old.mkdir()
     source = old if release.checkout(old) else ROOT
-    made = release.start(source, "setup", environment=day.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    said = made.communicate(timeout=60)[0]
-    check(made.returncode == 0, f"setup: {said}")
+    day.command("setup", source=source)
     with release.connect(day.urls[0]) as neon:
         add_companies(neon, *range(1, ALL + 1))
         for number in range(1, PEOPLE + 1):

@@ -43,6 +43,13 @@ def end_sessions(admin) -> None:
     admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'")
 
 
+def end_all_sessions(admin, supabase) -> None:
+    """Also one that was just being let in. What it has promoted is followed by another record."""
+    end_sessions(admin)
+    if work(supabase, company(1))["promoted_at"]:
+        complete(supabase, company(2), website="https://two.example")
+
+
 def told_everywhere(worker, eventually, side: str, reason: str, look: Callable[[], None] = lambda: None) -> None:
     def told() -> bool:
         look()
@@ -78,13 +85,7 @@ def test_the_servers_reason_for_refusing_a_connection_is_told_and_waited_out(
     admin.execute(change)
     end_sessions(admin)
     complete(supabase, company(1), website="https://one.example")
-
-    def nobody_is_left() -> None:
-        end_sessions(admin)
-        if work(supabase, company(1))["promoted_at"]:  # by a session that was just being let in
-            complete(supabase, company(2), website="https://two.example")
-
-    told_everywhere(worker, eventually, role, reason, nobody_is_left)
+    told_everywhere(worker, eventually, role, reason, lambda: end_all_sessions(admin, supabase))
     if role == "Supabase":
         assert reason in worker.wait_event("listener.lost", timeout=60)["error"] or [
             e for e in worker.events if e["event"] == "listener.lost" and reason in e["error"]
@@ -127,13 +128,7 @@ class TestOwnServers:
             end_sessions(neon)
             complete(supabase, company(1), website="https://one.example")
             reason = f'password authentication failed for user "{ROLE}"' if how == "password" else "pg_hba.conf rejects"
-
-            def nobody_is_left() -> None:
-                end_sessions(neon)
-                if work(supabase, company(1))["promoted_at"]:
-                    complete(supabase, company(2), website="https://two.example")
-
-            told_everywhere(worker, eventually, "Neon", reason, nobody_is_left)
+            told_everywhere(worker, eventually, "Neon", reason, lambda: end_all_sessions(neon, supabase))
             if how == "password":
                 neon.execute(f"ALTER ROLE {ROLE} PASSWORD 'before-81c2'")
             else:

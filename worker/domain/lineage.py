@@ -43,13 +43,18 @@ def is_edited(row: Claimed, name: str) -> bool:
 
 
 def with_carried_values(row: Claimed, sent: Sent) -> Data:
-    """The row's data. If the row is from a backup, the carried values that it lacks are laid over it, except where
-    somebody has typed since the restore: that is newer. A cell that was typed back to Neon's value cannot be
-    distinguished from one that was left alone.
+    """The row's data. If the row is from a backup, the carried values that it lacks are laid over it, as by
+    :func:`lay_over`.
     """
-    record = sent.record or {}
-    if is_older(row, sent):
-        return {**row.data, **record}
-    if descends(row, sent) or sent.is_shown_by(row.receipt):
+    if not is_older(row, sent) and (descends(row, sent) or sent.is_shown_by(row.receipt)):
         return row.data
-    return {**row.data, **{name: value for name, value in record.items() if not is_edited(row, name)}}
+    return lay_over(row, sent, sent.record or {})
+
+
+def lay_over(row: Claimed, sent: Sent, values: Data) -> Data:
+    """The data of a row from a backup, with values of what was carried, except where somebody has typed since the
+    restore: that is newer. A cell that was typed back to Neon's value cannot be distinguished from one that was left
+    alone.
+    """
+    older = is_older(row, sent)
+    return {**row.data, **{name: value for name, value in values.items() if older or not is_edited(row, name)}}

@@ -13,10 +13,10 @@ import psycopg
 import structlog
 
 from worker.domain import messages
-from worker.domain.lineage import descends, is_edited, is_older
+from worker.domain.lineage import descends, is_older, lay_over
 from worker.domain.messages import LEDGER_NOTES
 from worker.domain.model import Code, Data, NoteCode, Outcome, Status, same_as, utc_now
-from worker.domain.steps import Claimed, Judged
+from worker.domain.steps import Judged
 from worker.entities.declaration import Entity
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
@@ -205,15 +205,6 @@ def _carried(other: LedgerOutcome) -> Data:
     return {name: record[name] for name in other.enriched_fields if name in record} if other.enriched_fields else record
 
 
-def _with_carried(claimed: Claimed, other: LedgerOutcome, carried: Data) -> Data:
-    """The row's data, with what was carried in Neon's present history, but for cells that were edited since."""
-    older = is_older(claimed, other.sent)
-    return {
-        name: carried[name] if name in carried and (older or not is_edited(claimed, name)) else value
-        for name, value in claimed.data.items()
-    }
-
-
 def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
     """Every difference from Neon counts as the enricher's edit. A row that had been carried is queued again.
 
@@ -225,7 +216,7 @@ def _as_edits(row: Row, neon_state: NeonState, record: InvalidRow) -> Refresh:
     queued = reopened and claimed.status == Status.COMPLETE
     if other := _of_another_history(row, neon_state):
         written = {name: record.data[name] for name in neon_state.written if name in record.data}
-        data = _with_carried(claimed, other, {**_carried(other), **written})
+        data = lay_over(claimed, other.sent, {**_carried(other), **written})
     return Refresh(
         claimed.key, record.id, data, record.data, claimed.status, None, None, None, reopened=reopened,
         note=messages.QUEUED if queued else None, code=Code.QUEUED if queued else None,
@@ -237,7 +228,7 @@ def _lost_with_carried(row: Row, neon_state: NeonState, other: LedgerOutcome) ->
     """The row of a record that Neon has lost: what was carried of it after this row's backup was made comes back."""
     claimed = row.claimed
     return Refresh(
-        claimed.key, None, _with_carried(claimed, other, _carried(other)), claimed.snapshot, claimed.status, None, None,
+        claimed.key, None, lay_over(claimed, other.sent, _carried(other)), claimed.snapshot, claimed.status, None, None,
         None, reopened=False, note=None, as_of=newer_version(row, neon_state),
     )  # fmt: skip
 
@@ -272,7 +263,7 @@ def _still_promoted(row: Row, neon_state: NeonState) -> Reply:
     if other:
         # What follows from the enricher's values, such as a host, is shown too; what only the other history had stays.
         filled = {name: value for name, value in (other.record or {}).items() if value is not None}
-        data = _with_carried(claimed, other, {**filled, **_carried(other)})
+        data = lay_over(claimed, other.sent, {**filled, **_carried(other)})
     edited = latest.record is not None and data != latest.record
     return Reply(
         claimed.key, claimed.version, Status.COMPLETE, messages.PROMOTED + (messages.NO_EDITS if edited else ""),
