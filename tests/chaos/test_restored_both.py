@@ -379,3 +379,38 @@ def test_two_workers_that_pull_at_once_make_no_full_comparison(steps, five) -> N
     full = anyio.run(job)
     assert len(full) >= 20
     assert not any(full)
+
+
+@pytest.mark.parametrize("typed", ["https://c6.example", "n/a"], ids=["promoted", "flagged"])
+@pytest.mark.parametrize("version", ["the same", "an older one", "not sent"])
+def test_what_a_restored_neon_lost_and_another_one_has_judged_hears_of_it(
+    steps, five, databases, here, there, cli, version, typed
+) -> None:
+    """Neon is restored too far and then right, the workspace once; the row waits for a record that was judged."""
+    with Copy(databases.neon_url, "early") as early:
+        with there() as neon:
+            add_companies(neon, 6)
+        steps.pull()
+        with here() as supabase:
+            if version != "not sent":
+                complete(supabase, company(6), website=typed)
+        with Copy(databases.supabase_url) as backup:
+            with here() as supabase:
+                if version != "the same":
+                    complete(supabase, company(6), website=typed, city="Elkins")
+            steps.deliver()
+            with Copy(databases.neon_url, "late") as late:
+                early.put_back()
+                backup.put_back()
+                assert steps.pull().lost == [company(6)]
+                late.put_back()
+    steps.pull()
+    steps.deliver()
+    steps.pull()
+    with here() as supabase:
+        row = work(supabase, company(6))
+    told = ("failed", "flagged", None) if typed == "n/a" else ("complete", "promoted", None)
+    assert (row["enrichment_status"], row["sync_code"], row["waiting_for"]) == told
+    assert row["city"] == (None if version == "the same" else "Elkins")
+    assert in_master(there, 6) is (typed != "n/a")
+    agrees(cli)

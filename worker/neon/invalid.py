@@ -15,6 +15,7 @@ from worker.domain.model import Data
 from worker.entities.declaration import Entity, data_of, expression, key_sql, pages
 from worker.entities.worker_tables import LEDGER
 from worker.neon.books import Run
+from worker.postgres.binary import row_of
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed, fetch_all, fetch_one
@@ -89,15 +90,20 @@ SELECT {columns}, {pulled}
 FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  -- OFFSET: composed once
 {where}
 """)
-_STREAM = {
-    False: sql.SQL("COPY ({rows}) TO STDOUT"),
-    True: sql.SQL("""
-COPY (SELECT row_to_json(h.*), row_to_json(r.*) FROM ({rows}) r CROSS JOIN LATERAL (
-  SELECT r.{key}{key_text} AS key, r.last_sync_hash AS hash, r.neon_id AS id, r.reason_code AS code,
-    r.original_validation_errors AS errors, r.original_validation_warnings AS warnings) h) TO STDOUT
-"""),
-}
-_AS_JSON = {**PULLED, "neon_snapshot": "d.data::json"}
+
+
+class Form(Enum):
+    """How rows are streamed. An array stands for its text: neither server parses more than it needs."""
+
+    COLUMNS = "COPY ({rows}) TO STDOUT"
+    """COPY's text format, a field for each column of the workspace."""
+    ARRAYS = "COPY (SELECT {array}::text FROM ({rows}) r) TO STDOUT (FORMAT binary)"
+    """COPY's binary format, one field: an array of these columns."""
+    COMPARED = """
+COPY (SELECT r.{key}{key_text}, ARRAY[r.last_sync_hash::text, r.neon_id::text, r.reason_code::text,
+  r.original_validation_errors::text, r.original_validation_warnings::text]::text, {array}::text
+FROM ({rows}) r) TO STDOUT (FORMAT binary)"""
+    """Likewise, three fields: the key, what is compared with the existing row, and the array."""
 
 
 _PROMOTED_IN = sql.SQL(
@@ -220,41 +226,43 @@ class Invalid:
         return sql.SQL("i.{key} = ANY({keys}{keys_cast})").format(**key_sql(self.entity), keys=sql.Literal(list(keys)))
 
     async def stream(
-        self, connection: Connection, where: sql.Composable | None, *, patience: float, as_json: bool
+        self, connection: Connection, where: sql.Composable | None, *, patience: float, form: Form
     ) -> AsyncGenerator[list[bytes]]:
-        """The rows as new workspace rows in COPY's text format, a few hundred at a time, as the server sends them.
-
-        As JSON, a row is two objects: first what is compared with the existing workspace row, which is all that most
-        rows need, then the whole row.
+        """The rows as new workspace rows, a few hundred at a time, as the server sends them.
 
         Args:
             connection: to Neon, in a transaction that the caller opened.
             where: a condition over ``i``, the invalid row; None for all rows.
             patience: seconds to wait for the next rows.
-            as_json: two objects for each row, instead of a column for each value.
+            form: of a row.
 
         Raises:
             psycopg.OperationalError: the next rows did not come.
         """
-        entity, pulled = self.entity, _AS_JSON if as_json else PULLED
+        entity = self.entity
         selected = _ROWS.format(
             columns=sql.SQL(", ").join(sql.Identifier("i", column) for column in (entity.key, *entity.columns)),
-            pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in pulled.items()),
+            pulled=sql.SQL(", ").join(sql.SQL(f"{how} AS {name}") for name, how in PULLED.items()),
             invalid=entity.invalid_table.sql,
             data=data_of(entity, "i"),
             where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
         )
-        statement = _STREAM[as_json].format(rows=selected, **key_sql(entity))
+        names = (entity.key, *entity.columns, *PULLED)
+        columns = (sql.SQL("r.{}::text").format(sql.Identifier(name)) for name in names)
+        array = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(columns))
+        statement = sql.SQL(form.value).format(rows=selected, array=array, **key_sql(entity))
+        binary = form is not Form.COLUMNS
         async with connection.cursor() as cursor, cursor.copy(statement) as copy:
-            row: Any = b"first"
-            while row:
+            message: Any = b"first"
+            while message:
                 rows: list[bytes] = []
                 size = 0
                 # A timer for each row would cost more than the row.
                 with within(connection, patience):
-                    while len(rows) < STREAM_ROWS and size < STREAM_BYTES and (row := await copy.read()):
-                        rows.append(bytes(row))
-                        size += len(row)
+                    while len(rows) < STREAM_ROWS and size < STREAM_BYTES and (message := await copy.read()):
+                        if row := row_of(bytes(message)) if binary else bytes(message):
+                            rows.append(row)
+                            size += len(row)
                 if rows:
                     yield rows
 

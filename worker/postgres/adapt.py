@@ -19,6 +19,7 @@ from psycopg.adapt import Loader
 from psycopg.types.json import set_json_dumps, set_json_loads
 
 from worker.domain.model import utc
+from worker.postgres.binary import Texts, TextsDumper
 from worker.postgres.pipeline import Connection
 
 
@@ -31,6 +32,7 @@ def adapt(connection: Connection, *, exact: bool = False) -> None:
     """
     set_json_loads(_loads_exactly if exact else _loads, connection)
     set_json_dumps(_dumps, connection)
+    connection.adapters.register_dumper(Texts, TextsDumper)
     for name, loader in _LOADERS.items():
         connection.adapters.register_loader(name, loader)
 

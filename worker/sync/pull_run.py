@@ -18,6 +18,7 @@ from worker.domain.progress import Progress
 from worker.domain.pulled import Pulled
 from worker.neon import open_transactions
 from worker.neon.books import Entry, Run
+from worker.neon.invalid import Form
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, begin, roll_back_refusal, send
 from worker.schema.causes import common_cause
@@ -114,7 +115,7 @@ class PullRun:
 
     async def _bring(self, since: Since | None) -> None:
         """Stream what changed since, batch by batch."""
-        if self.table.vacant and self.table.direct and since is None and not self.dry_run:
+        if self.table.vacant and since is None and not self.dry_run:
             if await self._loaded():
                 return
             # The rows that have arrived are found to exist.
@@ -126,23 +127,23 @@ class PullRun:
         await self._stream(where, self._stage, by_index=by_index)
 
     async def _loaded(self) -> bool:
-        """Copy all rows straight into the workspace; returns whether it took every row."""
+        """Put all rows straight into the workspace; returns whether it took every row."""
         try:
-            await self._stream(None, self._load)
+            await self._stream(None, self._load, form=self.table.form)
         except psycopg.Error as error:
             await roll_back_refusal(self.supabase, error)
             return False
-        return True
+        return self.pulled.new == self.pulled.seen
 
     async def _stream(
-        self, where: sql.Composable | None, take: Callable[[Batches], Awaitable[None]], *, by_index: bool = False
-    ) -> None:
+        self, where: sql.Composable | None, take: Callable[[Batches], Awaitable[None]], *,
+        form: Form = Form.COMPARED, by_index: bool = False,
+    ) -> None:  # fmt: skip
         async with self.databases.neon.connection() as source:
             planner = ("enable_seqscan",) if by_index else ()
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
-            as_json = take == self._stage
             # Closed at once when a batch fails: an open COPY would block its connection, and the pull, for ever.
-            rows = self.route.invalid.stream(source, where, patience=PATIENCE, as_json=as_json)
+            rows = self.route.invalid.stream(source, where, patience=PATIENCE, form=form)
             async with aclosing(rows):
                 batches = Batches(rows, self.batch_size)
                 while await batches.more():
@@ -154,7 +155,7 @@ class PullRun:
             await send(source, COMMIT)
 
     async def _load(self, batches: Batches) -> None:
-        rows = await self.table.load(self.supabase, batches.blocks())
+        rows = await self.table.load(self.supabase, batches)
         self.pulled.new += rows
         self.refusals.taken += rows
 

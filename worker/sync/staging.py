@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
 
 from worker.entities.declaration import Entity, key_sql
-from worker.neon.invalid import PULLED
+from worker.neon.invalid import PULLED, Form
+from worker.postgres.binary import Texts, fields_of, text_of
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_one, send, transact
@@ -27,8 +27,10 @@ TRIES = 3
 # The batch is small and the workspace may be huge: each of the batch's rows is looked up by the unique index.
 _PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 _COMPARE = statement("worker.sync", "compare")
+# OFFSET keeps the planner from reading an array once for each of its elements.
 _INSERT = sql.SQL("""
-INSERT INTO {workspace} ({columns}) SELECT {columns} FROM json_to_recordset(%(rows)s) AS s ({typed})
+INSERT INTO {workspace} ({columns})
+SELECT {values} FROM (SELECT r.line::text[] AS a FROM unnest(%(rows)s) AS r (line) OFFSET 0) r
 ON CONFLICT ({key}) DO NOTHING
 """)
 
@@ -54,19 +56,35 @@ class WorkspaceTable:
     """Whether it has no rows."""
     direct: bool
     """Whether it takes rows by COPY; row level security forbids that."""
-    types: Mapping[str, str]
-    """Column → its type as SQL writes it, with its length, so that a value that is too long is refused, not cut."""
+    casts: Mapping[str, str]
+    """Column → what SQL writes after a text to make it a value of the column's type: without a length, and nothing for
+    a kind of text, so that a value that is too long is refused when it is assigned, not cut before.
+    """
 
-    async def load(self, connection: Connection, blocks: AsyncIterable[Sequence[bytes]]) -> int:
-        """Copy a batch of Neon's rows straight into the table, if it was empty. Returns how many.
+    @property
+    def form(self) -> Form:
+        """The form in which rows are to be streamed that :meth:`load` takes."""
+        return Form.COLUMNS if self.direct else Form.ARRAYS
+
+    async def load(self, connection: Connection, batches: Batches) -> int:
+        """Put a batch of Neon's rows straight into the table, if it was empty.
 
         Args:
             connection: to Supabase.
-            blocks: rows in COPY's text format, as :meth:`worker.neon.invalid.Invalid.stream` yields them.
+            batches: of rows in :attr:`form`.
+
+        Returns:
+            How many were inserted: all, or fewer if some have come by another way.
 
         Raises:
             psycopg.Error: none of them was inserted.
+            SetupMissing: the ids that it gives to new rows are taken.
         """
+        if self.direct:
+            return await self._copy(connection, batches.blocks())
+        return await self._insert(connection, [field for row in await batches.next_batch() for field in fields_of(row)])
+
+    async def _copy(self, connection: Connection, blocks: AsyncIterable[Sequence[bytes]]) -> int:
         into = sql.SQL("COPY {} ({}) FROM STDIN").format(self.entity.workspace_table.sql, _columns(self.entity))
         # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
         await send(connection, *begin(statement=300.0, durable=False))
@@ -85,35 +103,36 @@ class WorkspaceTable:
 
         Args:
             connection: to Supabase.
-            rows: as :meth:`worker.neon.invalid.Invalid.stream` yields them as JSON.
+            rows: of the form ``COMPARED``.
             dry_run: write nothing.
 
         Raises:
             psycopg.Error: the workspace refuses one of them, or the database failed: none was inserted.
             SetupMissing: the ids that it gives to new rows are taken.
         """
-        heads, bodies = zip(*(row.split(b"\t", 1) for row in rows), strict=True)
+        keys, compared, whole = zip(*map(fields_of, rows), strict=True)
         workspace = self.entity.workspace_table.sql
-        step = _COMPARE.format(**key_sql(self.entity), workspace=workspace, code=CODE), {"rows": _as_array(heads)}
+        params = {"keys": Texts(keys), "compared": Texts(compared)}
+        step = _COMPARE.format(**key_sql(self.entity), workspace=workspace, code=CODE), params
         opening = begin(read_only=True, statement=300.0, planner=_PLANNER)
-        [compared] = await transact(connection, step, opening=opening, seconds=600.0)
-        found = compared.fetchall()
+        [told] = await transact(connection, step, opening=opening, seconds=600.0)
+        found = told.fetchall()
         new = [row["nr"] for row in found if row["new"]]
-        changed = [key_of(rows[row["nr"]]) for row in found if not row["new"]]
-        inserted = await self._insert(connection, [bodies[nr] for nr in new]) if new and not dry_run else 0
-        return Staged(inserted, [key_of(rows[nr]) for nr in new] if dry_run else [], changed)
+        changed = [text_of(keys[row["nr"]]) for row in found if not row["new"]]
+        inserted = await self._insert(connection, [whole[nr] for nr in new]) if new and not dry_run else 0
+        return Staged(inserted, [text_of(keys[nr]) for nr in new] if dry_run else [], changed)
 
     async def _insert(self, connection: Connection, rows: Sequence[bytes]) -> int:
-        entity, types = self.entity, self.types
-        columns = ((sql.Identifier(name), sql.SQL(types[name].replace("%", "%%"))) for name in _names(entity))
+        entity = self.entity
+        casts = (self.casts[name].replace("%", "%%") for name in _names(entity))
         statement = _INSERT.format(
             key=sql.Identifier(entity.key),
             workspace=entity.workspace_table.sql,
             columns=_columns(entity),
-            typed=sql.SQL(", ").join(sql.SQL("{} {}").format(*column) for column in columns),
+            values=sql.SQL(", ").join(sql.SQL(f"r.a[{nr}]{cast}") for nr, cast in enumerate(casts, 1)),
         )
         # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
-        opening, params = begin(statement=300.0, durable=False), {"rows": _as_array(rows)}
+        opening, params = begin(statement=300.0, durable=False), {"rows": Texts(rows)}
         for _ in range(TRIES):
             try:
                 [inserted] = await transact(connection, (statement, params), opening=opening, seconds=600.0)
@@ -136,12 +155,14 @@ async def inspect_table(connection: Connection, entity: Entity) -> WorkspaceTabl
     """
     statement = sql.SQL(
         "SELECT NOT EXISTS (SELECT FROM {table}) AS vacant, NOT row_security_active({name}::regclass) AS direct,"
-        " (SELECT jsonb_object_agg(attname, format_type(atttypid, atttypmod)) FROM pg_attribute"
-        "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS types"
+        " (SELECT jsonb_object_agg(attname,"
+        "  CASE t.typcategory WHEN 'S' THEN '' ELSE '::' || format_type(t.oid, NULL) END)"
+        "  FROM pg_attribute JOIN pg_type t ON t.oid = atttypid"
+        "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS casts"
     ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
     row = await fetch_one(connection, statement)
-    found = WorkspaceTable(entity, row["vacant"], row["direct"], row["types"])
-    if not found.types.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
+    found = WorkspaceTable(entity, row["vacant"], row["direct"], row["casts"])
+    if not found.casts.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
         raise cause
     return found
 
@@ -155,24 +176,8 @@ def _columns(entity: Entity) -> sql.Composed:
 
 
 def key_of(row: bytes) -> str:
-    """The key of a row that :meth:`worker.neon.invalid.Invalid.stream` yields as JSON."""
-    # The first member; the others may be nested deeper than Python can read.
-    text = _as_array([row.partition(b"\t")[0]]).removeprefix('[{"key":')
-    return str(json.JSONDecoder().raw_decode(text)[0])
-
-
-def _as_array(objects: Iterable[bytes]) -> str:
-    """Objects in COPY's text format as one JSON array. COPY doubles backslashes, and escapes with a backslash the
-    whitespace that a ``json`` column may have between its tokens.
-    """
-    text = b",".join(objects)
-    if b"\\" in text:
-        text = text.replace(rb"\\", b"\0")  # a byte that no text contains
-        if b"\\" in text:
-            for blank in (rb"\n", rb"\r", rb"\t"):
-                text = text.replace(blank, b" ")
-        text = text.replace(b"\0", b"\\")
-    return f"[{text.decode()}]"
+    """The key of a row of the form ``COMPARED``."""
+    return text_of(fields_of(row)[0])
 
 
 class Batches:

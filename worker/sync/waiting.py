@@ -7,8 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 import psycopg
 
 from worker.domain import messages
+from worker.domain.lineage import is_older
+from worker.domain.model import Outcome
+from worker.domain.steps import same_delivery
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import transact
+from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.sync.route import Route
 
@@ -37,13 +40,21 @@ async def release_waiting(
         How many were released.
     """
     entity = route.entity
-    if not entity.requirements:
-        return 0
 
     async def refuse(key: str, error: psycopg.Error) -> None:
         refusals.add(entity, key, error)
 
-    released, after = 0, None
+    async def release(keys: Sequence[str], note: str) -> int:
+        async def release_rows(some: Sequence[str]) -> None:
+            await transact(supabase, route.release.rows(some, note))
+
+        return await for_each_accepted(supabase, release_rows, keys, refuse) if keys else 0
+
+    released = await release(await _promoted_after_all(route, neon, supabase), messages.RELEASED)
+    if not entity.requirements:
+        return released
+
+    after = None
     while page := await route.workspace.waiting(supabase, after, PAGE):
         await go_on()
         after = page[-1].key
@@ -51,13 +62,26 @@ async def release_waiting(
         left = {row.key: row.snapshot for row in page}
         for key in ready:
             del left[key]
-        for keys, note in (
-            (ready, messages.RELEASED),
-            (await route.invalid.corrected(neon, left), messages.CORRECTED),
-        ):
-
-            async def release_rows(some: Sequence[str], note: str = note) -> None:
-                await transact(supabase, route.release.rows(some, note))
-
-            released += await for_each_accepted(supabase, release_rows, keys, refuse) if keys else 0
+        released += await release(ready, messages.RELEASED)
+        released += await release(await route.invalid.corrected(neon, left), messages.CORRECTED)
     return released
+
+
+async def _promoted_after_all(route: Route, neon: Connection, supabase: Connection) -> list[str]:
+    """The keys of rows that wait for a record which Neon had lost, and which it has promoted by its ledger: it was
+    restored once more, to a later moment. Their delivery acknowledges that.
+    """
+    found: list[str] = []
+    for keys in route.batches(list(await route.workspace.lost(supabase))):
+        promoted = sorted(set(keys) - set(await route.invalid.missing_in_master(neon, keys)))
+        if not promoted:
+            continue
+        rows = await route.queue.lock(supabase, promoted, read_only=True)
+        await send(supabase, COMMIT)
+        neon_states = await route.ledger.neon_states(neon, {key: row.claimed.receipt for key, row in rows.items()})
+        for key, row in rows.items():
+            if (latest := neon_states[key].latest) and latest.outcome is Outcome.PROMOTED:
+                known = same_delivery(latest.receipt.hash, row.claimed.delivery_hash)
+                if row.undelivered and (known or is_older(row.claimed, latest.sent)):
+                    found.append(key)
+    return found
