@@ -123,7 +123,7 @@ def _after(words: list[str], start: list[str]) -> list[str] | None:
     return words[len(start) :] or None if start and begins else None
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1024)
 def can_be_dialled(phone: str, region: str) -> bool:
     """Whether a normalised phone is a possible number, with an extension or without."""
     if plain := _NORTH_AMERICAN.fullmatch(phone):
@@ -146,7 +146,7 @@ def _is_possible(number: phonenumbers.PhoneNumber) -> bool:
     return possible and not (number.country_code == 1 and str(number.national_number)[0] in "01")
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1024)
 def e164(phone: str, region: str) -> str:
     """The phone number in E.164, or as typed where it is no valid number or has an extension.
 
@@ -179,7 +179,7 @@ def _spells_a_number(phone: str) -> bool:
     return not any(map(str.isalpha, inside)) and (not any(map(str.isalpha, letters)) or bool(_WORD.fullmatch(letters)))
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=1024)
 def host_name(text: str, *, web: bool = False) -> Host | None:
     """The host name in lower case (IDN by UTS 46), without a trailing dot; None where it is none.
 

@@ -15,7 +15,7 @@ from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.sync.route import Route
 
-PAGE = 5_000
+PAGE = 1_500
 """Rows that are checked together: 700,000 at once are too many for a database."""
 
 
@@ -54,16 +54,24 @@ async def release_waiting(
     if not entity.requirements:
         return released
 
-    after = None
-    while page := await route.workspace.waiting(supabase, after, PAGE):
+    after: str | None = None
+
+    async def release_page() -> int | None:
+        """A function, so that nothing of a page is kept while the next one is read."""
+        nonlocal after
+        if not (page := await route.workspace.waiting(supabase, after, PAGE)):
+            return None
         await go_on()
         after = page[-1].key
         ready = await route.invalid.ready(neon, {row.key: entity.rules.normalise(row.data) for row in page})
         left = {row.key: row.snapshot for row in page}
         for key in ready:
             del left[key]
-        released += await release(ready, messages.RELEASED)
-        released += await release(await route.invalid.corrected(neon, left), messages.CORRECTED)
+        corrected = await route.invalid.corrected(neon, left)
+        return await release(ready, messages.RELEASED) + await release(corrected, messages.CORRECTED)
+
+    while (more := await release_page()) is not None:
+        released += more
     return released
 
 
