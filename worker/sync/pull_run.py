@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -27,6 +26,7 @@ from worker.supabase.pause import require_running
 from worker.supabase.position import Position, mark_bringing
 from worker.supabase.queue import Row
 from worker.supabase.workspace import Refresh
+from worker.sync.batches import Batches, ReadAhead
 from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 from worker.sync.deliver import outcome_events_of
@@ -34,7 +34,7 @@ from worker.sync.recovery import bring_together
 from worker.sync.refresh import MissingRows, bring_up_to_date, sort_missing, turned_invalid_again
 from worker.sync.restore import Comparison, recognise
 from worker.sync.route import Route
-from worker.sync.staging import Batches, WorkspaceTable, key_of
+from worker.sync.staging import WorkspaceTable, key_of
 from worker.sync.waiting import release_waiting
 
 T = TypeVar("T")
@@ -144,8 +144,8 @@ class PullRun:
             await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             # Closed at once when a batch fails: an open COPY would block its connection, and the pull, for ever.
             rows = self.route.invalid.stream(source, where, patience=PATIENCE, form=form)
-            async with aclosing(rows):
-                batches = Batches(rows, self.batch_size)
+            async with ReadAhead(rows) as blocks:
+                batches = Batches(blocks, self.batch_size)
                 while await batches.more():
                     await self._mark_bringing()
                     await take(batches)

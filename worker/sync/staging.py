@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -16,10 +16,9 @@ from worker.postgres.statements import statement
 from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_one, send, transact
 from worker.schema.causes import common_cause, is_taken_id, repeated_ids, sequence_behind
 from worker.supabase.queue import CODE
+from worker.sync.batches import Batches
 
 PATIENCE = 60.0
-BATCH_BYTES = 64 * 1024 * 1024
-"""A batch of large rows ends at this size: a database takes 1 GB at once, and this process has less memory."""
 TRIES = 3
 """How often a batch is retried when the id that a row was given is taken, and the next one is free."""
 
@@ -178,31 +177,3 @@ def _columns(entity: Entity) -> sql.Composed:
 def key_of(row: bytes) -> str:
     """The key of a row of the form ``COMPARED``."""
     return text_of(fields_of(row)[0])
-
-
-class Batches:
-    """Cuts a stream of rows into batches, buffering at most one extra block."""
-
-    def __init__(self, rows: AsyncIterator[list[bytes]], size: int) -> None:
-        self._source, self._size = rows, size
-        self._next: list[bytes] = []
-        self.rows = 0
-        """Of the latest batch."""
-
-    async def more(self) -> bool:
-        """Whether there is another row."""
-        self._next = self._next or await anext(self._source, [])
-        return bool(self._next)
-
-    async def blocks(self) -> AsyncIterator[list[bytes]]:
-        """The next batch, block by block."""
-        self.rows, size = 0, 0
-        while self.rows < self._size and size < BATCH_BYTES and await self.more():
-            block, self._next = self._next[: self._size - self.rows], self._next[self._size - self.rows :]
-            self.rows += len(block)
-            size += sum(map(len, block))
-            yield block
-
-    async def next_batch(self) -> list[bytes]:
-        """The next batch."""
-        return [row async for block in self.blocks() for row in block]
