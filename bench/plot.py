@@ -1,4 +1,4 @@
-"""The plot of who reached what."""
+"""Draws the plot of who reached what, from the results."""
 
 from __future__ import annotations
 

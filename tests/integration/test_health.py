@@ -1,4 +1,4 @@
-"""The health address: what it says is what the databases say, and asking costs Neon nothing. SPEC 9, issue 5."""
+"""The health address: what it says is what the databases say, and asking costs Neon nothing."""
 
 import http.client
 import json

@@ -62,6 +62,35 @@ def test_every_link_leads_somewhere(page) -> None:
         assert not anchor or anchor in anchors(there), f"{target} has no such heading"
 
 
+def rows_of(page: str, heading: str) -> list[str]:
+    """The rows of the table below a heading."""
+    section = (ROOT / page).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return [line for line in section.splitlines() if line.startswith("| ")][2:]
+
+
+def test_a_file_that_a_page_sends_to_is_there() -> None:
+    for page in ("CONTRIBUTING.md", "docs/architecture.md"):
+        for path in re.findall(r"`((?:worker|sql|tests|deploy|bench|docs)/[\w./]+)`", (ROOT / page).read_text()):
+            assert (ROOT / path).exists(), f"{page}: {path}"
+
+
+def test_a_name_in_the_table_of_changes_is_in_a_file_of_its_row() -> None:
+    rows = rows_of("CONTRIBUTING.md", "Where to begin a change")
+    assert len(rows) > 20
+    for row in rows:
+        change, where = row.strip("| ").split(" | ", 1)
+        said = re.findall("`([^`]+)`", where)
+        files = [one for path in said if (ROOT / path).is_file() for one in [ROOT / path]]
+        text = "".join(file.read_text() for file in files)
+        for name in said:
+            if files and (found := re.fullmatch(r"([A-Za-z_]+)(?:\(\))?", name)):
+                # A function has to be defined there, not only called.
+                defined = (
+                    rf"(?:def |FUNCTION public\.|^\s*){found[1]}(?:\(| text)" if name.islower() else rf"\b{found[1]}\b"
+                )
+                assert re.search(defined, text, re.MULTILINE), f"{change}: {name}"
+
+
 def test_the_readme_fits_on_a_page_or_two() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) < 150
 

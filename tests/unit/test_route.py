@@ -1,3 +1,5 @@
+"""What a process remembers of an entity's records: the latest receipt."""
+
 from __future__ import annotations
 
 import pytest

@@ -69,7 +69,8 @@ def verdicts(rules: Rules) -> list[Any]:
 def test_no_verdict_changes_without_a_new_revision() -> None:
     text = json.dumps([verdicts(rules) for rules in SOUND], sort_keys=True)
     assert VERDICTS.get(REVISION) == hashlib.sha256(text.encode()).hexdigest(), (
-        "a verdict, a message or a normal form has changed: raise REVISION, and add its line to VERDICTS"
+        "a verdict, a message or a normal form has changed. By code: raise REVISION, and add its line to VERDICTS. By"
+        " company.toml or people.toml only: replace the hash"
     )
 
 

@@ -3,7 +3,8 @@ parameters, a severity, a message and a reason code. :class:`worker.domain.rule_
 entity.
 
 Pure: no I/O, no network, no clock. Messages are read by enrichers next to the field's name: what is wrong, then what to
-do. To add a kind of rule, add a subclass of `Rule` here, and name it in `KINDS`.
+do. To add a kind of rule: a subclass of `Rule` here, its name in `KINDS` and in `AnyRule`, the types that it is for in
+`worker/entities/fitting.py`, and its cases in `tests/unit/test_vocabulary.py`.
 """
 
 from __future__ import annotations

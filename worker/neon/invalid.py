@@ -1,4 +1,4 @@
-"""Neon: reads of the invalid table. Knows no rules."""
+"""Neon: the records that failed validation, as a pull, a stage or a repair reads them. Knows no rules."""
 
 from __future__ import annotations
 

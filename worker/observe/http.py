@@ -1,4 +1,4 @@
-"""The HTTP that says how the worker is (SPEC 9). A probe queries no database."""
+"""The HTTP endpoints that say how the worker is. No request queries a database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 def application(monitor: Monitor) -> Starlette:
-    """The addresses of SPEC 9, ``/events`` for the status page, and the runbook. All else is 404; other methods 405."""
+    """The addresses that docs/operating.md lists, and ``/events`` for the page. All else is 404; other methods 405."""
 
     async def healthz(_: Request) -> Response:
         return _report(monitor.health.stalled())

@@ -1,4 +1,4 @@
-"""Supabase: insert a pull's rows."""
+"""Supabase: put a pull's rows into the workspace: new ones by COPY or INSERT; those that differ are named."""
 
 from __future__ import annotations
 
