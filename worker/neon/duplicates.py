@@ -12,6 +12,7 @@ from worker.domain.model import DUPLICATE_OF, MAX_REASON, Action
 from worker.domain.steps import Judged
 from worker.entities.declaration import Entity, expression, key_sql
 from worker.entities.names import in_sql
+from worker.postgres.binary import Texts
 from worker.postgres.statements import load, statement
 
 _FIND = statement("worker.neon", "settle_duplicates")
@@ -159,7 +160,11 @@ def identities(entity: Entity, batch: Sequence[Judged]) -> Mapping[str, Any]:
         for place, alike in enumerate(entity.alike)
         if (value := one.merged.data.get(alike.field)) is not None
     ]
-    return {name: [row[at] for row in found] for at, name in enumerate(("promoted", "places", "texts"))}
+    return {
+        "promoted": Texts.of([key for key, _, _ in found]),
+        "places": [place for _, place, _ in found],
+        "texts": Texts.of([str(text) for _, _, text in found]),
+    }
 
 
 def parts_of(entity: Entity, batch: Sequence[Judged]) -> list[Sequence[Judged]]:

@@ -18,6 +18,7 @@ from worker.neon.books import EXECUTED_BY, LOCK_SECONDS, PLANNER, Run
 from worker.neon.demands import asking
 from worker.neon.duplicates import identities
 from worker.neon.settlement import Settlement
+from worker.postgres.binary import Texts
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import Step, begin, transact
 
@@ -92,7 +93,7 @@ def locks(how: Settlement, batch: Sequence[Judged]) -> Step:
 
     A statement of its own, so that the settlement's snapshot is newer than the locks.
     """
-    return how.lock, {"keys": [judged.key for judged in batch], **identities(how.entity, batch)}
+    return how.lock, {"keys": Texts.of([judged.key for judged in batch]), **identities(how.entity, batch)}
 
 
 # A deferred constraint must fail while it is still known which record it was.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from typing import Self
 
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
@@ -18,14 +19,20 @@ _HEAD = struct.Struct("!5i")
 
 
 class Texts:
-    """A parameter: an array of texts, from fields as :func:`fields_of` cuts them."""
+    """A parameter: an array of texts, none of them NULL."""
 
     __slots__ = ("data",)
 
     def __init__(self, fields: Iterable[bytes]) -> None:
-        """Put the fields together. None of them is NULL."""
+        """Put fields together, as :func:`fields_of` cuts them."""
         elements = list(fields)
         self.data = _HEAD.pack(_ONE_DIMENSION, _NO_NULLS, _TEXT, len(elements), _FROM_ONE) + b"".join(elements)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Self:
+        """The array of these texts: psycopg would look at each of them for its type."""
+        pack = _LENGTH.pack
+        return cls([pack(len(data)) + data for data in map(str.encode, texts)])
 
 
 class TextsDumper(Dumper):

@@ -55,9 +55,20 @@ _WAIT_FOR_THE_DISK = sql.SQL(
 )
 
 
+class _Ready(sql.SQL):
+    """A statement with its text, which psycopg would make again each time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text = text
+
+    def as_string(self, _context: object = None) -> str:
+        return self._text
+
+
 def composed(statement: sql.Composable) -> sql.SQL:
     """The statement composed once, for reuse: a large one costs more to compose than to send."""
-    return sql.SQL(statement.as_string())
+    return _Ready(statement.as_string())
 
 
 class Opening(NamedTuple):

@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 from worker.domain import messages
 from worker.domain.model import Code, Data, Receipt
 from worker.entities.declaration import Entity, data_of, key_sql, pages
+from worker.postgres.binary import Texts
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
 from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
@@ -188,7 +189,7 @@ class Workspace:
         """The step that writes the replies into their rows, and puts those back in the queue that wait for the promoted
         records. It returns how many were ``written``, and whether another transaction ``held`` one that waits.
         """
-        params = {"keys": list(promoted), "note": messages.RELEASED} if self._releases else {}
+        params = {"keys": Texts.of(promoted), "note": messages.RELEASED} if self._releases else {}
         return self._acknowledge_and_release, {"replies": Jsonb([as_json(reply) for reply in replies]), **params}
 
     def refresh(self, rows: Iterable[Refresh]) -> Step:
