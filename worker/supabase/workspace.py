@@ -66,6 +66,11 @@ _PROMOTED = sql.SQL(
 _LOST = sql.SQL(
     "SELECT w.{key}{key_text} AS key, {data} AS data FROM {workspace} w WHERE w.sync_code = 'lost' ORDER BY 1"
 )
+# By the index on what is waited for: every pull asks.
+_SENT_AND_LOST = sql.SQL(
+    "SELECT w.{key}{key_text} AS key FROM {workspace} w"
+    " WHERE w.waiting_for = 'the record itself' AND w.sync_code = 'lost' ORDER BY 1"
+)
 _WAITING = sql.SQL(
     "SELECT w.{key}{key_text} AS key, {data} AS data, w.neon_snapshot AS snapshot FROM {workspace} w"
     " WHERE w.waiting_for IS NOT NULL AND w.sync_code IS DISTINCT FROM 'lost' AND {beyond}"
@@ -130,7 +135,7 @@ class Workspace:
                 sql.SQL(" OR ").join(held for _, held in released) if released else sql.SQL("false"),
             )
         )
-        self._lost = compose(_LOST)
+        self._lost, self._sent_and_lost = compose(_LOST), compose(_SENT_AND_LOST)
         self._pulled, self._promoted, self._waiting = (
             {is_first: composed(one) for is_first, one in pages(template, entity, "w", **tables).items()}
             for template, tables in (
@@ -172,6 +177,10 @@ class Workspace:
         """
         rows = await (fetch_inside if inside else fetch_all)(connection, self._lost)
         return {row["key"]: row["data"] for row in rows}
+
+    async def sent_and_lost(self, connection: Connection) -> list[str]:
+        """The keys of those that are set to complete, and wait for the record itself."""
+        return [row["key"] for row in await fetch_all(connection, self._sent_and_lost)]
 
     async def waiting(self, connection: Connection, after: str | None, limit: int) -> list[Waiting]:
         """Rows that wait, in key order: only keys greater than ``after``, and at most ``limit``."""

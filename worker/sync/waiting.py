@@ -80,7 +80,7 @@ async def _promoted_after_all(route: Route, neon: Connection, supabase: Connecti
     restored once more, to a later moment. Their delivery acknowledges that.
     """
     found: list[str] = []
-    for keys in route.batches(list(await route.workspace.lost(supabase))):
+    for keys in route.batches(await route.workspace.sent_and_lost(supabase)):
         promoted = sorted(set(keys) - set(await route.invalid.missing_in_master(neon, keys)))
         if not promoted:
             continue
