@@ -63,6 +63,10 @@ BEGIN
     PERFORM pg_temp.enrichment_if(true, format('ALTER TABLE %s DROP COLUMN %I', {repairs_literal}, name));
   END LOOP;
 END $$;
+-- It has no key, as it holds no rows; where all tables are published, nothing could be deleted from it otherwise.
+SELECT pg_temp.enrichment_if(
+  NOT EXISTS (SELECT FROM pg_class WHERE oid = {repairs_literal}::regclass AND relreplident = 'f'),
+  $make$ALTER TABLE {repairs} REPLICA IDENTITY FULL$make$);
 SELECT pg_temp.enrichment_close_to_strangers({repairs_literal});
 SELECT pg_temp.enrichment_trigger('enrichment_lay_over', 'AFTER INSERT', {repairs_literal}, $how$
   REFERENCING NEW TABLE AS rows_in FOR EACH STATEMENT
