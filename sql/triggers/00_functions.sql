@@ -139,7 +139,8 @@ DECLARE
   who text := pg_catalog.substring(pg_catalog.right(pg_catalog.current_query(), 1000),
     '(?i).*--\s*source:\s*dashboard\s*\n\s*--\s*user:\s*([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})');
 BEGIN
-  IF who IS NOT NULL THEN
+  -- The dashboard can write as another role, which may not read the names.
+  IF who IS NOT NULL AND pg_catalog.has_table_privilege('public.enrichment_enrichers', 'SELECT') THEN
     who := coalesce((SELECT e.name FROM public.enrichment_enrichers e WHERE e.user_id = who::uuid), who);
   END IF;
   PERFORM pg_catalog.set_config('enrichment_worker.dashboard_user', coalesce(who, ''), true),
