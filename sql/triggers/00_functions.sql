@@ -6,8 +6,7 @@
 --      └─ undo        └── edit ── failed (flagged: edit, set complete again)
 
 -- An enricher's insert or update, before it is stored. Its arguments are the data columns.
-CREATE OR REPLACE FUNCTION public.enrichment_row() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
+SELECT pg_temp.enrichment_function('enrichment_row', $$
 DECLARE
   zone text := pg_catalog.current_setting('timezone');
   utc_now timestamp := pg_catalog.clock_timestamp() AT TIME ZONE 'UTC';
@@ -130,52 +129,44 @@ BEGIN
     PERFORM pg_catalog.set_config('timezone', zone, true);
   END IF;
   RETURN NEW;
-END $$;
+END $$);
 
 -- Before a statement of anybody's but the worker's: notes who it is, and lets workers count anew when it commits.
 -- The dashboard works as one role for all, and ends its statements with a comment that names the user. It is looked for once
 -- a statement, not once a row: the text may be as long as an import.
-CREATE OR REPLACE FUNCTION public.enrichment_statement() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
+SELECT pg_temp.enrichment_function('enrichment_statement', $$
 DECLARE
   who text := pg_catalog.substring(pg_catalog.right(pg_catalog.current_query(), 1000),
     '(?i).*--\s*source:\s*dashboard\s*\n\s*--\s*user:\s*([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})');
 BEGIN
-  IF who IS NOT NULL THEN
+  -- The dashboard can write as another role, which may not read the names.
+  IF who IS NOT NULL AND pg_catalog.has_table_privilege('public.enrichment_enrichers', 'SELECT') THEN
     who := coalesce((SELECT e.name FROM public.enrichment_enrichers e WHERE e.user_id = who::uuid), who);
   END IF;
   PERFORM pg_catalog.set_config('enrichment_worker.dashboard_user', coalesce(who, ''), true),
     pg_catalog.pg_notify('enrichment_alive', 'changed');
   RETURN NULL;
-END $$;
+END $$);
 
 -- The key ties the row to its record in Neon.
-CREATE OR REPLACE FUNCTION public.enrichment_refuse_key_change() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
+SELECT pg_temp.enrichment_function('enrichment_refuse_key_change', $$
 BEGIN
   RAISE EXCEPTION '% identifies the record and cannot be changed', TG_ARGV[0]
     USING ERRCODE = 'check_violation', HINT = 'Leave this cell as it is and edit the others.';
-END $$;
+END $$);
 
 -- A hint, never a guarantee: the table is the queue. Equal notifications of one transaction are
 -- delivered once, so a statement that flips 100,000 rows makes one.
-CREATE OR REPLACE FUNCTION public.enrichment_notify() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
+SELECT pg_temp.enrichment_function('enrichment_notify', $$
 BEGIN
   PERFORM pg_catalog.pg_notify('enrichment_complete',
     pg_catalog.jsonb_build_object('entity', TG_ARGV[0])::text);
   RETURN NULL;
-END $$;
--- A trigger fires without any EXECUTE privilege on its function.
-SELECT public.enrichment_close_function('public.enrichment_row()');
-SELECT public.enrichment_close_function('public.enrichment_statement()');
-SELECT public.enrichment_close_function('public.enrichment_refuse_key_change()');
-SELECT public.enrichment_close_function('public.enrichment_notify()');
+END $$);
 
 -- An import of repairs: lays its rows over those of the workspace, as an enricher's edit, all or none. Its arguments are
 -- the workspace, its key column, and the data columns. A cell that is empty changes nothing.
-CREATE OR REPLACE FUNCTION public.enrichment_lay_over() RETURNS trigger
-LANGUAGE plpgsql SET search_path = '' AS $$
+SELECT pg_temp.enrichment_function('enrichment_lay_over', $$
 DECLARE
   workspace constant regclass := TG_ARGV[0];
   key constant text := TG_ARGV[1];
@@ -244,5 +235,4 @@ BEGIN
   END;
   EXECUTE pg_catalog.format('DELETE FROM %I.%I', TG_TABLE_SCHEMA, TG_TABLE_NAME);
   RETURN NULL;
-END $$;
-SELECT public.enrichment_close_function('public.enrichment_lay_over()');
+END $$);

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 from records import add_companies, company, work
 
@@ -28,6 +30,22 @@ def test_the_dashboards_user_is_named(pulled, supabase) -> None:
     supabase.execute("INSERT INTO enrichment_enrichers VALUES (%s, 'Robin')", [USER])
     assert flip(supabase, 2) == "Robin"
     assert flip(supabase, 3, after="") == "postgres", "the statement before is forgotten"
+
+
+def test_who_may_not_read_the_names_is_shown_by_the_id(pulled, supabase) -> None:
+    """As the dashboard does it for a role that one impersonates there."""
+    supabase.execute("INSERT INTO enrichment_enrichers VALUES (%s, 'Robin')", [USER])
+    role = f"writer_{secrets.token_hex(4)}"
+    supabase.execute(
+        f"CREATE ROLE {role} BYPASSRLS; GRANT USAGE ON SCHEMA public TO {role};"
+        f"GRANT SELECT, UPDATE ON company_needs_enrichment TO {role}; SET ROLE {role}"
+    )
+    try:
+        assert flip(supabase, 1) == USER
+        supabase.execute(f"RESET ROLE; GRANT SELECT ON enrichment_enrichers TO {role}; SET ROLE {role}")
+        assert flip(supabase, 2) == "Robin"
+    finally:
+        supabase.execute(f"RESET ROLE; DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_what_was_typed_and_the_token_come_first(pulled, supabase) -> None:

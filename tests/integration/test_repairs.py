@@ -52,6 +52,18 @@ def test_repairs_are_edits_and_an_empty_cell_changes_nothing(cli, pulled, neon, 
     assert master(neon, company(1))["website_url"] == "https://a.example"
 
 
+def test_an_import_goes_through_where_all_tables_are_published(cli, pulled, supabase) -> None:
+    """As for a replica or a warehouse: a table without a key may not be deleted from where it is published."""
+    supabase.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    bring(supabase, [{"company_unique_id": company(1), "city": "Elkins"}])
+    assert work(supabase, company(1))["city"] == "Elkins"
+    # Of an earlier release.
+    supabase.execute("ALTER TABLE company_repairs REPLICA IDENTITY DEFAULT")
+    assert cli("setup").returncode == 0
+    bring(supabase, [{"company_unique_id": company(1), "city": "Ripley"}])
+    assert supabase.execute("SELECT FROM company_repairs").rowcount == 0
+
+
 def test_people_have_one_too(cli, pulled, neon, supabase) -> None:
     add_slot(neon, 1, of=1)
     bring(supabase, [{"unique_id": person(1), "email": "robin@a.example"}], "people_repairs")

@@ -1,5 +1,6 @@
 """``setup``: SPEC 2."""
 
+import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ from conftest import connect
 from declared import ENTITIES
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
 
+from worker.demo.embedded import binaries
 from worker.schema.scripts import scripts
 
 GUIDE_WORKSPACE = """
@@ -41,6 +43,8 @@ def test_a_second_setup_changes_nothing_and_says_so(cli, prepared, neon, supabas
 
 def test_setup_tries_again_where_a_running_worker_and_it_wait_for_each_other(cli, prepared, databases, neon) -> None:
     """The tables that a settlement goes through in one order, setup goes through in another."""
+    neon.execute("ALTER TABLE marketing.enrichment_ledger DROP COLUMN reason_code;"
+                 "ALTER TABLE marketing.company_invalid DROP COLUMN still_invalid CASCADE")  # fmt: skip
     with connect(databases.neon_url) as worker:
         worker.execute("SET deadlock_timeout = '60s'")  # so that the server ends the other one
         worker.execute("BEGIN; LOCK TABLE marketing.company_invalid IN ROW EXCLUSIVE MODE")
@@ -67,6 +71,36 @@ def test_dry_run_prints_sql_that_psql_runs_and_writes_nothing(cli, databases, ne
     supabase.execute("BEGIN;" + supabase_sql)
     again = cli("setup")
     assert again.stdout == "Neon: everything is in place\nSupabase: everything is in place\n"
+
+
+def psql(url: str, text: str, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([binaries(18) / "psql", url, "-q", *options], input=text, capture_output=True, text=True)
+
+
+def test_both_parts_of_a_dry_run_in_one_database_end_with_an_error(cli, databases, neon, supabase) -> None:
+    text = cli("setup", "--dry-run").stdout
+    neon_part, supabase_part = (part.rstrip() for part in text.split("-- Supabase\n"))
+    stop = ("-v", "ON_ERROR_STOP=1")
+    done = psql(databases.neon_url, text)
+    found = everything(neon)["columns"]
+    assert {row["table_schema"] for row in found} == {"marketing", "public"}
+    assert {row["table_name"] for row in found if row["table_schema"] == "public"} == {"shq_validation_log"}
+    assert "this is the database of Neon's part" in done.stderr.splitlines()[0]
+    assert "this is the database of Neon's part" in done.stderr.splitlines()[-2], "what is read last says why"
+    # Each in its own, alone and again.
+    for _ in range(2):
+        for url, part in ((databases.neon_url, neon_part), (databases.supabase_url, supabase_part)):
+            done = psql(url, part, *stop)
+            assert (done.returncode, done.stderr) == (0, "")
+    assert cli("setup").stdout == "Neon: everything is in place\nSupabase: everything is in place\n"
+    before = everything(neon), everything(supabase)
+    for url, part, whose in (
+        (databases.supabase_url, neon_part, "Supabase"), (databases.neon_url, supabase_part, "Neon"),
+    ):  # fmt: skip
+        done = psql(url, part, *stop)
+        assert done.returncode == 3
+        assert f"this is the database of {whose}'s part" in done.stderr
+    assert (everything(neon), everything(supabase)) == before
 
 
 def test_tables_made_by_hand_from_the_guide_are_adopted(cli, databases, neon, supabase) -> None:
@@ -137,7 +171,7 @@ def test_strangers_get_nothing_from_the_workspace(cli, databases, neon, supabase
 
 def test_the_files_run_in_an_order_that_works() -> None:
     assert [script.name for script in scripts("Supabase", ENTITIES.values())] == [
-        "supabase/00_common.sql", "supabase/entity.sql for company", "supabase/entity.sql for people",
+        "both/helpers.sql", "supabase/00_common.sql", "supabase/entity.sql for company", "supabase/entity.sql for people",
         "supabase/view_needs_attention.sql",
         "triggers/00_functions.sql", "triggers/entity.sql for company", "triggers/entity.sql for people",
     ]  # fmt: skip

@@ -86,7 +86,9 @@ def test_a_name_in_the_table_of_changes_is_in_a_file_of_its_row() -> None:
             if files and (found := re.fullmatch(r"([A-Za-z_]+)(?:\(\))?", name)):
                 # A function has to be defined there, not only called.
                 defined = (
-                    rf"(?:def |FUNCTION public\.|^\s*){found[1]}(?:\(| text)" if name.islower() else rf"\b{found[1]}\b"
+                    rf"(?:def |enrichment_function\('|^\s*){found[1]}(?:\(|'| text)"
+                    if name.islower()
+                    else rf"\b{found[1]}\b"
                 )
                 assert re.search(defined, text, re.MULTILINE), f"{change}: {name}"
 

@@ -12,10 +12,12 @@ import psycopg
 
 from worker.cli.common import TRIES, read_settings, run_async
 from worker.cli.console import fail, say, shown
+from worker.domain.findings import Level
 from worker.entities.declaration import Entity
 from worker.entities.folder import entity_folder
 from worker.entities.loader import load_entities
 from worker.operate import setup as schema
+from worker.operate.indexes import look
 from worker.operate.migrations import write_migration
 from worker.postgres.backoff import backoff
 from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
@@ -66,7 +68,8 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                     raise
                 denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
                 hint = (
-                    "setup runs as the tables' owner, the other commands need not"
+                    "setup runs as the tables' owner, and where something is missing needs CREATE on its schema; the"
+                    " other commands need neither"
                     if denied
                     else "nothing was done there"
                 )
@@ -75,6 +78,10 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                 click.echo(f"{database.name}: {change.what} {change.thing}")
             if not changes:
                 click.echo(f"{database.name}: everything is in place")
+            async with database.connection() as connection:
+                for finding in await look(connection, database.name, entities):
+                    if finding.level is not Level.OK:
+                        say(f"{database.name}: {finding.text}; `enrichment-worker doctor` says how to build it")
 
 
 async def _set_up(database: Database, entities: Collection[Entity]) -> list[schema.Change]:

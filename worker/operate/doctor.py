@@ -12,13 +12,12 @@ from psycopg import sql
 from worker.domain.findings import Finding, Level
 from worker.domain.findings import ok as _ok
 from worker.domain.findings import problem as _problem
-from worker.domain.findings import warning as _warning
 from worker.domain.messages import day_of
 from worker.entities.declaration import Entity
 from worker.entities.loader import load_entities
 from worker.entities.worker_tables import FAILURES, PAUSED, POSITION, Table
 from worker.neon.catalogue import Found
-from worker.operate import public_api
+from worker.operate import indexes, public_api
 from worker.operate.privileges import Found as Privilege
 from worker.operate.privileges import check, needs
 from worker.operate.servers import notification, server
@@ -120,11 +119,9 @@ async def _tables(
         # The worker's own tables have findings on what they are used for.
         if subject not in at_fault and subject.startswith(tuple(f"{entity.name}: " for entity in entities)):
             yield _ok(subject, "every table is as it has to be")
+    for finding in await indexes.look(connection, name, entities):
+        yield finding
     if name == "Neon":
-        for finding in await _indexes(
-            connection, [one for one in entities if found[one.master_table].kind in ("r", "p")]
-        ):
-            yield finding
         return
     for entity in entities:
         if found[entity.workspace_table].kind in ("r", "p"):
@@ -148,32 +145,6 @@ async def _paused(connection: Connection, entities: Collection[Entity]) -> Findi
     text = "; ".join(f"{name} is paused since {day_of(at)}" for name, at in found.items())
     hint = "; ".join(f"`enrichment-worker resume {name}` lets it go on" for name in found)
     return Finding(Level.WARNING, PAUSES, text, hint)
-
-
-async def _indexes(connection: Connection, entities: Collection[Entity]) -> list[Finding]:
-    """Whether the masters have the indexes by which duplicates are found; without them, each batch reads the table."""
-    return [await _index(connection, entity) for entity in entities if entity.alike]
-
-
-async def _index(connection: Connection, entity: Entity) -> Finding:
-    table, subject = entity.master_table, f"{entity.name}: duplicates"
-    names = {one.index(table.name): one for one in entity.alike}
-    row = await _one(
-        connection,
-        "SELECT array_agg(c.relname) AS names FROM pg_index x JOIN pg_class c ON c.oid = indexrelid"
-        " WHERE x.indrelid = to_regclass(%(table)s) AND x.indisvalid AND c.relname = ANY(%(names)s)",
-        table=table.sql.as_string(), names=list(names),
-    )  # fmt: skip
-    lacking = [name for name in names if name not in (row["names"] or ())]
-    if not lacking:
-        return _ok(subject, f"{table} has the indexes by which they are found")
-    make = "; ".join(
-        f"CREATE INDEX CONCURRENTLY {sql.Identifier(name).as_string()} ON {table.sql.as_string()}"
-        f" ({names[name].indexed('')})"
-        for name in lacking
-    )
-    text = f"{table} has no valid index {', '.join(lacking)}: each batch reads the whole table"
-    return _warning(subject, text, f"as its owner, when it suits (an invalid one is dropped before): {make}")
 
 
 async def _outbox(connection: Connection) -> Finding:

@@ -13,7 +13,8 @@ from worker.schema.shape import SUPABASE
 SUFFIX = "_enrichment_worker.sql"
 _STAMP = "%Y%m%d%H%M%S"
 _HEAD = """-- Supabase's part of enrichment-worker, written by `enrichment-worker setup --migrations`.
--- Every statement is idempotent: it adds what is missing, and never drops, retypes or rewrites a table of yours.
+-- It adds what is missing, and drops and retypes no column of yours; it may run again. Run it in one session, as
+-- migration tools do: its helpers live in pg_temp. sql/README.md of the release says what it locks.
 """
 
 

@@ -22,10 +22,28 @@ from worker.schema.shape import NEON, SUPABASE, shapes
 SECONDS = 600.0
 
 
+_OTHERS = {
+    NEON: (POSITION.sql.as_string(), SUPABASE),
+    SUPABASE: (LEDGER.sql.as_string(), NEON),
+}
+"""Database → a table that only the other one has, and that one's name."""
+_GUARD = """DO $$ BEGIN
+  IF to_regclass('{table}') IS NOT NULL THEN
+    RAISE EXCEPTION 'this is the database of {other}''s part: run the part for {database} in {database}';
+  END IF;
+END $$;"""
+
+
 def script(database: str, entities: Iterable[Entity]) -> str:
-    """What setup runs in ``Neon`` or ``Supabase``, as one transaction that psql can run, too."""
+    """What setup runs in ``Neon`` or ``Supabase``, as one transaction that psql can run, too.
+
+    In the other database it refuses to run. It says so again at the end: psql goes on after an error unless it is told
+    to stop, and what is read is the end.
+    """
+    table, other = _OTHERS[database]
+    guard = _GUARD.format(table=table, other=other, database=database)
     parts = [f"-- {one.name}\n{one.text}" for one in scripts(database, entities)]
-    return "\n".join([f"-- {database}", "BEGIN;", *parts, "COMMIT;", ""])
+    return "\n".join([f"-- {database}", "BEGIN;", guard, *parts, "COMMIT;", guard, ""])
 
 
 _INVENTORY = statement("worker.operate", "inventory")

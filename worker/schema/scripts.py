@@ -18,7 +18,7 @@ from worker.schema.shape import NEON, SUPABASE
 _HERE = Path(__file__).parents[1]
 SQL_FOLDER = next((folder for folder in (_HERE / "sql", _HERE.parent / "sql") if folder.is_dir()), _HERE / "sql")
 
-_FOLDERS = {NEON: ("neon",), SUPABASE: ("supabase", "triggers")}
+_FOLDERS = {NEON: ("both", "neon"), SUPABASE: ("both", "supabase", "triggers")}
 
 # A part of a file that is a template, with the word that joins the entities' copies.
 _EACH = re.compile(
@@ -36,6 +36,7 @@ class Script:
     name: str
     """The file, and the entity."""
     text: str
+    entity: Entity | None = None
 
 
 def scripts(database: str, entities: Iterable[Entity]) -> list[Script]:
@@ -57,7 +58,7 @@ def _filled(path: Path, entities: list[Entity]) -> Iterator[Script]:
     name, text = f"{path.parent.name}/{path.name}", path.read_text(encoding="utf-8")
     if path.stem == "entity":
         for entity in entities:
-            yield Script(f"{name} for {entity.name}", fill(text, entity))
+            yield Script(f"{name} for {entity.name}", fill(text, entity), entity)
     else:
         yield Script(name, _EACH.sub(lambda found: _joined(found["word"], found["part"], entities), text))
 
@@ -89,17 +90,16 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
         "master_literal": sql.Literal(entity.master_table.sql.as_string()),
         "reads": sql.Literal([table.sql.as_string() for table in entity.reads]),
         "key_type": sql.SQL(entity.key_type),
-        "invalid_schema": sql.Identifier(entity.invalid_table.schema),
+        "invalid_schema_literal": sql.Literal(entity.invalid_table.schema),
         "master": entity.master_table.sql,
-        "master_schema": sql.Identifier(entity.master_table.schema),
+        "master_schema_literal": sql.Literal(entity.master_table.schema),
         "workspace": entity.workspace_table.sql,
-        "workspace_schema": sql.Identifier(entity.workspace_table.schema),
         "workspace_schema_literal": sql.Literal(entity.workspace_table.schema),
         "workspace_literal": sql.Literal(entity.workspace_table.sql.as_string()),
         "repairs": entity.repairs_table.sql,
         "repairs_literal": sql.Literal(entity.repairs_table.sql.as_string()),
-        "status_idx": sql.Identifier(_short(f"idx_{entity.name}_enrichment_status")),
-        "sync_status_idx": sql.Identifier(_short(f"idx_{entity.name}_sync_status")),
+        "status_idx_literal": sql.Literal(_short(f"idx_{entity.name}_enrichment_status")),
+        "sync_status_idx_literal": sql.Literal(_short(f"idx_{entity.name}_sync_status")),
         **key_sql(entity),
         "key_literal": sql.Literal(entity.key),
         "label": sql.Identifier(entity.label),
@@ -107,11 +107,23 @@ def _values(entity: Entity) -> dict[str, sql.Composable]:
         "column_types": sql.Literal(json.dumps(dict(entity.column_types), ensure_ascii=False)),
         "column_literals": sql.SQL(", ").join(map(sql.Literal, entity.columns)),
         "master_columns": _definitions(entity.master_columns),
-        "alike": sql.Literal(
-            json.dumps({one.index(entity.master_table.name): one.indexed("") for one in entity.alike})
-        ),
+        "alike": sql.SQL("\n").join(_alike(entity)),
         "raw_table": sql.Literal(str(entity.raw_table) if entity.raw_table else None),
     }
+
+
+_MAKE_INDEX = sql.SQL("SELECT pg_temp.enrichment_index({table}, {name}, {definition});")
+
+
+def _alike(entity: Entity) -> Iterator[sql.Composable]:
+    """The statements that make the indexes by which duplicates are found."""
+    table = entity.master_table
+    for one in entity.alike:
+        yield _MAKE_INDEX.format(
+            table=sql.Literal(table.sql.as_string()),
+            name=sql.Literal(one.index(table.name)),
+            definition=sql.Literal(f"({one.indexed('')})"),
+        )
 
 
 def _definitions(columns: Mapping[str, str]) -> sql.Composed:

@@ -19,7 +19,8 @@ SELECT 'constraint ' || conname || ' on ' || conrelid::regclass, pg_get_constrai
 FROM pg_constraint k JOIN pg_namespace n ON n.oid = connamespace
 WHERE nspname = ANY({schemas}) AND conrelid <> 0 AND contype = 'c'
 UNION ALL
-SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass, pg_get_triggerdef(t.oid)
+SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass,
+  pg_get_triggerdef(t.oid) || CASE tgenabled WHEN 'D' THEN ' disabled' WHEN 'R' THEN ' in replicas only' ELSE '' END
 FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname = ANY({schemas}) AND NOT tgisinternal
 UNION ALL
