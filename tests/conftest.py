@@ -96,7 +96,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         elif metafunc.config.getoption("--pg-version") == "either":
             # The same one in every run: by the test's name.
             versions = (versions[crc32(metafunc.definition.nodeid.encode()) % len(versions)],)
-        metafunc.parametrize("pg_server", versions, indirect=True, ids=[f"pg{v}" for v in versions], scope="session")
+        old = pytest.mark.skip(reason="the view needs_attention needs PostgreSQL 15")
+        view = metafunc.definition.get_closest_marker("needs_view")
+        values = [pytest.param(v, id=f"pg{v}", marks=[old] if view and v < 15 else []) for v in versions]
+        metafunc.parametrize("pg_server", values, indirect=True, scope="session")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

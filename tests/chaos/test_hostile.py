@@ -143,6 +143,7 @@ SHAPES: list[Any] = [
 ]  # fmt: skip
 
 
+@pytest.mark.needs_view
 def test_errors_of_any_shape_are_pulled_shown_and_overwritten(
     cli, prepared, neon, supabase, daemon, eventually
 ) -> None:

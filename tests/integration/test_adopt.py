@@ -439,6 +439,7 @@ def test_rows_that_row_level_security_hides_from_the_worker_are_named(cli, prepa
     neon.execute("DROP OWNED BY dim")
 
 
+@pytest.mark.needs_view
 def test_the_setups_own_view_and_triggers_make_room_for_a_fix(cli, prepared, neon, supabase) -> None:
     supabase.execute("DROP VIEW needs_attention; ALTER TABLE company_needs_enrichment ALTER COLUMN updated_at TYPE DATE;"
                      "DROP TRIGGER enrichment_notify_update ON company_needs_enrichment;"

@@ -105,4 +105,6 @@ def test_they_go_round_the_whole_loop_and_back(cli, things, neon, supabase) -> N
     neon.execute("DELETE FROM odd.things_invalid WHERE no = 3")
     assert cli("pull", "--full").returncode == 0
     assert cli("status").returncode == 0
-    assert supabase.execute("SELECT count(*) AS n FROM needs_attention WHERE entity = 'thing'").fetchone()["n"] == 2
+    if supabase.info.server_version >= 150000:  # older ones have no view
+        seen = supabase.execute("SELECT count(*) AS n FROM needs_attention WHERE entity = 'thing'").fetchone()
+        assert seen["n"] == 2

@@ -15,6 +15,7 @@ def board(prepared, databases, supabase):
         yield one
 
 
+@pytest.mark.needs_view
 def test_it_looks_at_the_workspace_edits_inserts_and_deletes(board, cli, neon, supabase) -> None:
     add_companies(neon, *range(1, 7))
     assert cli("pull").returncode == 0

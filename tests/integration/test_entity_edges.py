@@ -124,6 +124,7 @@ def test_a_record_in_the_master_keeps_a_date_that_the_invalid_one_lacks(cli, dat
     assert of(supabase, "kiosk_desk", 1)["promoted_at"] is not None
 
 
+@pytest.mark.needs_view
 def test_the_view_follows_an_entity_with_other_types(cli, prepared, files, neon, supabase, env) -> None:
     if supabase.info.server_version < 150000:
         return

@@ -161,6 +161,7 @@ def test_a_key_of_another_type_is_named_with_the_fix(cli, databases, neon, supab
     assert "Parcel No is of type text, and has to be an integer" in done.stderr
 
 
+@pytest.mark.needs_view
 def test_needs_attention_shows_a_number_as_every_other_key(cli, parcels, neon, supabase) -> None:
     add(neon, 7, owner="Ada")
     assert cli("pull").returncode == 0

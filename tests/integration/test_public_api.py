@@ -13,7 +13,7 @@ import pytest
 from findings import findings
 from records import add_companies
 
-pytestmark = pytest.mark.one_version
+pytestmark = [pytest.mark.one_version, pytest.mark.needs_view]
 
 KEY = "sb_publishable_7f3a"
 DENIED = (401, {"code": "42501", "message": "permission denied for table company_needs_enrichment"})

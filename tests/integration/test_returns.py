@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from conftest import connect
 from declared import COMPANY, PEOPLE
 from records import (
@@ -49,6 +50,7 @@ def read(steps) -> dict:
     return steps.run(status)["entities"]
 
 
+@pytest.mark.needs_view
 def test_a_row_counts_each_flag_once_and_the_fourth_in_a_month_says_so(steps, cli, neon, supabase) -> None:
     key, *others = add_companies(neon, 1, 2, 3)
     add_people(neon, 1)
@@ -114,6 +116,7 @@ def test_a_row_counts_each_flag_once_and_the_fourth_in_a_month_says_so(steps, cl
     assert shown(flag(steps, supabase, key)) == (1, 1, False)
 
 
+@pytest.mark.needs_view
 def test_a_front_end_that_was_let_in_before_still_reads_the_view(cli, prepared, databases, supabase) -> None:
     supabase.execute("DROP VIEW needs_attention; CREATE ROLE looker_of_columns")
     try:

@@ -362,6 +362,7 @@ def front_end(cli, project, prepared, databases, neon, supabase, env) -> Iterato
         yield connection
 
 
+@pytest.mark.needs_view
 def test_an_enricher_with_a_front_end_sees_and_edits_data_and_status(front_end, cli, supabase, neon) -> None:
     seen = front_end.execute(
         "SELECT company_unique_id, company_name, sync_note FROM company_needs_enrichment"
@@ -418,6 +419,7 @@ def test_an_enricher_with_a_front_end_never_touches_what_the_worker_keeps(front_
     ["", "{}", '{"email": "eve@example.org"}', '{"user_metadata": {"enricher": true}, "enricher": true}',
      '{"app_metadata": {"enricher": "true"}}', '{"app_metadata": []}'],
 )  # fmt: skip
+@pytest.mark.needs_view
 def test_whoever_is_only_signed_in_sees_and_changes_nothing(front_end, claims) -> None:
     front_end.execute("SELECT set_config('request.jwt.claims', %s, false)", [claims])
     assert front_end.execute("SELECT company_name FROM company_needs_enrichment").fetchall() == []

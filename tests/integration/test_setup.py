@@ -4,6 +4,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from conftest import connect
 from declared import ENTITIES
 from records import Connection, add_companies, add_people, company, complete, edit, everything, person
@@ -177,6 +178,7 @@ def test_the_files_run_in_an_order_that_works() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.needs_view
 def test_needs_attention_lists_what_is_to_be_done_oldest_first_of_what_came_back_as_often(
     cli, prepared, neon, supabase
 ) -> None:

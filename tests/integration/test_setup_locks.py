@@ -67,6 +67,7 @@ def test_who_queues_behind_setup_waits_for_seconds_only(cli, prepared, databases
     assert "Neon: added column marketing.company_invalid.still_invalid" in done.stdout
 
 
+@pytest.mark.needs_view
 def test_what_somebody_changed_is_brought_back_and_the_owners_tuning_stays(cli, prepared, neon, supabase) -> None:
     neon.execute("ALTER TABLE marketing.enrichment_ledger SET (toast_tuple_target = 2040)")
     supabase.execute(
@@ -99,6 +100,7 @@ def test_what_somebody_changed_is_brought_back_and_the_owners_tuning_stays(cli, 
     assert cli("setup").stdout == IN_PLACE
 
 
+@pytest.mark.needs_view
 def test_a_table_that_lacks_a_column_is_all_that_is_altered(cli, prepared, databases, supabase) -> None:
     supabase.execute("ALTER TABLE people_needs_enrichment DROP COLUMN returned_at CASCADE")
     with connect(databases.supabase_url) as writer:

@@ -95,6 +95,7 @@ def test_setup_makes_all_that_a_declaration_needs_and_says_so(shops, neon, supab
         neon.execute("INSERT INTO retail.shop_master (shop_id, display_name, origin) VALUES ('04.04.01', 'x', 'x')")
 
 
+@pytest.mark.needs_view
 def test_an_enrichers_hand_is_heard_and_guided_as_with_every_entity(shops, supabase) -> None:
     supabase.execute("LISTEN enrichment_complete")
     supabase.execute(

@@ -1,9 +1,10 @@
 -- The foreign keys that reference these tables, with the columns on both sides and their ON DELETE and ON UPDATE actions.
--- A partition's inherited foreign key counts as its parent's. PostgreSQL 18 has foreign keys that are NOT ENFORCED.
+-- A partition's inherited foreign key counts as its parent's. As JSON, what an older version lacks is NULL: before 15, the
+-- columns that ON DELETE clears; before 18, whether it is enforced.
 SELECT t.leaf, c.conname AS name, s.nspname AS schema, r.relname AS table, r.relkind = 'p' AS partitioned,
   c.confdeltype::text AS on_delete, c.confupdtype::text AS on_update, k.*,
   ARRAY(SELECT a.attname::text FROM pg_attribute a
-    WHERE a.attrelid = c.conrelid AND a.attnum = ANY (c.confdelsetcols)) AS cleared,
+    WHERE a.attrelid = c.conrelid AND to_jsonb(c) -> 'confdelsetcols' @> to_jsonb(a.attnum)) AS cleared,
   ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY x (nr, place)
     JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = x.nr
     WHERE i.indrelid = c.conrelid AND i.indisprimary ORDER BY x.place) AS key,
