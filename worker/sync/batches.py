@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import psycopg
-from anyio import create_memory_object_stream, create_task_group
+from anyio import BrokenResourceError, create_memory_object_stream, create_task_group
 
 BATCH_BYTES = 64 * 1024 * 1024
 """A batch of large rows ends at this size: a database takes 1 GB at once, and this process has less memory."""
@@ -32,16 +32,18 @@ class ReadAhead:
         return self._each()
 
     async def __aexit__(self, *_: object) -> None:
-        # The group is not told of an error: it would put it into another one.
-        self._tasks.cancel_scope.cancel()
-        await self._tasks.__aexit__(None, None, None)
+        # Not cancelled, which would leave the COPY running on the server: the reader ends when nobody takes its block.
         self._blocks.close()
+        # The group is not told of an error: it would put it into another one.
+        await self._tasks.__aexit__(None, None, None)
 
     async def _read(self) -> None:
         async with self._into, aclosing(self._rows):
             try:
                 async for block in self._rows:
                     await self._into.send(block)
+            except BrokenResourceError:
+                pass  # nobody reads any more
             except psycopg.Error as error:
                 self._failure = error
 
