@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from base_system import Unavailable, base, copy_sources, program
-from conftest import PATIENCE, ROOT, connect
+import release_0_1_0 as release
+from base_system import SOURCES, Unavailable, base, copy_sources, program
+from booted import Machine
+from conftest import ROOT
 from records import Connection, add_companies, company, complete, master
 
-from worker.demo.embedded import EmbeddedUnavailable, binaries
+from worker import __version__
+from worker.demo.embedded import EmbeddedUnavailable
 
 UNITS = [ROOT / "deploy" / "systemd" / name for name in ("enrichment-worker.service", "enrichment-worker@.service")]
 WORKER, INSTANCES = "enrichment-worker", ("enrichment-worker@8081", "enrichment-worker@8082")
@@ -29,19 +30,6 @@ DYNAMIC_USERS = 61184
 NEWER_KEYS = {"RestartSteps", "RestartMaxDelaySec"}
 """Of systemd 254, which an older one ignores."""
 CREDENTIALS = "etc/enrichment-worker/credentials"
-POSTGRES_UNIT = """\
-[Service]
-User=nobody
-StateDirectory=postgres
-StateDirectoryMode=0700
-TimeoutStartSec=30
-ExecStartPre=/bin/sh -c '[ -e /var/lib/postgres/PG_VERSION ] || \
-  {bin}/initdb -D /var/lib/postgres -U postgres -A scram-sha-256 --pwfile=/etc/postgres-password -E UTF8 --locale=C'
-ExecStart={bin}/postgres -D /var/lib/postgres -c listen_addresses=127.0.0.1 -c unix_socket_directories=/shared \
-  -c fsync=off -c shared_buffers=32MB
-ExecStartPost=/bin/sh -c 'until [ -S /shared/.s.PGSQL.5432 ]; do sleep 0.05; done'
-KillSignal=SIGINT
-"""
 DROP_IN = """\
 [Service]
 WatchdogSec=8
@@ -91,86 +79,6 @@ def _rating(text: str) -> float:
     return float(match[1])
 
 
-class Machine:
-    """A booted Debian with Postgres, without network; its Postgres is reached through a shared folder."""
-
-    def __init__(self, root: Path, shared: Path) -> None:
-        self.root, self.shared, self.password = root, shared, secrets.token_hex(12)
-        programs = binaries(18)
-        site = programs.parent.parent.parent
-        self._log = (shared.parent / "console").open("w+")
-        (root / "etc/postgres-password").write_text(self.password)
-        (root / "etc/postgres-password").chmod(0o644)
-        (root / "etc/systemd/system/postgres.service").write_text(
-            POSTGRES_UNIT.format(bin=Path("/mnt/site") / programs.relative_to(site))
-        )
-        self._process = subprocess.Popen(
-            ["systemd-nspawn", "--quiet", f"--directory={root}", "--boot", "--register=no", "--keep-unit",
-             "--private-network", "--console=pipe", "--kill-signal=SIGRTMIN+3", "--link-journal=no",
-             f"--bind={shared}:/shared", f"--bind-ro={site}:/mnt/site"],
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-        )  # fmt: skip
-
-    def wait_booted(self) -> None:
-        """Raises Unavailable where systemd cannot boot in a container here."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        deadline = time.monotonic() + PATIENCE
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if (found := children.read_text().split()) and Path(f"/proc/{found[0]}/comm").read_text() == "systemd\n":
-                self._leader = found[0]
-                if self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip() in (
-                    "running", "degraded",
-                ):  # fmt: skip
-                    return
-            time.sleep(0.1)  # it has no other way to say that it is up
-        self._log.seek(0)
-        raise Unavailable(f"systemd does not boot in a container here: {self._log.read().strip()[-300:]}")
-
-    def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, as root."""
-        done = subprocess.run(
-            ["nsenter", f"--target={self._leader}", "--all", "env", "-i",
-             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8",
-             "--chdir=/", *(f"{name}={value}" for name, value in env.items()), *command],
-            capture_output=True, text=True, check=False, timeout=300,
-        )  # fmt: skip
-        assert not check or done.returncode == 0, (command, done.stdout, done.stderr, self.journal()[-3000:])
-        return done
-
-    def show(self, unit: str = "enrichment-worker") -> dict[str, str]:
-        """What systemd knows of a unit."""
-        lines = self.run("systemctl", "show", unit).stdout.splitlines()
-        return {name: value for line in lines for name, _, value in [line.partition("=")]}
-
-    def journal(self, unit: str = "*") -> str:
-        return self.run("journalctl", "--no-pager", "-o", "cat", "-u", unit, check=False).stdout
-
-    def install(self, *arguments: str) -> str:
-        wheels = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/src/wheels"}
-        return self.run("/src/deploy/install", *arguments, **wheels).stdout
-
-    def get(self, port: int, path: str) -> str:
-        """An answer of a health address inside."""
-        look = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}{path}').read().decode())"
-        return self.run("/opt/enrichment-worker/current/bin/python", "-c", look).stdout
-
-    def connect(self, database: str) -> Connection:
-        return connect(f"host={self.shared} user=postgres password={self.password} dbname={database}")
-
-    def address(self, database: str) -> str:
-        return f"postgresql://postgres:{self.password}@127.0.0.1:5432/{database}"
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=PATIENCE)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._log.close()
-
-
 @pytest.fixture
 def machine(tmp_path) -> Iterator[Machine]:
     for name in ("systemd-nspawn", "nsenter"):
@@ -214,14 +122,113 @@ def test_the_service_lives_through_what_an_operator_and_a_bad_day_do_to_it(machi
     _it_is_removed(machine)
 
 
+@pytest.mark.timeout(540)
+def test_release_0_1_0_is_upgraded_while_people_work_and_there_is_a_way_back(machine, eventually) -> None:
+    """The databases first, then the program: at no moment is there a worker that cannot start."""
+    source = machine.root / "src-0.1.0"
+    source.mkdir()
+    if not release.checkout(source, *(name for name in SOURCES if name != "docs")):  # it had none
+        pytest.skip(f"the history of this checkout does not have {release.COMMIT}, release 0.1.0")
+    # The wheels here are of these versions.
+    shutil.copy(ROOT / "constraints.txt", source)
+    machine.install(source="/src-0.1.0")
+    _the_databases_are_named(machine)
+    machine.run(WORKER, "setup")
+    with machine.connect("neon") as neon, machine.connect("supabase") as supabase:
+        add_companies(neon, *range(1, 101))
+        machine.run("systemctl", "enable", "--now", WORKER)
+        eventually(lambda: _count(supabase, "true") == 100)
+        life = Upgrade(machine, neon, supabase, eventually)
+        life.it_carries(1)
+        life.the_old_worker_goes_on_until_the_databases_are_ready()
+        life.it_is_replaced_while_people_work()
+        life.there_is_a_way_back()
+        outcomes = neon.execute("SELECT key, count(*) AS n FROM marketing.enrichment_ledger GROUP BY key").fetchall()
+        assert {row["n"] for row in outcomes} == {1}
+        assert len(outcomes) == 52
+    _the_journal_is_clean(machine)
+
+
+class Upgrade:
+    """From a release whose tables lack what this one needs."""
+
+    def __init__(
+        self, machine: Machine, neon: Connection, supabase: Connection, eventually: Callable[..., Any]
+    ) -> None:
+        self.machine, self.neon, self.supabase, self.eventually = machine, neon, supabase, eventually
+        self.current = machine.root / "opt/enrichment-worker/current"
+        self.old, self.process = self.current.readlink(), machine.show()["MainPID"]
+
+    def it_carries(self, number: int) -> None:
+        complete(self.supabase, company(number), website=f"https://alder{number}.example")
+        self.eventually(lambda: master(self.neon, company(number)))
+
+    def the_old_worker_goes_on_until_the_databases_are_ready(self) -> None:
+        refused = self.machine.install(check=False)
+        assert refused.returncode == 1, refused.stdout
+        assert "the worker that runs goes on as it is" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert self.current.readlink() == self.old
+        self.it_carries(2)
+        (told,) = re.findall(r"sudo (/\S+ setup)$", refused.stderr, re.MULTILINE)
+        self.machine.run(*told.split())
+        self.it_carries(3)
+        state = self.machine.show()
+        assert (state["MainPID"], state["NRestarts"]) == (self.process, "0"), "the old one was disturbed"
+
+    def it_is_replaced_while_people_work(self) -> None:
+        over = threading.Event()
+
+        def work() -> None:
+            with self.machine.connect("supabase") as enricher:
+                for number in range(4, 51):
+                    complete(enricher, company(number), website=f"https://alder{number}.example")
+                    over.wait(0.2)
+
+        with ThreadPoolExecutor() as pool:
+            done = pool.submit(work)
+            try:
+                assert f"{__version__} is installed" in self.machine.install().stdout
+            finally:
+                over.set()
+            done.result()
+        state = self.machine.show()
+        assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
+        assert state["MainPID"] != self.process
+        assert __version__ in self.machine.run(WORKER, "--version").stdout
+        assert not (self.current.parent / "next").is_symlink()
+        releases = {one.name for one in (self.current.parent / "releases").iterdir()}
+        assert releases == {self.old.name, self.current.readlink().name}, "one that was refused is still there"
+        self.eventually(lambda: _count(self.supabase, "promoted_at IS NOT NULL") == 50)
+
+    def there_is_a_way_back(self) -> None:
+        """As deploy/README.md says it, and on again."""
+        new = self.current.readlink()
+        for folder, number in ((self.old, 51), (new, 52)):
+            self.machine.run("ln", "-sfn", str(folder), "/opt/enrichment-worker/current")
+            self.machine.run("systemctl", "restart", "enrichment-worker*")
+            self.it_carries(number)
+
+
 def _it_is_installed_as_documented(machine: Machine) -> None:
-    assert "is installed" in machine.install()
+    assert "is installed" in machine.install().stdout
     # Without addresses it is refused in words, once and not in a loop.
     assert machine.run("systemctl", "start", WORKER, check=False).returncode != 0
     state = machine.show()
     assert (state["ActiveState"], state["ExecMainStatus"], state["NRestarts"]) == ("failed", "2", "0")
     assert "NEON_DATABASE_URL: is required" in machine.journal(WORKER)
 
+    _the_databases_are_named(machine)
+    (machine.root / CREDENTIALS / "N8N_WEBHOOK_URL").unlink()  # not needed: neither full nor there
+    for unit in UNITS:
+        drop_in = machine.root / "etc/systemd/system" / f"{unit.name}.d"
+        drop_in.mkdir()
+        (drop_in / "test.conf").write_text(DROP_IN)
+    machine.run("systemctl", "daemon-reload")
+    machine.run(WORKER, "setup")
+
+
+def _the_databases_are_named(machine: Machine) -> None:
     machine.run("systemctl", "start", "postgres")
     for setting, name in (("NEON_DATABASE_URL", "neon"), ("SUPABASE_DATABASE_URL", "supabase")):
         with machine.connect("postgres") as admin:
@@ -229,14 +236,7 @@ def _it_is_installed_as_documented(machine: Machine) -> None:
         file = machine.root / CREDENTIALS / setting
         assert oct(file.stat().st_mode)[-3:] == "600"
         file.write_text(f"{machine.address(name)}\n")
-    (machine.root / CREDENTIALS / "N8N_WEBHOOK_URL").unlink()  # not needed: neither full nor there
     (machine.root / "etc/enrichment-worker/environment").write_text("WORKER_SWEEP_INTERVAL=1s\nWORKER_BATCH_SIZE=5\n")
-    for unit in UNITS:
-        drop_in = machine.root / "etc/systemd/system" / f"{unit.name}.d"
-        drop_in.mkdir()
-        (drop_in / "test.conf").write_text(DROP_IN)
-    machine.run("systemctl", "daemon-reload")
-    machine.run(WORKER, "setup")
 
 
 class Life:
@@ -329,7 +329,7 @@ class Life:
 
         with ThreadPoolExecutor() as pool:
             done = pool.submit(work)
-            assert "the one before is" in self.machine.install()
+            assert "the one before is" in self.machine.install().stdout
             assert flipped
             over.set()
             done.result()
@@ -368,14 +368,18 @@ def _two_of_them_share_the_queue(machine: Machine, eventually: Callable[..., Any
 
 
 def _the_journal_holds_no_password(machine: Machine) -> None:
+    assert machine.journal().count('"event": "worker.ready"') >= 7
+    _the_journal_is_clean(machine)
+
+
+def _the_journal_is_clean(machine: Machine) -> None:
     journal = machine.journal()
-    assert journal.count('"event": "worker.ready"') >= 7
     for unwanted in (machine.password, "Traceback", "SIGSYS"):
         assert unwanted not in journal
 
 
 def _it_is_removed(machine: Machine) -> None:
-    assert "still in" in machine.install("--uninstall")
+    assert "still in" in machine.install("--uninstall").stdout
     assert (machine.root / CREDENTIALS / "NEON_DATABASE_URL").exists()
     assert {machine.show(unit)["LoadState"] for unit in (WORKER, *INSTANCES)} == {"not-found"}
     machine.install("--purge")

@@ -288,6 +288,17 @@ def test_work_nobody_heard_of_is_swept(filled, daemon, env, supabase, eventually
     assert master(neon, company(1)) is not None
 
 
+def test_whether_a_worker_would_start_is_asked_without_starting_it(cli, databases, supabase) -> None:
+    """What `deploy/install` asks before it replaces a worker that runs."""
+    done = cli("run", "--check")
+    assert done.returncode == 1
+    assert "enrichment-worker setup" in done.stderr
+    assert cli("setup").returncode == 0
+    done = cli("run", "--check")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert done.stderr == "both databases have what this release needs\n"
+
+
 def test_the_pull_comes_by_itself(running, env, neon, supabase, daemon, eventually) -> None:
     assert running.terminate() == 0
     env.update(WORKER_PULL_INTERVAL="1s", WORKER_SWEEP_INTERVAL="0.2")

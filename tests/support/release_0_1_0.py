@@ -155,10 +155,10 @@ def load(connection: Connection, side: str) -> None:
     connection.execute("RESET ALL")
 
 
-def checkout(folder: Path) -> bool:
-    """Put the source of release 0.1.0 into a folder; tell whether this checkout's history has it."""
+def checkout(folder: Path, *parts: str) -> bool:
+    """Put the source of release 0.1.0 into a folder, or other parts of it; tell whether this checkout's history has it."""
     archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", COMMIT, "worker", "sql"], capture_output=True, check=False
+        ["git", "-C", str(ROOT), "archive", COMMIT, *(parts or ("worker", "sql"))], capture_output=True, check=False
     )
     if archive.returncode:
         return False

@@ -101,6 +101,9 @@ def setup() -> None:
 
 
 @command("worker.cli.run:run")
+@click.option(
+    "--check", is_flag=True, help="Only say whether it would start: reach both databases and look at the tables."
+)
 def run() -> None:
     """Listen, deliver and pull until stopped. This is what the service runs."""
 
