@@ -204,8 +204,7 @@ def doctor(as_json: bool) -> None:
 
     found = run_async(work)
     if as_json:
-        # `mend` is what release 0.1.0 called the hint; it goes with 1.0.
-        click.echo(json.dumps([{**asdict(finding), "mend": finding.hint} for finding in found]))
+        click.echo(json.dumps([asdict(finding) for finding in found]))
     if any(finding.check.endswith(" connection") and finding.level is Level.PROBLEM for finding in found):
         sys.exit(3)
     sys.exit(any(finding.level is Level.PROBLEM for finding in found))
