@@ -1,3 +1,3 @@
 """Carries repaired records from a Supabase workspace to Neon, validates and promotes them."""
 
-__version__ = "0.2.0"
+__version__ = "1.0.0"

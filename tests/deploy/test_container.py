@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +14,8 @@ import pytest
 from base_system import Unavailable, base, copy_sources, program
 from conftest import ROOT
 from records import add_companies, company, complete, master, work
+
+from worker import __version__
 
 LARGEST = 60
 """Megabytes that the worker may add to its base."""
@@ -83,6 +87,17 @@ def running(image, prepared, env, tmp_path) -> Iterator[Callable[[], str]]:
         _docker("rm", "--force", container, check=False)
 
 
+def test_the_image_is_labelled_as_the_project_is() -> None:
+    file = (ROOT / "deploy" / "Containerfile").read_text()
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', file))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert labels == {
+        "title": project["name"], "description": project["description"], "version": project["version"],
+    }  # fmt: skip
+    # What the project does not say of itself, no label makes up.
+    assert not {"license", "license-files", "urls"} & project.keys(), "say it in a label too"
+
+
 def _state(container: str) -> dict[str, Any]:
     return json.loads(_docker("inspect", "--format={{json .State}}", container))
 
@@ -108,6 +123,7 @@ def test_the_image_carries_a_row_and_stops_cleanly(running, neon, supabase, even
 def test_the_image_is_nobodys_and_holds_no_more_than_it_needs(image) -> None:
     told = json.loads(_docker("inspect", image))[0]
     assert told["Config"]["User"] == "10001:10001"
+    assert told["Config"]["Labels"]["org.opencontainers.image.version"] == __version__
     assert told["Config"]["Healthcheck"]["Test"][0] == "CMD"
     below = json.loads(_docker("inspect", image.replace(":worker", ":base")))[0]
     assert (told["Size"] - below["Size"]) / 1e6 < LARGEST

