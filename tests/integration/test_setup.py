@@ -201,3 +201,15 @@ def test_needs_attention_lists_what_is_to_be_done_oldest_first_of_what_came_back
     failed = next(row for row in rows if row["key"] == company(2))
     assert "website" in failed["errors"]
     assert "set complete again" in failed["what_to_do"]
+
+
+def test_swapped_addresses_are_refused_before_anything_is_made(cli, prepared, env, neon, supabase) -> None:
+    before = everything(neon), everything(supabase)
+    env["NEON_DATABASE_URL"], env["SUPABASE_DATABASE_URL"] = env["SUPABASE_DATABASE_URL"], env["NEON_DATABASE_URL"]
+    done = cli("setup")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "enrichment-worker: NEON_DATABASE_URL leads to a database that was set up as Supabase;"
+        " are the two addresses swapped?\n"
+    )
+    assert (everything(neon), everything(supabase)) == before

@@ -94,7 +94,8 @@ def _finding(subject: str, group: Sequence[tuple[Said, dict[str, Any]]]) -> Find
 
 def _plain(table: str) -> str:
     """A table's name as other findings have it."""
-    return ".".join(part[1:-1].replace('""', '"') for part in re.findall(r'"(?:[^"]|"")*"', table))
+    parts = re.findall(r'"(?:[^"]|"")*"|[^".]+', table)
+    return ".".join(part[1:-1].replace('""', '"') if part.startswith('"') else part for part in parts)
 
 
 def _fix(one: Said, row: dict[str, Any]) -> str:

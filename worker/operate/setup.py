@@ -9,15 +9,17 @@ from psycopg import sql
 
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, LOG, POSITION
-from worker.postgres.connection import within
+from worker.postgres.connection import Connection, within
 from worker.postgres.errors import SchemaProblem, SetupMissing
+from worker.postgres.hints import with_hint
 from worker.postgres.pool import Database
 from worker.postgres.statements import statement
-from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, fetch_all, send
+from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, fetch_all, fetch_one, send
 from worker.schema.examination import examine, problems_of
 from worker.schema.mismatches import SEQUENCE
 from worker.schema.scripts import scripts
 from worker.schema.shape import NEON, SUPABASE, shapes
+from worker.settings import SettingsError
 
 SECONDS = 600.0
 
@@ -75,6 +77,7 @@ async def require_adoptable(
         Database → the sequences that `setup` will advance past their rows.
 
     Raises:
+        SettingsError: the two addresses are swapped.
         SetupMissing: something is wrong that `setup` neither creates nor adds.
     """
     wanted = shapes(entities, announces=True)
@@ -84,6 +87,7 @@ async def require_adoptable(
         repairs = [one.repairs_table for one in entities]
         params = {"names": list(map(str, repairs)), "quoted": [one.sql.as_string() for one in repairs]}
         taken = await fetch_all(supabase_connection, _TAKEN, params)
+        await _require_right_way_round(neon_connection, supabase_connection)
     left = problems_of([mismatch for mismatch in (*mismatches, *more) if not mismatch.by_setup])
     left += [
         SchemaProblem(
@@ -100,6 +104,21 @@ async def require_adoptable(
         if mismatch.by_setup == SEQUENCE:
             ahead[mismatch.shape.database].append(Change("changed", f"sequence of {mismatch.shape.table}"))
     return ahead
+
+
+async def _require_right_way_round(neon: Connection, supabase: Connection) -> None:
+    for connection, database, other in ((neon, NEON, SUPABASE), (supabase, SUPABASE, NEON)):
+        if await _is_set_up_as(connection, other) and not await _is_set_up_as(connection, database):
+            text = f"{database.upper()}_DATABASE_URL leads to a database that was set up as {other}"
+            raise SettingsError([with_hint(text, "are the two addresses swapped?")])
+
+
+async def _is_set_up_as(connection: Connection, database: str) -> bool:
+    table = LEDGER if database == NEON else POSITION
+    row = await fetch_one(connection, sql.SQL("SELECT to_regclass({}) IS NOT NULL AS there").format(
+        sql.Literal(table.sql.as_string())
+    ))  # fmt: skip
+    return bool(row["there"])
 
 
 async def setup(database: Database, entities: Collection[Entity]) -> list[Change]:
