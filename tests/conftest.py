@@ -432,7 +432,8 @@ class Daemon:
             with urllib.request.urlopen(f"http://{self.address}{path}", timeout=10) as answer:
                 status, text = answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            status, text = error.code, error.read().decode()
+            with error:
+                status, text = error.code, error.read().decode()
         self.leaks += leaks(self._environment, text)
         return status, text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import string
 from contextlib import ExitStack, closing, suppress
@@ -167,7 +168,8 @@ def test_errors_of_any_shape_are_pulled_shown_and_overwritten(
                          [Jsonb(shape), Jsonb(shape), company(number)])  # fmt: skip
         for command in (["history", company(number)], ["history", company(number), "--json"])[: 1 + (number == 1)]:
             assert cli(*command).returncode == 0, str(shape)[:60]
-    assert "nested too deeply" in cli("history", company(99)).stdout
+    # From Python 3.14 on it is read.
+    assert re.search(r"nested too deeply|\[{6}", cli("history", company(99)).stdout)
     assert cli("status").returncode == 0
     supabase.execute("SELECT key FROM needs_attention")
     worker = daemon()
