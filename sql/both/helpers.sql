@@ -37,15 +37,17 @@ BEGIN
   PERFORM pg_temp.enrichment_if(lacking IS NOT NULL, pg_catalog.format('ALTER TABLE %s %s', relation, lacking));
 END $$;
 
--- Makes an index, if nothing in the table's schema has its name. CREATE INDEX stops all who write the table: so a large
--- one is left to its owner, who builds it CONCURRENTLY when it suits, and `doctor` says how. So is somebody else's table.
+-- Makes an index, if nothing in the table's schema has its name. CREATE INDEX stops all who write the table: so that of a
+-- large one `setup` builds afterwards, CONCURRENTLY; a master's is left to its owner, as is somebody else's table.
 CREATE OR REPLACE FUNCTION pg_temp.enrichment_index(relation regclass, its text, definition text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
   PERFORM pg_temp.enrichment_if(
     EXISTS (
       SELECT FROM pg_catalog.pg_class t WHERE t.oid = relation AND t.relkind IN ('r', 'p')
-        AND pg_catalog.pg_has_role(t.relowner, 'USAGE') AND pg_catalog.pg_table_size(t.oid) <= 32 * 1024 * 1024
+        AND pg_catalog.pg_has_role(t.relowner, 'USAGE') AND 32 * 1024 * 1024 >= CASE t.relkind
+          WHEN 'p' THEN (SELECT coalesce(pg_catalog.sum(pg_catalog.pg_table_size(relid)), 0)
+            FROM pg_catalog.pg_partition_tree(t.oid)) ELSE pg_catalog.pg_table_size(t.oid) END
         AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.relnamespace = t.relnamespace AND c.relname = its)),
     pg_catalog.format('CREATE INDEX %I ON %s %s', its, relation, definition));
 END $$;
@@ -91,13 +93,15 @@ END $$;
 -- to fire ALWAYS stays so. Postgres writes down a trigger in its own way: so the two are compared as it writes them, the
 -- wanted one as that of an empty temporary table with the same columns.
 CREATE OR REPLACE FUNCTION pg_temp.enrichment_trigger(its text, event text, relation regclass, how text) RETURNS void
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET quote_all_identifiers = off AS $$
 DECLARE
   present constant text := (
     SELECT pg_catalog.replace(pg_catalog.pg_get_triggerdef(t.oid), pg_catalog.format(' ON %I.%I ', nspname, relname), ' ON ')
     FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
     WHERE t.tgrelid = relation AND t.tgname = its AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A'));
+  always constant boolean := EXISTS (
+    SELECT FROM pg_catalog.pg_trigger WHERE tgrelid = relation AND tgname = its AND tgenabled = 'A');
   wanted text;
 BEGIN
   IF present IS NOT NULL THEN
@@ -109,4 +113,6 @@ BEGIN
   END IF;
   PERFORM pg_temp.enrichment_if(wanted IS DISTINCT FROM present OR present IS NULL,
     pg_catalog.format('CREATE OR REPLACE TRIGGER %I %s ON %s %s', its, event, relation, how));
+  PERFORM pg_temp.enrichment_if(always AND wanted IS DISTINCT FROM present,
+    pg_catalog.format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', relation, its));
 END $$;

@@ -17,7 +17,7 @@ from worker.entities.declaration import Entity
 from worker.entities.folder import entity_folder
 from worker.entities.loader import load_entities
 from worker.operate import setup as schema
-from worker.operate.indexes import look
+from worker.operate.indexes import build, look
 from worker.operate.migrations import write_migration
 from worker.postgres.backoff import backoff
 from worker.postgres.errors import Kind, in_one_line, kind_of, with_database
@@ -68,12 +68,13 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                     raise
                 denied = isinstance(error, psycopg.errors.InsufficientPrivilege)
                 hint = (
-                    "setup runs as the tables' owner, and where something is missing needs CREATE on its schema; the"
-                    " other commands need neither"
+                    "setup runs as the tables' owner, with TEMPORARY on the database, and where something is missing"
+                    " with CREATE on its schema; the other commands need none of it"
                     if denied
                     else "nothing was done there"
                 )
                 fail(f"{database.name}: {in_one_line(error)}; {hint}", 1)
+            changes += [schema.Change("created", name) for name in await _build(database, entities)]
             for change in changes:
                 click.echo(f"{database.name}: {change.what} {change.thing}")
             if not changes:
@@ -82,6 +83,20 @@ async def _setup(settings: Settings, dry_run: bool) -> None:
                 for finding in await look(connection, database.name, entities):
                     if finding.level is not Level.OK:
                         say(f"{database.name}: {finding.text}; `enrichment-worker doctor` says how to build it")
+
+
+async def _build(database: Database, entities: Collection[Entity]) -> list[str]:
+    """Build the indexes of large tables; returns which. What cannot be built is said, and left to `doctor`."""
+    built: list[str] = []
+    async with database.connection() as connection:
+        try:
+            async for statement in build(connection, database.name, entities):
+                say(f"{database.name}: {statement}, while others write; that may take minutes")
+                built.append(f"index {statement.partition(' CONCURRENTLY ')[2]}")
+        except psycopg.Error as error:
+            say(f"{database.name}: {in_one_line(error)}")
+            built = built[:-1]
+    return built
 
 
 async def _set_up(database: Database, entities: Collection[Entity]) -> list[schema.Change]:

@@ -1,12 +1,13 @@
 """Whether the worker's indexes are there and valid, and the statements that build them while others write.
 
-`setup` builds none on a large table, as CREATE INDEX stops all who write it: its owner does, when it suits.
+On a large table `setup` builds none in its transaction, as CREATE INDEX stops all who write it: it builds those
+afterwards, while others write. Those of a master its owner builds, when it suits.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from worker.domain.findings import Finding, ok, problem, warning
@@ -55,15 +56,42 @@ async def look(connection: Connection, database: str, entities: Iterable[Entity]
     Raises:
         psycopg.Error: the query failed.
     """
+    groups: dict[str, list[tuple[Said, dict[str, Any]]]] = {}
+    for one, row in await _compare(connection, database, entities):
+        groups.setdefault(_subject(database, one.entity, row["table"]), []).append((one, row))
+    return [_finding(subject, group) for subject, group in groups.items()]
+
+
+async def build(connection: Connection, database: str, entities: Iterable[Entity]) -> AsyncIterator[str]:
+    """Build what is missing while others write: the indexes of tables that `setup` did not lock for it. Those that find
+    duplicates are left to the master's owner.
+
+    Args:
+        connection: in autocommit.
+        database: ``Neon`` or ``Supabase``.
+        entities: all.
+
+    Yields:
+        The statement of each index, before it is built.
+
+    Raises:
+        psycopg.Error: one could not be built; it may be there, and not valid.
+    """
+    for one, row in await _compare(connection, database, entities):
+        of_master = one.entity is not None and row["table"] == one.entity.master_table.sql.as_string()
+        if not (row["taken"] or row["parted"] or of_master):
+            yield _fix(one, row)
+            await connection.execute(_fix(one, row).encode())
+
+
+async def _compare(
+    connection: Connection, database: str, entities: Iterable[Entity]
+) -> list[tuple[Said, dict[str, Any]]]:
     wanted = said(database, entities)
     says = ", ".join(f"({nr}, {one.says})" for nr, one in enumerate(wanted))
     # Not a template: an index's expression may have braces of its own.
     cursor = await connection.execute(_LOOK.replace("{says}", says).encode())
-    groups: dict[str, list[tuple[Said, dict[str, Any]]]] = {}
-    for row in await cursor.fetchall():
-        one = wanted[row["nr"]]
-        groups.setdefault(_subject(database, one.entity, row["table"]), []).append((one, row))
-    return [_finding(subject, group) for subject, group in groups.items()]
+    return [(wanted[row["nr"]], row) for row in await cursor.fetchall()]
 
 
 def _subject(database: str, entity: Entity | None, table: str) -> str:

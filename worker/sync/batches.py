@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
-import psycopg
 from anyio import BrokenResourceError, create_memory_object_stream, create_task_group
 
 BATCH_BYTES = 64 * 1024 * 1024
@@ -24,7 +23,7 @@ class ReadAhead:
         self._rows = rows
         self._into, self._blocks = create_memory_object_stream[list[bytes]](BLOCKS_AHEAD)
         self._tasks = create_task_group()
-        self._failure: psycopg.Error | None = None
+        self._failure: Exception | None = None
 
     async def __aenter__(self) -> AsyncIterator[list[bytes]]:
         await self._tasks.__aenter__()
@@ -44,7 +43,7 @@ class ReadAhead:
                     await self._into.send(block)
             except BrokenResourceError:
                 pass  # nobody reads any more
-            except psycopg.Error as error:
+            except Exception as error:  # noqa: BLE001 - raised where the rows are taken, and not in a group
                 self._failure = error
 
     async def _each(self) -> AsyncIterator[list[bytes]]:

@@ -26,6 +26,7 @@ TRIES = 3
 # The batch is small and the workspace may be huge: each of the batch's rows is looked up by the unique index.
 _PLANNER = ("enable_hashjoin", "enable_mergejoin", "enable_seqscan")
 _COMPARE = statement("worker.sync", "compare")
+_INSPECT = statement("worker.sync", "inspect_workspace")
 # OFFSET keeps the planner from reading an array once for each of its elements.
 _INSERT = sql.SQL("""
 INSERT INTO {workspace} ({columns})
@@ -152,13 +153,8 @@ async def inspect_table(connection: Connection, entity: Entity) -> WorkspaceTabl
     Raises:
         SetupMissing: it lacks a column.
     """
-    statement = sql.SQL(
-        "SELECT NOT EXISTS (SELECT FROM {table}) AS vacant, NOT row_security_active({name}::regclass) AS direct,"
-        " (SELECT jsonb_object_agg(attname,"
-        "  CASE t.typcategory WHEN 'S' THEN '' ELSE '::' || format_type(t.oid, NULL) END)"
-        "  FROM pg_attribute JOIN pg_type t ON t.oid = atttypid"
-        "  WHERE attrelid = {name}::regclass AND attnum > 0 AND NOT attisdropped) AS casts"
-    ).format(table=entity.workspace_table.sql, name=sql.Literal(entity.workspace_table.sql.as_string()))
+    table = entity.workspace_table.sql
+    statement = _INSPECT.format(table=table, name=sql.Literal(table.as_string()))
     row = await fetch_one(connection, statement)
     found = WorkspaceTable(entity, row["vacant"], row["direct"], row["casts"])
     if not found.casts.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):

@@ -34,7 +34,7 @@ async def release_waiting(
         neon: to Neon.
         supabase: to Supabase.
         refusals: counts the rows that the workspace refuses to release.
-        go_on: called before each page, so that a million rows do not cost the pull its place; it may raise.
+        go_on: called before each part, so that a million rows do not cost the pull its place; it may raise.
 
     Returns:
         How many were released.
@@ -50,7 +50,7 @@ async def release_waiting(
 
         return await for_each_accepted(supabase, release_rows, keys, refuse) if keys else 0
 
-    released = await release(await _promoted_after_all(route, neon, supabase), messages.RELEASED)
+    released = await release(await _promoted_after_all(route, neon, supabase, go_on), messages.RELEASED)
     if not entity.requirements:
         return released
 
@@ -75,12 +75,15 @@ async def release_waiting(
     return released
 
 
-async def _promoted_after_all(route: Route, neon: Connection, supabase: Connection) -> list[str]:
+async def _promoted_after_all(
+    route: Route, neon: Connection, supabase: Connection, go_on: Callable[[], Awaitable[None]]
+) -> list[str]:
     """The keys of rows that wait for a record which Neon had lost, and which it has promoted by its ledger: it was
     restored once more, to a later moment. Their delivery acknowledges that.
     """
     found: list[str] = []
     for keys in route.batches(await route.workspace.sent_and_lost(supabase)):
+        await go_on()
         promoted = sorted(set(keys) - set(await route.invalid.missing_in_master(neon, keys)))
         if not promoted:
             continue
