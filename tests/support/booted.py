@@ -21,9 +21,10 @@ StateDirectoryMode=0700
 TimeoutStartSec=30
 ExecStartPre=/bin/sh -c '[ -e /var/lib/postgres/PG_VERSION ] || \
   {bin}/initdb -D /var/lib/postgres -U postgres -A scram-sha-256 --pwfile=/etc/postgres-password -E UTF8 --locale=C'
+ExecStartPre=/bin/rm -f /var/lib/postgres/postmaster.pid
 ExecStart={bin}/postgres -D /var/lib/postgres -c listen_addresses=127.0.0.1 -c unix_socket_directories=/shared \
   -c fsync=off -c shared_buffers=32MB
-ExecStartPost=/bin/sh -c 'until [ -S /shared/.s.PGSQL.5432 ]; do sleep 0.05; done'
+ExecStartPost=/bin/sh -c 'until grep -q ready /var/lib/postgres/postmaster.pid; do sleep 0.05; done'
 KillSignal=SIGINT
 """
 
