@@ -85,6 +85,13 @@ PULLED: Mapping[str, str] = {
 """What a pull carries after the key and the data columns: workspace column → SQL over ``i``, the invalid row, and
 ``d``, its snapshot. A new workspace row needs nothing else, so COPY can insert it as it is.
 """
+
+
+def pulled_columns(entity: Entity) -> Sequence[str]:
+    """The workspace columns that a pull fills, in the order in which it streams them."""
+    return (entity.key, *entity.columns, *PULLED)
+
+
 _ROWS = sql.SQL("""
 SELECT {columns}, {pulled}
 FROM {invalid} i CROSS JOIN LATERAL (SELECT {data}::text AS data OFFSET 0) d  -- OFFSET: composed once
@@ -251,8 +258,7 @@ class Invalid:
             data=data_of(entity, "i"),
             where=sql.SQL("WHERE ") + where if where else sql.SQL(""),
         )
-        names = (entity.key, *entity.columns, *PULLED)
-        columns = (sql.SQL(_TEXT).format(sql.Identifier(name)) for name in names)
+        columns = (sql.SQL(_TEXT).format(sql.Identifier(name)) for name in pulled_columns(entity))
         array = sql.SQL("ARRAY[{}]").format(sql.SQL(", ").join(columns))
         statement = sql.SQL(form.value).format(rows=selected, array=array, **key_sql(entity))
         binary = form is not Form.COLUMNS

@@ -80,8 +80,9 @@ async def build(connection: Connection, database: str, entities: Iterable[Entity
     for one, row in await _compare(connection, database, entities):
         of_master = one.entity is not None and row["table"] == one.entity.master_table.sql.as_string()
         if not (row["taken"] or row["parted"] or of_master):
-            yield _fix(one, row)
-            await connection.execute(_fix(one, row).encode())
+            statement = _fix(one, row)
+            yield statement
+            await connection.execute(statement.encode())
 
 
 async def _compare(

@@ -20,7 +20,7 @@ from worker.entities.worker_tables import (
     SLOTS,
     Table,
 )
-from worker.neon.invalid import PULLED
+from worker.neon.invalid import PULLED, pulled_columns
 
 POSITION_COLUMNS = (
     "position", "last_id", "last_result", "pulls", "ledger_id", "restored", "open_transactions", "counted_run_id",
@@ -166,7 +166,7 @@ def _workspace(entity: Entity) -> Shape:
     }
     return Shape(
         SUPABASE, f"{entity.name}: workspace", entity.workspace_table, columns, key=entity.key, upserted=True,
-        filled={entity.key, *entity.columns, *PULLED}, sources=sources, source=entity.invalid_table, numbered=True,
+        filled=set(pulled_columns(entity)), sources=sources, source=entity.invalid_table, numbered=True,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import psycopg
 from worker.domain.lineage import is_older
 from worker.domain.model import Code, new_run_id
 from worker.entities.declaration import Entity
-from worker.neon.ledger import LedgerOutcome
+from worker.neon.ledger import LedgerOutcome, NeonState
 from worker.postgres.connection import Connection
 from worker.postgres.transaction import COMMIT, Step, send, transact
 from worker.supabase.acknowledgement import Reply
@@ -217,9 +217,21 @@ async def _newer(
     route: Route, neon: Connection, supabase: Connection, keys: Sequence[str]
 ) -> list[tuple[Row, LedgerOutcome | None]]:
     """The rows of which Neon knows a newer version, each with its latest outcome in the ledger."""
+    found = await look_at(route, neon, supabase, keys)
+    return [(row, neon_state.latest) for row, neon_state in found if newer_version(row, neon_state)]
+
+
+async def look_at(
+    route: Route, neon: Connection, supabase: Connection, keys: Sequence[str]
+) -> list[tuple[Row, NeonState]]:
+    """The rows with these keys, each with what Neon knows of it. Locks nothing.
+
+    Raises:
+        psycopg.Error: a database failed.
+    """
     if not keys:
         return []
     rows = await route.queue.lock(supabase, keys, read_only=True)
     await send(supabase, COMMIT)
     neon_states = await route.ledger.neon_states(neon, {key: row.claimed.receipt for key, row in rows.items()})
-    return [(row, neon_states[key].latest) for key, row in rows.items() if newer_version(row, neon_states[key])]
+    return [(row, neon_states[key]) for key, row in rows.items()]

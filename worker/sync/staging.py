@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from worker.entities.declaration import Entity, key_sql
-from worker.neon.invalid import PULLED, Form
+from worker.neon.invalid import Form, pulled_columns
 from worker.postgres.binary import Texts, fields_of, text_of
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
@@ -124,7 +124,7 @@ class WorkspaceTable:
 
     async def _insert(self, connection: Connection, rows: Sequence[bytes]) -> int:
         entity = self.entity
-        casts = (self.casts[name].replace("%", "%%") for name in _names(entity))
+        casts = (self.casts[name].replace("%", "%%") for name in pulled_columns(entity))
         statement = _INSERT.format(
             key=sql.Identifier(entity.key),
             workspace=entity.workspace_table.sql,
@@ -157,17 +157,13 @@ async def inspect_table(connection: Connection, entity: Entity) -> WorkspaceTabl
     statement = _INSPECT.format(table=table, name=sql.Literal(table.as_string()))
     row = await fetch_one(connection, statement)
     found = WorkspaceTable(entity, row["vacant"], row["direct"], row["casts"])
-    if not found.casts.keys() >= set(_names(entity)) and (cause := await common_cause(connection, entity)):
+    if not found.casts.keys() >= set(pulled_columns(entity)) and (cause := await common_cause(connection, entity)):
         raise cause
     return found
 
 
-def _names(entity: Entity) -> Sequence[str]:
-    return (entity.key, *entity.columns, *PULLED)
-
-
 def _columns(entity: Entity) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, _names(entity)))
+    return sql.SQL(", ").join(map(sql.Identifier, pulled_columns(entity)))
 
 
 def key_of(row: bytes) -> str:

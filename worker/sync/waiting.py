@@ -11,8 +11,9 @@ from worker.domain.lineage import is_older
 from worker.domain.model import Outcome
 from worker.domain.steps import same_delivery
 from worker.postgres.connection import Connection
-from worker.postgres.transaction import COMMIT, send, transact
+from worker.postgres.transaction import transact
 from worker.supabase.bisect import Refusals, for_each_accepted
+from worker.sync.catch_up import look_at
 from worker.sync.route import Route
 
 PAGE = 1_500
@@ -85,14 +86,9 @@ async def _promoted_after_all(
     for keys in route.batches(await route.workspace.sent_and_lost(supabase)):
         await go_on()
         promoted = sorted(set(keys) - set(await route.invalid.missing_in_master(neon, keys)))
-        if not promoted:
-            continue
-        rows = await route.queue.lock(supabase, promoted, read_only=True)
-        await send(supabase, COMMIT)
-        neon_states = await route.ledger.neon_states(neon, {key: row.claimed.receipt for key, row in rows.items()})
-        for key, row in rows.items():
-            if (latest := neon_states[key].latest) and latest.outcome is Outcome.PROMOTED:
+        for row, neon_state in await look_at(route, neon, supabase, promoted):
+            if (latest := neon_state.latest) and latest.outcome is Outcome.PROMOTED:
                 known = same_delivery(latest.receipt.hash, row.claimed.delivery_hash)
                 if row.undelivered and (known or is_older(row.claimed, latest.sent)):
-                    found.append(key)
+                    found.append(row.claimed.key)
     return found
