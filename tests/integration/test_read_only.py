@@ -49,7 +49,7 @@ class Lid:
 def one(cli, env, prepared, neon, supabase) -> str:
     """A company in the workspace."""
     env["WORKER_SWEEP_INTERVAL"] = "0.5"
-    add_companies(neon, 1, 2)
+    add_companies(neon, 1, 2, 3, 4)
     assert cli("pull").returncode == 0
     return company(1)
 
@@ -69,9 +69,10 @@ def test_what_was_made_read_only_under_open_sessions_is_not_written_and_goes_on_
     one, daemon, neon, supabase, eventually, side, way
 ) -> None:
     worker = daemon()
-    # The pooled sessions are open, and took the default of before.
-    complete(supabase, company(2), website="https://two.example")
-    eventually(lambda: work(supabase, company(2))["promoted_at"])
+    # The pooled sessions are open, took the default of before, and keep their settings from the second flip on.
+    for number in (2, 3, 4):
+        complete(supabase, company(number), website=f"https://c{number}.example")
+        eventually(lambda number=number: work(supabase, company(number))["promoted_at"])
     # What was begun before the database was closed may still write.
     eventually(lambda: idle(neon) and idle(supabase))
     lid = Lid(neon if side == "Neon" else supabase, way)

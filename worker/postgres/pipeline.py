@@ -99,13 +99,14 @@ def may_prepare(connection: Connection) -> None:
     _SESSIONS.setdefault(connection, _Session())
 
 
-async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[Result]:
+async def exchange(connection: Connection, statements: Iterable[Sent], *, before: Sequence[Sent] = ()) -> list[Result]:
     """Send the statements together and await all answers: one round trip. After a statement that fails, the others do
     not run.
 
     Args:
         connection: in autocommit; nobody else uses it meanwhile.
         statements: to be executed in this order.
+        before: executed before them, as a transaction of their own. If one of these fails, the others do run.
 
     Raises:
         psycopg.Error: of the first statement that failed, or of the connection.
@@ -115,7 +116,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
     link, session = connection.pgconn, _SESSIONS.get(connection)
     dumping, encoding = Transformer(connection), connection.info.encoding
     # Everything before anything is sent: a value that cannot be adapted must not break the connection.
-    written = [_written(text, params, dumping, encoding) for text, params in statements]
+    written = [_written(text, params, dumping, encoding) for text, params in (*before, *statements)]
     preparing: dict[int, _Key] = {}
     """Index of an answer → the statement that it prepared."""
     answers: list[PGresult] = []
@@ -123,7 +124,9 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
     link.enter_pipeline_mode()
     try:
         number = 0
-        for query, values, types, formats in written:
+        for place, (query, values, types, formats) in enumerate(written):
+            if before and place == len(before):
+                link.pipeline_sync()
             key = query, types
             name = session.prepared.get(key) if session else None
             if session and name is None and (name := session.wanted(key)):
@@ -137,7 +140,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
             number += 1
         link.pipeline_sync()
         unsent = False
-        await connection.wait(_answers(connection, answers))
+        await connection.wait(_answers(connection, answers, syncs=2 if before else 1))
     except psycopg.OperationalError as error:
         # The server's last error is more useful than the broken connection, and that more than libpq's next message.
         _raise_first(connection, answers)
@@ -149,11 +152,12 @@ async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[R
             _forget_unprepared(session, preparing, answers)
         await _leave(connection)
     _raise_first(connection, answers)
-    return [Result(answer, connection) for number, answer in enumerate(answers) if number not in preparing]
+    results = [Result(answer, connection) for number, answer in enumerate(answers) if number not in preparing]
+    return results[len(before) :]
 
 
-def _answers(connection: Connection, answers: list[PGresult]) -> PQGen[None]:
-    """Write everything in the output buffer, then read the answers to the statements, up to the sync."""
+def _answers(connection: Connection, answers: list[PGresult], syncs: int) -> PQGen[None]:
+    """Write everything in the output buffer, then read the answers to the statements, up to the last sync."""
     link = connection.pgconn
     while link.flush():
         # The server may wait until its answers are read before it reads more.
@@ -170,7 +174,9 @@ def _answers(connection: Connection, answers: list[PGresult]) -> PQGen[None]:
             if link.status == ConnStatus.BAD:
                 raise psycopg.OperationalError(link.get_error_message())
         elif answer.status == ExecStatus.PIPELINE_SYNC:
-            return
+            syncs -= 1
+            if not syncs:
+                return
         else:
             answers.append(answer)
 

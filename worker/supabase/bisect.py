@@ -15,7 +15,8 @@ from worker.entities.declaration import Entity
 from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing, in_one_line, is_about_records
 from worker.postgres.hints import hint_for
-from worker.postgres.transaction import ROLLBACK, send
+from worker.postgres.steps import ROLLBACK
+from worker.postgres.transaction import send
 
 log = structlog.get_logger("worker.pull")
 
