@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -1161,6 +1162,55 @@ def test_what_had_reached_neon_comes_back_though_its_record_left_since(
         assert "invalid table" in row["sync_note"]
         steps.pull(entity, full=True)
         assert work(here, key) == row
+
+
+@pytest.mark.parametrize(
+    ("backup_of", "at_work"),
+    [("nothing", False), *itertools.product(("pulled", "edited", "flagged"), (False, True))],
+)
+def test_a_record_that_came_again_is_not_told_that_the_one_before_it_was_flagged(
+    steps, neon_copy, databases, there, cli, backup_of, at_work
+) -> None:
+    """It left and was inserted once more, and nobody has judged it since."""
+    with connect(databases.supabase_url) as here:
+        if backup_of == "nothing":
+            here.execute("DELETE FROM company_needs_enrichment WHERE company_unique_id = %s", [company(1)])
+        elif backup_of == "edited":
+            edit(here, company(1), phone="(304) 555-0101", enrichment_status="in_progress")
+        elif backup_of == "flagged":
+            complete(here, company(1), website="test.com")
+            steps.deliver()
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            if backup_of == "nothing":
+                steps.pull(full=True)
+            complete(here, company(1), website="n/a", city="Elkins")
+            steps.deliver()
+            assert work(here, company(1))["enrichment_status"] == "failed"
+        backup.put_back()
+    with there() as neon:
+        neon.execute("DELETE FROM marketing.company_invalid WHERE company_unique_id = %s", [company(1)])
+        add_companies(neon, 1)
+    with connect(databases.supabase_url) as here:
+        if at_work:
+            edit(here, company(1), phone="(304) 555-0102", enrichment_status="in_progress")
+        read = here.execute("SELECT ledger_id FROM enrichment_pull_position WHERE entity = 'company'").fetchone()
+        for _ in range(2):
+            steps.pull(full=True)
+            row = work(here, company(1))
+            if at_work:
+                assert (row["enrichment_status"], row["phone"]) == ("in_progress", "(304) 555-0102")
+            else:
+                assert (row["enrichment_status"], row["sync_code"]) == ("pending", None)
+                assert not row["validation_errors"]
+            # As if the pull had died at its end: the next one reads the ledger from there again.
+            here.execute("UPDATE enrichment_pull_position SET ledger_id = %(ledger_id)s", read)
+        assert cli("reconcile").returncode == 0
+        complete(here, company(1), website="good.example")
+        steps.deliver()
+        assert work(here, company(1))["promoted_at"]
+    with there() as neon:
+        assert master(neon, company(1))["website_url"] == "https://good.example"
 
 
 def test_a_row_that_came_anew_is_not_told_of_the_promotion_before_that(steps, neon_copy, here, there, cli) -> None:

