@@ -35,8 +35,7 @@ from records import (
 from worker.domain.progress import Progress
 from worker.postgres.errors import Restored, SetupMissing
 from worker.postgres.pool import Database
-from worker.postgres.steps import COMMIT, begin
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, begin, send
 from worker.sync.prune import prune
 from worker.sync.pull import pull
 
@@ -348,7 +347,7 @@ def test_a_settlement_waits_for_the_disk_whatever_the_default(steps, neon_copy, 
     async def seen() -> str:
         async with Database("Neon", databases.neon_url) as one, one.connection() as connection:
             show = sql.SQL("SELECT current_setting('synchronous_commit') AS it"), None
-            return (await send(connection, *begin().steps, show, COMMIT))[2].fetchone()["it"]
+            return (await send(connection, *begin(), show, COMMIT))[2].fetchone()["it"]
 
     assert anyio.run(seen) == "on"
 

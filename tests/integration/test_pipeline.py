@@ -15,8 +15,7 @@ from worker.postgres.connection import within
 from worker.postgres.errors import Kind, kind_of
 from worker.postgres.pipeline import PREPARE_AFTER, exchange
 from worker.postgres.pool import Database
-from worker.postgres.steps import COMMIT, begin
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, begin, send
 
 MEGABYTES = 8
 
@@ -85,7 +84,7 @@ def test_the_first_error_is_told_and_what_comes_after_is_not_run(on) -> None:
         with pytest.raises(psycopg.errors.DivisionByZero):
             await send(
                 connection,
-                *begin().steps,
+                *begin(),
                 step("INSERT INTO t VALUES (1)"),
                 step("SELECT 1 / 0"),
                 step("SELECT nothing"),
@@ -102,7 +101,7 @@ def test_an_error_at_the_end_is_told(on) -> None:
     async def work(connection):
         await send(connection, step("CREATE TEMP TABLE t (n int UNIQUE DEFERRABLE INITIALLY DEFERRED)"))
         with pytest.raises(psycopg.errors.UniqueViolation):
-            await send(connection, *begin().steps, step("INSERT INTO t VALUES (1), (1)"), COMMIT)
+            await send(connection, *begin(), step("INSERT INTO t VALUES (1), (1)"), COMMIT)
         return connection.info.transaction_status
 
     assert on(work) is psycopg.pq.TransactionStatus.IDLE
@@ -112,16 +111,12 @@ def test_a_session_that_is_ended_says_why(on) -> None:
     async def work(connection):
         with pytest.raises(psycopg.errors.AdminShutdown) as ended:
             await send(
-                connection,
-                *begin().steps,
-                step("SELECT pg_terminate_backend(pg_backend_pid())"),
-                step("SELECT 1"),
-                COMMIT,
+                connection, *begin(), step("SELECT pg_terminate_backend(pg_backend_pid())"), step("SELECT 1"), COMMIT
             )
         assert connection.closed
         assert ended.value.database == "Neon"
         with pytest.raises(psycopg.OperationalError, match="closed"):
-            await send(connection, *begin().steps)
+            await send(connection, *begin())
 
     on(work)
 
@@ -163,7 +158,7 @@ async def prepared(connection) -> list[str]:
 
 def test_what_is_sent_often_is_prepared_once_for_each_sort_of_parameters(on) -> None:
     async def work(connection):
-        await send(connection, *begin().steps, COMMIT)  # tells that no pooler is between
+        await send(connection, *begin(), COMMIT)  # tells that no pooler is between
         said = [
             (await send(connection, step("SELECT %(value)s AS said", value=value)))[0].fetchone()["said"]
             for _ in range(2 * PREPARE_AFTER)
@@ -177,7 +172,7 @@ def test_what_is_sent_often_is_prepared_once_for_each_sort_of_parameters(on) -> 
 
 def test_a_statement_that_could_not_be_prepared_is_prepared_when_it_can(on) -> None:
     async def work(connection):
-        await send(connection, *begin().steps, COMMIT)
+        await send(connection, *begin(), COMMIT)
         ask = step("SELECT n FROM late")
         for _ in range(2 * PREPARE_AFTER):
             with pytest.raises(psycopg.errors.UndefinedTable):
@@ -209,7 +204,7 @@ def test_dates_are_read_whatever_style_the_session_had_before(on) -> None:
             "SELECT timestamp '2026-03-04 05:06:07.12' AS a, timestamptz '2026-03-04 05:06:07+02' AS b,"
             " timestamp 'infinity' AS c, timestamp '20000-01-01' AS d, timestamp '0044-03-15 BC' AS e, NULL::timestamp AS f"
         )
-        (_, _, found, _) = await send(connection, *begin().steps, dates, COMMIT)
+        (_, _, found, _) = await send(connection, *begin(), dates, COMMIT)
         return found.fetchone()
 
     assert on(work) == {
@@ -236,7 +231,7 @@ def test_a_result_goes_when_nobody_holds_it(on) -> None:
 
 def test_a_session_that_lost_what_it_had_prepared_is_given_up(on) -> None:
     async def work(connection):
-        await send(connection, *begin().steps, COMMIT)
+        await send(connection, *begin(), COMMIT)
         for _ in range(2 * PREPARE_AFTER):
             await send(connection, step("SELECT 1 AS one"))
         await connection.execute("DEALLOCATE ALL")

@@ -16,8 +16,7 @@ from worker.daemon import listener
 from worker.postgres.connection import connect
 from worker.postgres.pipeline import PREPARE_AFTER
 from worker.postgres.pool import Database
-from worker.postgres.steps import COMMIT, begin
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, begin, send
 from worker.supabase.channels import CHANNEL
 
 pytestmark = pytest.mark.skipif(not pooler.installed(), reason="pgbouncer is not installed: apt install pgbouncer")
@@ -39,7 +38,7 @@ def test_statements_are_prepared_only_where_no_pooler_is_between(prepared, datab
     async def prepared_there(url: str) -> int | None:
         async with Database("Neon", url) as database, database.connection() as connection:
             for _ in range(3 * PREPARE_AFTER):
-                await send(connection, *begin().steps, COMMIT)
+                await send(connection, *begin(), COMMIT)
             cursor = await connection.execute("SELECT count(*) AS n FROM pg_prepared_statements")
             return (await cursor.fetchone())["n"]
 

@@ -69,7 +69,7 @@ def test_what_was_made_read_only_under_open_sessions_is_not_written_and_goes_on_
     one, daemon, neon, supabase, eventually, side, way
 ) -> None:
     worker = daemon()
-    # The pooled sessions are open, took the default of before, and keep their settings from the second flip on.
+    # The pooled sessions are open, took the default of before, and have prepared their statements.
     for number in (2, 3, 4):
         complete(supabase, company(number), website=f"https://c{number}.example")
         eventually(lambda number=number: work(supabase, company(number))["promoted_at"])

@@ -20,8 +20,7 @@ from worker.observe.monitor import Monitor
 from worker.postgres.backoff import LogThrottle, backoff
 from worker.postgres.connection import Connection
 from worker.postgres.errors import in_one_line
-from worker.postgres.steps import COMMIT
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, send
 from worker.settings import SettingsError
 from worker.supabase import outbox
 from worker.supabase.outbox import Held, Waiting

@@ -17,8 +17,7 @@ from worker.neon.settlement import Settlement
 from worker.postgres.connection import Connection
 from worker.postgres.errors import LOCKED, TRANSIENT_CLASSES, TRANSIENT_CODES
 from worker.postgres.statements import load
-from worker.postgres.steps import begin
-from worker.postgres.transaction import transact
+from worker.postgres.transaction import begin, transact
 
 BISECT_SECONDS = 20.0
 LOCK_SECONDS = 0.05

@@ -10,7 +10,7 @@ from worker.domain.model import Data, NoteCode, Outcome
 from worker.domain.steps import Conflict
 from worker.entities.worker_tables import LEDGER, LOG
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step
+from worker.postgres.transaction import Step
 
 EXECUTED_BY = "enrichment-worker"
 # The planner expects one row from most CTEs. Left alone, it joins 500 with 500 rows by a nested loop, which is 250,000

@@ -23,8 +23,7 @@ from worker.neon.wouldbe import ColumnRules, Row, Rules
 from worker.postgres.connection import Connection
 from worker.postgres.errors import NOT_ABOUT_RECORDS
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, begin, composed
-from worker.postgres.transaction import fetch_first, transact
+from worker.postgres.transaction import Step, begin, composed, fetch_first, transact
 
 MOST_TRIES = 2000
 """A demand that raises is asked record by record, but no batch asks more often than this."""

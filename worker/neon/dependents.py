@@ -11,8 +11,7 @@ from psycopg import sql
 from worker.entities.worker_tables import LEDGER, Table
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step
-from worker.postgres.transaction import send
+from worker.postgres.transaction import Step, send
 
 Event = frozenset[str] | None
 """What happens to a row: these columns get other values, or, if None, it is deleted."""

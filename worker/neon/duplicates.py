@@ -13,7 +13,6 @@ from worker.domain.steps import Judged
 from worker.entities.declaration import Entity, expression, key_sql
 from worker.entities.names import in_sql
 from worker.postgres.binary import Texts
-from worker.postgres.read_only import APPLY_DEFAULT
 from worker.postgres.statements import load, statement
 
 _FIND = statement("worker.neon", "settle_duplicates")
@@ -129,11 +128,7 @@ def _found(entity: Entity, among: sql.SQL) -> sql.Composable:
 def lock_statement(entity: Entity) -> sql.Composed:
     """The statement that locks what a settlement will touch, and what records would be duplicates by."""
     return _LOCK.format(
-        invalid=entity.invalid_table.sql,
-        master=entity.master_table.sql,
-        read_only=APPLY_DEFAULT,
-        **key_sql(entity),
-        **_in_lock(entity),
+        invalid=entity.invalid_table.sql, master=entity.master_table.sql, **key_sql(entity), **_in_lock(entity)
     )
 
 

@@ -12,8 +12,7 @@ from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, RECEIPTS
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import composed
-from worker.postgres.transaction import fetch_all, fetch_one
+from worker.postgres.transaction import composed, fetch_all, fetch_one
 
 WEEKS = 53
 """So many weeks are counted and kept, the present one included."""

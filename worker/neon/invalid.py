@@ -18,8 +18,7 @@ from worker.neon.books import Run
 from worker.postgres.binary import row_of
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, composed
-from worker.postgres.transaction import fetch_all, fetch_one
+from worker.postgres.transaction import Step, composed, fetch_all, fetch_one
 
 
 @dataclass(frozen=True, slots=True)

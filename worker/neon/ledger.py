@@ -18,8 +18,7 @@ from worker.entities.worker_tables import LEDGER, RECEIPTS
 from worker.neon.books import BOOK, Entry
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, composed
-from worker.postgres.transaction import fetch_all, transact
+from worker.postgres.transaction import Step, composed, fetch_all, transact
 
 CHUNK = 5000
 

@@ -12,8 +12,7 @@ from worker.entities.declaration import Entity
 from worker.entities.worker_tables import LEDGER, PULLS, RECEIPTS
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, composed
-from worker.postgres.transaction import fetch_one
+from worker.postgres.transaction import Step, composed, fetch_one
 
 REMEMBERED = 10_000
 """So many pulls of an entity Neon knows by their run ids."""

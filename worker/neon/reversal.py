@@ -13,8 +13,7 @@ from worker.entities.worker_tables import LEDGER, LOG
 from worker.neon import catalogue
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import COMMIT, Step, begin
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, Step, begin, send
 
 REMOVED, AS_IT_WAS = "the master row is removed", "the master row is as it was"
 
@@ -73,7 +72,7 @@ class Reversal:
             invalid=entity.invalid_table.sql, **key_sql(entity)
         )
         steps: list[Step] = [
-            *begin(read_only=dry_run, repeatable=dry_run).steps,
+            *begin(read_only=dry_run, repeatable=dry_run),
             *([] if dry_run else lock),
             (seen_now, {"key": key, "table": table.sql.as_string(connection)}),
             (invalid, {"key": key}),

@@ -20,8 +20,7 @@ from worker.neon.duplicates import identities
 from worker.neon.settlement import Settlement
 from worker.postgres.binary import Texts
 from worker.postgres.connection import Connection
-from worker.postgres.steps import Step, begin
-from worker.postgres.transaction import transact
+from worker.postgres.transaction import Step, begin, transact
 
 
 async def settle(
@@ -69,7 +68,7 @@ async def settle(
         *((CHECK_AT_ONCE, *run.rehearsal) if run.rehearsal is not None else ()),
         locks(how, batch),
         *steps,
-        opening=begin(lock=LOCK_SECONDS, planner=PLANNER, planned_once=True, kept=True),
+        opening=begin(lock=LOCK_SECONDS, planner=PLANNER, planned_once=True),
         rehearse=run.rehearsal is not None,
     )
     answers = plain_answers_of(how.entity, plain, results[1].fetchall()) if plain else {}

@@ -18,7 +18,7 @@ from worker.neon.books import ONCE, ONCE_EACH
 from worker.neon.catalogue import Column
 from worker.neon.demands import ALONE, WITH_DEMANDS, Demands
 from worker.postgres.statements import statement
-from worker.postgres.steps import composed
+from worker.postgres.transaction import composed
 
 _BOOK = statement("worker.neon", "settle_book")
 _SETTLE = statement("worker.neon", "settle")

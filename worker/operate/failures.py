@@ -14,7 +14,7 @@ from worker.domain.recent import shown_code
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import FAILURES
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step
+from worker.postgres.transaction import Step
 
 WEEKS = 12
 """Weeks that are shown, the present one last."""

@@ -14,8 +14,7 @@ from worker.postgres.errors import SchemaProblem, SetupMissing
 from worker.postgres.hints import with_hint
 from worker.postgres.pool import Database
 from worker.postgres.statements import statement
-from worker.postgres.steps import COMMIT, begin
-from worker.postgres.transaction import begin_and_fetch, fetch_all, fetch_one, send
+from worker.postgres.transaction import COMMIT, begin, begin_and_fetch, fetch_all, fetch_one, send
 from worker.schema.examination import examine, problems_of
 from worker.schema.mismatches import SEQUENCE
 from worker.schema.scripts import scripts

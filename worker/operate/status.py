@@ -20,8 +20,7 @@ from worker.entities.worker_tables import PAUSED, POSITION
 from worker.operate.failures import by_week, read_step
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import begin
-from worker.postgres.transaction import transact
+from worker.postgres.transaction import begin, transact
 from worker.supabase.acknowledgement import RETURNED_OFTEN
 from worker.supabase.position import restored_in_words
 from worker.supabase.queue import IS_WORK

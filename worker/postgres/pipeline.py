@@ -99,14 +99,13 @@ def may_prepare(connection: Connection) -> None:
     _SESSIONS.setdefault(connection, _Session())
 
 
-async def exchange(connection: Connection, statements: Iterable[Sent], *, before: Sequence[Sent] = ()) -> list[Result]:
+async def exchange(connection: Connection, statements: Iterable[Sent]) -> list[Result]:
     """Send the statements together and await all answers: one round trip. After a statement that fails, the others do
     not run.
 
     Args:
         connection: in autocommit; nobody else uses it meanwhile.
         statements: to be executed in this order.
-        before: executed before them, as a transaction of their own. If one of these fails, the others do run.
 
     Raises:
         psycopg.Error: of the first statement that failed, or of the connection.
@@ -116,7 +115,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent], *, before
     link, session = connection.pgconn, _SESSIONS.get(connection)
     dumping, encoding = Transformer(connection), connection.info.encoding
     # Everything before anything is sent: a value that cannot be adapted must not break the connection.
-    written = [_written(text, params, dumping, encoding) for text, params in (*before, *statements)]
+    written = [_written(text, params, dumping, encoding) for text, params in statements]
     preparing: dict[int, _Key] = {}
     """Index of an answer → the statement that it prepared."""
     answers: list[PGresult] = []
@@ -124,9 +123,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent], *, before
     link.enter_pipeline_mode()
     try:
         number = 0
-        for place, (query, values, types, formats) in enumerate(written):
-            if before and place == len(before):
-                link.pipeline_sync()
+        for query, values, types, formats in written:
             key = query, types
             name = session.prepared.get(key) if session else None
             if session and name is None and (name := session.wanted(key)):
@@ -140,7 +137,7 @@ async def exchange(connection: Connection, statements: Iterable[Sent], *, before
             number += 1
         link.pipeline_sync()
         unsent = False
-        await connection.wait(_answers(connection, answers, syncs=2 if before else 1))
+        await connection.wait(_answers(connection, answers))
     except psycopg.OperationalError as error:
         # The server's last error is more useful than the broken connection, and that more than libpq's next message.
         _raise_first(connection, answers)
@@ -152,12 +149,11 @@ async def exchange(connection: Connection, statements: Iterable[Sent], *, before
             _forget_unprepared(session, preparing, answers)
         await _leave(connection)
     _raise_first(connection, answers)
-    results = [Result(answer, connection) for number, answer in enumerate(answers) if number not in preparing]
-    return results[len(before) :]
+    return [Result(answer, connection) for number, answer in enumerate(answers) if number not in preparing]
 
 
-def _answers(connection: Connection, answers: list[PGresult], syncs: int) -> PQGen[None]:
-    """Write everything in the output buffer, then read the answers to the statements, up to the last sync."""
+def _answers(connection: Connection, answers: list[PGresult]) -> PQGen[None]:
+    """Write everything in the output buffer, then read the answers to the statements, up to the sync."""
     link = connection.pgconn
     while link.flush():
         # The server may wait until its answers are read before it reads more.
@@ -174,9 +170,7 @@ def _answers(connection: Connection, answers: list[PGresult], syncs: int) -> PQG
             if link.status == ConnStatus.BAD:
                 raise psycopg.OperationalError(link.get_error_message())
         elif answer.status == ExecStatus.PIPELINE_SYNC:
-            syncs -= 1
-            if not syncs:
-                return
+            return
         else:
             answers.append(answer)
 

@@ -24,9 +24,7 @@ APPLY_DEFAULT = sql.SQL(
     f"set_config('transaction_read_only', CASE WHEN {_STORED} THEN 'on'"
     " ELSE current_setting('transaction_read_only') END, true)"
 )
-"""Makes the transaction read-only if that is now the default, never the other way round, and returns whether it is:
-``on`` or ``off``. The statement that calls it may still write.
-"""
+"""Makes the transaction read-only if that is now the default. Never the other way round."""
 
 END_OUTDATED = sql.SQL(
     "SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid()) FROM pg_catalog.pg_settings"  # noqa: S608

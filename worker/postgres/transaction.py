@@ -6,14 +6,15 @@ them, and start-up ``options`` are rejected.
 
 Where there is no pooler between, a transaction of one round trip goes without BEGIN and COMMIT: the statements of a
 pipeline are one transaction up to its sync, which commits it
-(https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING). And the settings of the
-transactions that a flip consists of are kept by the session, until another one is needed.
+(https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-PIPELINING).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from weakref import WeakKeyDictionary, WeakSet
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import psycopg
 from psycopg import sql
@@ -23,73 +24,139 @@ from psycopg.rows import DictRow
 from worker.postgres.connection import Connection, within
 from worker.postgres.errors import LOCKED, Kind, is_stale_plan, kind_of
 from worker.postgres.pipeline import Result, exchange, may_prepare
-from worker.postgres.steps import COMMIT, LEVEL, PID, ROLLBACK, Opening, Params, Statement, Step, begin
+from worker.postgres.read_only import APPLY_DEFAULT
 
 _UNTRIED: WeakSet[Connection] = WeakSet()
 """Pooled connections that may have a pooler between; their first transaction shows it."""
 _IMPLICIT: WeakSet[Connection] = WeakSet()
 """Connections to a server without a pooler, whose transactions are READ COMMITTED without being told."""
-_KEEPS: WeakKeyDictionary[Connection, Opening | None] = WeakKeyDictionary()
-"""Connection → the opening whose settings its session keeps; None where that is not known."""
-_RESET: Step = (sql.SQL("RESET ALL"), None)
+_PID, _LEVEL = "backend_pid", "default_level"
+Statement = sql.Composed | sql.SQL
+Params = Mapping[str, Any] | None
+Step = tuple[Statement, Params]
 
+STATEMENT_SECONDS = 15.0
+LOCK_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""How long a transaction of a dead host may keep its row locks; longer than a healthy one waits for Neon."""
 CLIENT_SECONDS = 20.0
 """After this the socket is shut down: on a half-open link, neither the server's timeouts nor a cancel arrive."""
 
 
-async def send(
-    connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS, keeping: Opening | None = None
-) -> list[Result]:
-    """Send the steps together: one round trip. The results are complete when it returns.
+COMMIT: Step = (sql.SQL("COMMIT"), None)
+ROLLBACK: Step = (sql.SQL("ROLLBACK"), None)
+
+
+_SETTINGS = sql.SQL("SELECT {}")
+_SETTING = sql.SQL("set_config({}, {}, true)")
+# Overrides a default of `off`. A default that also waits for a standby is kept.
+_WAIT_FOR_THE_DISK = sql.SQL(
+    "set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'on'), true)"
+)
+
+
+class _Ready(sql.SQL):
+    """A statement with its text, which psycopg would make again each time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text = text
+
+    def as_string(self, _context: object = None) -> str:
+        return self._text
+
+
+def composed(statement: sql.Composable) -> sql.SQL:
+    """The statement composed once, for reuse: a large one costs more to compose than to send."""
+    return _Ready(statement.as_string())
+
+
+class Opening(NamedTuple):
+    """The steps that open a transaction."""
+
+    begin: Step
+    settings: Step
+
+    @property
+    def as_by_default(self) -> bool:
+        """Whether a transaction of this kind needs no BEGIN where READ COMMITTED is the default."""
+        return self.begin[0] == _READ_COMMITTED
+
+
+_READ_COMMITTED = sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")
+
+
+@lru_cache(maxsize=64)
+def begin(
+    *,
+    read_only: bool = False,
+    repeatable: bool = False,
+    statement: float = STATEMENT_SECONDS,
+    lock: float = LOCK_SECONDS,
+    idle: float = IDLE_SECONDS,
+    planner: tuple[str, ...] = (),
+    planned_once: bool = False,
+    durable: bool = True,
+) -> Opening:
+    """The steps that open a transaction with the worker's settings.
 
     Args:
-        connection: in autocommit.
-        steps: what is sent.
-        seconds: after which the connection is cut.
-        keeping: the settings that the session has to keep; None for its own defaults. Within an open transaction they
-            stay as they are.
+        read_only: the server refuses any write.
+        repeatable: every statement sees the same snapshot.
+        statement: statement timeout in seconds; 0 for no limit.
+        lock: lock timeout in seconds.
+        idle: seconds that the transaction may be idle before the server ends it and releases its locks.
+        planner: names of planner settings to turn off.
+        planned_once: a prepared statement gets a generic plan at once, instead of being planned five times first.
+        durable: its COMMIT waits for the disk. Else a crash of the server may lose the latest commits.
+    """
+    level = "REPEATABLE READ" if repeatable else "READ COMMITTED"
+    # Never READ WRITE: that would override a database's default, and a standby refuses it.
+    mode = " READ ONLY" if read_only else ""
+    settings = {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO",
+        "statement_timeout": f"{int(statement * 1000)}",
+        "lock_timeout": f"{int(lock * 1000)}",
+        "idle_in_transaction_session_timeout": f"{int(idle * 1000)}",
+        "enrichment_worker.writer": "on",
+        # JIT compilation costs hundreds of milliseconds for a statement that runs for a few.
+        "jit": "off",
+        **dict.fromkeys(planner if durable else (*planner, "synchronous_commit"), "off"),
+        **({"plan_cache_mode": "force_generic_plan"} if planned_once else {}),
+    }
+    # A transaction that only reads has nothing to flush.
+    flushes = [_WAIT_FOR_THE_DISK] if durable and not read_only else []
+    calls = sql.SQL(", ").join(
+        [
+            *(_SETTING.format(name, value) for name, value in settings.items()),
+            *flushes,
+            *(() if read_only else (APPLY_DEFAULT,)),
+            sql.SQL(f"pg_backend_pid() AS {_PID}, current_setting('default_transaction_isolation') AS {_LEVEL}"),
+        ]
+    )
+    return Opening(
+        (sql.SQL(f"BEGIN ISOLATION LEVEL {level}{mode}"), None),
+        (composed(_SETTINGS.format(calls)), None),
+    )
+
+
+async def send(connection: Connection, *steps: Step, seconds: float = CLIENT_SECONDS) -> list[Result]:
+    """Send the steps together: one round trip. The results are complete when it returns.
 
     Raises:
         psycopg.Error: the first step that failed; the steps after it did not run.
     """
-    before = _change_session(connection, keeping)
     try:
         with within(connection, seconds):
-            results = await exchange(
-                connection,
-                [(step.as_string(connection), params) for step, params in steps],
-                before=[(step.as_string(connection), params) for step, params in before],
-            )
+            results = await exchange(connection, [(step.as_string(connection), params) for step, params in steps])
     except psycopg.Error as error:
         if is_stale_plan(error):
             await connection.close()  # this drops its prepared statements; the retry gets another connection
         raise
-    if before:
-        _KEEPS[connection] = keeping
-        if keeping is None:
-            del _KEEPS[connection]
     if connection in _UNTRIED:
         _detect_pooler(connection, results)
     return results
-
-
-def _change_session(connection: Connection, keeping: Opening | None) -> list[Step]:
-    """The steps that have the session keep these settings; until they have succeeded, it is not known what it keeps."""
-    if _KEEPS.get(connection) is keeping and (keeping or connection not in _KEEPS):
-        return []
-    if connection.info.transaction_status != TransactionStatus.IDLE:
-        return []
-    steps = [_RESET] if connection in _KEEPS else []
-    if keeping and keeping.kept:
-        steps.append(keeping.kept)
-    _KEEPS[connection] = None
-    return steps
-
-
-def _keeping(connection: Connection, opening: Opening) -> Opening | None:
-    """The opening, if its settings are to be kept by the session: it is the worker's own, and between transactions."""
-    idle = connection.info.transaction_status == TransactionStatus.IDLE
-    return opening if opening.kept and idle and connection in _IMPLICIT else None
 
 
 def _detect_pooler(connection: Connection, results: Iterable[Result]) -> None:
@@ -99,11 +166,11 @@ def _detect_pooler(connection: Connection, results: Iterable[Result]) -> None:
     transaction may be unknown in the next, or be another client's. Without one, preparing saves the planning.
     """
     for result in results:
-        if PID in result.columns and (row := result.fetchone()):
+        if _PID in result.columns and (row := result.fetchone()):
             _UNTRIED.discard(connection)
-            if row[PID] == connection.info.backend_pid:
+            if row[_PID] == connection.info.backend_pid:
                 may_prepare(connection)
-                if row[LEVEL] == "read committed":
+                if row[_LEVEL] == "read committed":
                     _IMPLICIT.add(connection)
 
 
@@ -136,13 +203,10 @@ async def transact(
     """
     first = begin() if opening is None else opening
     idle = connection.info.transaction_status == TransactionStatus.IDLE
-    keeping = _keeping(connection, first)
-    opens = [] if keeping else [first.settings]
-    closes: list[Step] = []
-    if not (idle and connection in _IMPLICIT and first.as_by_default and not rehearse):
-        opens, closes = [first.begin, *opens], [ROLLBACK if rehearse else COMMIT]
-    results = await send(connection, *opens, *steps, *closes, seconds=seconds, keeping=keeping)
-    return results[len(opens) : len(opens) + len(steps)]
+    if idle and connection in _IMPLICIT and first.as_by_default and not rehearse:
+        return (await send(connection, first.settings, *steps, seconds=seconds))[1:]
+    last = ROLLBACK if rehearse else COMMIT
+    return (await send(connection, *first, *steps, last, seconds=seconds))[len(first) : -1]
 
 
 async def roll_back_refusal(connection: Connection, error: psycopg.Error, *, or_locked: bool = False) -> None:
@@ -192,9 +256,7 @@ async def begin_and_fetch(connection: Connection, opening: Opening, step: Step) 
         opening: as :func:`begin` makes it.
         step: the statement.
     """
-    keeping = _keeping(connection, opening)
-    opens = (opening.begin,) if keeping else opening.steps
-    *_, result = await send(connection, *opens, step, keeping=keeping)
+    *_, result = await send(connection, *opening, step)
     return result.fetchall()
 
 

@@ -18,8 +18,7 @@ from worker.neon.catalogue import Found
 from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, in_one_line
 from worker.postgres.statements import statement
-from worker.postgres.steps import ROLLBACK, Step
-from worker.postgres.transaction import fetch_all, fetch_one, read, roll_back_refusal, send
+from worker.postgres.transaction import ROLLBACK, Step, fetch_all, fetch_one, read, roll_back_refusal, send
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from worker.entities.declaration import Entity
 from worker.postgres.connection import Connection
 from worker.postgres.errors import SchemaProblem, SetupMissing, in_one_line, is_about_records
 from worker.postgres.hints import hint_for
-from worker.postgres.steps import ROLLBACK
-from worker.postgres.transaction import send
+from worker.postgres.transaction import ROLLBACK, send
 
 log = structlog.get_logger("worker.pull")
 

@@ -9,7 +9,7 @@ from worker.domain.failures import Failures
 from worker.entities.declaration import Entity
 from worker.entities.worker_tables import FAILURES, POSITION
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, composed
+from worker.postgres.transaction import Step, composed
 
 _ADD = composed(statement("worker.supabase", "add_failures").format(failures=FAILURES.sql))
 _CLEAR = sql.SQL(

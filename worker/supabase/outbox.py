@@ -21,8 +21,7 @@ from worker.entities.declaration import Entity
 from worker.entities.worker_tables import OUTBOX
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import COMMIT, Step, begin
-from worker.postgres.transaction import begin_and_fetch, fetch_one, send
+from worker.postgres.transaction import COMMIT, Step, begin, begin_and_fetch, fetch_one, send
 
 RECORDS = 1000
 """At most this many records in one event: a larger batch becomes several events."""

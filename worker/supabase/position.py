@@ -18,8 +18,17 @@ from worker.entities.declaration import Entity
 from worker.entities.worker_tables import PAUSED, POSITION
 from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
-from worker.postgres.steps import COMMIT, Step, begin
-from worker.postgres.transaction import begin_and_fetch, fetch_all, fetch_first, fetch_inside, send, transact
+from worker.postgres.transaction import (
+    COMMIT,
+    Step,
+    begin,
+    begin_and_fetch,
+    fetch_all,
+    fetch_first,
+    fetch_inside,
+    send,
+    transact,
+)
 from worker.supabase.pause import Paused
 
 log = structlog.get_logger("worker.pull")
@@ -111,7 +120,7 @@ async def mark_bringing(connection: Connection, entity: Entity, run_id: str, tak
         Whether no other worker became the puller meanwhile.
     """
     params = {"entity": entity.name, "run_id": run_id}
-    *_, found = await send(connection, (_MARK, params), COMMIT, *begin(idle=GUARD_SECONDS).steps, (_TAKE, params))
+    *_, found = await send(connection, (_MARK, params), COMMIT, *begin(idle=GUARD_SECONDS), (_TAKE, params))
     row = found.fetchone()
     return row is not None and _position(row) == replace(taken, unfinished=taken.unfinished or run_id)
 

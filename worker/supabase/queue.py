@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from worker.domain import messages
@@ -16,10 +15,8 @@ from worker.domain.postponed import Postponed
 from worker.domain.steps import Claimed
 from worker.entities.declaration import Entity, data_of, key_sql
 from worker.postgres.connection import Connection
-from worker.postgres.read_only import APPLY_DEFAULT
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, begin, composed
-from worker.postgres.transaction import begin_and_fetch, fetch_all, fetch_one
+from worker.postgres.transaction import Step, begin, begin_and_fetch, composed, fetch_all, fetch_one
 from worker.supabase.pause import not_paused
 
 STAMP = sql.Literal("YYYY-MM-DD HH24:MI:SS.US")
@@ -71,11 +68,6 @@ _ROWS = {
     "keys, not locked": sql.SQL("WHERE w.{key} = ANY(%(keys)s{keys_cast}) ORDER BY w.{key}"),
 }
 
-
-_KEEPING = ("work", "work, without postponed", "work among some")
-"""Claims of a delivery: a session may keep the settings of their transactions."""
-# Not of each row: it is asked once.
-_READ_ONLY = sql.SQL("(SELECT {}) AS read_only, ").format(APPLY_DEFAULT)
 
 _ROW_FIELDS = ("neon_id", "pulled_at", "noted", "code", "told_at")
 
@@ -170,7 +162,6 @@ class Queue:
                 released=sql.Literal(messages.RELEASED),
                 distinct=_DISTINCT if entity.alike else sql.SQL(""),
                 more=_MORE.format(code=CODE) if "keys" in rows else sql.SQL(""),
-                read_only=_READ_ONLY if rows in _KEEPING else sql.SQL(""),
             )
             + _ROWS[rows].format(
                 is_work=IS_WORK,
@@ -211,9 +202,6 @@ class Queue:
             durable: the transaction's COMMIT waits for the disk.
             postponed: row versions to skip, as from :class:`worker.domain.postponed.Postponed`.
             among: only rows with these keys.
-
-        Raises:
-            psycopg.errors.ReadOnlySqlTransaction: rows could not be acknowledged: the database is read-only.
         """
         rows = "work, not locked" if read_only else "work, without postponed" if postponed else "work"
         params: dict[str, Any] = {"limit": limit, "skip": skip}
@@ -221,10 +209,8 @@ class Queue:
             rows, params = "work among some", {"limit": limit, "keys": list(among)}
         elif rows == "work, without postponed":
             params["postponed"] = list(postponed)
-        opening = begin(read_only=read_only, planner=PLANNER, planned_once=True, durable=durable, kept=rows in _KEEPING)
+        opening = begin(read_only=read_only, planner=PLANNER, planned_once=True, durable=durable)
         found = await begin_and_fetch(connection, opening, (self._claims[rows], params))
-        if found and found[0].get("read_only") == "on":
-            raise psycopg.errors.ReadOnlySqlTransaction("cannot execute SELECT FOR UPDATE in a read-only transaction")
         return [self._claimed(row) for row in found]
 
     async def lock(

@@ -13,8 +13,7 @@ from psycopg import sql
 from worker.domain.model import Receipt
 from worker.entities.declaration import Entity, key_sql
 from worker.postgres.connection import Connection
-from worker.postgres.steps import composed
-from worker.postgres.transaction import fetch_all, fetch_first
+from worker.postgres.transaction import composed, fetch_all, fetch_first
 
 CHUNK = 5000
 

@@ -9,7 +9,7 @@ from psycopg import sql
 from worker.domain import messages
 from worker.entities.declaration import Entity, key_sql
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, composed
+from worker.postgres.transaction import Step, composed
 
 _RELEASE = statement("worker.supabase", "release")
 

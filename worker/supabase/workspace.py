@@ -16,8 +16,7 @@ from worker.entities.declaration import Entity, data_of, key_sql, pages
 from worker.postgres.binary import Texts
 from worker.postgres.connection import Connection
 from worker.postgres.statements import statement
-from worker.postgres.steps import Step, composed
-from worker.postgres.transaction import fetch_all, fetch_inside
+from worker.postgres.transaction import Step, composed, fetch_all, fetch_inside
 from worker.supabase import release
 from worker.supabase.acknowledgement import RETURNS, VERSIONS, Reply, as_json
 

@@ -18,8 +18,7 @@ from worker.postgres.backoff import LogThrottle
 from worker.postgres.connection import Connection
 from worker.postgres.errors import in_one_line
 from worker.postgres.hints import concerns_all_records
-from worker.postgres.steps import COMMIT, Step, begin
-from worker.postgres.transaction import roll_back_refusal, send, transact
+from worker.postgres.transaction import COMMIT, Step, begin, roll_back_refusal, send, transact
 from worker.supabase.acknowledgement import Reply
 from worker.sync.databases import Databases
 from worker.sync.route import Route
@@ -132,7 +131,7 @@ async def acknowledge_again(databases: Databases, entity: Entity, keys: Sequence
     route = databases.routes[entity.name]
     replies = [reply for reply in route.postponed.replies(keys) if isinstance(reply, Reply)]
     async with databases.supabase.connection() as supabase:
-        await send(supabase, *begin().steps)
+        await send(supabase, *begin())
         return await acknowledge(route, supabase, replies, [])
 
 

@@ -14,8 +14,7 @@ from worker.domain.model import Code, new_run_id
 from worker.entities.declaration import Entity
 from worker.neon.ledger import LedgerOutcome, NeonState
 from worker.postgres.connection import Connection
-from worker.postgres.steps import COMMIT, Step
-from worker.postgres.transaction import send, transact
+from worker.postgres.transaction import COMMIT, Step, send, transact
 from worker.supabase.acknowledgement import Reply
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import read_position

@@ -21,7 +21,7 @@ from worker.neon.books import Run
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, with_database
 from worker.postgres.hints import hint_for, with_hint
-from worker.postgres.steps import Step
+from worker.postgres.transaction import Step
 from worker.supabase import outbox
 from worker.supabase.acknowledgement import Reply
 from worker.supabase.position import last_counted

@@ -10,8 +10,7 @@ from worker.entities.declaration import Entity
 from worker.neon import demands
 from worker.neon.books import Run
 from worker.postgres.connection import Connection
-from worker.postgres.steps import COMMIT
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, send
 from worker.sync.databases import Databases
 from worker.sync.judging import judge
 from worker.sync.rehearsal import Rehearsal, Revalidated, in_words

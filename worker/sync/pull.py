@@ -19,8 +19,7 @@ from worker.neon.failures import WEEKS, count_failures
 from worker.neon.invalid import Which
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Restored, SetupMissing
-from worker.postgres.steps import COMMIT, ROLLBACK, Step, begin
-from worker.postgres.transaction import begin_and_fetch, fetch_all, send
+from worker.postgres.transaction import COMMIT, ROLLBACK, Step, begin, begin_and_fetch, fetch_all, send
 from worker.supabase import outbox
 from worker.supabase.failures import save_failures
 from worker.supabase.pause import Paused

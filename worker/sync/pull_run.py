@@ -19,8 +19,7 @@ from worker.neon import open_transactions
 from worker.neon.books import Entry, Run
 from worker.neon.invalid import Form
 from worker.postgres.connection import Connection
-from worker.postgres.steps import COMMIT, begin
-from worker.postgres.transaction import roll_back_refusal, send
+from worker.postgres.transaction import COMMIT, begin, roll_back_refusal, send
 from worker.schema.causes import common_cause
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.pause import require_running
@@ -142,7 +141,7 @@ class PullRun:
     ) -> None:  # fmt: skip
         async with self.databases.neon.connection() as source:
             planner = ("enable_seqscan",) if by_index else ()
-            await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner).steps)
+            await send(source, *begin(read_only=True, repeatable=True, statement=0, idle=0, planner=planner))
             # Closed at once when a batch fails: an open COPY would block its connection, and the pull, for ever.
             rows = self.route.invalid.stream(source, where, patience=PATIENCE, form=form)
             async with ReadAhead(rows) as blocks:

@@ -11,8 +11,7 @@ from worker.domain.progress import NO_PROGRESS, Progress
 from worker.entities.declaration import Entity
 from worker.neon.books import Entry
 from worker.postgres.connection import Connection
-from worker.postgres.steps import COMMIT
-from worker.postgres.transaction import send, transact
+from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase.position import read_position, restored_in_words, save_restored
 from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases

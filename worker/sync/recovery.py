@@ -22,7 +22,7 @@ from worker.neon.books import Entry, Run
 from worker.neon.invalid import InvalidRow
 from worker.neon.ledger import LedgerOutcome, NeonState, minimum_receipt
 from worker.postgres.connection import Connection
-from worker.postgres.steps import Step
+from worker.postgres.transaction import Step
 from worker.supabase.acknowledgement import Reply
 from worker.supabase.bisect import Refusals, for_each_accepted
 from worker.supabase.position import Position

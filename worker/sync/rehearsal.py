@@ -17,8 +17,7 @@ from worker.neon.demands import with_errors
 from worker.neon.invalid import InvalidRow
 from worker.neon.settle import locks, parameters
 from worker.postgres.connection import Connection
-from worker.postgres.steps import Step
-from worker.postgres.transaction import roll_back_refusal
+from worker.postgres.transaction import Step, roll_back_refusal
 from worker.supabase.queue import Row
 from worker.sync.judging import judge
 from worker.sync.route import Route

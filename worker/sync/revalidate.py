@@ -15,8 +15,7 @@ from worker.neon import demands
 from worker.neon.books import Run
 from worker.neon.invalid import InvalidRow, Which
 from worker.postgres.connection import Connection
-from worker.postgres.steps import COMMIT
-from worker.postgres.transaction import send
+from worker.postgres.transaction import COMMIT, send
 from worker.supabase.pause import require_running
 from worker.supabase.queue import Row
 from worker.sync.acknowledge import acknowledge, release_ready

@@ -11,8 +11,7 @@ from worker.entities.declaration import Entity
 from worker.neon import books
 from worker.neon.books import Run
 from worker.neon.invalid import Which
-from worker.postgres.steps import COMMIT
-from worker.postgres.transaction import send, transact
+from worker.postgres.transaction import COMMIT, send, transact
 from worker.supabase.pause import require_running
 from worker.sync.catch_up import acknowledge_missed
 from worker.sync.databases import Databases

@@ -13,8 +13,7 @@ from worker.neon.invalid import Form, pulled_columns
 from worker.postgres.binary import Texts, fields_of, text_of
 from worker.postgres.connection import Connection, within
 from worker.postgres.statements import statement
-from worker.postgres.steps import COMMIT, ROLLBACK, begin
-from worker.postgres.transaction import fetch_one, send, transact
+from worker.postgres.transaction import COMMIT, ROLLBACK, begin, fetch_one, send, transact
 from worker.schema.causes import common_cause, is_taken_id, repeated_ids, sequence_behind
 from worker.supabase.queue import CODE
 from worker.sync.batches import Batches
@@ -88,7 +87,7 @@ class WorkspaceTable:
     async def _copy(self, connection: Connection, blocks: AsyncIterable[Sequence[bytes]]) -> int:
         into = sql.SQL("COPY {} ({}) FROM STDIN").format(self.entity.workspace_table.sql, _columns(self.entity))
         # Rows lost in a crash come with the next pull: the commit of a position after them waits for the disk.
-        await send(connection, *begin(statement=300.0, durable=False).steps)
+        await send(connection, *begin(statement=300.0, durable=False))
         async with connection.cursor() as cursor:
             async with cursor.copy(into) as copy:
                 async for block in blocks:

@@ -18,8 +18,7 @@ from worker.neon.dependents import Dependent, Dependents, Hidden, Relation, RowL
 from worker.neon.reversal import AS_IT_WAS, REMOVED, Refused, Reversal
 from worker.postgres.connection import Connection
 from worker.postgres.errors import Kind, in_one_line, kind_of
-from worker.postgres.steps import COMMIT, ROLLBACK
-from worker.postgres.transaction import fetch_all, fetch_first, send
+from worker.postgres.transaction import COMMIT, ROLLBACK, fetch_all, fetch_first, send
 from worker.sync.catch_up import CatchUp
 from worker.sync.databases import Databases
 from worker.sync.stages import is_ambiguous

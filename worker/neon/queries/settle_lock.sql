@@ -5,4 +5,4 @@ WITH invalid AS MATERIALIZED (
 ), master AS MATERIALIZED (
   SELECT FROM {master} WHERE {key} = ANY(%(keys)s{keys_cast}) FOR UPDATE SKIP LOCKED
 ){identities}
-SELECT (SELECT count(*) FROM invalid) + (SELECT count(*) FROM master) AS rows, {read_only} AS read_only{contended}
+SELECT (SELECT count(*) FROM invalid) + (SELECT count(*) FROM master) AS rows{contended}
