@@ -193,16 +193,12 @@ def test_compose_brings_up_the_whole_loop(compose, eventually) -> None:
     worker = eventually(lambda: compose("ps", "--quiet", "worker").strip(), timeout=60)
     ask(
         "neon",
-        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, employee_count, address_state,"
-        " reason_code, validation_errors) VALUES ('C-1', 'Alder', 60, 'WV', 'MISSING_WEBSITE', '{}')",
+        "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"
+        f" VALUES ('{company(1)}', 'Alder Works', 'EMPTY_WEBSITE', '{{}}')",
     )
     compose("exec", "-T", "worker", "enrichment-worker", "pull")
-    ask(
-        "supabase",
-        "UPDATE company_needs_enrichment SET website = 'https://alder.example', industry = 'Timber',"
-        " phone = '+1 304 555 0100', address = '1 Elm St', city = 'Elkins', zip = '26241', enriched_by = 'a@b.example',"
-        " enrichment_status = 'complete'",
-    )
+    flip = "UPDATE company_needs_enrichment SET website = 'https://alder.example', enrichment_status = 'complete' RETURNING 1"
+    assert ask("supabase", flip) == "1"
     wanted = "SELECT website_url FROM marketing.company_master"
     assert eventually(lambda: ask("neon", wanted), timeout=60) == "https://alder.example"
     eventually(lambda: _state(worker)["Health"]["Status"] == "healthy", timeout=60)
