@@ -1115,6 +1115,69 @@ def test_what_was_flagged_comes_back_beside_what_is_typed_into_a_backup_of_a_fla
         assert master(neon, company(1))["company_phone"] == "+13045550101"
 
 
+@pytest.mark.parametrize("order", ["deliver", "pull", "pull before", "full pull before"])
+@pytest.mark.parametrize("backup_of", ["pulled", "flagged", "queued"])
+def test_what_was_flagged_twice_as_it_was_comes_back_beside_what_is_typed_into_a_backup(
+    steps, neon_copy, databases, there, order, backup_of
+) -> None:
+    """The second time nothing had changed: what was carried then names no field of the enricher's."""
+    with connect(databases.supabase_url) as here:
+        if backup_of != "pulled":
+            complete(here, company(1), website="n/a", industry="Retail")
+        if backup_of == "flagged":
+            steps.deliver()
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            steps.deliver()
+            complete(here, company(1), website="n/a", city="Elkins", company_name="Beech Works")
+            steps.deliver()
+            complete(here, company(1))
+            steps.deliver()
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        if order.endswith("before"):
+            steps.pull(full=order.startswith("full"))
+        complete(here, company(1), website="good.example")
+        (steps.pull if order == "pull" else steps.deliver)()
+        steps.deliver()
+        row = work(here, company(1))
+        assert (row["website"], row["company_name"], row["city"]) == ("https://good.example", "Beech Works", "Elkins")
+    with there() as neon:
+        assert master(neon, company(1))["company_name"] == "Beech Works"
+
+
+@pytest.mark.parametrize("then", ["nothing", "edited"])
+@pytest.mark.parametrize("second", ["n/a", "good.example"])
+def test_what_reached_neon_stays_though_a_backup_was_sent_and_not_told(
+    steps, neon_copy, databases, there, second, then
+) -> None:
+    """The row from the backup is set to complete, and again before its answer comes: the second version descends from
+    the first, and neither ever held what Neon has.
+    """
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website="n/a")
+        steps.deliver()
+    with Copy(databases.supabase_url) as backup:
+        with connect(databases.supabase_url) as here:
+            complete(here, company(1), city="Elkins", company_name="Beech Works")
+            steps.deliver()
+        backup.put_back()
+    with connect(databases.supabase_url) as here:
+        complete(here, company(1), website=second)
+        before = work(here, company(1))
+        steps.deliver()
+        untell(here, company(1), before)
+        complete(here, company(1), website="better.example", **({"zip": "26241"} if then == "edited" else {}))
+        steps.deliver()
+        steps.pull()
+        row = work(here, company(1))
+        assert (row["company_name"], row["city"]) == ("Beech Works", "Elkins")
+        assert row["promoted_at"]
+    with there() as neon:
+        row = master(neon, company(1))
+        assert (row["company_name"], row["address_city"]) == ("Beech Works", "Elkins")
+
+
 def test_who_erases_what_was_sent_before_he_was_told_has_erased_it(steps, neon_copy, here, there) -> None:
     """The same to look at, but for the versions: this row was the one that was carried."""
     complete(here, company(1), website="n/a", city="Elkins")

@@ -163,7 +163,8 @@ def checkout(folder: Path, *parts: str) -> bool:
     if archive.returncode:
         return False
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as source:
-        source.extractall(folder, filter="data")
+        # Python 3.11.3 and earlier know no filters; the archive is git's own.
+        source.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return True
 
 

@@ -88,6 +88,8 @@ class NeonState:
     """Neon lacks the ledger row whose outcome the workspace row shows: Neon was restored to an earlier moment."""
     written: Data
     """What the worker has written to Neon since then, for the enricher or by normalising: not Neon's own change."""
+    written_in: Mapping[str, datetime]
+    """Field of ``written`` → the version of the workspace row that it was carried with."""
     writes: Mapping[datetime, datetime | None]
     """When the worker wrote → when Neon's row had last changed before that."""
     latest: LedgerOutcome | None
@@ -187,6 +189,7 @@ class Ledger:
         return {
             row["key"]: NeonState(
                 row["key"], row["forgotten"], row["written"],
+                {name: at for name, one in row["written_in"].items() if (at := moment(one))},
                 {at: moment(before) for one, before in row["writes"] or () if (at := moment(one))},
                 _ledger_outcome(row["latest"]), _ledger_outcome(row["carried"]), row["master"],
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import structlog
@@ -103,10 +104,12 @@ def _written_by_worker(claimed: Claimed, neon_state: NeonState) -> Data:
     """What the worker wrote to Neon for a row. A row from a backup never held these values: a cell that nobody has
     edited since then does not count as a change back to the old value.
     """
-    if (
-        neon_state.latest is None
-        or is_older(claimed, neon_state.latest.sent)
-        or descends(claimed, neon_state.latest.sent)
-    ):
-        return neon_state.written
-    return {name: value for name, value in neon_state.written.items() if is_edited(claimed, name)}
+    latest, written = neon_state.latest, neon_state.written
+    if latest is None or is_older(claimed, latest.sent):
+        return written
+    return {
+        name: value
+        for name, value in written.items()
+        # Not by the latest version alone: that may be of the row from the backup, too.
+        if is_edited(claimed, name) or descends(claimed, replace(latest.sent, version=neon_state.written_in[name]))
+    }
