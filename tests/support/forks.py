@@ -261,6 +261,7 @@ def _become(asked: dict[str, Any], fds: list[int]) -> NoReturn:
     code: int = 1
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # who runs the tests with nohup ignores it
         for standard, fd in enumerate(fds):
             os.dup2(fd, standard)
             os.close(fd)
