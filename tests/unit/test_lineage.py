@@ -57,21 +57,9 @@ def test_what_is_typed_since_the_restore_stays_and_the_rest_comes_back() -> None
     assert with_carried_values(ROW, SENT) == {"city": "Elkins", "phone": "1"}
 
 
-def test_a_later_version_of_what_went_lacks_nothing_of_the_enrichers() -> None:
+def test_a_later_version_of_what_went_lacks_nothing() -> None:
     row = replace(ROW, queued_versions=kept({SENT_AT, LATE}))
-    assert with_carried_values(row, replace(SENT, enriched_fields=["city", "phone"])) == row.data
-
-
-def test_a_later_version_of_what_went_gets_what_was_neons_and_nobody_has_typed() -> None:
-    """The version that went may have been of a backup: Neon had more than it."""
-    row = replace(ROW, queued_versions=kept({SENT_AT, LATE}))
-    assert with_carried_values(row, replace(SENT, enriched_fields=["phone"])) == {"city": "Elkins", "phone": "1"}
-    assert with_carried_values(row, replace(SENT, enriched_fields=[])) == {"city": "Elkins", "phone": "1"}
-
-
-def test_of_what_a_release_without_versions_sent_nothing_is_laid_over_a_row_that_descends() -> None:
-    row = replace(ROW, queued_versions=None)
-    assert with_carried_values(row, replace(SENT, version=None)) == row.data
+    assert with_carried_values(row, SENT) == row.data
 
 
 @pytest.mark.parametrize(("versions", "descended"), [(31, False), (32, True), (33, True)])

@@ -46,15 +46,9 @@ def with_carried_values(row: Claimed, sent: Sent) -> Data:
     """The row's data. If the row is from a backup, the carried values that it lacks are laid over it, as by
     :func:`lay_over`.
     """
-    carried = sent.record or {}
-    if not is_older(row, sent):
-        if sent.is_shown_by(row.receipt):
-            return row.data
-        if descends(row, sent):
-            # The version that was carried may have been of a backup: it lacked what Neon knew besides.
-            others = {name: value for name, value in carried.items() if name not in sent.enriched_fields}
-            return lay_over(row, sent, others) if sent.version else row.data
-    return lay_over(row, sent, carried)
+    if not is_older(row, sent) and (descends(row, sent) or sent.is_shown_by(row.receipt)):
+        return row.data
+    return lay_over(row, sent, sent.record or {})
 
 
 def lay_over(row: Claimed, sent: Sent, values: Data) -> Data:

@@ -72,6 +72,8 @@ class LedgerOutcome:
     enriched_at: datetime | None
     enriched_fields: Sequence[str]
     """Fields whose value came from the enricher."""
+    neon_id: int | None = None
+    """The ``id`` of the record in the invalid table; None if no row of it was settled."""
 
     @property
     def sent(self) -> Sent:
@@ -127,7 +129,7 @@ _WRITTEN_BY_WORKER = sql.SQL(
 _OUTCOME_COLUMNS = sql.SQL(
     "l.id, l.delivery_hash AS hash, l.outcome, l.row_version, l.record, l.errors, l.warnings,"
     " coalesce(l.outcome = 'waiting' AND {pushed}, false) AS pushed, l.recorded_at AT TIME ZONE 'UTC' AS at,"
-    " l.enriched_by, l.enriched_at, l.enriched_fields"
+    " l.enriched_by, l.enriched_at, l.enriched_fields, (l.invalid_before ->> 'id')::bigint AS neon_id"
 ).format(pushed=_PUSHED)
 
 

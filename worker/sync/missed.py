@@ -143,7 +143,7 @@ def _flagged(
 ) -> Reply | Refresh:
     claimed = row.claimed
     at_work = row.taken_back and not is_older(claimed, latest.sent)
-    if not (fresh.still_invalid or fresh.unjudged):
+    if latest.neon_id not in (None, fresh.id):
         # It left after that and came again: what was said of it is about the one that left.
         merged = _merged(entity, row, neon_state, latest, fresh)
         if at_work:
