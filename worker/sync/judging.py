@@ -104,12 +104,12 @@ def _written_by_worker(claimed: Claimed, neon_state: NeonState) -> Data:
     """What the worker wrote to Neon for a row. A row from a backup never held these values: a cell that nobody has
     edited since then does not count as a change back to the old value.
     """
-    latest, written = neon_state.latest, neon_state.written
-    if latest is None or is_older(claimed, latest.sent):
+    written, sent = neon_state.written, neon_state.latest.sent if neon_state.latest else None
+    if sent is None or is_older(claimed, sent):
         return written
     return {
         name: value
         for name, value in written.items()
         # Not by the latest version alone: that may be of the row from the backup, too.
-        if is_edited(claimed, name) or descends(claimed, replace(latest.sent, version=neon_state.written_in[name]))
+        if is_edited(claimed, name) or descends(claimed, replace(sent, version=neon_state.written_in[name]))
     }
